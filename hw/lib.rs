@@ -1,0 +1,1 @@
+//! Device models by bus and kind.

@@ -1,0 +1,1 @@
+//! Boards, boot and run state.

@@ -1,0 +1,1 @@
+//! QMP, HMP and the schema.

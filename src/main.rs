@@ -1,0 +1,2 @@
+//! The `qemu-system-x86_64` program.
+fn main() {}

@@ -1,0 +1,58 @@
+//! How other threads reach a processor: a word of request bits and a place to sleep.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+
+/// Request bits of [`Signals`].
+#[allow(missing_docs)]
+pub mod request {
+    /// The local APIC or the PIC has an interrupt to deliver; counts only while IF is set.
+    pub const INTR: u32 = 1;
+    pub const NMI: u32 = 1 << 1;
+    pub const SMI: u32 = 1 << 2;
+    pub const INIT: u32 = 1 << 3;
+    pub const SIPI: u32 = 1 << 4;
+    pub const RESET: u32 = 1 << 5;
+    /// Leave the run loop: pause, quit, or work queued for the vCPU thread.
+    pub const STOP: u32 = 1 << 6;
+    /// The memory map changed.
+    pub const FLUSH_TLB: u32 = 1 << 7;
+}
+
+/// The mailbox of one processor. Any thread may post; only the owner clears.
+///
+/// A post is a `fetch_or` with release order followed by a wake-up; the owner reads the word at
+/// every block boundary and before it sleeps, under the lock that posting takes, so that no request
+/// is lost between its last look and its sleep.
+#[derive(Default)]
+pub struct Signals {
+    word: AtomicU32,
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Signals {
+    /// Posts `bits` and wakes the processor if it sleeps.
+    pub fn post(&self, bits: u32) {
+        self.word.fetch_or(bits, Ordering::AcqRel);
+        let _guard = self.lock.lock();
+        self.wake.notify_all();
+    }
+    /// The requests now pending.
+    #[inline(always)]
+    pub fn pending(&self) -> u32 {
+        self.word.load(Ordering::Relaxed)
+    }
+    /// Clears `bits` and returns which of them were set.
+    pub fn take(&self, bits: u32) -> u32 {
+        self.word.fetch_and(!bits, Ordering::AcqRel) & bits
+    }
+    /// Sleeps until any of `mask` is pending.
+    pub fn wait(&self, mask: u32) {
+        let mut guard = self.lock.lock();
+        while self.word.load(Ordering::Acquire) & mask == 0 {
+            self.wake.wait(&mut guard);
+        }
+    }
+}

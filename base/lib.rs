@@ -1,1 +1,3 @@
 //! What everything stands on.
+
+pub mod memory;

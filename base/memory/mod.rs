@@ -1,0 +1,28 @@
+//! Guest memory: RAM blocks, the tree of regions that describes who answers at which address, and
+//! the flat, immutable views that processors and devices look addresses up in.
+//!
+//! A board builds a tree of [`Region`]s (RAM, ROM, device registers, containers, aliases) with
+//! priorities where they overlap. An [`AddressSpace`] renders the tree below its root into a
+//! [`FlatView`]: a sorted list of ranges that never changes. When somebody changes the tree (a BAR
+//! moves, a PAM register is written), a new view is rendered and swapped in atomically; whoever
+//! holds the old one finishes with it.
+//!
+//! The same machinery serves memory and the 64 KiB of I/O ports.
+
+mod barrier;
+mod dma;
+mod flat;
+mod ram;
+mod region;
+mod space;
+mod tracking;
+
+pub use dma::Dma;
+pub use flat::{FlatRange, FlatView, Lookup, LookupKind};
+pub use ram::{RamBlock, RamError};
+pub use region::{AccessSizes, IoHandler, Region};
+pub use space::{AddressSpace, ViewListener};
+pub use tracking::{Client, PageTracking};
+
+/// Size of the pages that dirtiness is tracked by.
+pub const PAGE_SIZE: u64 = 4096;

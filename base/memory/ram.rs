@@ -1,0 +1,242 @@
+//! Blocks of guest RAM and ROM content.
+#![allow(unsafe_code)] // Owns the mapping that guest memory lives in.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+use super::{PageTracking, barrier};
+
+/// Why a RAM block could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    /// The host refused the mapping.
+    #[error("cannot set up guest memory '{name}': {source}")]
+    Map {
+        /// The block's name.
+        name: String,
+        /// The host's reason.
+        source: nix::Error,
+    },
+    /// A block of no bytes, or of more than the address space holds.
+    #[error("cannot set up guest memory '{0}': invalid size")]
+    Size(String),
+    /// The host kernel lacks membarrier(2).
+    #[error("the host kernel does not offer membarrier(2), which guest memory needs (Linux 4.14)")]
+    NoBarrier,
+}
+
+/// A piece of host memory that backs guest RAM or ROM.
+///
+/// The guest writes it at any time from any thread, so no reference into it is ever made: content
+/// is copied in and out through raw pointers.
+pub struct RamBlock {
+    name: String,
+    host: NonNull<u8>,
+    len: u64,
+    tracking: PageTracking,
+}
+
+// SAFETY: the block owns its mapping until drop; all access is by copying through raw pointers, which
+// any thread may do. Concurrent guest-visible accesses may tear as they may on hardware, but no Rust
+// reference to the content exists that could be invalidated.
+unsafe impl Send for RamBlock {}
+// SAFETY: as above.
+unsafe impl Sync for RamBlock {}
+
+impl RamBlock {
+    /// Private anonymous memory, zeroed, reserved lazily.
+    pub fn anonymous(name: &str, len: u64) -> Result<Self, RamError> {
+        let size = Self::checked_len(name, len)?;
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
+        let host = unsafe {
+            mmap_anonymous(
+                None,
+                size,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
+            )
+        };
+        Self::from_mapping(name, len, host)
+    }
+
+    /// Memory backed by a file or memfd from `offset`; `share` makes stores reach the file.
+    pub fn from_file(
+        name: &str,
+        len: u64,
+        file: &File,
+        offset: u64,
+        share: bool,
+    ) -> Result<Self, RamError> {
+        let size = Self::checked_len(name, len)?;
+        let offset = i64::try_from(offset).map_err(|_| RamError::Size(name.into()))?;
+        let mode = if share { MapFlags::MAP_SHARED } else { MapFlags::MAP_PRIVATE };
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing in this process;
+        // that the file may change behind it is the same as a guest store.
+        let host = unsafe {
+            let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+            mmap(None, size, protection, mode | MapFlags::MAP_NORESERVE, file.as_fd(), offset)
+        };
+        Self::from_mapping(name, len, host)
+    }
+
+    fn checked_len(name: &str, len: u64) -> Result<NonZeroUsize, RamError> {
+        if !barrier::available() {
+            return Err(RamError::NoBarrier);
+        }
+        usize::try_from(len)
+            .ok()
+            .filter(|&len| len <= isize::MAX as usize)
+            .and_then(NonZeroUsize::new)
+            .ok_or_else(|| RamError::Size(name.into()))
+    }
+
+    fn from_mapping(
+        name: &str,
+        len: u64,
+        host: nix::Result<NonNull<libc::c_void>>,
+    ) -> Result<Self, RamError> {
+        let host = host.map_err(|source| RamError::Map { name: name.into(), source })?.cast();
+        Ok(RamBlock { name: name.into(), host, len, tracking: PageTracking::new(len) })
+    }
+
+    /// The block's name, as `info ramblock` shows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Length in bytes.
+    #[allow(clippy::len_without_is_empty)] // A block is never empty.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Start of the mapping; valid for [`Self::len`] bytes while the block lives.
+    #[inline(always)]
+    pub fn host(&self) -> *mut u8 {
+        self.host.as_ptr()
+    }
+
+    /// Who watches which page.
+    #[inline(always)]
+    pub fn tracking(&self) -> &PageTracking {
+        &self.tracking
+    }
+
+    /// How many of `len` bytes at `offset` lie inside the block.
+    fn inside(&self, offset: u64, len: usize) -> usize {
+        (self.len.saturating_sub(offset)).min(len as u64) as usize
+    }
+
+    /// Copies content out. Bytes beyond the block's end are left as they are.
+    pub fn read(&self, offset: u64, buf: &mut [u8]) {
+        let count = self.inside(offset, buf.len());
+        if count > 0 {
+            // SAFETY: offset + count <= len, inside the mapping; `buf` is distinct memory.
+            unsafe {
+                let source = self.host().add(offset as usize);
+                std::ptr::copy_nonoverlapping(source, buf.as_mut_ptr(), count);
+            }
+        }
+    }
+
+    /// Copies content in and reports it to who watches. Bytes beyond the block's end are dropped.
+    pub fn write(&self, offset: u64, buf: &[u8]) {
+        let count = self.inside(offset, buf.len());
+        if count > 0 {
+            // SAFETY: offset + count <= len, inside the mapping; `buf` is distinct memory.
+            unsafe {
+                let target = self.host().add(offset as usize);
+                std::ptr::copy_nonoverlapping(buf.as_ptr(), target, count);
+            }
+            self.tracking.written(offset, count as u64);
+        }
+    }
+
+    /// Fills a range with one byte.
+    pub fn fill(&self, offset: u64, len: u64, value: u8) {
+        let count = self.inside(offset, len.min(isize::MAX as u64) as usize);
+        if count > 0 {
+            // SAFETY: offset + count <= len, inside the mapping.
+            unsafe { self.host().add(offset as usize).write_bytes(value, count) };
+            self.tracking.written(offset, count as u64);
+        }
+    }
+
+    /// Reads a little-endian number of 1 to 8 bytes; aligned powers of two are read in one access.
+    pub fn read_uint(&self, offset: u64, size: u8) -> u64 {
+        if self.inside(offset, size.into()) < size.into() {
+            let mut bytes = [0xff; 8];
+            self.read(offset, &mut bytes[..usize::from(size.min(8))]);
+            return u64::from_le_bytes(bytes) & mask(size);
+        }
+        // SAFETY: offset + size <= len, inside the mapping; unaligned reads are asked for as such.
+        unsafe {
+            let p = self.host().add(offset as usize);
+            match size {
+                1 => p.read_volatile().into(),
+                2 => u16::from_le(p.cast::<u16>().read_unaligned()).into(),
+                4 => u32::from_le(p.cast::<u32>().read_unaligned()).into(),
+                8 => u64::from_le(p.cast::<u64>().read_unaligned()),
+                _ => {
+                    let mut bytes = [0; 8];
+                    self.read(offset, &mut bytes[..usize::from(size.min(8))]);
+                    u64::from_le_bytes(bytes)
+                }
+            }
+        }
+    }
+
+    /// Writes a little-endian number of 1 to 8 bytes.
+    pub fn write_uint(&self, offset: u64, size: u8, value: u64) {
+        self.write(offset, &value.to_le_bytes()[..usize::from(size.min(8))]);
+    }
+}
+
+/// The value mask of an access of `size` bytes.
+pub(super) fn mask(size: u8) -> u64 {
+    if size >= 8 { !0 } else { (1 << (8 * u32::from(size))) - 1 }
+}
+
+impl Drop for RamBlock {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by this block with this length, and nobody else unmaps it.
+        // A failure would leave it mapped, which is harmless.
+        let _ = unsafe { munmap(self.host.cast(), self.len as usize) };
+    }
+}
+
+impl std::fmt::Debug for RamBlock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RamBlock({}, {:#x} bytes)", self.name, self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accesses_stay_inside() {
+        let block = RamBlock::anonymous("t", 0x1000).unwrap();
+        block.write(0xffe, &[1, 2, 3, 4]);
+        let mut buf = [9; 4];
+        block.read(0xffe, &mut buf);
+        assert_eq!(buf, [1, 2, 9, 9]);
+        block.read(!0, &mut buf);
+        block.write_uint(!0, 8, 0);
+        assert_eq!(block.read_uint(0xffe, 4), 0xffff_0201);
+        block.fill(0xff0, !0, 7);
+        assert_eq!(block.read_uint(0xff8, 8), 0x0707_0707_0707_0707);
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        assert!(matches!(RamBlock::anonymous("t", 0), Err(RamError::Size(_))));
+        assert!(matches!(RamBlock::anonymous("t", !0), Err(RamError::Size(_))));
+        assert!(matches!(RamBlock::anonymous("t", 1 << 62), Err(RamError::Map { .. })));
+    }
+}

@@ -1,0 +1,261 @@
+//! Time, as devices see it.
+//!
+//! Three clocks in nanoseconds: *virtual* stops with the VM and can be stepped by hand, *host*
+//! follows the wall clock, *realtime* never stops. Devices ask these and nothing else, so tests and
+//! qtest decide what time it is. Timers of all clocks live in one queue that the main loop serves.
+
+mod timer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Mutex, RwLock};
+
+use timer::Queue;
+pub use timer::Timer;
+
+/// Nanoseconds in a second.
+pub const SECOND: i64 = 1_000_000_000;
+
+/// Which clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockKind {
+    /// Runs while the VM runs.
+    Virtual,
+    /// The host's wall clock (since 1970).
+    Host,
+    /// Runs always.
+    Realtime,
+}
+
+struct Virtual {
+    /// Added to the realtime clock while running; the frozen value otherwise.
+    offset: AtomicI64,
+    running: AtomicBool,
+    /// Stepped by hand: ignores running and stopping.
+    manual: AtomicBool,
+    change: Mutex<()>,
+}
+
+struct Inner {
+    start: Instant,
+    virt: Virtual,
+    queue: Queue,
+    wake: RwLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+/// The clocks and timers of one machine. Cloning gives another handle.
+#[derive(Clone)]
+pub struct Clocks(Arc<Inner>);
+
+impl Default for Clocks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clocks {
+    /// Clocks with the virtual one stopped at zero.
+    #[allow(clippy::disallowed_methods)] // The one place where host time enters.
+    pub fn new() -> Self {
+        Clocks(Arc::new(Inner {
+            start: Instant::now(),
+            virt: Virtual {
+                offset: AtomicI64::new(0),
+                running: AtomicBool::new(false),
+                manual: AtomicBool::new(false),
+                change: Mutex::new(()),
+            },
+            queue: Queue::default(),
+            wake: RwLock::new(Box::new(|| ())),
+        }))
+    }
+
+    /// What to call when a timer becomes the earliest: the main loop's wake-up.
+    pub fn set_wake(&self, wake: impl Fn() + Send + Sync + 'static) {
+        *self.0.wake.write() = Box::new(wake);
+    }
+
+    /// The time on a clock.
+    pub fn now(&self, kind: ClockKind) -> i64 {
+        match kind {
+            ClockKind::Virtual => self.now_virtual(),
+            ClockKind::Realtime => self.realtime(),
+            ClockKind::Host => SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_nanos() as i64),
+        }
+    }
+
+    fn realtime(&self) -> i64 {
+        self.0.start.elapsed().as_nanos() as i64
+    }
+
+    /// The time on the virtual clock.
+    #[inline]
+    pub fn now_virtual(&self) -> i64 {
+        let virt = &self.0.virt;
+        loop {
+            let running = virt.running.load(Ordering::Acquire);
+            let offset = virt.offset.load(Ordering::Acquire);
+            let now = if running { offset + self.realtime() } else { offset };
+            // Between the two loads the clock may have been stopped or started: look again.
+            if virt.running.load(Ordering::Acquire) == running
+                && virt.offset.load(Ordering::Acquire) == offset
+            {
+                return now;
+            }
+        }
+    }
+
+    /// Starts the virtual clock. Without effect while it is stepped by hand.
+    pub fn start_virtual(&self) {
+        let _guard = self.0.virt.change.lock();
+        if !self.0.virt.manual.load(Ordering::Relaxed)
+            && !self.0.virt.running.load(Ordering::Relaxed)
+        {
+            self.0.virt.offset.fetch_sub(self.realtime(), Ordering::AcqRel);
+            self.0.virt.running.store(true, Ordering::Release);
+        }
+        self.wake();
+    }
+
+    /// Stops the virtual clock.
+    pub fn stop_virtual(&self) {
+        let _guard = self.0.virt.change.lock();
+        if self.0.virt.running.load(Ordering::Relaxed) {
+            let now = self.now_virtual();
+            self.0.virt.running.store(false, Ordering::Release);
+            self.0.virt.offset.store(now, Ordering::Release);
+        }
+    }
+
+    /// From now on the virtual clock moves only by [`Self::step_to`] (qtest).
+    pub fn step_by_hand(&self) {
+        self.stop_virtual();
+        self.0.virt.manual.store(true, Ordering::Release);
+    }
+
+    /// Sets the virtual clock, as when a saved machine is loaded.
+    pub fn set_virtual(&self, now: i64) {
+        let _guard = self.0.virt.change.lock();
+        let running = self.0.virt.running.load(Ordering::Relaxed);
+        let offset = if running { now - self.realtime() } else { now };
+        self.0.virt.offset.store(offset, Ordering::Release);
+    }
+
+    /// Moves a stepped virtual clock forward to `target`, running each timer at its own time.
+    pub fn step_to(&self, target: i64) {
+        while let Some(deadline) = self.next_virtual_deadline().filter(|&at| at <= target) {
+            self.set_virtual(deadline.max(self.now_virtual()));
+            self.run_expired();
+        }
+        self.set_virtual(target.max(self.now_virtual()));
+    }
+
+    /// When the next timer of the virtual clock expires, in that clock's time.
+    pub fn next_virtual_deadline(&self) -> Option<i64> {
+        self.0.queue.next(ClockKind::Virtual)
+    }
+
+    /// A timer on a clock. The callback runs on the main loop, with no lock held.
+    pub fn timer(&self, kind: ClockKind, callback: impl Fn() + Send + Sync + 'static) -> Timer {
+        Timer::new(self.clone(), kind, Arc::new(callback))
+    }
+
+    /// How long the main loop may sleep before a timer expires.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let virtual_runs = self.0.virt.running.load(Ordering::Acquire);
+        [ClockKind::Virtual, ClockKind::Host, ClockKind::Realtime]
+            .into_iter()
+            .filter(|&kind| kind != ClockKind::Virtual || virtual_runs)
+            .filter_map(|kind| Some(self.0.queue.next(kind)? - self.now(kind)))
+            .min()
+            .map(|left| Duration::from_nanos(left.max(0) as u64))
+    }
+
+    /// Runs every timer whose time has come, earliest first.
+    pub fn run_expired(&self) {
+        for kind in [ClockKind::Virtual, ClockKind::Host, ClockKind::Realtime] {
+            let now = self.now(kind);
+            while let Some(callback) = self.0.queue.pop_expired(kind, now) {
+                callback();
+            }
+        }
+    }
+
+    fn wake(&self) {
+        (self.0.wake.read())();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stepping_runs_timers_at_their_own_time() {
+        let clocks = Clocks::new();
+        clocks.step_by_hand();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let timers: Vec<Timer> = [30, 10, 20]
+            .into_iter()
+            .map(|at| {
+                let (seen, clock) = (seen.clone(), clocks.clone());
+                let timer = clocks.timer(ClockKind::Virtual, move || {
+                    seen.lock().push((at, clock.now_virtual()));
+                });
+                timer.set(at);
+                timer
+            })
+            .collect();
+        timers[2].cancel();
+        clocks.step_to(25);
+        assert_eq!(*seen.lock(), [(10, 10)]);
+        clocks.step_to(100);
+        assert_eq!(*seen.lock(), [(10, 10), (30, 30)]);
+        assert_eq!(clocks.now_virtual(), 100);
+        assert_eq!(clocks.next_virtual_deadline(), None);
+    }
+
+    #[test]
+    fn a_periodic_timer_may_re_arm_itself() {
+        let clocks = Clocks::new();
+        clocks.step_by_hand();
+        let count = Arc::new(AtomicI64::new(0));
+        let slot: Arc<Mutex<Option<Timer>>> = Arc::default();
+        let (counter, again, clock) = (count.clone(), slot.clone(), clocks.clone());
+        let timer = clocks.timer(ClockKind::Virtual, move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            if let Some(timer) = &*again.lock() {
+                timer.set(clock.now_virtual() + 7);
+            }
+        });
+        timer.set(7);
+        *slot.lock() = Some(timer);
+        clocks.step_to(70);
+        assert_eq!(count.load(Ordering::Relaxed), 10);
+        slot.lock().take();
+    }
+
+    #[test]
+    fn a_stopped_clock_stands_still() {
+        let clocks = Clocks::new();
+        clocks.set_virtual(5 * SECOND);
+        assert_eq!(clocks.now_virtual(), 5 * SECOND);
+        clocks.start_virtual();
+        assert!(clocks.now_virtual() >= 5 * SECOND);
+        clocks.stop_virtual();
+        let stopped = clocks.now_virtual();
+        assert_eq!(clocks.now_virtual(), stopped);
+    }
+
+    #[test]
+    fn dropping_a_timer_disarms_it() {
+        let clocks = Clocks::new();
+        clocks.step_by_hand();
+        clocks.timer(ClockKind::Virtual, || panic!("must not run")).set(1);
+        clocks.step_to(10);
+    }
+}

@@ -4,3 +4,4 @@ pub mod clock;
 pub mod device;
 pub mod irq;
 pub mod memory;
+pub mod request;

@@ -1,1 +1,5 @@
-//! Device models by bus and kind.
+//! Device models by bus and kind. Every model is a plain struct that a test can drive without a
+//! processor; boards place their regions and connect their lines.
+
+pub mod acpi;
+pub mod pci;

@@ -1,0 +1,44 @@
+//! What a device may ask of the machine as a whole.
+
+use std::sync::Arc;
+
+/// A wish of the guest that concerns the whole machine. Taken note of at once, carried out later on
+/// the main loop, when no device is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Reset everything.
+    Reset,
+    /// Power off (ACPI S5, or whatever the platform has).
+    PowerOff,
+    /// Leave with an exit status (a debugging aid).
+    Exit(i32),
+    /// Suspend to RAM (ACPI S3).
+    Suspend,
+    /// Suspend to disk (ACPI S4): power off, but say why.
+    SuspendToDisk,
+    /// Wake up from S3.
+    WakeUp,
+    /// The guest says that it has crashed.
+    Panicked,
+    /// The guest says that it has crashed and loads a crash kernel.
+    CrashLoaded,
+}
+
+/// Takes requests; may be called with a device's lock held.
+#[derive(Clone)]
+pub struct RequestSink(Arc<dyn Fn(Request) + Send + Sync>);
+
+impl RequestSink {
+    /// A sink that calls `take`, which must not call devices.
+    pub fn new(take: impl Fn(Request) + Send + Sync + 'static) -> Self {
+        RequestSink(Arc::new(take))
+    }
+    /// A sink for tests and boards that ignore requests.
+    pub fn ignore() -> Self {
+        Self::new(|_| ())
+    }
+    /// Asks.
+    pub fn send(&self, request: Request) {
+        (self.0)(request);
+    }
+}

@@ -1,0 +1,145 @@
+//! A bus and the functions plugged into it.
+
+use std::sync::{Arc, Weak};
+
+use base::device::Shared;
+use base::irq::IrqLine;
+use base::memory::{AddressSpace, Dma, Region};
+use parking_lot::{Mutex, RwLock};
+
+use super::config::{ConfigSpace, reg};
+use super::function::{Intx, PciDevice, PciFunction, PciWires, Seat};
+
+/// Why a device could not be plugged.
+#[derive(Debug, thiserror::Error)]
+pub enum PciError {
+    /// Somebody is there already.
+    #[error("PCI: slot {slot} function {function} not available for {new}, in use by {old}")]
+    InUse {
+        /// Slot number.
+        slot: u8,
+        /// Function number.
+        function: u8,
+        /// The new device's type.
+        new: String,
+        /// The old device's type.
+        old: String,
+    },
+    /// No slot is left.
+    #[error("PCI: no slot/function available for {0}, all in use or reserved")]
+    Full(String),
+}
+
+/// Maps a function and its pin (1 to 4) to one of the host's interrupt inputs.
+pub type IntxMap = fn(devfn: u8, pin: u8) -> usize;
+
+/// A PCI bus.
+pub struct PciBus {
+    me: Weak<PciBus>,
+    memory: Region,
+    io: Region,
+    dma_space: AddressSpace,
+    functions: RwLock<Vec<Option<Arc<PciFunction>>>>,
+    intx_map: IntxMap,
+    outputs: Vec<IrqLine>,
+    /// How many functions hold each output high.
+    pulls: Mutex<Vec<u32>>,
+}
+
+impl PciBus {
+    /// A bus whose BARs appear in `memory` and `io`, whose devices reach `dma_space`, and whose INTx
+    /// pins end at `outputs`.
+    pub fn new(
+        memory: Region,
+        io: Region,
+        dma_space: AddressSpace,
+        intx_map: IntxMap,
+        outputs: Vec<IrqLine>,
+    ) -> Arc<Self> {
+        let pulls = Mutex::new(vec![0; outputs.len()]);
+        Arc::new_cyclic(|me| PciBus {
+            me: me.clone(),
+            memory,
+            io,
+            dma_space,
+            functions: RwLock::new(vec![None; 256]),
+            intx_map,
+            outputs,
+            pulls,
+        })
+    }
+
+    /// Where memory BARs appear.
+    pub fn memory(&self) -> &Region {
+        &self.memory
+    }
+
+    /// Where port BARs appear.
+    pub fn io(&self) -> &Region {
+        &self.io
+    }
+
+    /// Plugs a function. `devfn` is chosen if not given. `build` makes the model and the regions of
+    /// its BARs from what the bus connects it to.
+    pub fn plug<D: PciDevice>(
+        &self,
+        name: &str,
+        devfn: Option<u8>,
+        config: ConfigSpace,
+        build: impl FnOnce(PciWires) -> (Shared<D>, Vec<(usize, Region)>),
+    ) -> Result<Arc<PciFunction>, PciError> {
+        let devfn = self.place(name, devfn)?;
+        let intx = Intx::new(self.me.clone(), devfn, config.u8(reg::INTERRUPT_PIN));
+        let dma = Dma::new(self.dma_space.clone());
+        let wires = PciWires { intx: IrqLine::new(intx.clone(), 0), dma: dma.clone() };
+        let (device, bars) = build(wires);
+        let seat = Seat { bus: self.me.clone(), devfn, intx, dma };
+        let function = Arc::new(PciFunction::new(seat, name, config, device, bars));
+        self.functions.write()[usize::from(devfn)] = Some(function.clone());
+        function.reset();
+        Ok(function)
+    }
+
+    fn place(&self, name: &str, devfn: Option<u8>) -> Result<u8, PciError> {
+        let functions = self.functions.read();
+        match devfn {
+            Some(devfn) => match &functions[usize::from(devfn)] {
+                None => Ok(devfn),
+                Some(old) => Err(PciError::InUse {
+                    slot: devfn >> 3,
+                    function: devfn & 7,
+                    new: name.into(),
+                    old: old.name().into(),
+                }),
+            },
+            None => (0..=255u8)
+                .step_by(8)
+                .find(|&devfn| functions[usize::from(devfn)].is_none())
+                .ok_or_else(|| PciError::Full(name.into())),
+        }
+    }
+
+    /// The function at a place.
+    pub fn function(&self, devfn: u8) -> Option<Arc<PciFunction>> {
+        self.functions.read()[usize::from(devfn)].clone()
+    }
+
+    /// All functions, by place.
+    pub fn functions(&self) -> Vec<Arc<PciFunction>> {
+        self.functions.read().iter().flatten().cloned().collect()
+    }
+
+    /// Resets every function.
+    pub fn reset(&self) {
+        self.functions().iter().for_each(|function| function.reset());
+    }
+
+    pub(super) fn set_intx(&self, devfn: u8, pin: u8, level: bool) {
+        let n = (self.intx_map)(devfn, pin);
+        let mut pulls = self.pulls.lock();
+        if let (Some(count), Some(output)) = (pulls.get_mut(n), self.outputs.get(n)) {
+            *count = if level { *count + 1 } else { count.saturating_sub(1) };
+            output.set(*count > 0);
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Vendor and device ids of everything on the PCI bus.
+#![allow(missing_docs)]
+
+pub const INTEL: u16 = 0x8086;
+pub const INTEL_82441FX: u16 = 0x1237;
+pub const INTEL_PIIX3_ISA: u16 = 0x7000;
+pub const INTEL_PIIX4_PM: u16 = 0x7113;
+
+pub const REDHAT: u16 = 0x1b36;
+pub const REDHAT_SERIAL: u16 = 0x0002;
+pub const REDHAT_TEST: u16 = 0x0005;
+pub const REDHAT_PVPANIC: u16 = 0x0011;
+
+pub const QUMRANET: u16 = 0x1af4;
+/// Subsystem id that devices without one of their own carry.
+pub const QUMRANET_DEFAULT_SUBSYSTEM: u16 = 0x1100;

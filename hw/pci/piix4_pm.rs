@@ -1,0 +1,252 @@
+//! The PIIX4's power management function: ACPI registers, SMI command port, SMBus host
+//! (82371AB datasheet, chapter 7).
+
+use base::clock::{ClockKind, Clocks};
+use base::device::{self, Device, Shared};
+use base::irq::IrqLine;
+use base::memory::{AccessSizes, Region};
+use base::request::RequestSink;
+
+use super::bus::{PciBus, PciError};
+use super::config::{ConfigSpace, Identity};
+use super::function::PciDevice;
+use super::ids;
+use crate::acpi::apm::{ACPI_DISABLE, ACPI_ENABLE, Apm};
+use crate::acpi::gpe::{GPE_LEN, Gpe};
+use crate::acpi::pm1::{Pm1, SleepTypes, event};
+
+/// Port of the general-purpose event block.
+pub const GPE_PORT: u64 = 0xafe0;
+
+const PM_BASE: usize = 0x40;
+const PM_ENABLED: usize = 0x80;
+const DEVICE_ACTIVITY_B: usize = 0x58;
+const APMC_ENABLE: u32 = 1 << 25;
+const SMBUS_BASE: usize = 0x90;
+const SMBUS_CONFIG: usize = 0xd2;
+const PM_LEN: u64 = 64;
+
+const PM_REGION: u32 = 0;
+const GPE_REGION: u32 = 1;
+const APM_REGION: u32 = 2;
+
+const IDENTITY: Identity = Identity {
+    vendor: ids::INTEL,
+    device: ids::INTEL_PIIX4_PM,
+    revision: 3,
+    class: 0x068000,
+    subsystem: Some((ids::QUMRANET, ids::QUMRANET_DEFAULT_SUBSYSTEM)),
+    interrupt_pin: 1,
+};
+
+/// The board's choices.
+#[derive(Clone, Copy, Debug)]
+pub struct PmConfig {
+    /// Where the SMBus host's registers are before the guest moves them.
+    pub smbus_base: u16,
+    /// S3 is not offered.
+    pub disable_s3: bool,
+    /// S4 is not offered.
+    pub disable_s4: bool,
+    /// Sleep type of S4.
+    pub s4_value: u16,
+}
+
+impl Default for PmConfig {
+    fn default() -> Self {
+        PmConfig { smbus_base: 0xb100, disable_s3: false, disable_s4: false, s4_value: 2 }
+    }
+}
+
+/// What the function is connected to besides PCI.
+pub struct PmWires {
+    /// The SCI.
+    pub sci: IrqLine,
+    /// Raises an SMI on the processor that wrote the command.
+    pub smi: IrqLine,
+    /// The machine.
+    pub requests: RequestSink,
+}
+
+/// The power management function.
+pub struct Piix4Pm {
+    wires: PmWires,
+    ports: Region,
+    pm_window: Region,
+    placed: Option<u64>,
+    apm_smi: bool,
+    pm1: Pm1,
+    gpe: Gpe,
+    apm: Apm,
+}
+
+/// The function and the regions the board places.
+pub struct Piix4PmParts {
+    /// The function.
+    pub device: Shared<Piix4Pm>,
+    /// General-purpose events, for [`GPE_PORT`].
+    pub gpe: Region,
+    /// APM ports, for [`crate::acpi::apm::APM_PORT`].
+    pub apm: Region,
+}
+
+impl Piix4Pm {
+    /// Plugs the function.
+    pub fn create(
+        bus: &PciBus,
+        devfn: u8,
+        cfg: PmConfig,
+        wires: PmWires,
+        clocks: &Clocks,
+    ) -> Result<Piix4PmParts, PciError> {
+        let mut config = ConfigSpace::new(&IDENTITY);
+        super::allow_device_registers(&mut config);
+        for (offset, value) in [(0x07, 0x02), (0x09, 0), (PM_BASE, 1), (0x5f, 0x10), (0x63, 0x60)] {
+            config.set_u8(offset, value);
+        }
+        config.allow_u8(super::reg::INTERRUPT_PIN, 1);
+        config.set_u32(SMBUS_BASE, u32::from(cfg.smbus_base) | 1);
+        config.set_u8(SMBUS_CONFIG, 0x09);
+        let sleep = SleepTypes {
+            off: 0,
+            suspend: (!cfg.disable_s3).then_some(1),
+            suspend_to_disk: (!cfg.disable_s4).then_some(cfg.s4_value),
+        };
+        let pm_window = Region::container("piix4-pm", PM_LEN.into());
+        let device = device::share(|me| {
+            let alarm = device::timer(me, clocks, ClockKind::Virtual, Piix4Pm::update);
+            Piix4Pm {
+                pm1: Pm1::new(sleep, clocks, alarm, wires.requests.clone()),
+                wires,
+                ports: bus.io().clone(),
+                pm_window: pm_window.clone(),
+                placed: None,
+                apm_smi: false,
+                gpe: Gpe::default(),
+                apm: Apm::default(),
+            }
+        });
+        let sizes = AccessSizes { min: 1, max: 4 };
+        pm_window.add(&device::region(&device, PM_REGION, "acpi-evt", PM_LEN, sizes), 0, 0);
+        bus.plug("PIIX4_PM", Some(devfn), config, |_| (device.clone(), Vec::new()))?;
+        let gpe = device::region(&device, GPE_REGION, "acpi-gpe0", GPE_LEN, AccessSizes::BYTE);
+        let apm = device::region(&device, APM_REGION, "apm-io", 2, AccessSizes::BYTE);
+        Ok(Piix4PmParts { device, gpe, apm })
+    }
+
+    /// The operator presses the power button.
+    pub fn power_button(&mut self) {
+        self.pm1.power_button();
+        self.update();
+    }
+
+    /// A general-purpose event happened.
+    pub fn raise_gpe(&mut self, event: u8) {
+        self.gpe.raise(event);
+        self.update();
+    }
+
+    /// The machine wakes up from S3.
+    pub fn wake(&mut self, by_rtc: bool) {
+        self.pm1.wake(if by_rtc { event::RTC } else { 0 });
+        self.update();
+    }
+
+    fn update(&mut self) {
+        let level = self.pm1.update() | self.gpe.pending();
+        self.wires.sci.set(level);
+    }
+
+    /// The registers are words; bytes of the timer are read one by one too.
+    fn pm_read(&mut self, offset: u64, size: u8) -> u64 {
+        let register = |value: u32, base: u64| u64::from(value) >> (8 * (offset - base));
+        match (offset, size) {
+            (0..=3, 4) => u64::from(self.pm1.status()) | u64::from(self.pm1.enable()) << 16,
+            (0..=1, _) => register(self.pm1.status().into(), 0),
+            (2..=3, _) => register(self.pm1.enable().into(), 2),
+            (4..=7, _) => register(self.pm1.control().into(), 4),
+            (8..=11, _) => register(self.pm1.timer(), 8),
+            _ => 0,
+        }
+    }
+
+    fn pm_write(&mut self, offset: u64, size: u8, value: u64) {
+        let value = value as u32;
+        if size == 4 && offset == 0 {
+            self.pm_write(0, 2, u64::from(value & 0xffff));
+            self.pm_write(2, 2, u64::from(value >> 16));
+            return;
+        }
+        // A byte write changes its half of the register.
+        let merge = |old: u16| match (size, offset & 1) {
+            (1, 0) => old & 0xff00 | value as u16 & 0xff,
+            (1, _) => old & 0x00ff | (value as u16) << 8,
+            _ => value as u16,
+        };
+        match offset {
+            0 | 1 => self.pm1.write_status(merge(0)),
+            2 | 3 => self.pm1.write_enable(merge(self.pm1.enable())),
+            4 | 5 => self.pm1.write_control(merge(self.pm1.control())),
+            _ => {}
+        }
+    }
+
+    fn apm_write(&mut self, offset: u64, value: u8) {
+        match self.apm.write(offset, value) {
+            Some(ACPI_ENABLE) => self.pm1.set_sci_enabled(true),
+            Some(ACPI_DISABLE) => self.pm1.set_sci_enabled(false),
+            _ => {}
+        }
+        if offset == 0 && self.apm_smi {
+            self.wires.smi.pulse();
+        }
+    }
+}
+
+impl PciDevice for Piix4Pm {
+    fn config_written(&mut self, config: &mut ConfigSpace, _: usize, _: u8) {
+        // Hard-wired: the I/O space indicator, and that the SMBus host is an I/O resource.
+        config.set_u8(PM_BASE, config.u8(PM_BASE) & 0xc0 | 1);
+        config.set_u8(SMBUS_BASE, config.u8(SMBUS_BASE) & 0xc0 | 1);
+        self.apm_smi = config.u32(DEVICE_ACTIVITY_B) & APMC_ENABLE != 0;
+        let base = u64::from(config.u32(PM_BASE) & 0xffc0);
+        let place = (config.u8(PM_ENABLED) & 1 != 0).then_some(base);
+        if place != self.placed {
+            if self.placed.is_some() {
+                self.ports.remove(&self.pm_window);
+            }
+            if let Some(at) = place {
+                self.ports.add(&self.pm_window, at, 0);
+            }
+            self.placed = place;
+        }
+    }
+}
+
+impl Device for Piix4Pm {
+    fn read(&mut self, region: u32, offset: u64, size: u8) -> u64 {
+        match region {
+            PM_REGION => self.pm_read(offset, size),
+            GPE_REGION => self.gpe.read(offset).into(),
+            _ => self.apm.read(offset).into(),
+        }
+    }
+
+    fn write(&mut self, region: u32, offset: u64, size: u8, value: u64) {
+        match region {
+            PM_REGION => self.pm_write(offset, size, value),
+            GPE_REGION => self.gpe.write(offset, value as u8),
+            _ => self.apm_write(offset, value as u8),
+        }
+        if region != APM_REGION || offset == 0 {
+            self.update();
+        }
+    }
+
+    fn reset(&mut self) {
+        self.pm1.reset();
+        self.gpe = Gpe::default();
+        self.apm = Apm::default();
+        self.update();
+    }
+}

@@ -4,10 +4,17 @@
 //! Everything here reaches memory and devices through [`base::memory`] only; no device model is
 //! named. One thread owns one [`Cpu`]; others talk to it through [`signals::Signals`].
 
+pub mod bus;
+pub mod cpuid;
 pub mod flags;
+mod int;
+pub mod mmu;
+mod mode;
 pub mod signals;
 pub mod state;
 
 mod core;
 
-pub use crate::core::{Cpu, Fault, Trap};
+pub use crate::core::{Cpu, Fault, Trap, vector};
+pub use crate::int::Int;
+pub use crate::mode::Mode;

@@ -1,0 +1,396 @@
+//! Loads, stores and fetches by linear address.
+#![allow(unsafe_code)]
+// Unsafe: a TLB hit goes to guest RAM by its host address. An entry is only valid under the current
+// address-space number, was filled from a view that `Mmu` still holds (`memory_map_changed` empties
+// the tables before it lets go of a view), and covers a whole page inside one RAM block, so the
+// address is mapped for as long as the access lasts. Guest memory is shared with other processors
+// and devices; it is only touched by volatile or atomic accesses, never by references.
+
+use std::sync::atomic::{AtomicU8, Ordering, compiler_fence};
+
+use super::tlb::{PAGE, ReadEntry, Tlb, WriteEntry};
+use super::{Access, CodePage, Context};
+use crate::core::{Cpu, Trap, vector};
+use crate::int::Int;
+
+/// An integer at any alignment.
+#[repr(C, packed)]
+struct Unaligned<T>(T);
+
+/// Reads guest RAM. The address must be mapped for `T::SIZE` bytes.
+#[inline(always)]
+unsafe fn host_read<T: Int>(addr: usize) -> T {
+    // SAFETY: the caller's promise; `Unaligned` needs no alignment.
+    unsafe { (addr as *const Unaligned<T>).read_volatile() }.0
+}
+
+/// Writes guest RAM. The address must be mapped for `T::SIZE` bytes.
+#[inline(always)]
+unsafe fn host_write<T: Int>(addr: usize, value: T) {
+    // SAFETY: the caller's promise; `Unaligned` needs no alignment.
+    unsafe { (addr as *mut Unaligned<T>).write_volatile(Unaligned(value)) }
+}
+
+/// Longest access the split paths handle in one piece.
+const LONGEST: usize = 16;
+
+impl Cpu {
+    /// Loads from a linear address at the current privilege.
+    #[inline(always)]
+    pub fn load<T: Int>(&mut self, linear: u64) -> Result<T, Trap> {
+        let tlb = &self.mmu.tlb;
+        let entry = &tlb.read[Tlb::index(self.mode.tlb_base, linear)];
+        if entry.tag == tlb.tag(linear, T::SIZE) {
+            // SAFETY: the entry is valid for the page and the access does not leave it.
+            return Ok(unsafe { host_read((linear as usize).wrapping_add(entry.addend)) });
+        }
+        self.load_slow(linear, self.mode.context)
+    }
+
+    /// Stores to a linear address at the current privilege.
+    #[inline(always)]
+    pub fn store<T: Int>(&mut self, linear: u64, value: T) -> Result<(), Trap> {
+        let tlb = &self.mmu.tlb;
+        let entry = &tlb.write[Tlb::index(self.mode.tlb_base, linear)];
+        if entry.tag == tlb.tag(linear, T::SIZE) {
+            // SAFETY: the entry is valid for the page and the access does not leave it; the flag
+            // byte lives as long as the block.
+            let flag = unsafe {
+                host_write((linear as usize).wrapping_add(entry.addend), value);
+                compiler_fence(Ordering::SeqCst);
+                (*entry.flag).load(Ordering::Relaxed)
+            };
+            if flag != 0 {
+                let phys = entry.phys | linear & !PAGE;
+                self.watched_page_written(phys, T::SIZE as u64);
+            }
+            return Ok(());
+        }
+        self.store_slow(linear, value, self.mode.context)
+    }
+
+    /// Loads with supervisor privilege whatever the current one: for descriptor tables and TSSs
+    /// (SDM vol. 3, 4.6.1, implicit supervisor-mode accesses).
+    pub(crate) fn load_implicit<T: Int>(&mut self, linear: u64) -> Result<T, Trap> {
+        self.load_slow(linear & self.implicit_mask(), Context::Supervisor)
+    }
+
+    /// Stores with supervisor privilege whatever the current one.
+    pub(crate) fn store_implicit<T: Int>(&mut self, linear: u64, value: T) -> Result<(), Trap> {
+        self.store_slow(linear & self.implicit_mask(), value, Context::Supervisor)
+    }
+
+    /// Stores with the privilege of `cpl`, which is about to become the current one.
+    pub(crate) fn store_as<T: Int>(&mut self, cpl: u8, linear: u64, value: T) -> Result<(), Trap> {
+        self.store_slow(linear & self.implicit_mask(), value, Self::plain_context(cpl))
+    }
+
+    /// Faults as a store with the privilege of `cpl` would.
+    pub(crate) fn probe_write_as(&mut self, cpl: u8, linear: u64, len: u64) -> Result<(), Trap> {
+        self.probe(linear & self.implicit_mask(), len, Self::plain_context(cpl))
+    }
+
+    fn plain_context(cpl: u8) -> Context {
+        if cpl == 3 { Context::User } else { Context::Supervisor }
+    }
+
+    fn implicit_mask(&self) -> u64 {
+        if self.mode.long { !0 } else { 0xffff_ffff }
+    }
+
+    /// Loads `buf.len()` bytes; all or nothing.
+    pub fn load_bytes(&mut self, linear: u64, buf: &mut [u8]) -> Result<(), Trap> {
+        self.load_span(linear, buf, self.mode.context)
+    }
+
+    /// Stores `data`; all or nothing.
+    pub fn store_bytes(&mut self, linear: u64, data: &[u8]) -> Result<(), Trap> {
+        self.store_span(linear, data, self.mode.context)
+    }
+
+    /// Faults as a store of `len` bytes would.
+    pub fn probe_write(&mut self, linear: u64, len: u64) -> Result<(), Trap> {
+        self.probe(linear, len, self.mode.context)
+    }
+
+    /// #AC, if alignment is checked and `linear` is not aligned to `size` (SDM vol. 3, 6.15).
+    #[inline]
+    fn check_alignment(&mut self, linear: u64, size: usize, context: Context) -> Result<(), Trap> {
+        if context == Context::UserAligned && linear & (size as u64 - 1) != 0 {
+            return Err(self.raise(vector::AC, Some(0)));
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn load_slow<T: Int>(&mut self, linear: u64, context: Context) -> Result<T, Trap> {
+        self.check_alignment(linear, T::SIZE, context)?;
+        let mut bytes = [0; LONGEST];
+        self.load_span(linear, &mut bytes[..T::SIZE], context)?;
+        Ok(T::truncate(u128::from_le_bytes(bytes)))
+    }
+
+    #[cold]
+    fn store_slow<T: Int>(&mut self, linear: u64, value: T, context: Context) -> Result<(), Trap> {
+        self.check_alignment(linear, T::SIZE, context)?;
+        self.store_span(linear, &value.widen().to_le_bytes()[..T::SIZE], context)
+    }
+
+    /// The linear address `distance` further on, wrapping as the mode does.
+    fn advance(&self, linear: u64, distance: u64) -> u64 {
+        let next = linear.wrapping_add(distance);
+        if self.mode.long { next } else { next & 0xffff_ffff }
+    }
+
+    fn load_span(&mut self, linear: u64, buf: &mut [u8], context: Context) -> Result<(), Trap> {
+        let access = Access { write: false, fetch: false, context };
+        let first = (4096 - (linear & 0xfff)).min(buf.len() as u64);
+        // Every page is translated before any byte is read: a read from a device has effects.
+        let mut at = 0;
+        while at < buf.len() as u64 {
+            self.translate_for_read(self.advance(linear, at), access)?;
+            at += if at == 0 { first } else { 4096 };
+        }
+        let mut done = 0;
+        while done < buf.len() {
+            let here = self.advance(linear, done as u64);
+            let count = (4096 - (here & 0xfff) as usize).min(buf.len() - done);
+            let phys = self.translate(here, access)?;
+            self.phys_read_any(phys, &mut buf[done..done + count]);
+            self.watch_data(here, count as u64, false);
+            done += count;
+        }
+        Ok(())
+    }
+
+    fn store_span(&mut self, linear: u64, data: &[u8], context: Context) -> Result<(), Trap> {
+        self.probe(linear, data.len() as u64, context)?;
+        let access = Access { write: true, fetch: false, context };
+        let mut done = 0;
+        while done < data.len() {
+            let here = self.advance(linear, done as u64);
+            let count = (4096 - (here & 0xfff) as usize).min(data.len() - done);
+            let phys = self.translate(here, access)?;
+            self.phys_write_any(phys, &data[done..done + count]);
+            self.watch_data(here, count as u64, true);
+            done += count;
+        }
+        Ok(())
+    }
+
+    fn probe(&mut self, linear: u64, len: u64, context: Context) -> Result<(), Trap> {
+        let access = Access { write: true, fetch: false, context };
+        let mut at = 0;
+        while at < len {
+            let here = self.advance(linear, at);
+            let phys = self.translate(here, access)?;
+            self.fill_write(here, phys, context);
+            at += 4096 - (here & 0xfff);
+        }
+        Ok(())
+    }
+
+    fn translate_for_read(&mut self, linear: u64, access: Access) -> Result<(), Trap> {
+        let phys = self.translate(linear, access)?;
+        self.fill_read(linear, phys, access.context);
+        Ok(())
+    }
+
+    /// Whether pages in `context` at `linear` may lead straight to memory.
+    fn may_fill(&self, linear: u64, context: Context) -> bool {
+        context != Context::UserAligned && !self.page_has_watchpoint(linear)
+    }
+
+    fn fill_read(&mut self, linear: u64, phys: u64, context: Context) {
+        if !self.may_fill(linear, context) {
+            return;
+        }
+        let Some(page) = self.ram_page(phys & self.a20_mask()) else { return };
+        let host = (page.block.host() as usize).wrapping_add(page.offset as usize);
+        let tlb = &mut self.mmu.tlb;
+        let entry = ReadEntry {
+            tag: tlb.tag(linear, 1),
+            addend: host.wrapping_sub((linear & PAGE) as usize),
+        };
+        tlb.read[Tlb::index(super::tlb::base_of(context), linear)] = entry;
+    }
+
+    fn fill_write(&mut self, linear: u64, phys: u64, context: Context) {
+        if !self.may_fill(linear, context) {
+            return;
+        }
+        let Some(page) = self.ram_page(phys & self.a20_mask()) else { return };
+        if !page.writable {
+            return;
+        }
+        let host = (page.block.host() as usize).wrapping_add(page.offset as usize);
+        let flag: *const AtomicU8 = page.block.tracking().flags((page.offset >> 12) as usize);
+        let tlb = &mut self.mmu.tlb;
+        let entry = WriteEntry {
+            tag: tlb.tag(linear, 1),
+            addend: host.wrapping_sub((linear & PAGE) as usize),
+            flag,
+            phys: phys & PAGE,
+        };
+        tlb.write[Tlb::index(super::tlb::base_of(context), linear)] = entry;
+    }
+
+    fn a20_mask(&self) -> u64 {
+        self.mmu.a20_mask
+    }
+
+    fn phys_read_any(&mut self, phys: u64, buf: &mut [u8]) {
+        if buf.len() > LONGEST
+            && let Some(page) = self.ram_page(phys & self.a20_mask())
+        {
+            page.block.read(page.offset + (phys & 0xfff), buf);
+            return;
+        }
+        let mut at = phys;
+        for piece in buf.chunks_mut(8) {
+            self.phys_read(at, piece);
+            at += piece.len() as u64;
+        }
+    }
+
+    fn phys_write_any(&mut self, phys: u64, data: &[u8]) {
+        match self.ram_page(phys & self.a20_mask()) {
+            Some(page) if page.writable => {
+                let offset = page.offset + (phys & 0xfff);
+                let flags = page.block.tracking().flags((page.offset >> 12) as usize);
+                let watched = flags.load(Ordering::Relaxed) != 0;
+                match data.len() {
+                    size @ (1 | 2 | 4 | 8) => {
+                        let mut bytes = [0; 8];
+                        bytes[..size].copy_from_slice(data);
+                        page.block.write_uint(offset, size as u8, u64::from_le_bytes(bytes));
+                    }
+                    _ => page.block.write(offset, data),
+                }
+                self.exit_block |= watched;
+            }
+            _ => {
+                let mut at = phys;
+                for piece in data.chunks(8) {
+                    self.phys_write(at, piece);
+                    at += piece.len() as u64;
+                }
+            }
+        }
+    }
+
+    /// A store hit a page somebody watches: for code, the screen, or migration.
+    #[cold]
+    pub(super) fn watched_page_written(&mut self, phys: u64, len: u64) {
+        if let Some(page) = self.ram_page(phys & self.a20_mask()) {
+            page.block.tracking().written(page.offset + (phys & 0xfff), len);
+        }
+        self.exit_block = true;
+    }
+
+    /// Contiguous host memory at `linear` up to the end of its page, for bulk operations: `None`
+    /// where an access would fault or must not bypass the slow path. Bytes written through it are
+    /// reported with [`Cpu::span_written`].
+    #[inline]
+    pub fn ram_span(&mut self, linear: u64, write: bool) -> Option<(*mut u8, usize)> {
+        let len = 4096 - (linear as usize & 0xfff);
+        for attempt in 0..2 {
+            let tlb = &self.mmu.tlb;
+            let index = Tlb::index(self.mode.tlb_base, linear);
+            let (tag, addend) = if write {
+                (tlb.write[index].tag, tlb.write[index].addend)
+            } else {
+                (tlb.read[index].tag, tlb.read[index].addend)
+            };
+            if tag == tlb.tag(linear, 1) {
+                return Some(((linear as usize).wrapping_add(addend) as *mut u8, len));
+            }
+            if attempt == 0 && !self.fill_quietly(linear, write) {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Fills the TLB for an access that is allowed; `false`, and no trace, if it would fault.
+    fn fill_quietly(&mut self, linear: u64, write: bool) -> bool {
+        let (cr2, fault) = (self.state.cr2, self.fault);
+        let context = self.mode.context;
+        let access = Access { write, fetch: false, context };
+        match self.translate(linear, access) {
+            Ok(phys) => {
+                if write {
+                    self.fill_write(linear, phys, context);
+                } else {
+                    self.fill_read(linear, phys, context);
+                }
+                true
+            }
+            Err(_) => {
+                (self.state.cr2, self.fault) = (cr2, fault);
+                false
+            }
+        }
+    }
+
+    /// Reports bytes stored through [`Cpu::ram_span`], all in one page.
+    #[inline]
+    pub fn span_written(&mut self, linear: u64, len: usize) {
+        compiler_fence(Ordering::SeqCst);
+        let entry = self.mmu.tlb.write[Tlb::index(self.mode.tlb_base, linear)];
+        if entry.tag != self.mmu.tlb.tag(linear, 1) {
+            return;
+        }
+        // SAFETY: a valid entry's flag byte lives as long as the block.
+        if unsafe { (*entry.flag).load(Ordering::Relaxed) } != 0 {
+            self.watched_page_written(entry.phys | linear & !PAGE, len as u64);
+        }
+    }
+
+    /// The host address of the code byte at `linear`: identifies the byte whatever its linear
+    /// address, for as long as the memory map stays. 0 if it does not lie in plain RAM.
+    #[inline(always)]
+    pub fn code_address(&mut self, linear: u64) -> Result<usize, Trap> {
+        let tlb = &self.mmu.tlb;
+        let entry = &tlb.fetch[Tlb::index(self.mode.tlb_base, linear)];
+        if entry.tag == tlb.tag(linear, 1) {
+            return Ok((linear as usize).wrapping_add(entry.addend));
+        }
+        self.code_address_slow(linear)
+    }
+
+    #[cold]
+    fn code_address_slow(&mut self, linear: u64) -> Result<usize, Trap> {
+        let phys = self.translate(linear, self.fetch_access())?;
+        let Some(page) = self.ram_page(phys & self.a20_mask()) else { return Ok(0) };
+        let host = (page.block.host() as usize).wrapping_add(page.offset as usize);
+        let tlb = &mut self.mmu.tlb;
+        let entry = ReadEntry {
+            tag: tlb.tag(linear, 1),
+            addend: host.wrapping_sub((linear & PAGE) as usize),
+        };
+        tlb.fetch[Tlb::index(self.mode.tlb_base, linear)] = entry;
+        Ok(host + (linear as usize & 0xfff))
+    }
+
+    fn fetch_access(&self) -> Access {
+        Access { write: false, fetch: true, context: self.mode.context }
+    }
+
+    /// The page of code at `linear`.
+    pub fn fetch_page(&mut self, linear: u64) -> Result<CodePage, Trap> {
+        let phys = self.translate(linear, self.fetch_access())? & PAGE & self.a20_mask();
+        Ok(match self.ram_page(phys) {
+            Some(page) => CodePage::Ram { block: page.block.clone(), offset: page.offset, phys },
+            None => CodePage::Other { phys },
+        })
+    }
+
+    /// Fetches code bytes from wherever they are, up to the page's end; the number fetched.
+    pub fn fetch_bytes(&mut self, linear: u64, buf: &mut [u8]) -> Result<usize, Trap> {
+        let phys = self.translate(linear, self.fetch_access())?;
+        let count = buf.len().min(4096 - (linear as usize & 0xfff));
+        self.phys_read_any(phys, &mut buf[..count]);
+        Ok(count)
+    }
+}

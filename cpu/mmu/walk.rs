@@ -1,0 +1,257 @@
+//! Page walks: 32-bit, PAE, 4-level and 5-level paging (SDM vol. 3, chapter 4).
+
+use super::tlb::Walked;
+use super::{Access, Context};
+use crate::core::Cpu;
+use crate::cpuid::feature;
+use crate::state::{cr0, cr4, efer};
+
+/// Bits of the #PF error code (SDM vol. 3, 4.7).
+pub(crate) mod code {
+    pub const PRESENT: u32 = 1;
+    pub const WRITE: u32 = 1 << 1;
+    pub const USER: u32 = 1 << 2;
+    pub const RESERVED: u32 = 1 << 3;
+    pub const FETCH: u32 = 1 << 4;
+    pub const KEY: u32 = 1 << 5;
+}
+
+/// Bits of paging-structure entries.
+mod entry {
+    pub const PRESENT: u64 = 1;
+    pub const WRITABLE: u64 = 1 << 1;
+    pub const USER: u64 = 1 << 2;
+    pub const ACCESSED: u64 = 1 << 5;
+    pub const DIRTY: u64 = 1 << 6;
+    pub const LARGE: u64 = 1 << 7;
+    pub const GLOBAL: u64 = 1 << 8;
+    pub const NX: u64 = 1 << 63;
+    pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+}
+
+/// Bits `from..=to`.
+const fn bits(from: u32, to: u32) -> u64 {
+    if from > to { 0 } else { (!0 >> (63 - to)) & (!0 << from) }
+}
+
+/// One of the walk's steps, for setting its accessed bit at the end.
+#[derive(Clone, Copy, Default)]
+struct Step {
+    at: u64,
+    value: u64,
+}
+
+/// Which paging mode is on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Paging {
+    Bits32,
+    Pae,
+    Level4,
+    Level5,
+}
+
+impl Cpu {
+    fn paging(&self) -> Paging {
+        if self.state.msr.efer & efer::LMA != 0 {
+            if self.cr4_has(cr4::LA57) { Paging::Level5 } else { Paging::Level4 }
+        } else if self.cr4_has(cr4::PAE) {
+            Paging::Pae
+        } else {
+            Paging::Bits32
+        }
+    }
+
+    /// Whether `linear` is canonical for the number of levels in use (SDM vol. 1, 3.3.7.1).
+    pub(crate) fn is_canonical(&self, linear: u64) -> bool {
+        let unused = if self.cr4_has(cr4::LA57) { 7 } else { 16 };
+        (linear << unused) as i64 >> unused == linear as i64
+    }
+
+    /// Translates for `access`, setting accessed and dirty bits. The error is a #PF error code.
+    pub(crate) fn walk(&mut self, linear: u64, access: Access) -> Result<Walked, u32> {
+        if self.state.cr0 & cr0::PG == 0 {
+            return Ok(Walked {
+                phys: linear & 0xffff_f000,
+                writable: true,
+                user: true,
+                executable: true,
+                dirty: true,
+                shift: 12,
+                ..Walked::default()
+            });
+        }
+        loop {
+            if let Some(walked) = self.try_walk(linear, access)? {
+                return Ok(walked);
+            }
+        }
+    }
+
+    /// One attempt; `None` if an entry changed under the walk.
+    fn try_walk(&mut self, linear: u64, access: Access) -> Result<Option<Walked>, u32> {
+        let paging = self.paging();
+        let size: u64 = if paging == Paging::Bits32 { 4 } else { 8 };
+        let index_bits: u32 = if size == 4 { 10 } else { 9 };
+        let base_code = self.access_code(access);
+        let phys_bits = self.model.phys_bits();
+        let nxe = self.state.msr.efer & efer::NXE != 0;
+
+        let (mut table, mut shift) = match paging {
+            Paging::Bits32 => (self.state.cr3 & 0xffff_f000, 22),
+            Paging::Pae => {
+                let pointer = self.state.pdpte[(linear >> 30 & 3) as usize];
+                if pointer & entry::PRESENT == 0 {
+                    return Err(base_code);
+                }
+                (pointer & entry::ADDRESS, 21)
+            }
+            Paging::Level4 => (self.state.cr3 & entry::ADDRESS, 39),
+            Paging::Level5 => (self.state.cr3 & entry::ADDRESS, 48),
+        };
+        let mut reserved = if size == 4 { 0 } else { bits(phys_bits, 51) };
+        if paging == Paging::Pae {
+            reserved |= bits(52, 62);
+        }
+        if size == 8 && !nxe {
+            reserved |= entry::NX;
+        }
+
+        let mut steps = [Step::default(); 5];
+        let mut depth = 0;
+        let mut result =
+            Walked { writable: true, user: true, executable: true, ..Walked::default() };
+        loop {
+            let at = table + (linear >> shift & ((1 << index_bits) - 1)) * size;
+            let value = self.read_entry(at, size);
+            if value & entry::PRESENT == 0 {
+                return Err(base_code);
+            }
+            let large_allowed = match (paging, shift) {
+                (Paging::Bits32, 22) => self.cr4_has(cr4::PSE),
+                (_, 21) => true,
+                (_, 30) => self.model.has(feature::PDPE1GB),
+                _ => false,
+            };
+            let leaf = shift == 12 || value & entry::LARGE != 0 && large_allowed;
+            let mut forbidden = reserved;
+            if size == 8 && shift > 12 && value & entry::LARGE != 0 {
+                // PS is reserved where no large page can be; in a large page, the address bits
+                // below its size (bit 12 is PAT).
+                forbidden |= if large_allowed { bits(13, shift - 1) } else { entry::LARGE };
+            } else if size == 4 && shift == 22 && leaf {
+                let top = if self.model.has(feature::PSE36) { phys_bits.min(40) } else { 32 };
+                forbidden |= bits(top - 19, 21);
+            }
+            if value & forbidden != 0 {
+                return Err(base_code | code::PRESENT | code::RESERVED);
+            }
+            result.writable &= value & entry::WRITABLE != 0;
+            result.user &= value & entry::USER != 0;
+            result.executable &= size == 4 || value & entry::NX == 0;
+            steps[depth] = Step { at, value };
+            depth += 1;
+            if leaf {
+                let offset = bits(12, shift.max(13) - 1) * u64::from(shift > 12) & linear;
+                result.phys = if size == 4 && shift == 22 {
+                    // PSE-36: bits 13-20 are address bits 32-39.
+                    value & 0xffc0_0000 | (value >> 13 & 0xff) << 32 | offset
+                } else {
+                    value & entry::ADDRESS & !bits(0, shift - 1) | offset
+                };
+                result.shift = shift as u8;
+                result.global = value & entry::GLOBAL != 0 && self.cr4_has(cr4::PGE);
+                result.dirty = value & entry::DIRTY != 0;
+                result.key = (value >> 59 & 15) as u8;
+                break;
+            }
+            table = if size == 4 { value & 0xffff_f000 } else { value & entry::ADDRESS };
+            shift -= index_bits;
+        }
+        if let Err(code) = self.permits(&result, access) {
+            return Err(code);
+        }
+        for (i, step) in steps.iter().take(depth).enumerate() {
+            let mut want = entry::ACCESSED;
+            if i + 1 == depth && access.write {
+                want |= entry::DIRTY;
+                result.dirty = true;
+            }
+            if step.value & want != want && !self.set_entry_bits(step.at, size, step.value, want) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(result))
+    }
+
+    /// The error-code bits that describe the access itself.
+    fn access_code(&self, access: Access) -> u32 {
+        let mut code = 0;
+        if access.write {
+            code |= code::WRITE;
+        }
+        if access.context.is_user() {
+            code |= code::USER;
+        }
+        let nx_on = self.state.msr.efer & efer::NXE != 0 && self.cr4_has(cr4::PAE);
+        if access.fetch && (nx_on || self.cr4_has(cr4::SMEP)) {
+            code |= code::FETCH;
+        }
+        code
+    }
+
+    /// Checks a completed walk's permissions (SDM vol. 3, 4.6). The error is a #PF error code.
+    pub(crate) fn permits(&self, page: &Walked, access: Access) -> Result<(), u32> {
+        let denied = Err(self.access_code(access) | code::PRESENT);
+        if self.state.cr0 & cr0::PG == 0 {
+            return Ok(());
+        }
+        let write_protect = self.state.cr0 & cr0::WP != 0;
+        if access.context.is_user() {
+            if !page.user || access.write && !page.writable {
+                return denied;
+            }
+        } else {
+            if page.user && access.fetch && self.cr4_has(cr4::SMEP) {
+                return denied;
+            }
+            if page.user
+                && !access.fetch
+                && self.cr4_has(cr4::SMAP)
+                && access.context != Context::SupervisorOverUser
+            {
+                return denied;
+            }
+            if access.write && !page.writable && write_protect {
+                return denied;
+            }
+        }
+        if access.fetch && !page.executable {
+            return denied;
+        }
+        if page.user && !access.fetch && self.cr4_has(cr4::PKE) && self.mode.long {
+            let rights = self.state.pkru >> (2 * u32::from(page.key));
+            let write_denied = rights & 2 != 0 && (access.context.is_user() || write_protect);
+            if rights & 1 != 0 || access.write && write_denied {
+                return denied.map_err(|code| code | code::KEY);
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads the four PAE page-directory pointers from `cr3`; `false` if one has reserved bits set
+    /// (SDM vol. 3, 4.4.1).
+    #[must_use]
+    pub(crate) fn load_pdptes(&mut self, cr3: u64) -> bool {
+        let table = cr3 & 0xffff_ffe0;
+        let reserved = bits(1, 2) | bits(5, 8) | bits(self.model.phys_bits(), 63);
+        let mut pointers = [0; 4];
+        for (i, pointer) in pointers.iter_mut().enumerate() {
+            *pointer = self.read_entry(table + 8 * i as u64, 8);
+            if *pointer & entry::PRESENT != 0 && *pointer & reserved != 0 {
+                return false;
+            }
+        }
+        self.state.pdpte = pointers;
+        true
+    }
+}

@@ -1,0 +1,33 @@
+//! Global system interrupts: one wire per number, fanned out to the 8259 pair and the I/O APIC.
+
+use std::sync::Arc;
+
+use base::irq::IrqSink;
+
+/// The number of global system interrupts with one I/O APIC.
+pub const GSI_COUNT: u32 = 24;
+
+/// I/O APIC pin of the timer interrupt, whose ISA number is 0.
+const TIMER_PIN: u32 = 2;
+
+/// Fans interrupts 0 to 15 out to both controllers, and the rest to the I/O APIC.
+pub struct GsiFanout {
+    pic: Arc<dyn IrqSink>,
+    ioapic: Arc<dyn IrqSink>,
+}
+
+impl GsiFanout {
+    /// A fan-out to these controllers.
+    pub fn new(pic: Arc<dyn IrqSink>, ioapic: Arc<dyn IrqSink>) -> Arc<Self> {
+        Arc::new(GsiFanout { pic, ioapic })
+    }
+}
+
+impl IrqSink for GsiFanout {
+    fn set_irq(&self, n: u32, level: bool) {
+        if n < 16 {
+            self.pic.set_irq(n, level);
+        }
+        self.ioapic.set_irq(if n == 0 { TIMER_PIN } else { n }, level);
+    }
+}

@@ -1,0 +1,5 @@
+//! Interrupt controllers.
+
+pub mod gsi;
+pub mod i8259;
+pub mod ioapic;

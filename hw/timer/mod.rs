@@ -1,0 +1,3 @@
+//! Clocks and timers of the board.
+
+pub mod i8254;

@@ -135,12 +135,12 @@ mod tests {
     fn clients_see_each_write_once() {
         let tracking = PageTracking::new(4 * PAGE_SIZE);
         assert_eq!(dirty(&tracking, Client::Display).len(), 4, "everything is new at first");
-        assert_eq!(dirty(&tracking, Client::Display), []);
+        assert_eq!(dirty(&tracking, Client::Display), [0_u64; 0]);
         assert_eq!(dirty(&tracking, Client::Migration).len(), 4);
         tracking.written(PAGE_SIZE - 1, 2);
         assert_eq!(dirty(&tracking, Client::Display), [0, PAGE_SIZE]);
         assert_eq!(dirty(&tracking, Client::Migration), [0, PAGE_SIZE]);
-        assert_eq!(dirty(&tracking, Client::Migration), []);
+        assert_eq!(dirty(&tracking, Client::Migration), [0_u64; 0]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ extern crate self as base;
 
 pub mod clock;
 pub mod device;
+pub mod event_loop;
 pub mod interrupt;
 pub mod irq;
 pub mod memory;

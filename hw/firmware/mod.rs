@@ -1,3 +1,0 @@
-//! What firmware and guests learn about the machine: the configuration device and the tables.
-
-pub mod fw_cfg;

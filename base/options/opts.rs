@@ -32,7 +32,8 @@ impl std::fmt::Display for ShortForm {
 pub struct ParsedOpts {
     /// Its keys and values.
     pub opts: Opts,
-    /// Whether it asks for help.
+    /// Whether `help` or `?` stands among the keys. As a first value without its key it is only that;
+    /// options that list something look at it with [`is_help`].
     pub help: bool,
     /// What to warn about.
     pub short_forms: Vec<ShortForm>,
@@ -60,7 +61,6 @@ impl ParsedOpts {
                 key = implied.to_string();
                 let typed;
                 (value, typed) = take_value(rest);
-                parsed.help |= is_help(&value);
                 rest = typed;
             } else {
                 let typed = &rest[..end];

@@ -40,7 +40,8 @@ fn a_flat_list() {
         "short-form boolean option 'nomux' deprecated\nPlease use mux=off instead"
     );
 
-    assert!(CHARDEV.parse("help").unwrap().help);
+    let help = CHARDEV.parse("help").unwrap();
+    assert!(!help.help && help.opts.get("backend").is_some_and(is_help));
     assert!(CHARDEV.parse("null,?").unwrap().help);
     assert!(!CHARDEV.parse("null,path=help").unwrap().help);
 }

@@ -2,6 +2,7 @@
 //! processor; boards place their regions and connect their lines.
 
 pub mod acpi;
+pub mod firmware;
 pub mod intc;
 pub mod pci;
 pub mod timer;

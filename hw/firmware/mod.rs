@@ -1,0 +1,3 @@
+//! What firmware and guests learn about the machine: the configuration device and the tables.
+
+pub mod fw_cfg;

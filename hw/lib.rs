@@ -4,5 +4,6 @@
 pub mod acpi;
 pub mod firmware;
 pub mod intc;
+pub mod isa;
 pub mod pci;
 pub mod timer;

@@ -1,1 +1,3 @@
-//! Boards, boot and run state.
+//! Boards, boot and run state: what makes a machine of parts.
+
+pub mod pc;

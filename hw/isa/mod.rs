@@ -1,0 +1,36 @@
+//! The ISA bus: sixteen interrupts and a space of ports.
+
+use base::irq::{IrqLine, IrqSink};
+use base::memory::Region;
+use std::sync::Arc;
+
+/// Number of ISA interrupts.
+pub const IRQS: u32 = 16;
+
+/// What an ISA device is plugged into.
+pub struct IsaBus {
+    ports: Region,
+    irqs: Vec<IrqLine>,
+}
+
+impl IsaBus {
+    /// A bus with these ports and interrupt inputs.
+    pub fn new(ports: Region, inputs: &Arc<dyn IrqSink>) -> Self {
+        IsaBus { ports, irqs: (0..IRQS).map(|n| IrqLine::new(inputs.clone(), n)).collect() }
+    }
+
+    /// The line of interrupt `n`; an unconnected one if there is no such interrupt.
+    pub fn irq(&self, n: u32) -> IrqLine {
+        self.irqs.get(n as usize).cloned().unwrap_or_default()
+    }
+
+    /// Places a device's ports.
+    pub fn place(&self, ports: &Region, at: u64) {
+        self.ports.add(ports, at, 0);
+    }
+
+    /// Places ports over others that are there already.
+    pub fn place_over(&self, ports: &Region, at: u64) {
+        self.ports.add(ports, at, 1);
+    }
+}

@@ -1,0 +1,76 @@
+//! What a PC's CMOS memory tells firmware, as SeaBIOS expects it.
+
+use hw::timer::rtc::Rtc;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+/// Memory that the 16-bit counts of kilobytes can express, from 1 MiB on.
+const KILOBYTES_MAX: u64 = 0xffff;
+
+const FLOPPY_TYPES: u8 = 0x10;
+const EQUIPMENT: u8 = 0x14;
+const BASE_MEMORY: u8 = 0x15;
+const EXTENDED_MEMORY: u8 = 0x17;
+const EXTENDED_MEMORY_AGAIN: u8 = 0x30;
+const MEMORY_ABOVE_16M: u8 = 0x34;
+const BOOT_THIRD: u8 = 0x38;
+const BOOT_FIRST: u8 = 0x3d;
+const MEMORY_ABOVE_4G: u8 = 0x5b;
+const OTHER_CPUS: u8 = 0x5f;
+
+const EQUIPMENT_FPU: u8 = 1 << 1;
+const EQUIPMENT_PS2_MOUSE: u8 = 1 << 2;
+
+/// What the memory is filled with.
+pub struct CmosContent<'a> {
+    /// RAM below 4 GiB.
+    pub below_4g: u64,
+    /// RAM above 4 GiB.
+    pub above_4g: u64,
+    /// Processors present at start.
+    pub cpus: u32,
+    /// `-boot order=`: up to three drive letters.
+    pub boot_order: &'a str,
+    /// Whether firmware checks a floppy's signature before it boots from it.
+    pub floppy_boot_check: bool,
+}
+
+/// SeaBIOS's number of a boot device.
+fn boot_device(letter: u8) -> u8 {
+    match letter {
+        b'a' => 1,
+        b'c' => 2,
+        b'd' => 3,
+        b'n' => 4,
+        _ => 0,
+    }
+}
+
+impl CmosContent<'_> {
+    /// Writes the content.
+    pub fn store(&self, rtc: &mut Rtc) {
+        let mut word = |index: u8, value: u64| {
+            rtc.set_cmos(index, value as u8);
+            rtc.set_cmos(index + 1, (value >> 8) as u8);
+        };
+        word(BASE_MEMORY, self.below_4g.min(640 * KIB) / KIB);
+        let extended = (self.below_4g.saturating_sub(MIB) / KIB).min(KILOBYTES_MAX);
+        word(EXTENDED_MEMORY, extended);
+        word(EXTENDED_MEMORY_AGAIN, extended);
+        let above_16m = self.below_4g.saturating_sub(16 * MIB) / (64 * KIB);
+        word(MEMORY_ABOVE_16M, above_16m.min(0xffff));
+        let above_4g = self.above_4g / (64 * KIB);
+        word(MEMORY_ABOVE_4G, above_4g);
+        rtc.set_cmos(MEMORY_ABOVE_4G + 2, (above_4g >> 16) as u8);
+        rtc.set_cmos(OTHER_CPUS, self.cpus.saturating_sub(1) as u8);
+        self.set_boot_order(rtc);
+        rtc.set_cmos(FLOPPY_TYPES, 0);
+        rtc.set_cmos(EQUIPMENT, EQUIPMENT_FPU | EQUIPMENT_PS2_MOUSE);
+    }
+
+    fn set_boot_order(&self, rtc: &mut Rtc) {
+        let device = |n: usize| self.boot_order.as_bytes().get(n).map_or(0, |&b| boot_device(b));
+        rtc.set_cmos(BOOT_FIRST, device(1) << 4 | device(0));
+        rtc.set_cmos(BOOT_THIRD, device(2) << 4 | u8::from(!self.floppy_boot_check));
+    }
+}

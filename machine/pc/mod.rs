@@ -1,4 +1,6 @@
 //! The PC with i440FX host bridge and PIIX3 south bridge.
 
+pub mod board;
 pub mod cmos;
 pub mod memory;
+pub mod setup;

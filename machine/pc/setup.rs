@@ -1,0 +1,124 @@
+//! What firmware does to the chips before a kernel runs, for kernels that are started without
+//! firmware: BARs, interrupt routing, memory attributes, power management. The outcome is the one
+//! that SeaBIOS leaves behind, so that guests see the same machine either way.
+
+use hw::intc::i8259::ELCR_PORT;
+use hw::pci::{Bar, BarKind, PciFunction, ROM_BAR, reg};
+
+use super::board::Pc;
+
+const IO_START: u64 = 0xc000;
+const MEMORY_END: u64 = 0xfec0_0000;
+
+/// ISA interrupts that PIRQA to PIRQD are routed to.
+const PIRQ_ROUTES: [u8; 4] = [10, 10, 11, 11];
+/// Of these interrupts, the secondary 8259's are level-triggered.
+const LEVEL_TRIGGERED: u8 = 1 << (10 - 8) | 1 << (11 - 8);
+
+/// Register writes on the board's own functions: offset, size, value.
+type Writes = &'static [(usize, u8, u32)];
+
+/// The BIOS area read-only, the parts behind it writable for the kernel's use; SMRAM closed.
+const HOST_BRIDGE: Writes =
+    &[(0x59, 1, 0x10), (0x5a, 4, 0x1111_1111), (0x5e, 1, 0x31), (0x5f, 1, 0x33), (0x72, 1, 0x0a)];
+/// PM registers at 600h, SMI on APM commands, SMBus host at 700h.
+const POWER_MANAGEMENT: Writes = &[
+    (reg::INTERRUPT_LINE, 1, 9),
+    (0x40, 4, 0x601),
+    (0x80, 1, 0x01),
+    (0x5b, 1, 0x02),
+    (0x5f, 1, 0x90),
+    (0x67, 1, 0x08),
+    (0x90, 4, 0x701),
+    (0xd2, 1, 0x09),
+];
+/// Decoding of the legacy IDE ports.
+const IDE: Writes = &[(0x40, 4, 0x8000_8000)];
+
+struct Wanted<'a> {
+    function: &'a PciFunction,
+    number: usize,
+    bar: Bar,
+}
+
+impl Wanted<'_> {
+    /// Programs the register and returns the address behind the BAR.
+    fn place(&self, at: u64) -> u64 {
+        let offset = if self.number == ROM_BAR { reg::ROM } else { reg::BAR0 + 4 * self.number };
+        self.function.config_write(offset, 4, at as u32);
+        if matches!(self.bar.kind, BarKind::Memory64 { .. }) {
+            self.function.config_write(offset + 4, 4, (at >> 32) as u32);
+        }
+        at + self.bar.size
+    }
+}
+
+fn place_all(mut wanted: Vec<Wanted<'_>>, start: u64) {
+    // Powers of two in falling order never leave a gap.
+    wanted.sort_by_key(|wanted| std::cmp::Reverse(wanted.bar.size));
+    wanted.iter().fold(start, |at, wanted| wanted.place(at));
+}
+
+fn total(wanted: &[Wanted<'_>]) -> (u64, u64) {
+    let sizes = wanted.iter().map(|wanted| wanted.bar.size);
+    (sizes.clone().sum(), sizes.max().unwrap_or(1))
+}
+
+fn place_bars(functions: &[std::sync::Arc<PciFunction>]) {
+    let (mut io, mut plain, mut prefetchable) = (Vec::new(), Vec::new(), Vec::new());
+    for function in functions {
+        let config = function.config();
+        for (number, bar) in config.bars().iter().enumerate() {
+            let Some(bar) = *bar else { continue };
+            let wanted = Wanted { function, number, bar };
+            match bar.kind {
+                BarKind::Io => io.push(wanted),
+                BarKind::Memory32 { prefetchable: true }
+                | BarKind::Memory64 { prefetchable: true } => prefetchable.push(wanted),
+                _ => plain.push(wanted),
+            }
+        }
+    }
+    place_all(io, IO_START);
+    let mut groups = [plain, prefetchable];
+    if total(&groups[0]).0 > total(&groups[1]).0 {
+        groups.swap(0, 1);
+    }
+    let mut end = MEMORY_END;
+    for group in groups {
+        let (size, align) = total(&group);
+        end = end.saturating_sub(size) & !(align - 1);
+        place_all(group, end);
+    }
+}
+
+/// The ISA interrupt of a function's pin.
+fn interrupt_line(devfn: u8, pin: u8) -> u8 {
+    PIRQ_ROUTES[hw::pci::i440fx::intx_map(devfn, pin)]
+}
+
+/// Sets the machine up as firmware would.
+pub fn set_up(pc: &Pc) {
+    let functions = pc.pci.functions();
+    place_bars(&functions);
+    for function in &functions {
+        let pin = function.config().u8(reg::INTERRUPT_PIN);
+        if pin > 0 {
+            let line = interrupt_line(function.devfn(), pin);
+            function.config_write(reg::INTERRUPT_LINE, 1, line.into());
+        }
+        let command = reg::COMMAND_IO | reg::COMMAND_MEMORY | reg::COMMAND_SERR;
+        function.config_write(reg::COMMAND, 2, command.into());
+        let writes: Writes = match function.name() {
+            "i440FX" => HOST_BRIDGE,
+            "PIIX4_PM" => POWER_MANAGEMENT,
+            "piix3-ide" => IDE,
+            "PIIX3" => &[(0x60, 4, u32::from_le_bytes(PIRQ_ROUTES))],
+            _ => &[],
+        };
+        for &(offset, size, value) in writes {
+            function.config_write(offset, size, value);
+        }
+    }
+    pc.map.ports.write_uint(ELCR_PORT + 1, 1, LEVEL_TRIGGERED.into());
+}

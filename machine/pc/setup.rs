@@ -32,6 +32,8 @@ const POWER_MANAGEMENT: Writes = &[
     (0x90, 4, 0x701),
     (0xd2, 1, 0x09),
 ];
+/// Routes of PIRQA to PIRQD.
+const ISA_BRIDGE: Writes = &[(0x60, 4, u32::from_le_bytes(PIRQ_ROUTES))];
 /// Decoding of the legacy IDE ports.
 const IDE: Writes = &[(0x40, 4, 0x8000_8000)];
 
@@ -113,7 +115,7 @@ pub fn set_up(pc: &Pc) {
             "i440FX" => HOST_BRIDGE,
             "PIIX4_PM" => POWER_MANAGEMENT,
             "piix3-ide" => IDE,
-            "PIIX3" => &[(0x60, 4, u32::from_le_bytes(PIRQ_ROUTES))],
+            "PIIX3" => ISA_BRIDGE,
             _ => &[],
         };
         for &(offset, size, value) in writes {

@@ -2,6 +2,7 @@
 //! processor; boards place their regions and connect their lines.
 
 pub mod acpi;
+pub mod char;
 pub mod firmware;
 pub mod intc;
 pub mod isa;

@@ -1,0 +1,3 @@
+//! Serial and parallel ports, and the debug console.
+
+pub mod uart;

@@ -12,6 +12,7 @@ pub mod mmu;
 mod mode;
 pub mod signals;
 pub mod state;
+mod system;
 
 mod core;
 

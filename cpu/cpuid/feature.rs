@@ -23,10 +23,11 @@ pub enum Word {
     XAEdx,
     X21Eax,
     C1Edx,
+    ArchCapabilities,
 }
 
 /// Number of feature words.
-pub const WORDS: usize = Word::C1Edx as usize + 1;
+pub const WORDS: usize = Word::ArchCapabilities as usize + 1;
 
 /// One feature bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

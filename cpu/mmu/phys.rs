@@ -205,11 +205,6 @@ impl Cpu {
             }
         }
     }
-
-    /// Reads guest-physical memory for the processor's own structures.
-    pub(crate) fn phys_load_u64(&self, phys: u64) -> u64 {
-        self.address_space().read_uint(phys & self.mmu.a20_mask, 8)
-    }
 }
 
 impl super::Mmu {

@@ -178,6 +178,11 @@ impl Tlb {
         }
     }
 
+    /// The PCID in use.
+    pub fn current_pcid(&self) -> u16 {
+        self.pcid as u16
+    }
+
     /// Makes `pcid` current, keeping what is cached for it.
     pub fn switch_to(&mut self, pcid: u16) {
         self.pcid = usize::from(pcid & 0xfff);

@@ -1,0 +1,313 @@
+//! Delivery of exceptions and interrupts (SDM vol. 3, chapter 6).
+
+use super::segment::{Descriptor, kind};
+use super::stack::Stack;
+use super::task::Reason;
+use crate::core::{Cpu, Fault, Trap, vector};
+use crate::flags::bit;
+use crate::state::{Seg, Segment, cr0, gpr};
+
+/// Where an event comes from; decides about privilege checks and the EXT bit of error codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// An exception, or an interrupt from outside.
+    Processor,
+    /// INT n, checked against the gate's DPL.
+    Software,
+    /// INT3 and INTO, checked likewise.
+    Breakpoint,
+}
+
+/// Bit 0 of an error code: the fault came while delivering something the program did not ask for.
+const EXT: u32 = 1;
+/// Bit 1 of an error code: the index is into the IDT.
+const IDT: u32 = 2;
+
+/// DR6 bits.
+pub(super) mod dr6 {
+    pub const BD: u64 = 1 << 13;
+    pub const BS: u64 = 1 << 14;
+    pub const BT: u64 = 1 << 15;
+}
+
+fn is_contributory(vector: u8) -> bool {
+    matches!(vector, vector::DE | vector::TS | vector::NP | vector::SS | vector::GP)
+}
+
+/// Whether `second` during the delivery of `first` makes a double fault (SDM vol. 3, table 6-5).
+fn doubles(first: u8, second: u8) -> bool {
+    match first {
+        vector::PF => second == vector::PF || is_contributory(second),
+        _ => is_contributory(first) && is_contributory(second),
+    }
+}
+
+impl Cpu {
+    /// Delivers the exception in [`Cpu::fault`]. `state.rip` is the instruction to return to. A
+    /// triple fault is [`Trap::Shutdown`].
+    pub fn deliver_fault(&mut self) -> Result<(), Trap> {
+        let fault = self.fault;
+        // A fault's image of RFLAGS has RF set, so that the restarted instruction does not hit its
+        // breakpoint again (SDM vol. 3, 17.3.1.1).
+        let resume = !matches!(fault.vector, vector::DB | vector::DF | vector::MC);
+        self.deliver(fault, resume, true)
+    }
+
+    /// Delivers an external interrupt.
+    pub fn deliver_interrupt(&mut self, vector: u8) -> Result<(), Trap> {
+        self.state.halted = false;
+        self.deliver(Fault { vector, ..Fault::default() }, false, false)
+    }
+
+    /// Delivers a non-maskable interrupt and blocks further ones.
+    pub fn deliver_nmi(&mut self) -> Result<(), Trap> {
+        self.state.halted = false;
+        self.state.nmi_blocked = true;
+        self.deliver(Fault { vector: vector::NMI, ..Fault::default() }, false, false)
+    }
+
+    /// Delivers the debug traps that gathered during the last instruction; without effect if there
+    /// are none. `single_step` tells whether TF was set when it began.
+    pub fn deliver_debug_traps(&mut self, single_step: bool) -> Result<(), Trap> {
+        let mut causes = std::mem::take(&mut self.pending_debug);
+        if single_step {
+            causes |= dr6::BS;
+        }
+        if causes == 0 {
+            return Ok(());
+        }
+        self.note_debug(causes);
+        self.deliver(Fault { vector: vector::DB, ..Fault::default() }, false, true)
+    }
+
+    /// Delivers #DB as a fault for instruction breakpoints `causes` (from
+    /// [`Cpu::code_breakpoint`]).
+    pub fn debug_fault(&mut self, causes: u64) -> Result<(), Trap> {
+        self.note_debug(causes);
+        self.deliver(Fault { vector: vector::DB, ..Fault::default() }, true, true)
+    }
+
+    pub(super) fn note_debug(&mut self, causes: u64) {
+        self.state.dr[6] = self.state.dr[6] & !0xf | causes;
+        self.state.dr[7] &= !super::control::dr7::GD;
+    }
+
+    /// INT n.
+    pub fn soft_int(&mut self, vector: u8) -> Result<(), Trap> {
+        if self.mode.v86 && self.v86_interrupt(vector)? {
+            return Ok(());
+        }
+        self.deliver_once(Fault { vector, ..Fault::default() }, Source::Software, false)
+    }
+
+    /// INT3.
+    pub fn int3(&mut self) -> Result<(), Trap> {
+        let fault = Fault { vector: vector::BP, ..Fault::default() };
+        self.deliver_once(fault, Source::Breakpoint, false)
+    }
+
+    /// INTO with OF set.
+    pub fn into(&mut self) -> Result<(), Trap> {
+        let fault = Fault { vector: vector::OF, ..Fault::default() };
+        self.deliver_once(fault, Source::Breakpoint, false)
+    }
+
+    /// INT1 (ICEBP): a debug trap that no gate's DPL forbids.
+    pub fn int1(&mut self) -> Result<(), Trap> {
+        let fault = Fault { vector: vector::DB, ..Fault::default() };
+        self.deliver_once(fault, Source::Processor, false)
+    }
+
+    /// Delivers an event of the processor's own, and what goes wrong on the way. `exception` tells
+    /// it from an interrupt, whose vector means nothing for double faults.
+    fn deliver(
+        &mut self,
+        mut event: Fault,
+        mut resume: bool,
+        mut exception: bool,
+    ) -> Result<(), Trap> {
+        // Each round either succeeds, or the vector climbs towards #DF and shutdown; benign events
+        // are followed by at most two faults.
+        loop {
+            match self.deliver_once(event, Source::Processor, resume) {
+                Err(Trap::Exception) => {}
+                done => return done,
+            }
+            let mut next = self.fault;
+            if next.vector != vector::PF
+                && let Some(error) = &mut next.error
+                && next.vector != vector::AC
+            {
+                *error |= EXT;
+            }
+            if exception && event.vector == vector::DF {
+                if next.vector == vector::PF || is_contributory(next.vector) {
+                    self.shutdown = true;
+                    self.state.halted = true;
+                    return Err(Trap::Shutdown);
+                }
+            } else if exception && doubles(event.vector, next.vector) {
+                next = Fault { vector: vector::DF, error: Some(0), non_canonical: false };
+            }
+            resume = next.vector != vector::DF;
+            event = next;
+            exception = true;
+        }
+    }
+
+    /// Delivers one event, or raises what stands against it without having changed anything.
+    fn deliver_once(&mut self, event: Fault, source: Source, resume: bool) -> Result<(), Trap> {
+        if self.state.cr0 & cr0::PE == 0 {
+            return self.deliver_real(event.vector);
+        }
+        let long = self.mode.long;
+        let error = u32::from(event.vector) * 8 + IDT;
+        let width = if long { 16 } else { 8 };
+        let offset = u32::from(event.vector) * width;
+        if offset + width - 1 > u32::from(self.state.idtr.limit) {
+            return Err(self.gp(error));
+        }
+        let at = self.state.idtr.base.wrapping_add(offset.into());
+        let gate = Descriptor::new(self.load_implicit(at)?);
+        let known = match gate.kind() {
+            kind::INTERRUPT32 | kind::TRAP32 => true,
+            kind::INTERRUPT16 | kind::TRAP16 | kind::TASK_GATE => !long,
+            _ => false,
+        };
+        if !gate.is_system() || !known {
+            return Err(self.gp(error));
+        }
+        if source != Source::Processor && gate.dpl() < self.mode.cpl {
+            return Err(self.gp(error));
+        }
+        if !gate.present() {
+            return Err(self.raise(vector::NP, Some(error)));
+        }
+        if gate.kind() == kind::TASK_GATE {
+            let tss = (gate.low() >> 16) as u16;
+            let flags = self.flags_image(resume);
+            return self.switch_task(tss, Reason::Event { error: event.error, flags });
+        }
+        let upper: u64 =
+            if long { self.load_implicit::<u32>(at.wrapping_add(8))?.into() } else { 0 };
+        self.enter_gate(gate, upper << 32, event.error, resume)
+    }
+
+    /// RFLAGS as an event pushes it.
+    fn flags_image(&self, resume: bool) -> u64 {
+        let flags = self.state.flags.get();
+        if resume { flags | bit::RF } else { flags }
+    }
+
+    /// Goes through an interrupt or trap gate.
+    fn enter_gate(
+        &mut self,
+        gate: Descriptor,
+        upper: u64,
+        error: Option<u32>,
+        resume: bool,
+    ) -> Result<(), Trap> {
+        let long = self.mode.long;
+        let wide = matches!(gate.kind(), kind::INTERRUPT32 | kind::TRAP32);
+        let selector = (gate.low() >> 16) as u16;
+        let mut offset = u64::from(gate.low() & 0xffff);
+        if wide {
+            offset |= u64::from(gate.high() & 0xffff_0000) | upper;
+        }
+        let (mut code, code_at) = self.gate_code(selector)?;
+        let new_cpl = if code.is_conforming() { self.mode.cpl } else { code.dpl() };
+        if self.mode.v86 && new_cpl != 0 {
+            return Err(self.gp(super::segment::selector_error(selector)));
+        }
+        let target = self.code_target(selector, &mut code, code_at, offset, new_cpl)?;
+        let inner = new_cpl != self.mode.cpl;
+        let size = match (long, wide) {
+            (true, _) => 8,
+            (false, true) => 4,
+            (false, false) => 2,
+        };
+        let ist = if long { u64::from(gate.ist()) } else { 0 };
+        let old_ss = self.state.seg[Seg::Ss as usize];
+        let old_rsp = self.state.regs[gpr::RSP];
+        let mut stack = if ist != 0 {
+            let rsp = self.tss_quadword(0x24 + 8 * (ist - 1))?;
+            let ss =
+                if inner { super::segment::null_stack(new_cpl.into(), new_cpl) } else { old_ss };
+            Stack::flat(ss, rsp, new_cpl)
+        } else if inner {
+            self.inner_stack(new_cpl)?
+        } else if long {
+            Stack::flat(old_ss, self.flat_rsp(), new_cpl)
+        } else {
+            self.stack()
+        };
+        if long {
+            stack.sp &= !15;
+        }
+        let from_v86 = self.mode.v86;
+        if from_v86 {
+            for seg in [Seg::Gs, Seg::Fs, Seg::Ds, Seg::Es] {
+                let selector = self.state.seg[seg as usize].selector;
+                stack.push(self, selector.into(), size)?;
+            }
+        }
+        if inner || long {
+            stack.push(self, old_ss.selector.into(), size)?;
+            stack.push(self, old_rsp, size)?;
+        }
+        let cs = self.state.seg[Seg::Cs as usize].selector;
+        stack.push(self, self.flags_image(resume), size)?;
+        stack.push(self, cs.into(), size)?;
+        stack.push(self, self.state.rip, size)?;
+        if let Some(error) = error {
+            stack.push(self, error.into(), size)?;
+        }
+
+        let mut flags = self.state.flags.get() & !(bit::TF | bit::NT | bit::VM | bit::RF);
+        if matches!(gate.kind(), kind::INTERRUPT16 | kind::INTERRUPT32) {
+            flags &= !bit::IF;
+        }
+        self.state.flags.set(flags);
+        self.state.interrupt_shadow = false;
+        if from_v86 {
+            for seg in [Seg::Gs, Seg::Fs, Seg::Ds, Seg::Es] {
+                self.state.seg[seg as usize] = Segment::default();
+            }
+        }
+        self.state.seg[Seg::Ss as usize] = stack.ss;
+        stack.commit(self);
+        self.enter_code(target);
+        Ok(())
+    }
+
+    /// The stack pointer as 64-bit code would use it: compatibility code uses less of it.
+    fn flat_rsp(&self) -> u64 {
+        let rsp = self.state.regs[gpr::RSP];
+        if self.mode.code_bits == 64 { rsp } else { rsp & self.mode.stack_mask }
+    }
+
+    /// Real mode: through the vector table at the IDTR's base (SDM vol. 3, 20.1.4).
+    fn deliver_real(&mut self, vector: u8) -> Result<(), Trap> {
+        let offset = u32::from(vector) * 4;
+        if offset + 3 > u32::from(self.state.idtr.limit) {
+            return Err(self.gp(offset * 2 + IDT));
+        }
+        let entry: u32 = self.load_implicit(self.state.idtr.base.wrapping_add(offset.into()))?;
+        self.enter_vector(entry, self.state.flags.get())
+    }
+
+    /// Pushes a 16-bit frame with the given image of FLAGS and continues at a real-mode far pointer.
+    pub(super) fn enter_vector(&mut self, entry: u32, image: u64) -> Result<(), Trap> {
+        let target = self.real_code_target((entry >> 16) as u16, u64::from(entry & 0xffff))?;
+        let mut stack = self.stack();
+        stack.push(self, image, 2)?;
+        stack.push(self, self.state.seg[Seg::Cs as usize].selector.into(), 2)?;
+        stack.push(self, self.state.rip, 2)?;
+        stack.commit(self);
+        let cleared = if self.mode.v86 { bit::TF } else { bit::IF | bit::TF | bit::AC | bit::RF };
+        self.state.flags.set(self.state.flags.get() & !cleared);
+        self.state.interrupt_shadow = false;
+        self.enter_code(target);
+        Ok(())
+    }
+}

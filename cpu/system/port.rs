@@ -1,0 +1,50 @@
+//! Port I/O with its permission checks (SDM vol. 1, chapter 19).
+
+use super::segment::kind;
+use crate::core::{Cpu, Trap};
+use crate::state::attr;
+
+impl Cpu {
+    /// #GP(0) unless `size` ports from `port` may be accessed: by IOPL, or by the permission bit
+    /// map of the TSS. To be asked once before a string of accesses.
+    pub fn check_port(&mut self, port: u16, size: u8) -> Result<(), Trap> {
+        if self.mode.iopl_ok && !self.mode.v86 {
+            return Ok(());
+        }
+        let tr = self.state.tr;
+        let is_32 = matches!(tr.attr & attr::TYPE, kind::TSS32 | kind::TSS32_BUSY);
+        if !tr.present() || !is_32 || tr.limit < 0x67 {
+            return Err(self.gp(0));
+        }
+        let map: u16 = self.load_implicit(tr.base.wrapping_add(0x66))?;
+        // Two bytes are always read, so that the bits of any access lie within them; the map must
+        // have both.
+        let at = u32::from(map) + u32::from(port / 8);
+        if at + 1 > tr.limit {
+            return Err(self.gp(0));
+        }
+        let bits: u16 = self.load_implicit(tr.base.wrapping_add(at.into()))?;
+        if bits >> (port % 8) & ((1 << size) - 1) != 0 {
+            return Err(self.gp(0));
+        }
+        Ok(())
+    }
+
+    /// IN: `size` is 1, 2 or 4 bytes.
+    pub fn io_in(&mut self, port: u16, size: u8) -> Result<u32, Trap> {
+        self.check_port(port, size)?;
+        let value = self.bus.ports.read_uint(port.into(), size) as u32;
+        self.watch_port(port, size.into());
+        self.after_io();
+        Ok(value)
+    }
+
+    /// OUT: `size` is 1, 2 or 4 bytes.
+    pub fn io_out(&mut self, port: u16, size: u8, value: u32) -> Result<(), Trap> {
+        self.check_port(port, size)?;
+        self.bus.ports.write_uint(port.into(), size, value.into());
+        self.watch_port(port, size.into());
+        self.after_io();
+        Ok(())
+    }
+}

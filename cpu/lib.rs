@@ -15,6 +15,8 @@ pub mod signals;
 pub mod state;
 mod system;
 
+pub mod vcpu;
+
 mod core;
 
 pub use crate::core::{Cpu, Fault, Trap, vector};

@@ -1,33 +1,99 @@
-//! Feature words: where each named feature is in CPUID.
+//! Feature words: where each named feature is. The names are in `features.txt`.
 
-/// A register of a leaf that holds feature bits.
+use std::sync::OnceLock;
+
+/// A register that holds feature bits: `L` basic and `X` extended leaves of CPUID, `Kvm` the
+/// hypervisor leaf, `C` Centaur's, `Msr` model-specific registers. `s` is a subleaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 #[allow(missing_docs)]
 pub enum Word {
     L1Edx,
     L1Ecx,
+    L6Eax,
     L7Ebx,
     L7Ecx,
     L7Edx,
     L7s1Eax,
-    L7s1Ecx,
     L7s1Edx,
     L7s2Edx,
     LDs1Eax,
-    L6Eax,
+    L12Eax,
+    L12Ebx,
+    L12s1Eax,
+    L14Ecx,
+    L24Ebx,
+    KvmEax,
+    KvmEdx,
     X1Edx,
     X1Ecx,
+    X7Ebx,
     X7Edx,
     X8Ebx,
     XAEdx,
     X21Eax,
+    X22Eax,
     C1Edx,
-    ArchCapabilities,
+    MsrCF,
+    Msr10A,
+    Msr345,
+    Msr480,
+    Msr485,
+    Msr48B,
+    Msr48C,
+    Msr48D,
+    Msr48E,
+    Msr48F,
+    Msr490,
+    Msr491,
+}
+
+impl Word {
+    /// All words.
+    pub const ALL: [Word; WORDS] = [
+        Word::L1Edx,
+        Word::L1Ecx,
+        Word::L6Eax,
+        Word::L7Ebx,
+        Word::L7Ecx,
+        Word::L7Edx,
+        Word::L7s1Eax,
+        Word::L7s1Edx,
+        Word::L7s2Edx,
+        Word::LDs1Eax,
+        Word::L12Eax,
+        Word::L12Ebx,
+        Word::L12s1Eax,
+        Word::L14Ecx,
+        Word::L24Ebx,
+        Word::KvmEax,
+        Word::KvmEdx,
+        Word::X1Edx,
+        Word::X1Ecx,
+        Word::X7Ebx,
+        Word::X7Edx,
+        Word::X8Ebx,
+        Word::XAEdx,
+        Word::X21Eax,
+        Word::X22Eax,
+        Word::C1Edx,
+        Word::MsrCF,
+        Word::Msr10A,
+        Word::Msr345,
+        Word::Msr480,
+        Word::Msr485,
+        Word::Msr48B,
+        Word::Msr48C,
+        Word::Msr48D,
+        Word::Msr48E,
+        Word::Msr48F,
+        Word::Msr490,
+        Word::Msr491,
+    ];
 }
 
 /// Number of feature words.
-pub const WORDS: usize = Word::ArchCapabilities as usize + 1;
+pub const WORDS: usize = 38;
 
 /// One feature bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +105,14 @@ pub struct Feature {
 }
 
 /// The value of every feature word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FeatureSet(pub [u32; WORDS]);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeatureSet(pub [u64; WORDS]);
+
+impl Default for FeatureSet {
+    fn default() -> Self {
+        FeatureSet([0; WORDS])
+    }
+}
 
 impl FeatureSet {
     /// Whether a feature is in the set.
@@ -48,10 +120,22 @@ impl FeatureSet {
     pub const fn has(&self, feature: Feature) -> bool {
         self.0[feature.word as usize] >> feature.bit & 1 != 0
     }
+    /// The low half of a word.
+    pub fn low(&self, word: Word) -> u32 {
+        self.0[word as usize] as u32
+    }
+    /// The features of both sets.
+    pub fn intersection(&self, other: &FeatureSet) -> FeatureSet {
+        FeatureSet(std::array::from_fn(|i| self.0[i] & other.0[i]))
+    }
+    /// The features of this set that `other` lacks.
+    pub fn without(&self, other: &FeatureSet) -> FeatureSet {
+        FeatureSet(std::array::from_fn(|i| self.0[i] & !other.0[i]))
+    }
     /// Adds or removes a feature.
     pub fn set(&mut self, feature: Feature, on: bool) {
         let word = &mut self.0[feature.word as usize];
-        *word = *word & !(1 << feature.bit) | u32::from(on) << feature.bit;
+        *word = *word & !(1 << feature.bit) | u64::from(on) << feature.bit;
     }
 }
 
@@ -85,5 +169,85 @@ features! {
     RDTSCP = X1Edx 27; LM = X1Edx 29; NOW3DEXT = X1Edx 30; NOW3D = X1Edx 31;
     LAHF_LM = X1Ecx 0; CMP_LEGACY = X1Ecx 1; SVM = X1Ecx 2; CR8LEGACY = X1Ecx 4; ABM = X1Ecx 5;
     SSE4A = X1Ecx 6; MISALIGNSSE = X1Ecx 7; PREFETCHW = X1Ecx 8; TOPOEXT = X1Ecx 22;
-    INVTSC = X7Edx 8; XSAVEERPTR = X8Ebx 2; WBNOINVD = X8Ebx 9; IBPB = X8Ebx 12;
+    INVTSC = X7Edx 8; ACPI = L1Edx 22; XSAVEERPTR = X8Ebx 2; WBNOINVD = X8Ebx 9; IBPB = X8Ebx 12;
+}
+
+/// How far software execution supports a feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Software {
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
+    /// Not yet: the reference emulator does, so named models lose the feature without a word.
+    Later,
+}
+
+/// A feature's entry in the table of names.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The name, as `-cpu` and QMP spell it.
+    pub name: &'static str,
+    /// Where it is.
+    pub feature: Feature,
+    /// The register's name in messages, such as `CPUID.01H:EDX`.
+    pub register: &'static str,
+    /// Whether software execution offers it.
+    pub software: Software,
+}
+
+/// Every named feature, by word and bit.
+pub fn names() -> &'static [Named] {
+    static NAMES: OnceLock<Vec<Named>> = OnceLock::new();
+    NAMES.get_or_init(|| {
+        let mut names = Vec::new();
+        let mut words = Word::ALL.into_iter();
+        let mut current = None;
+        for line in include_str!("features.txt").lines().filter(|line| !line.starts_with('#')) {
+            let mut items = line.split_whitespace();
+            if !line.starts_with(' ') {
+                items.next();
+                current = words.next().zip(items.next());
+            }
+            let Some((word, register)) = current else { continue };
+            for item in items {
+                let Some((name, bit)) = item.split_once(':') else { continue };
+                let (name, software) = match name.as_bytes()[0] {
+                    b'+' => (&name[1..], Software::Yes),
+                    b'~' => (&name[1..], Software::Later),
+                    _ => (name, Software::No),
+                };
+                let feature = Feature { word, bit: bit.parse().unwrap_or(0) };
+                names.push(Named { name, feature, register, software });
+            }
+        }
+        names
+    })
+}
+
+/// Older spellings of names.
+const ALIASES: &[(&str, &str)] = &[
+    ("sse3", "pni"),
+    ("pclmuldq", "pclmulqdq"),
+    ("sse4-1", "sse4.1"),
+    ("sse4-2", "sse4.2"),
+    ("xd", "nx"),
+    ("ffxsr", "fxsr-opt"),
+    ("i64", "lm"),
+];
+
+/// Looks a feature up by any of its spellings.
+pub fn by_name(name: &str) -> Option<&'static Named> {
+    let name = name.replace('_', "-");
+    let canonical = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(&*name, |(_, to)| to);
+    names().iter().find(|named| named.name == canonical)
+}
+
+/// What software execution offers. Words that are none of CPUID's are not its concern.
+pub fn software() -> FeatureSet {
+    let mut set = FeatureSet::default();
+    for named in names() {
+        set.set(named.feature, named.software == Software::Yes);
+    }
+    set
 }

@@ -2,9 +2,13 @@
 
 pub mod feature;
 mod leaves;
+mod models;
+mod options;
 mod topology;
 
 pub use feature::{Feature, FeatureSet};
+pub use models::{Definition, definitions, find, help};
+pub use options::{ModelError, Selection, Support, select};
 pub use topology::Topology;
 
 /// Who a model claims to be made by, as far as it changes behaviour.
@@ -27,8 +31,29 @@ pub struct Dynamic {
     pub ospke: bool,
     /// The local APIC is enabled in IA32_APIC_BASE.
     pub apic_enabled: bool,
+    /// Long mode is active: only then do Intel processors show SYSCALL.
+    pub long: bool,
     /// XCR0.
     pub xcr0: u64,
+}
+
+/// Size and associativity of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// Size in KiB.
+    pub kib: u32,
+    /// Ways.
+    pub ways: u32,
+}
+
+impl Cache {
+    /// What a model shows that says nothing else.
+    pub const DEFAULT: [Cache; 4] = [
+        Cache { kib: 64, ways: 2 },
+        Cache { kib: 64, ways: 2 },
+        Cache { kib: 512, ways: 16 },
+        Cache { kib: 16384, ways: 16 },
+    ];
 }
 
 /// A processor model after all its options were applied.
@@ -50,10 +75,14 @@ pub struct Model {
     pub level: u32,
     /// Highest extended leaf.
     pub xlevel: u32,
+    /// Highest leaf of Centaur's range, or 0.
+    pub xlevel2: u32,
+    /// L1 data, L1 instruction, L2, L3, as AMD's leaves show them.
+    pub caches: [Cache; 4],
     /// Width of physical addresses, 32 to 52.
     pub phys_bits: u32,
-    /// Frequency of the time stamp, if CPUID shall tell (leaf 0x40000010).
-    pub tsc_khz: Option<u32>,
+    /// Microcode revision, if it was set.
+    pub microcode: Option<u64>,
     /// What the hypervisor leaves say, if the model shows them.
     pub hypervisor: Option<[u8; 12]>,
     /// How the machine's processors are arranged.
@@ -72,8 +101,10 @@ impl Default for Model {
             model_id: String::new(),
             level: 1,
             xlevel: 0,
+            xlevel2: 0,
+            caches: Cache::DEFAULT,
             phys_bits: 40,
-            tsc_khz: None,
+            microcode: None,
             hypervisor: None,
             topology: Topology::default(),
         }
@@ -115,15 +146,15 @@ impl Model {
 
     /// IA32_BIOS_SIGN_ID: a microcode revision that guests accept.
     pub fn microcode(&self) -> u64 {
-        match self.vendor() {
+        self.microcode.unwrap_or(match self.vendor() {
             Vendor::Amd => 0x0100_0065,
             _ => 0x1_0000_0000,
-        }
+        })
     }
 
     /// IA32_ARCH_CAPABILITIES.
     pub fn arch_capabilities(&self) -> u64 {
-        self.features.0[feature::Word::ArchCapabilities as usize].into()
+        self.features.0[feature::Word::Msr10A as usize]
     }
 
     /// The state components XCR0 may enable.
@@ -134,3 +165,6 @@ impl Model {
             .fold(0, |bits, component| bits | 1 << component.bit)
     }
 }
+
+#[cfg(test)]
+mod tests;

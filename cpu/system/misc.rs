@@ -11,6 +11,7 @@ impl Cpu {
             osxsave: self.cr4_has(cr4::OSXSAVE),
             ospke: self.cr4_has(cr4::PKE),
             apic_enabled: self.state.msr.apic_base & 1 << 11 != 0,
+            long: self.mode.long,
             xcr0: self.state.xcr0,
         };
         self.model.cpuid(self.index, leaf, subleaf, &dynamic)

@@ -1,2 +1,36 @@
 //! The `qemu-system-x86_64` program.
-fn main() {}
+
+mod cli;
+mod listings;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use cli::{Command, Reporter};
+use listings::Listings;
+use machine::config::ConfigError;
+
+fn main() -> ExitCode {
+    let args: Vec<String> =
+        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let mut stderr = std::io::stderr();
+    let mut reporter = Reporter::new(&mut stderr);
+    match cli::parse(&args, &Listings, &mut reporter) {
+        Ok(Command::Exit(exit)) => {
+            // Whoever closed the pipe has read enough.
+            let _ = std::io::stdout().write_all(exit.output.as_bytes());
+            ExitCode::from(exit.status)
+        }
+        Ok(Command::Run(config)) => {
+            let machine = config.machine.as_deref().unwrap_or("pc");
+            reporter.error(&ConfigError::new(format!(
+                "machine '{machine}' cannot be run by this build yet"
+            )));
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            reporter.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -48,11 +48,16 @@ pub struct OptGroup {
 impl OptGroup {
     /// Reads an argument of this option and checks keys and values.
     pub fn parse(&self, text: &str) -> Result<ParsedOpts, OptionError> {
-        let parsed = ParsedOpts::parse(text, self.implied, |key| self.find(key).is_some())?;
+        let parsed = ParsedOpts::parse(text, self.implied, |key| self.has_key(key))?;
         if !parsed.help {
             self.check(&parsed.opts)?;
         }
         Ok(parsed)
+    }
+
+    /// Whether there is such a key.
+    pub fn has_key(&self, name: &str) -> bool {
+        self.find(name).is_some()
     }
 
     /// Checks keys and values.

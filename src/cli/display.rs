@@ -1,0 +1,108 @@
+//! Display, USB and network options, as far as there are any yet.
+
+use base::options::{Keyval, is_help};
+use machine::config::{Located, Origin};
+
+use super::table::CliOption;
+use super::{Builder, Done, fault, refused};
+
+pub(super) const OPTIONS: &[CliOption] = &[
+    CliOption::text(
+        &["display"],
+        "none",
+        "select the display ('none' is the only one yet)",
+        display,
+    ),
+    CliOption::flag(
+        &["nographic"],
+        "no display; serial port and monitor share the terminal",
+        |builder| {
+            builder.config.no_graphic = true;
+            Ok(())
+        },
+    ),
+    CliOption::text(
+        &["vga"],
+        "none|std|cirrus|vmware|qxl|virtio",
+        "select the display adapter ('-vga help' lists them)",
+        vga,
+    ),
+    CliOption::text(
+        &["k"],
+        "language",
+        "set the keyboard layout of displays",
+        |builder, text, _| {
+            builder.config.keyboard_layout = Some(text.into());
+            Ok(())
+        },
+    ),
+    CliOption::flag(&["full-screen"], "start displays in full screen", |_| Ok(())),
+    CliOption::flag(&["usb"], "same as -machine usb=on", |builder| {
+        builder.set_machine("usb", "on");
+        Ok(())
+    }),
+    CliOption::text(&["nic"], "none", "no network card ('none' is the only one yet)", network),
+    CliOption::text(&["net"], "none", "same as -nic none", network),
+];
+
+/// Displays that QEMU knows.
+const DISPLAYS: [&str; 9] =
+    ["gtk", "sdl", "vnc", "curses", "egl-headless", "spice-app", "dbus", "default", "cocoa"];
+
+fn display(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
+    if is_help(text) {
+        builder.list("Available display backend types:\nnone\n");
+        return Ok(());
+    }
+    // `vnc=:0` is short for the option of that name.
+    if text.starts_with("vnc") {
+        return fault(origin, refused::DISPLAYS);
+    }
+    let keys = Keyval::parse(text, Some("type")).or_else(|error| fault(origin, error))?;
+    if keys.help {
+        return fault(origin, "Help is not available for this option");
+    }
+    let Some(kind) = keys.tree.get("type").and_then(|kind| kind.as_str()) else {
+        return fault(origin, "Parameter 'type' is missing");
+    };
+    match kind {
+        "none" => match keys.tree.keys().find(|key| *key != "type") {
+            Some(key) => fault(origin, format!("Parameter '{key}' is unexpected")),
+            None => Ok(()),
+        },
+        _ if DISPLAYS.contains(&kind) => fault(origin, refused::DISPLAYS),
+        _ => fault(origin, format!("Parameter 'type' does not accept value '{kind}'")),
+    }
+}
+
+/// Adapters and what `-vga help` says about them.
+pub(super) const ADAPTERS: [(&str, &str); 6] = [
+    ("none", "no adapter"),
+    ("std", "standard VGA (default)"),
+    ("cirrus", "Cirrus Logic GD5446"),
+    ("vmware", "VMware SVGA-II"),
+    ("qxl", "QXL"),
+    ("virtio", "virtio VGA"),
+];
+
+fn vga(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
+    if is_help(text) {
+        let line = |(name, what): &(&str, &str)| format!("{name:<20} {what}\n");
+        builder.list(ADAPTERS.iter().map(line).collect::<String>());
+        return Ok(());
+    }
+    builder.config.vga = Some(Located::new(text.into(), origin));
+    Ok(())
+}
+
+fn network(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
+    let parsed = builder.parse_opts(Some("type"), text, origin)?;
+    match parsed.opts.get("type") {
+        Some("none") => {
+            builder.config.no_network = true;
+            Ok(())
+        }
+        Some(_) => fault(origin, refused::NETWORKS),
+        None => fault(origin, "Parameter 'type' is missing"),
+    }
+}

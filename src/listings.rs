@@ -1,0 +1,56 @@
+//! What `help` as a value lists: as yet no registry has anything to add under the headings.
+
+use crate::cli::Catalog;
+
+/// The lists of this build.
+pub struct Listings;
+
+impl Catalog for Listings {
+    fn machines(&self) -> String {
+        "Supported machines are:\n".into()
+    }
+
+    fn machine_props(&self, _: Option<&str>) -> Option<String> {
+        None
+    }
+
+    fn cpus(&self) -> String {
+        "Available CPUs:\n".into()
+    }
+
+    fn accels(&self) -> String {
+        "Accelerators supported in QEMU binary:\n".into()
+    }
+
+    fn devices(&self) -> String {
+        String::new()
+    }
+
+    fn device_props(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn objects(&self) -> String {
+        "List of user creatable objects:\n".into()
+    }
+
+    fn object_props(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn chardevs(&self) -> String {
+        "Available chardev backend types: \n".into()
+    }
+
+    fn log_items(&self) -> String {
+        "Log items (comma separated):\n".into()
+    }
+
+    fn trace_events(&self) -> String {
+        String::new()
+    }
+
+    fn data_dirs(&self) -> String {
+        String::new()
+    }
+}

@@ -288,8 +288,8 @@ fn the_reference_compiler_accepts_every_table() {
             for [option, extra] in commands {
                 let mut iasl = Process::new("iasl");
                 match *option {
-                    "-d" => iasl.args(["-d", &format!("{signature}.{extra}")]),
-                    _ => iasl.args([option, extra, &format!("{signature}.dsl")]),
+                    "-d" => iasl.arg("-d").arg(format!("{signature}.{extra}")),
+                    _ => iasl.args([option, extra]).arg(format!("{signature}.dsl")),
                 };
                 let output = iasl.current_dir(&dir).output().unwrap();
                 let text = [output.stdout, output.stderr].concat();

@@ -1,2 +1,80 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands; each sets up what it needs.
+
+mod bench;
+mod check;
+mod demo;
+mod fuzz;
+mod process;
+mod record;
+mod test;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+Usage: cargo xtask COMMAND
+
+  demo [ARG...]     boot Debian's cloud kernel to a shell in Rhea; ARGs go to Rhea
+  test [--full]     static checks, then every test; --full adds the soak tests
+  check             the static checks alone: format, lints, house rules
+  bench [ROW...]    compare with QEMU, print a Markdown table
+  fuzz [TARGET...] [--time SECONDS]
+                    run fuzz targets, each for so long (60 unless said)
+  assets            fetch the guests' kernels, firmware and tools
+  record            record tests/golden from the installed QEMU
+
+Environment:
+  RHEA_CACHE   where the guest assets are kept (~/.cache/rhea)
+  RHEA_BIN     the program to test, instead of the one just built
+  RHEA_QEMU    QEMU to compare with (/usr/bin/qemu-system-x86_64)
+";
+
+fn main() -> Result<()> {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    match command.as_str() {
+        "" | "help" | "-h" | "--help" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        "assets" => assets(&rest),
+        "bench" => bench::run(&rest),
+        "check" => {
+            no_more(&rest)?;
+            check::run()
+        }
+        "demo" => demo::run(&rest),
+        "fuzz" => fuzz::run(&rest),
+        "record" => {
+            no_more(&rest)?;
+            record::run()
+        }
+        "test" => test::run(&rest),
+        other => bail!("unknown command {other:?}; `cargo xtask` lists them"),
+    }
+}
+
+fn assets(args: &[String]) -> Result<()> {
+    no_more(args)?;
+    let assets = testbed::assets::get()?;
+    for path in [
+        assets.cloud_kernel(),
+        assets.generic_kernel(),
+        assets.initrd(),
+        assets.initrd_with_tools(),
+        assets.memtest(),
+        assets.seabios(),
+        assets.ovmf(),
+        assets.iasl(),
+    ] {
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+fn no_more(args: &[String]) -> Result<()> {
+    match args.first() {
+        None => Ok(()),
+        Some(arg) => bail!("unexpected argument {arg:?}; `cargo xtask` lists the commands"),
+    }
+}

@@ -1,0 +1,65 @@
+//! The test guest: busybox, an `/init` of our own and a few scripts.
+//!
+//! The archive is not compressed: unpacking costs an interpreter more than
+//! reading does. The kernel command line picks the scripts to run
+//! (`rhea.run=report,poweroff`); with none, the guest ends in a shell.
+
+use crate::cpio::Archive;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::Path;
+
+/// The line that `/init` prints when user space runs.
+pub const READY: &str = "rhea-guest: ready";
+
+/// The line that `/init` prints before it hands the console to a shell.
+pub const SHELL: &str = "rhea-guest: shell";
+
+const SCRIPTS: [(&str, &str); 4] = [
+    ("report", include_str!("guest/report")),
+    ("stress", include_str!("guest/stress")),
+    ("poweroff", include_str!("guest/poweroff")),
+    ("reboot", include_str!("guest/reboot")),
+];
+
+/// Builds the guest around a static busybox.
+pub fn build(busybox: &Path) -> Result<Vec<u8>> {
+    Ok(base(busybox)?.finish())
+}
+
+/// Builds the guest with every program and library of `tools`, a directory
+/// holding `bin` and `lib`, added to it.
+pub fn build_with_tools(busybox: &Path, tools: &Path) -> Result<Vec<u8>> {
+    let mut archive = base(busybox)?;
+    for directory in ["bin", "lib"] {
+        let mut files: Vec<_> = fs::read_dir(tools.join(directory))
+            .and_then(|entries| entries.collect::<Result<Vec<_>, _>>())
+            .with_context(|| format!("cannot list {}", tools.join(directory).display()))?;
+        files.sort_by_key(fs::DirEntry::file_name);
+        for file in files {
+            let name = format!("{directory}/{}", file.file_name().to_string_lossy());
+            archive.file(&name, 0o755, &read(&file.path())?);
+        }
+    }
+    archive.symlink("lib64", "lib");
+    Ok(archive.finish())
+}
+
+fn base(busybox: &Path) -> Result<Archive> {
+    let mut archive = Archive::default();
+    for path in ["bin", "dev", "lib", "proc", "rhea", "sys", "tmp"] {
+        archive.directory(path);
+    }
+    // The kernel opens this for /init's standard streams before /dev is mounted.
+    archive.character_device("dev/console", 5, 1);
+    archive.file("bin/busybox", 0o755, &read(busybox)?);
+    archive.file("init", 0o755, include_bytes!("guest/init"));
+    for (name, text) in SCRIPTS {
+        archive.file(&format!("rhea/{name}"), 0o755, text.as_bytes());
+    }
+    Ok(archive)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}

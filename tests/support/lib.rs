@@ -1,0 +1,74 @@
+//! What the whole-program tests and the benchmarks stand on.
+//!
+//! - [`assets`]: kernels, firmware and tools taken from Debian packages;
+//! - [`initrd`]: the test guest, a busybox archive with our own `/init`;
+//! - [`vm`]: one emulator process with its console captured;
+//! - [`qmp`], [`qtest`]: clients of the two control protocols;
+//! - [`report`]: what the guest saw of its machine, and its comparable form.
+//!
+//! The program under test is the one Cargo just built, or the one named by
+//! `RHEA_BIN`; pointing that at QEMU checks the test bed itself.
+
+pub mod assets;
+pub mod cpio;
+pub mod initrd;
+pub mod qmp;
+pub mod qtest;
+pub mod report;
+mod transcript;
+pub mod vm;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// How long anything in a test may take before it counts as hung. Guests run
+/// in a debug-built interpreter on busy machines: this is a safety net, not a
+/// measure of speed.
+pub const DEADLINE: Duration = Duration::from_secs(600);
+
+/// The QEMU release whose behaviour is the reference.
+pub const REFERENCE_VERSION: &str = "10.0";
+
+/// The program under test: `RHEA_BIN`, else the one beside this test.
+pub fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("RHEA_BIN") {
+        return path.into();
+    }
+    // A test runs from target/PROFILE/deps; the programs are one level up.
+    let deps = std::env::current_exe().unwrap_or_default();
+    let profile = deps.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+    profile.join("qemu-system-x86_64")
+}
+
+/// QEMU itself, when the reference release is installed: `RHEA_QEMU`, else
+/// the distribution's.
+pub fn reference_qemu() -> Result<PathBuf, String> {
+    let path: PathBuf = std::env::var_os("RHEA_QEMU")
+        .unwrap_or_else(|| "/usr/bin/qemu-system-x86_64".into())
+        .into();
+    let advice = "install qemu-system-x86 from Debian 13 or from bookworm-backports";
+    let output = Command::new(&path)
+        .arg("--version")
+        .output()
+        .map_err(|error| format!("{}: {error}; {advice}", path.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if text.contains(&format!("version {REFERENCE_VERSION}.")) {
+        Ok(path)
+    } else {
+        let first = text.lines().next().unwrap_or("no version printed").to_owned();
+        Err(format!("{} is not QEMU {REFERENCE_VERSION} ({first}); {advice}", path.display()))
+    }
+}
+
+/// Says that a test did not run, and why. The caller returns after it.
+///
+/// Written past the test runner's capture, so that the reason is seen and
+/// `cargo xtask test` can count it.
+pub fn skip(reason: &str) {
+    let test = std::thread::current().name().unwrap_or("test").to_owned();
+    let line = format!("skipped: {test}: {reason}\n");
+    // Nobody is left to tell when standard output is gone.
+    let _ = std::io::stdout().write_all(line.as_bytes());
+}

@@ -1,0 +1,41 @@
+//! `cargo xtask record`: writes tests/golden from the installed QEMU.
+
+use crate::process;
+use anyhow::{Context, Result, anyhow};
+use std::fs;
+use testbed::report::{COMPLETE, Report};
+use testbed::vm::Launch;
+
+/// Monitor commands whose text is kept for people to read.
+const VIEWS: [(&str, &str); 3] = [
+    ("info-qtree.txt", "info qtree"),
+    ("info-mtree.txt", "info mtree -f"),
+    ("info-pci.txt", "info pci"),
+];
+
+/// Records every machine of the golden set.
+pub fn run() -> Result<()> {
+    let qemu = testbed::reference_qemu().map_err(|reason| anyhow!(reason))?;
+    let assets = testbed::assets::get()?;
+    for (name, cpus) in [("pc-smp1", "1"), ("pc-smp4", "4")] {
+        let directory = process::root().join("tests/golden").join(name);
+        fs::create_dir_all(&directory)?;
+        let mut vm = Launch::headless(&qemu)
+            .args(["-M", "pc", "-accel", "tcg", "-smp", cpus])
+            .guest(&assets.cloud_kernel(), &assets, "report")
+            .qmp()
+            .spawn()?;
+        vm.expect(COMPLETE)?;
+        let mut files = Report::parse(&vm.output())?.comparable()?;
+        for (file, command) in VIEWS {
+            files.insert(file.to_owned(), vm.qmp().hmp(command)?);
+        }
+        for (file, contents) in files {
+            let path = directory.join(file);
+            fs::write(&path, contents)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        println!("recorded {}", directory.display());
+    }
+    Ok(())
+}

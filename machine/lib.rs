@@ -3,5 +3,7 @@
 pub mod config;
 mod error;
 pub mod pc;
+pub mod run_state;
+pub mod vm;
 
 pub use error::MachineError;

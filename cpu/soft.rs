@@ -1,0 +1,138 @@
+//! The software processor as an engine: between stretches of guest code it looks at the requests of
+//! others and turns them into interrupts, resets and sleep.
+
+use std::sync::Arc;
+
+use base::clock::Clocks;
+
+use crate::apic::LocalApic;
+use crate::bus::TimeStamp;
+use crate::interp::RunExit;
+use crate::signals::request;
+use crate::state::CpuState;
+use crate::vcpu::{Engine, Exit};
+use crate::{Cpu, Trap};
+
+/// A time-stamp counter that follows the virtual clock, a tick a nanosecond.
+pub struct VirtualTsc(pub Clocks);
+
+impl TimeStamp for VirtualTsc {
+    fn ticks(&self) -> u64 {
+        self.0.now_virtual() as u64
+    }
+    fn frequency(&self) -> u64 {
+        base::clock::SECOND as u64
+    }
+}
+
+/// A processor run by the interpreter.
+pub struct SoftEngine {
+    cpu: Cpu,
+    apic: Arc<LocalApic>,
+    /// The first processor starts by itself, the others wait for a start-up IPI.
+    boot: bool,
+    waiting_for_startup: bool,
+}
+
+impl SoftEngine {
+    /// An engine for a processor and its APIC.
+    pub fn new(cpu: Cpu, apic: Arc<LocalApic>, boot: bool) -> Self {
+        let mut engine = SoftEngine { cpu, apic, boot, waiting_for_startup: !boot };
+        engine.reset();
+        engine
+    }
+
+    /// What wakes a processor that sleeps.
+    fn wake_mask(&self) -> u32 {
+        let always = request::RESET | request::INIT | request::STOP | request::FLUSH_TLB;
+        if self.waiting_for_startup {
+            return always | request::SIPI;
+        }
+        always | self.cpu.signal_mask
+    }
+
+    /// Serves what is pending. Returns whether guest code may run.
+    fn serve_requests(&mut self) -> Result<bool, Exit> {
+        let signals = self.cpu.signals.clone();
+        if signals.pending() & request::STOP != 0 {
+            return Err(Exit::Attention);
+        }
+        if signals.take(request::FLUSH_TLB) != 0 {
+            self.cpu.mmu.flush_all(&self.cpu.bus);
+        }
+        if !self.cpu.state.smm && signals.take(request::INIT) != 0 {
+            self.cpu.init();
+            self.apic.init();
+            self.waiting_for_startup = !self.boot;
+        }
+        // A start-up IPI counts only while one is waited for.
+        if signals.take(request::SIPI) != 0 && self.waiting_for_startup {
+            self.waiting_for_startup = false;
+            self.cpu.sipi(self.apic.sipi_vector());
+        }
+        if self.waiting_for_startup {
+            return Ok(false);
+        }
+        self.deliver_interrupts()?;
+        Ok(true)
+    }
+
+    /// Delivers the one interrupt that comes first, if any (SDM vol. 3, table 6-2).
+    fn deliver_interrupts(&mut self) -> Result<(), Exit> {
+        let allowed = self.cpu.signal_mask;
+        let signals = self.cpu.signals.clone();
+        let delivered = if signals.take(request::SMI & allowed) != 0 {
+            self.cpu.state.halted = false;
+            self.cpu.enter_smm();
+            Ok(())
+        } else if signals.take(request::NMI & allowed) != 0 {
+            self.cpu.state.halted = false;
+            self.cpu.deliver_nmi()
+        } else if signals.pending() & request::INTR & allowed != 0 {
+            match self.apic.take_interrupt() {
+                Some(vector) => {
+                    self.cpu.state.halted = false;
+                    self.cpu.deliver_interrupt(vector)
+                }
+                None => Ok(()),
+            }
+        } else {
+            Ok(())
+        };
+        match delivered {
+            Err(Trap::Shutdown) => Err(Exit::Shutdown),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Engine for SoftEngine {
+    fn run(&mut self) -> Exit {
+        loop {
+            match self.serve_requests() {
+                Ok(true) => {}
+                Ok(false) => return Exit::Halted { wake: self.wake_mask() },
+                Err(exit) => return exit,
+            }
+            match self.cpu.run_interp() {
+                RunExit::Signal => {}
+                RunExit::Halted => return Exit::Halted { wake: self.wake_mask() },
+                RunExit::Shutdown => return Exit::Shutdown,
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.cpu.reset();
+        self.apic.reset();
+        self.cpu.state.msr.apic_base = self.apic.base_at_reset();
+        self.cpu.signals.take(request::INIT | request::SIPI | request::NMI | request::SMI);
+        self.waiting_for_startup = !self.boot;
+    }
+
+    fn with_state(&mut self, change: &mut dyn FnMut(&mut CpuState)) {
+        change(&mut self.cpu.state);
+        self.cpu.update_mode();
+        self.cpu.mmu.flush_all(&self.cpu.bus);
+    }
+}

@@ -1,0 +1,96 @@
+//! What the machine as a whole is doing.
+
+/// The machine's state, as `query-status` names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum RunState {
+    /// Not started yet (`-S`).
+    #[default]
+    PreLaunch,
+    Running,
+    Paused,
+    /// Suspended to RAM.
+    Suspended,
+    /// Powered off, but kept because of `-no-shutdown`.
+    Shutdown,
+    GuestPanicked,
+    /// A processor failed in a way that cannot be continued from.
+    InternalError,
+}
+
+impl RunState {
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            RunState::PreLaunch => "prelaunch",
+            RunState::Running => "running",
+            RunState::Paused => "paused",
+            RunState::Suspended => "suspended",
+            RunState::Shutdown => "shutdown",
+            RunState::GuestPanicked => "guest-panicked",
+            RunState::InternalError => "internal-error",
+        }
+    }
+
+    /// Whether guest time runs. A suspended machine's clock runs: timers wake it up.
+    pub fn runs(self) -> bool {
+        matches!(self, RunState::Running | RunState::Suspended)
+    }
+
+    /// Whether only a reset brings the machine back to life.
+    pub fn needs_reset(self) -> bool {
+        matches!(self, RunState::Shutdown | RunState::GuestPanicked | RunState::InternalError)
+    }
+}
+
+/// Why the machine shuts down or resets, as events name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Cause {
+    HostQmpQuit,
+    HostQmpSystemReset,
+    HostSignal,
+    HostUi,
+    GuestShutdown,
+    GuestReset,
+    GuestPanic,
+}
+
+impl Cause {
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::HostQmpQuit => "host-qmp-quit",
+            Cause::HostQmpSystemReset => "host-qmp-system-reset",
+            Cause::HostSignal => "host-signal",
+            Cause::HostUi => "host-ui",
+            Cause::GuestShutdown => "guest-shutdown",
+            Cause::GuestReset => "guest-reset",
+            Cause::GuestPanic => "guest-panic",
+        }
+    }
+
+    /// Whether the guest did it.
+    pub fn by_guest(self) -> bool {
+        matches!(self, Cause::GuestShutdown | Cause::GuestReset | Cause::GuestPanic)
+    }
+}
+
+/// What monitors tell their clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum VmEvent {
+    Stop,
+    Resume,
+    Shutdown(Cause),
+    Reset(Cause),
+    PowerDown,
+    Suspend,
+    SuspendDisk,
+    WakeUp,
+    /// `pause`, `poweroff` or `run`: what is done about the panic.
+    GuestPanicked(&'static str),
+    GuestCrashLoaded,
+    /// The guest set its clock; seconds off the host's.
+    RtcChange(i64),
+}

@@ -1,0 +1,352 @@
+//! The machine's life: starting, pausing, resetting, powering off, and what the guest's wishes for
+//! these lead to.
+//!
+//! All of it happens on the main loop's thread. Devices and vCPU threads only leave a note
+//! ([`Vm::request_sink`], [`Vm::vcpu_events`]) that the loop picks up.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock, Weak};
+
+use base::clock::Clocks;
+use base::event_loop::{BottomHalf, LoopHandle};
+use base::memory::AddressSpace;
+use base::request::{Request, RequestSink};
+use cpu::vcpu::{EventSink, VcpuEvent, Vcpus};
+use parking_lot::Mutex;
+
+use crate::config::{Actions, OnPanic, OnReboot, OnShutdown};
+use crate::run_state::{Cause, RunState, VmEvent};
+
+/// What the machine's life needs of its board.
+pub trait Board: Send + Sync {
+    /// Resets every chip. The processors stand still and have been reset already.
+    fn reset(&self);
+    /// The operator presses the power button.
+    fn power_button(&self);
+    /// Wakes up from suspend to RAM, because of the real-time clock or somebody else.
+    fn wake_up(&self, by_rtc: bool);
+    /// Memory as devices see it.
+    fn memory(&self) -> &AddressSpace;
+    /// I/O ports.
+    fn ports(&self) -> &AddressSpace;
+    /// Prepares the processors and memory for what is started after a reset, if that is not
+    /// firmware. The processors are paused.
+    fn enter(&self, vcpus: &Vcpus);
+}
+
+/// Hears events on the main loop.
+pub type EventListener = Arc<dyn Fn(&VmEvent) + Send + Sync>;
+
+/// What devices and vCPU threads want of the main loop.
+enum Note {
+    Guest(Request),
+    Vcpu(VcpuEvent),
+    RtcChanged(i64),
+}
+
+struct Parts {
+    board: Arc<dyn Board>,
+    vcpus: Vcpus,
+}
+
+/// A machine.
+pub struct Vm {
+    clocks: Clocks,
+    main_loop: LoopHandle,
+    parts: OnceLock<Parts>,
+    notes: Mutex<VecDeque<Note>>,
+    pick_up: OnceLock<BottomHalf>,
+    state: Mutex<RunState>,
+    actions: Mutex<Actions>,
+    listeners: Mutex<Vec<EventListener>>,
+    exit_status: Mutex<Option<i32>>,
+}
+
+impl Vm {
+    /// A machine without parts, for boards to be built against.
+    pub fn new(clocks: &Clocks, main_loop: &LoopHandle, actions: Actions) -> Arc<Self> {
+        let vm = Arc::new(Vm {
+            clocks: clocks.clone(),
+            main_loop: main_loop.clone(),
+            parts: OnceLock::new(),
+            notes: Mutex::default(),
+            pick_up: OnceLock::new(),
+            state: Mutex::default(),
+            actions: Mutex::new(actions),
+            listeners: Mutex::default(),
+            exit_status: Mutex::default(),
+        });
+        let me = Arc::downgrade(&vm);
+        let pick_up = main_loop.bottom_half(move || {
+            if let Some(vm) = me.upgrade() {
+                vm.pick_up_notes();
+            }
+        });
+        vm.pick_up.get_or_init(|| pick_up);
+        vm
+    }
+
+    /// Puts the parts in. To be called once, before anything is started.
+    pub fn assemble(&self, board: Arc<dyn Board>, vcpus: Vcpus) {
+        let first = self.parts.set(Parts { board, vcpus }).is_ok();
+        debug_assert!(first, "assembled twice");
+    }
+
+    fn leave_note(&self, note: Note) {
+        self.notes.lock().push_back(note);
+        if let Some(pick_up) = self.pick_up.get() {
+            pick_up.schedule();
+        }
+    }
+
+    fn note_sender(self: &Arc<Self>) -> impl Fn(Note) + Send + Sync + 'static + use<> {
+        let me: Weak<Vm> = Arc::downgrade(self);
+        move |note| {
+            if let Some(vm) = me.upgrade() {
+                vm.leave_note(note);
+            }
+        }
+    }
+
+    /// Where devices send their requests.
+    pub fn request_sink(self: &Arc<Self>) -> RequestSink {
+        let send = self.note_sender();
+        RequestSink::new(move |request| send(Note::Guest(request)))
+    }
+
+    /// Where vCPU threads send their events.
+    pub fn vcpu_events(self: &Arc<Self>) -> EventSink {
+        let send = self.note_sender();
+        Arc::new(move |event| send(Note::Vcpu(event)))
+    }
+
+    /// Where the real-time clock tells that the guest has set it.
+    pub fn rtc_changed(self: &Arc<Self>) -> Box<dyn Fn(i64) + Send> {
+        let send = self.note_sender();
+        Box::new(move |offset| send(Note::RtcChanged(offset)))
+    }
+
+    /// Adds a listener for events.
+    pub fn listen(&self, listener: EventListener) {
+        self.listeners.lock().push(listener);
+    }
+
+    fn tell(&self, event: &VmEvent) {
+        let listeners = self.listeners.lock().clone();
+        listeners.iter().for_each(|listener| listener(event));
+    }
+
+    /// The current state.
+    pub fn state(&self) -> RunState {
+        *self.state.lock()
+    }
+
+    /// The clocks.
+    pub fn clocks(&self) -> &Clocks {
+        &self.clocks
+    }
+
+    /// The board, once the machine is assembled.
+    pub fn board(&self) -> Option<&Arc<dyn Board>> {
+        self.parts.get().map(|parts| &parts.board)
+    }
+
+    /// The processors, once the machine is assembled.
+    pub fn vcpus(&self) -> Option<&Vcpus> {
+        self.parts.get().map(|parts| &parts.vcpus)
+    }
+
+    /// What is done when the guest reboots, powers off or panics.
+    pub fn actions(&self) -> Actions {
+        *self.actions.lock()
+    }
+
+    /// Changes what is done when the guest reboots, powers off or panics.
+    pub fn set_actions(&self, change: impl FnOnce(&mut Actions)) {
+        change(&mut self.actions.lock());
+    }
+
+    /// The status to exit with, once the machine has ended.
+    pub fn exit_status(&self) -> Option<i32> {
+        *self.exit_status.lock()
+    }
+
+    fn pick_up_notes(&self) {
+        loop {
+            // Not held while a note is dealt with: dealing with it may leave another.
+            let Some(note) = self.notes.lock().pop_front() else { return };
+            match note {
+                Note::Guest(request) => self.serve(request),
+                Note::Vcpu(VcpuEvent::Shutdown { .. }) => self.serve(Request::Reset),
+                Note::Vcpu(VcpuEvent::Failed { index, reason }) => {
+                    eprintln!("qemu-system-x86_64: CPU {index}: {reason}");
+                    self.halt(RunState::InternalError);
+                }
+                Note::RtcChanged(offset) => self.tell(&VmEvent::RtcChange(offset)),
+            }
+        }
+    }
+
+    fn serve(&self, request: Request) {
+        match request {
+            Request::Reset => match self.actions().reboot {
+                OnReboot::Reset => self.reset(Cause::GuestReset),
+                OnReboot::Shutdown => self.shut_down(Cause::GuestReset),
+            },
+            Request::PowerOff => self.shut_down(Cause::GuestShutdown),
+            Request::SuspendToDisk => {
+                self.tell(&VmEvent::SuspendDisk);
+                self.shut_down(Cause::GuestShutdown);
+            }
+            Request::Exit(status) => self.quit(status),
+            Request::Suspend => self.suspend(),
+            Request::WakeUp => {
+                self.wake_up(true);
+            }
+            Request::Panicked => self.panicked(),
+            Request::CrashLoaded => self.tell(&VmEvent::GuestCrashLoaded),
+        }
+    }
+
+    fn panicked(&self) {
+        match self.actions().panic {
+            OnPanic::None => self.tell(&VmEvent::GuestPanicked("run")),
+            OnPanic::Pause => {
+                self.tell(&VmEvent::GuestPanicked("pause"));
+                self.halt(RunState::GuestPanicked);
+            }
+            OnPanic::Shutdown => {
+                self.tell(&VmEvent::GuestPanicked("poweroff"));
+                self.halt(RunState::GuestPanicked);
+                self.shut_down(Cause::GuestPanic);
+            }
+            OnPanic::ExitFailure => {
+                self.tell(&VmEvent::GuestPanicked("poweroff"));
+                self.halt(RunState::GuestPanicked);
+                self.quit(1);
+            }
+        }
+    }
+
+    /// Stops guest time and processors and takes on `state`.
+    fn halt(&self, state: RunState) {
+        let was = std::mem::replace(&mut *self.state.lock(), state);
+        if was.runs() && !state.runs() {
+            if let Some(parts) = self.parts.get() {
+                parts.vcpus.pause();
+            }
+            self.clocks.stop_virtual();
+            self.tell(&VmEvent::Stop);
+        }
+    }
+
+    /// Prepares the first start: everything as after power-up.
+    pub fn power_up(&self) {
+        if let Some(Parts { board, vcpus }) = self.parts.get() {
+            vcpus.reset();
+            board.reset();
+            board.enter(vcpus);
+        }
+    }
+
+    /// Lets the guest run; without effect in states that only a reset ends.
+    pub fn resume(&self) {
+        {
+            let mut state = self.state.lock();
+            if *state == RunState::Running || state.needs_reset() {
+                return;
+            }
+            *state = RunState::Running;
+        }
+        self.clocks.start_virtual();
+        self.tell(&VmEvent::Resume);
+        if let Some(parts) = self.parts.get() {
+            parts.vcpus.resume();
+        }
+    }
+
+    /// Pauses the guest.
+    pub fn pause(&self) {
+        if self.state().runs() {
+            self.halt(RunState::Paused);
+        }
+    }
+
+    /// Resets the machine; it runs on if it ran.
+    pub fn reset(&self, cause: Cause) {
+        let Some(Parts { board, vcpus }) = self.parts.get() else { return };
+        let state = self.state();
+        vcpus.pause();
+        vcpus.reset();
+        board.reset();
+        board.enter(vcpus);
+        self.tell(&VmEvent::Reset(cause));
+        match state {
+            RunState::Running => vcpus.resume(),
+            RunState::Suspended => {
+                *self.state.lock() = RunState::Running;
+                vcpus.resume();
+            }
+            RunState::PreLaunch => {}
+            _ => *self.state.lock() = RunState::Paused,
+        }
+    }
+
+    /// Ends the machine, or keeps it stopped if the operator asked for that.
+    pub fn shut_down(&self, cause: Cause) {
+        self.tell(&VmEvent::Shutdown(cause));
+        if self.actions().shutdown == OnShutdown::Pause && cause.by_guest() {
+            self.halt(RunState::Shutdown);
+        } else {
+            self.quit(0);
+        }
+    }
+
+    /// Ends the main loop; the program exits with `status`.
+    pub fn quit(&self, status: i32) {
+        if let Some(parts) = self.parts.get() {
+            parts.vcpus.pause();
+        }
+        self.exit_status.lock().get_or_insert(status);
+        self.main_loop.quit();
+    }
+
+    /// Presses the power button. A suspended machine wakes up by it.
+    pub fn power_down(&self) {
+        if let Some(parts) = self.parts.get() {
+            if self.state() == RunState::Suspended {
+                self.wake_up(false);
+            } else {
+                parts.board.power_button();
+            }
+        }
+        self.tell(&VmEvent::PowerDown);
+    }
+
+    fn suspend(&self) {
+        if self.state() != RunState::Running {
+            return;
+        }
+        if let Some(parts) = self.parts.get() {
+            parts.vcpus.pause();
+        }
+        *self.state.lock() = RunState::Suspended;
+        self.tell(&VmEvent::Suspend);
+    }
+
+    /// Wakes a suspended machine: the processors start at the reset vector, memory and most chips are
+    /// as they were. Returns whether it was suspended.
+    pub fn wake_up(&self, by_rtc: bool) -> bool {
+        if self.state() != RunState::Suspended {
+            return false;
+        }
+        if let Some(Parts { board, vcpus }) = self.parts.get() {
+            vcpus.reset();
+            board.wake_up(by_rtc);
+            *self.state.lock() = RunState::Running;
+            self.tell(&VmEvent::WakeUp);
+            vcpus.resume();
+        }
+        true
+    }
+}

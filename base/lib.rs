@@ -9,13 +9,17 @@
 #[allow(unused_extern_crates)]
 extern crate self as base;
 
+pub mod chardev;
 pub mod clock;
 pub mod device;
 pub mod event_loop;
+pub mod fd;
+pub mod fdset;
 pub mod interrupt;
 pub mod irq;
 pub mod memory;
 pub mod options;
 pub mod props;
+pub mod report;
 pub mod request;
 pub mod state;

@@ -1,0 +1,186 @@
+//! Taking over the terminal on stdin, and giving it back on every way out: when the chardev goes,
+//! at exit, on fatal signals (a panic that aborts is one), and while the process is stopped.
+#![allow(unsafe_code)] // Handlers for exit and for fatal signals can only be installed that way.
+
+use std::io::{stdin, stdout};
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet};
+use nix::sys::termios::{LocalFlags, OutputFlags, SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd;
+
+use super::ChardevError;
+use crate::event_loop::{LoopHandle, Signal, Watch};
+use crate::fd;
+
+/// Signals that end the process without asking the event loop.
+const FATAL: [Signal; 6] = [
+    Signal::SIGABRT,
+    Signal::SIGQUIT,
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGILL,
+    Signal::SIGFPE,
+];
+
+/// There is one terminal per process, hence these statics.
+static IN_USE: AtomicBool = AtomicBool::new(false);
+static CHANGED: AtomicBool = AtomicBool::new(false);
+static ORIGINAL: OnceLock<Original> = OnceLock::new();
+static PREVIOUS_ACTIONS: OnceLock<Vec<(Signal, SigAction)>> = OnceLock::new();
+
+/// What stdin and stdout were like before.
+struct Original {
+    /// `None` if stdin is not a terminal.
+    termios: Option<libc::termios>,
+    input_flags: Option<OFlag>,
+    output_flags: Option<OFlag>,
+}
+
+/// The terminal in raw mode, stdin and stdout non-blocking, while this lives.
+pub(super) struct Terminal {
+    _signals: Watch,
+}
+
+impl Terminal {
+    /// Takes the terminal; only one may be taken. With `signals`, keys like Ctrl-C stay special.
+    pub(super) fn take(handle: &LoopHandle, signals: bool) -> Result<Terminal, ChardevError> {
+        if IN_USE.swap(true, Ordering::AcqRel) {
+            return Err(ChardevError::StdioInUse);
+        }
+        ORIGINAL.get_or_init(|| Original {
+            termios: tcgetattr(stdin()).ok().map(Into::into),
+            input_flags: fd::file_flags(stdin()).ok(),
+            output_flags: fd::file_flags(stdout()).ok(),
+        });
+        install_handlers();
+        let watch = handle.on_signals(&[Signal::SIGTSTP, Signal::SIGCONT], move |info| {
+            if info.signal == Signal::SIGTSTP {
+                give_back();
+                stop();
+            }
+            if in_foreground() {
+                make_raw(signals);
+            }
+        });
+        match watch {
+            Ok(watch) => {
+                make_raw(signals);
+                Ok(Terminal { _signals: watch })
+            }
+            Err(error) => {
+                IN_USE.store(false, Ordering::Release);
+                Err(ChardevError::io("cannot watch signals")(error))
+            }
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        give_back();
+        IN_USE.store(false, Ordering::Release);
+    }
+}
+
+/// Failures are not errors: whatever stdin is, it works as far as it can.
+fn make_raw(signals: bool) {
+    CHANGED.store(true, Ordering::Release);
+    if let Ok(mut termios) = tcgetattr(stdin()) {
+        cfmakeraw(&mut termios);
+        // Other programs may write to this terminal too, so a newline stays a newline.
+        termios.output_flags |= OutputFlags::OPOST;
+        termios.local_flags.set(LocalFlags::ISIG, signals);
+        let _ = tcsetattr(stdin(), SetArg::TCSANOW, &termios);
+    }
+    let _ = fd::set_nonblocking(stdin());
+    let _ = fd::set_nonblocking(stdout());
+}
+
+/// Stops the process as Ctrl-Z would have done had the signal not been blocked; returns when it is
+/// continued.
+fn stop() {
+    let set: SigSet = [Signal::SIGTSTP].into_iter().collect();
+    let _ = signal::raise(Signal::SIGTSTP);
+    let _ = set.thread_unblock();
+    let _ = set.thread_block();
+}
+
+/// A job in the background must leave the terminal alone.
+fn in_foreground() -> bool {
+    unistd::tcgetpgrp(stdin().as_fd()).is_ok_and(|group| group == unistd::getpgrp())
+}
+
+/// Restores terminal and flags, once per change. Called from signal handlers, so it does nothing
+/// but atomics and system calls.
+fn give_back() {
+    if !CHANGED.swap(false, Ordering::AcqRel) {
+        return;
+    }
+    let Some(original) = ORIGINAL.get() else { return };
+    // SAFETY: system calls on descriptors 0 and 1; the termios structure is valid and not written.
+    unsafe {
+        if let Some(termios) = &original.termios
+            && libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp()
+        {
+            libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, termios);
+        }
+        if let Some(flags) = original.input_flags {
+            libc::fcntl(libc::STDIN_FILENO, libc::F_SETFL, flags.bits());
+        }
+        if let Some(flags) = original.output_flags {
+            libc::fcntl(libc::STDOUT_FILENO, libc::F_SETFL, flags.bits());
+        }
+    }
+}
+
+fn install_handlers() {
+    PREVIOUS_ACTIONS.get_or_init(|| {
+        // SAFETY: the handler is a function that lives forever. It can fail only for lack of
+        // memory; then the terminal is not restored at exit.
+        unsafe { libc::atexit(at_exit) };
+        let action = SigAction::new(
+            SigHandler::SigAction(on_fatal_signal),
+            SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK,
+            SigSet::empty(),
+        );
+        // SAFETY: the handler makes only system calls and reads statics that are set once.
+        let install = |signal| Some((signal, unsafe { signal::sigaction(signal, &action) }.ok()?));
+        FATAL.into_iter().filter_map(install).collect()
+    });
+}
+
+extern "C" fn at_exit() {
+    give_back();
+}
+
+/// Gives the terminal back, then lets happen what would have happened without this handler.
+extern "C" fn on_fatal_signal(
+    number: libc::c_int,
+    info: *mut libc::siginfo_t,
+    _: *mut libc::c_void,
+) {
+    give_back();
+    let previous = PREVIOUS_ACTIONS
+        .get()
+        .and_then(|actions| actions.iter().find(|(signal, _)| *signal as libc::c_int == number));
+    // SAFETY: reinstates an action that was in force before, or the default. The kernel passes
+    // valid information to a SA_SIGINFO handler.
+    unsafe {
+        match previous {
+            Some((signal, action)) => {
+                let _ = signal::sigaction(*signal, action);
+            }
+            None => {
+                libc::signal(number, libc::SIG_DFL);
+            }
+        }
+        // A fault happens again when this returns; a signal that was sent must be sent again.
+        if (*info).si_code <= 0 {
+            libc::raise(number);
+        }
+    }
+}

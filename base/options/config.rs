@@ -146,4 +146,9 @@ impl GlobalProp {
             value: get("value")?,
         })
     }
+
+    /// What to say when `error` came of applying it.
+    pub fn failure(&self, error: &dyn std::fmt::Display) -> String {
+        format!("can't apply global {}.{}={}: {error}", self.driver, self.property, self.value)
+    }
 }

@@ -44,11 +44,15 @@ pub use serde_json::Value;
 pub use types::{MacAddr, OnOffAuto, PciAddr, Size, Uuid, UuidOrAuto};
 pub use value::{PropName, PropValue};
 
+use crate::options::OptionError;
+
 /// What a property is set from.
 #[derive(Clone, Copy, Debug)]
 pub enum PropInput<'a> {
     /// Text of the command line or of the human monitor.
     Text(&'a str),
+    /// Text of `-global`: read like other text, but two of its faults are worded differently.
+    Global(&'a str),
     /// A typed value, from a JSON argument or from QMP.
     Json(&'a Value),
 }
@@ -100,9 +104,25 @@ pub fn parse_prop<T: PropValue>(
     let prop = PropName { owner, name };
     match input {
         PropInput::Text(text) => T::from_text(text, &prop),
+        PropInput::Global(text) => T::from_text(text, &prop).map_err(|error| match error {
+            PropError::Expects { name, what: EXPECTS_INTEGER } => {
+                let what = if T::TYPE.starts_with('u') { "uint64" } else { "int64" };
+                PropError::Expects { name, what }
+            }
+            PropError::Expects { name, what: EXPECTS_SIZE } => {
+                PropError::Option(OptionError::NotASize(name))
+            }
+            other => other,
+        }),
         PropInput::Json(value) => T::from_json(value, &prop),
     }
 }
+
+/// What text for a number is expected to be.
+const EXPECTS_INTEGER: &str = "integer";
+
+/// What text for a size is expected to be.
+const EXPECTS_SIZE: &str = "size";
 
 /// Why a property could not be set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -177,6 +197,9 @@ pub enum PropError {
         /// The value as it was given.
         value: String,
     },
+    /// A fault in the words of the option grammar.
+    #[error(transparent)]
+    Option(OptionError),
 }
 
 impl PropError {

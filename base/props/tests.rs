@@ -156,6 +156,32 @@ fn json_values_and_errors() {
     }
 }
 
+/// Texts recorded from QEMU 10.0.2's `-global`.
+#[test]
+fn global_values_and_errors() {
+    let set = |name: &str, text: &str| {
+        let mut props = NicProps::default();
+        props.set("nic", name, PropInput::Global(text)).map_err(|error| error.to_string())
+    };
+    assert_eq!(set("rombar", "0x10"), Ok(()));
+    for (name, text, message) in [
+        ("rombar", "x", "Parameter 'rombar' expects int64"),
+        ("bootindex", "x", "Parameter 'bootindex' expects int64"),
+        ("queue_size", "1k", "Parameter 'queue_size' expects uint64"),
+        ("queue_size", "-1", "Parameter 'queue_size' expects uint16_t"),
+        ("rombar", "99999999999", "Parameter 'rombar' expects int32_t"),
+        (
+            "x-max-bounce-buffer-size",
+            "x",
+            "Parameter 'x-max-bounce-buffer-size' expects a non-negative number below 2^64\n\
+             Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
+             and exabytes, respectively.",
+        ),
+    ] {
+        assert_eq!(set(name, text), Err(message.into()), "{name}={text}");
+    }
+}
+
 #[test]
 fn a_failed_set_changes_nothing() {
     let mut props = NicProps::default();

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::value::{json_str, json_u64};
-use super::{PropError, PropName, PropValue, Value};
+use super::{EXPECTS_SIZE, PropError, PropName, PropValue, Value};
 use crate::options::number::parse_size;
 
 /// Declares an enumeration that a property can have as its type: QEMU's name for it, the help of its
@@ -106,7 +106,7 @@ impl PropValue for Size {
     const TYPE: &'static str = "size";
 
     fn from_text(text: &str, prop: &PropName<'_>) -> Result<Self, PropError> {
-        parse_size(text, 1).map(Size).map_err(|_| prop.expects("size"))
+        parse_size(text, 1).map(Size).map_err(|_| prop.expects(EXPECTS_SIZE))
     }
 
     fn from_json(value: &Value, prop: &PropName<'_>) -> Result<Self, PropError> {

@@ -1,6 +1,6 @@
 //! The types a property can have.
 
-use super::{PropError, Value};
+use super::{EXPECTS_INTEGER, PropError, Value};
 use crate::options::number::parse_int;
 
 /// The property that a value is being parsed for; error texts name it.
@@ -97,8 +97,8 @@ macro_rules! unsigned_prop {
             const TYPE: &'static str = $name;
 
             fn from_text(text: &str, prop: &PropName<'_>) -> Result<Self, PropError> {
-                let number = parse_int(text).ok_or_else(|| prop.expects("integer"))?;
-                unsigned_from(number, "integer", prop)?.try_into().map_err(|_| prop.expects($range))
+                let number = parse_int(text).ok_or_else(|| prop.expects(EXPECTS_INTEGER))?;
+                unsigned_from(number, prop)?.try_into().map_err(|_| prop.expects($range))
             }
 
             fn from_json(value: &Value, prop: &PropName<'_>) -> Result<Self, PropError> {
@@ -120,10 +120,10 @@ unsigned_prop! {
 }
 
 /// QEMU lets `-1` stand for 2^64 - 1 where it reads an unsigned number.
-fn unsigned_from(number: i128, what: &'static str, prop: &PropName<'_>) -> Result<u64, PropError> {
+fn unsigned_from(number: i128, prop: &PropName<'_>) -> Result<u64, PropError> {
     u64::try_from(number)
         .or_else(|_| i64::try_from(number).map(|negative| negative as u64))
-        .map_err(|_| prop.expects(what))
+        .map_err(|_| prop.expects(EXPECTS_INTEGER))
 }
 
 /// A JSON number as an unsigned property takes it.
@@ -142,7 +142,7 @@ macro_rules! signed_prop {
             fn from_text(text: &str, prop: &PropName<'_>) -> Result<Self, PropError> {
                 let number = parse_int(text)
                     .and_then(|number| i64::try_from(number).ok())
-                    .ok_or_else(|| prop.expects("integer"))?;
+                    .ok_or_else(|| prop.expects(EXPECTS_INTEGER))?;
                 number.try_into().map_err(|_| prop.expects($range))
             }
 

@@ -131,9 +131,6 @@ fn mon(builder: &mut Builder<'_, '_>, opts: Opts, origin: &Origin) -> Done {
     };
     let mut pretty = false;
     take_bool(&opts, "pretty", &mut pretty, origin)?;
-    if pretty && !control {
-        return fault(origin, "'pretty' is not compatible with HMP monitors");
-    }
     let monitor = MonitorConfig { target: MonitorTarget::Chardev(chardev.into()), control, pretty };
     builder.config.monitors.push(Located::new(monitor, origin));
     Ok(())

@@ -173,6 +173,10 @@ fn monitors(config: &MachineConfig) -> Result<(), ConfigError> {
         {
             return Err(ConfigError::at(&monitor.origin, format!("chardev \"{id}\" not found")));
         }
+        if monitor.value.pretty && !monitor.value.control {
+            let message = "'pretty' is not compatible with HMP monitors";
+            return Err(ConfigError::at(&monitor.origin, message));
+        }
     }
     Ok(())
 }

@@ -202,10 +202,14 @@ impl<'a, 'r> Builder<'a, 'r> {
             fault(origin, error)
         })?;
         self.warn_short_forms(&parsed, origin);
-        if parsed.help {
+        let mut opts = parsed.opts;
+        if parsed.help && group.keys.is_empty() {
+            // Whoever knows the keys does not know this one.
+            opts.set("help", "on");
+        } else if parsed.help {
             return Err(Stop::Exit(Exit { status: 1, output: group.help_text() }));
         }
-        Ok(parsed.opts)
+        Ok(opts)
     }
 
     /// Reads `key=value,...` without knowing the keys.

@@ -109,6 +109,12 @@ fn options() -> impl Iterator<Item = &'static CliOption> {
     SECTIONS.iter().flat_map(|(_, options)| options.iter()).chain(refused::OPTIONS)
 }
 
+/// All names of options.
+#[cfg(test)]
+pub(super) fn names() -> Vec<&'static str> {
+    options().flat_map(|option| option.names.iter().copied()).collect()
+}
+
 /// The option of that name.
 pub(super) fn find(name: &str) -> Option<&'static CliOption> {
     options().find(|option| option.names.contains(&name))

@@ -1,6 +1,7 @@
 use std::process::Command as Process;
 
 use machine::config::*;
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::table::help_text;
@@ -626,4 +627,54 @@ fn the_table_is_sound() {
     assert_eq!(unique.len(), groups.len());
     assert!(help.contains("\n-S              do not start the CPUs\n"));
     assert!(!help.contains("-hda"));
+}
+
+/// Pieces that arguments are made of.
+const PIECES: &[&str] = &[
+    "help",
+    "?",
+    "=",
+    ",",
+    ",,",
+    ".",
+    "0",
+    "-1",
+    "id",
+    "a",
+    "node",
+    "type",
+    "size",
+    "4G",
+    "on",
+    "cpus",
+    "null",
+    "{",
+    "}",
+    "\"",
+    ":",
+    "\u{e9}",
+    "base",
+    "2020-01-01",
+    "99999999999999999999",
+    "none",
+    "smp",
+    "boot",
+];
+
+fn argument() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop::sample::select(PIECES), 0..8).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    /// Whatever is typed is a machine, a list, or an error with a message.
+    #[test]
+    fn any_command_line_is_answered(
+        given in prop::collection::vec((prop::sample::select(table::names()), argument()), 0..4),
+    ) {
+        let given = given.iter().filter(|(name, _)| *name != "readconfig");
+        let args: Vec<String> = given.flat_map(|(name, arg)| [format!("-{name}"), arg.clone()]).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let (stderr, command) = run(&args);
+        prop_assert!(command.is_some() || stderr.starts_with("qemu-system-x86_64: ") || stderr.contains(" qemu-system-x86_64: "));
+    }
 }

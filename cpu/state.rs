@@ -5,6 +5,10 @@ use crate::flags::LazyFlags;
 /// Index of the always-zero pseudo register that stands for "no base" or "no index".
 pub const ZERO: usize = 16;
 
+/// Index of the pseudo register in which the software engines keep the instruction pointer of the
+/// first instruction of the running block. No part of the architectural state.
+pub const CODE: usize = 17;
+
 /// General register numbers as instruction encodings have them.
 #[allow(missing_docs)]
 pub mod gpr {
@@ -129,8 +133,9 @@ pub struct Msrs {
 #[repr(C)]
 #[allow(missing_docs)]
 pub struct CpuState {
-    /// The sixteen general registers, and a seventeenth that is always zero ([`ZERO`]).
-    pub regs: [u64; 17],
+    /// The sixteen general registers, one that is always zero ([`ZERO`]) and one that belongs to the
+    /// engine ([`CODE`]).
+    pub regs: [u64; 18],
     pub rip: u64,
     /// RFLAGS; arithmetic flags are computed lazily.
     pub flags: LazyFlags,
@@ -256,7 +261,7 @@ impl CpuState {
         let mut seg = [data; 6];
         seg[Seg::Cs as usize] =
             Segment { selector: 0xf000, base: 0xffff_0000, limit: 0xffff, attr: 0x9b };
-        let mut regs = [0; 17];
+        let mut regs = [0; 18];
         regs[gpr::RDX] = u64::from(signature);
         CpuState {
             regs,

@@ -80,6 +80,12 @@ impl Arith {
         let flip = (self.aux >> 63 ^ u64::from(cf)) & 1;
         Arith { res: self.res, aux: self.aux ^ (flip << 63 | flip << 62) }
     }
+    /// The same flags, but OF as given.
+    #[inline(always)]
+    pub fn with_of(self, of: bool) -> Self {
+        let into_top = (self.aux >> 63 ^ u64::from(of)) << 62;
+        Arith { res: self.res, aux: self.aux & !aux::CARRY_INTO_TOP | into_top }
+    }
     /// The same flags, but AF as given.
     #[inline(always)]
     pub fn with_af(self, af: bool) -> Self {

@@ -1,9 +1,8 @@
 //! The pre-decoded instruction: a handler and its operands, and how handlers reach them.
 
 use crate::flags::Arith;
-use crate::mmu::Int;
 use crate::state::{CODE, Seg, ZERO, gpr};
-use crate::{Cpu, Trap};
+use crate::{Cpu, Int, Trap};
 
 /// What executes an [`Op`].
 ///
@@ -143,19 +142,50 @@ impl Op {
     pub fn locked(&self) -> bool {
         self.prefix & prefix::LOCK != 0
     }
-    /// Offset of the memory operand within its segment.
+    /// Offset of the memory operand within its segment, `distance` further on.
     #[inline(always)]
-    pub fn offset(&self, cpu: &Cpu) -> u64 {
+    fn offset_at(&self, cpu: &Cpu, distance: u64) -> u64 {
         let regs = &cpu.state.regs;
         let sum = regs[self.base as usize]
             .wrapping_add(regs[self.index as usize] << (self.scale & 3))
-            .wrapping_add(self.disp as i64 as u64);
+            .wrapping_add(self.disp as i64 as u64)
+            .wrapping_add(distance);
         sum & u64::MAX >> (self.wrap & 63)
+    }
+    /// Offset of the memory operand within its segment: what LEA computes.
+    #[inline(always)]
+    pub fn offset(&self, cpu: &Cpu) -> u64 {
+        let offset = self.offset_at(cpu, 0);
+        if self.segment & (segment::FAR_UP | segment::FAR_DOWN) == 0 {
+            return offset;
+        }
+        self.corrected(offset)
+    }
+    /// Undoes what shortening the displacement did.
+    fn corrected(&self, offset: u64) -> u64 {
+        if self.segment & segment::FAR_UP != 0 {
+            offset.wrapping_add(1 << 32)
+        } else if self.segment & segment::FAR_DOWN != 0 {
+            offset.wrapping_sub(1 << 32)
+        } else {
+            offset
+        }
     }
     /// Linear address of the memory operand, checked for an access of `size` bytes.
     #[inline(always)]
     pub fn linear(&self, cpu: &mut Cpu, size: u32, write: bool) -> Result<u64, Trap> {
-        let offset = self.offset(cpu);
+        self.linear_at(cpu, 0, size, write)
+    }
+    /// The same, `distance` bytes further on.
+    #[inline(always)]
+    pub fn linear_at(
+        &self,
+        cpu: &mut Cpu,
+        distance: u64,
+        size: u32,
+        write: bool,
+    ) -> Result<u64, Trap> {
+        let offset = self.offset_at(cpu, distance);
         if self.segment & segment::SPECIAL == 0 {
             return Ok(offset);
         }
@@ -169,20 +199,12 @@ impl Op {
         size: u32,
         write: bool,
     ) -> Result<u64, Trap> {
-        let mut offset = offset;
-        if self.segment & segment::FAR_UP != 0 {
-            offset = offset.wrapping_add(1 << 32);
-        }
-        if self.segment & segment::FAR_DOWN != 0 {
-            offset = offset.wrapping_sub(1 << 32);
-        }
+        let offset = self.corrected(offset);
         if self.segment & segment::CHECKED != 0 {
             return cpu.lin(self.seg(), offset, size, write);
         }
-        if self.segment & segment::BASED != 0 {
-            offset = offset.wrapping_add(cpu.mode.base[(self.segment & segment::NUMBER) as usize]);
-        }
-        Ok(offset)
+        let base = cpu.mode.base[(self.segment & segment::NUMBER) as usize];
+        Ok(offset.wrapping_add(base))
     }
     /// Loads the memory operand.
     #[inline(always)]
@@ -332,6 +354,10 @@ pub trait Source {
 
 /// A writable operand.
 pub trait Place: Source {
+    /// Whether it is a register.
+    const IS_REGISTER: bool;
+    /// What a handler that wrote here, and does not end its block, returns.
+    fn done(cpu: &mut Cpu) -> Result<(), Trap>;
     /// Replaces the value.
     fn write<T: Word>(cpu: &mut Cpu, op: &Op, value: T) -> Result<(), Trap>;
     /// Replaces the value by what `f` makes of it; returns old and new value. Atomic under LOCK.
@@ -401,6 +427,11 @@ impl Source for Cl {
 }
 
 impl Place for Dst {
+    const IS_REGISTER: bool = true;
+    #[inline(always)]
+    fn done(_: &mut Cpu) -> Result<(), Trap> {
+        Ok(())
+    }
     #[inline(always)]
     fn write<T: Word>(cpu: &mut Cpu, op: &Op, value: T) -> Result<(), Trap> {
         value.set(cpu, op.dst);
@@ -419,6 +450,11 @@ impl Place for Dst {
     }
 }
 impl Place for Mem {
+    const IS_REGISTER: bool = false;
+    #[inline(always)]
+    fn done(cpu: &mut Cpu) -> Result<(), Trap> {
+        cpu.stored()
+    }
     #[inline(always)]
     fn write<T: Word>(cpu: &mut Cpu, op: &Op, value: T) -> Result<(), Trap> {
         op.store(cpu, value)

@@ -1,0 +1,13 @@
+//! What instructions do: one function per operation, generic over operand width and kind.
+
+pub mod alu;
+pub mod bit;
+pub mod branch;
+pub mod cond;
+pub mod decimal;
+pub mod movement;
+pub mod muldiv;
+pub mod shift;
+pub mod stack;
+pub mod string;
+pub mod system;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::bus::Bus;
 use crate::cpuid::Model;
+use crate::interp::Interp;
 use crate::mmu::Mmu;
 use crate::mode::Mode;
 use crate::signals::{Signals, request};
@@ -83,6 +84,8 @@ pub struct Cpu {
     pub bus: Bus,
     /// What CPUID says.
     pub model: Arc<Model>,
+    /// What the interpreter keeps between runs.
+    pub(crate) interp: Interp,
     /// Number of this processor, 0 for the first.
     pub index: u32,
     /// Requests from other threads.
@@ -105,6 +108,7 @@ impl Cpu {
             signal_mask: 0,
             bus,
             model,
+            interp: Interp::default(),
             index,
             signals,
         };

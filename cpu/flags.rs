@@ -200,7 +200,8 @@ mod tests {
     fn every_combination_survives_the_lazy_form() {
         let bits = [bit::CF, bit::PF, bit::AF, bit::ZF, bit::SF, bit::OF];
         for choice in 0..64u32 {
-            let value: u64 = bits.iter().enumerate().map(|(i, b)| b * u64::from(choice >> i & 1)).sum();
+            let value: u64 =
+                bits.iter().enumerate().map(|(i, b)| b * u64::from(choice >> i & 1)).sum();
             let arith = Arith::from_bits(value);
             assert_eq!(arith.bits(), value);
             assert_eq!(arith.less(), (value & bit::SF != 0) != (value & bit::OF != 0));

@@ -9,6 +9,7 @@ pub mod bus;
 pub mod cpuid;
 pub mod flags;
 mod int;
+pub mod interp;
 pub mod mmu;
 mod mode;
 pub mod signals;

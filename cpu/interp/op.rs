@@ -361,11 +361,7 @@ pub trait Place: Source {
     /// Replaces the value.
     fn write<T: Word>(cpu: &mut Cpu, op: &Op, value: T) -> Result<(), Trap>;
     /// Replaces the value by what `f` makes of it; returns old and new value. Atomic under LOCK.
-    fn update<T: Word>(
-        cpu: &mut Cpu,
-        op: &Op,
-        f: impl FnMut(T) -> T,
-    ) -> Result<(T, T), Trap>;
+    fn update<T: Word>(cpu: &mut Cpu, op: &Op, f: impl FnMut(T) -> T) -> Result<(T, T), Trap>;
 }
 
 /// The register in [`Op::dst`].
@@ -378,8 +374,6 @@ pub struct Src2;
 pub struct Mem;
 /// The immediate operand.
 pub struct Imm;
-/// The constant one.
-pub struct One;
 /// CL.
 pub struct Cl;
 
@@ -413,12 +407,6 @@ impl Source for Imm {
         Ok(T::of(op.imm))
     }
 }
-impl Source for One {
-    #[inline(always)]
-    fn read<T: Word>(_: &mut Cpu, _: &Op) -> Result<T, Trap> {
-        Ok(T::of(1))
-    }
-}
 impl Source for Cl {
     #[inline(always)]
     fn read<T: Word>(cpu: &mut Cpu, _: &Op) -> Result<T, Trap> {
@@ -438,11 +426,7 @@ impl Place for Dst {
         Ok(())
     }
     #[inline(always)]
-    fn update<T: Word>(
-        cpu: &mut Cpu,
-        op: &Op,
-        mut f: impl FnMut(T) -> T,
-    ) -> Result<(T, T), Trap> {
+    fn update<T: Word>(cpu: &mut Cpu, op: &Op, mut f: impl FnMut(T) -> T) -> Result<(T, T), Trap> {
         let old = T::get(cpu, op.dst);
         let new = f(old);
         new.set(cpu, op.dst);

@@ -1,6 +1,6 @@
 //! Two-operand arithmetic and logic, and its one-operand relatives.
 
-use crate::flags::Arith;
+use crate::flags::{Arith, bit};
 use crate::interp::op::{Op, Place, Source, Src, Word};
 use crate::{Cpu, Trap};
 
@@ -191,7 +191,7 @@ pub fn cmpxchg8b(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         u32::of(old).set(cpu, 0);
         u32::of(old >> 32).set(cpu, 2);
     }
-    set_zf(cpu, old == expected);
+    cpu.set_zf(old == expected);
     cpu.stored()
 }
 
@@ -210,14 +210,16 @@ pub fn cmpxchg16b(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         (old as u64).set(cpu, 0);
         ((old >> 64) as u64).set(cpu, 2);
     }
-    set_zf(cpu, old == expected);
+    cpu.set_zf(old == expected);
     cpu.stored()
 }
 
-fn set_zf(cpu: &mut Cpu, zf: bool) {
-    use crate::flags::bit;
-    let rest = cpu.arith().bits() & !bit::ZF;
-    cpu.set_arith(Arith::from_bits(rest | if zf { bit::ZF } else { 0 }));
+impl Cpu {
+    /// Changes ZF alone.
+    pub(super) fn set_zf(&mut self, zf: bool) {
+        let rest = self.arith().bits() & !bit::ZF;
+        self.set_arith(Arith::from_bits(rest | if zf { bit::ZF } else { 0 }));
+    }
 }
 
 /// ADCX and ADOX: addition through one flag only.
@@ -236,7 +238,7 @@ pub fn add_carry_chain<T: Word, S: Source, const OVERFLOW: bool>(
     Ok(())
 }
 
-/// `D = S`, of another operand: BSWAP.
+/// BSWAP.
 pub fn bswap<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let value = T::get(cpu, op.dst).zx();
     // A 16-bit BSWAP is undefined; processors of today leave zero.

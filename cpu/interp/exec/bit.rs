@@ -109,11 +109,8 @@ pub fn count_zeros<T: Word, S: Source, const TRAILING: bool>(
 ) -> Result<(), Trap> {
     let value: T = S::read(cpu, op)?;
     let v = value.zx();
-    let count = if TRAILING {
-        v.trailing_zeros().min(T::BITS)
-    } else {
-        v.leading_zeros() - (64 - T::BITS)
-    };
+    let count =
+        if TRAILING { v.trailing_zeros().min(T::BITS) } else { v.leading_zeros() - (64 - T::BITS) };
     let count = T::of(u64::from(count));
     count.set(cpu, op.dst);
     cpu.set_arith(Arith::result(count.sx(), v == 0, false));

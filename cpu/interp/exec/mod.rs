@@ -3,6 +3,7 @@
 pub mod alu;
 pub mod bit;
 pub mod branch;
+mod bulk;
 pub mod cond;
 pub mod decimal;
 pub mod movement;

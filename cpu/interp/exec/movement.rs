@@ -79,3 +79,18 @@ pub fn flush_line(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     op.load::<u8>(cpu)?;
     Ok(())
 }
+
+/// MOV from an absolute 64-bit address, which is in `imm`.
+pub fn load_absolute<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let linear = cpu.lin(op.seg(), op.imm, T::SIZE as u32, false)?;
+    let value: T = cpu.load(linear)?;
+    value.set(cpu, 0);
+    Ok(())
+}
+
+/// MOV to an absolute 64-bit address, which is in `imm`.
+pub fn store_absolute<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let linear = cpu.lin(op.seg(), op.imm, T::SIZE as u32, true)?;
+    cpu.store(linear, T::get(cpu, 0))?;
+    cpu.stored()
+}

@@ -1,8 +1,8 @@
 //! The stack.
 
 use crate::interp::op::{Op, Source, Word};
-use crate::state::gpr::{RBP, RSP};
 use crate::state::Seg;
+use crate::state::gpr::{RBP, RSP};
 use crate::{Cpu, Trap};
 
 impl Cpu {
@@ -19,7 +19,11 @@ impl Cpu {
     /// Sets as much of the stack pointer as the stack segment's width says.
     #[inline(always)]
     fn set_sp(&mut self, sp: u64) {
-        let mask = self.mode.stack_mask;
+        self.set_sp_within(self.mode.stack_mask, sp);
+    }
+
+    #[inline(always)]
+    fn set_sp_within(&mut self, mask: u64, sp: u64) {
         let rsp = &mut self.state.regs[RSP];
         *rsp = *rsp & !mask | sp & mask;
     }
@@ -46,6 +50,11 @@ impl Cpu {
     #[inline(always)]
     pub(super) fn drop_stack(&mut self, bytes: u64) {
         self.set_sp(self.state.regs[RSP].wrapping_add(bytes));
+    }
+
+    /// Moves the stack pointer up, its width given by `mask`.
+    pub(super) fn drop_stack_within(&mut self, mask: u64, bytes: u64) {
+        self.set_sp_within(mask, self.state.regs[RSP].wrapping_add(bytes));
     }
 
     /// Pops.

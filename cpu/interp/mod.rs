@@ -1,0 +1,205 @@
+//! The portable interpreter.
+//!
+//! Code is decoded once into blocks of [`op::Op`]s (`decode`), which are kept by where their bytes
+//! lie (`block`) and executed one indirect call after another (`exec`). While a block runs,
+//! `state.rip` stands still: an operation knows its place relative to the block, and the last one of
+//! a block sets `state.rip`.
+
+mod block;
+mod decode;
+mod exec;
+mod op;
+mod random;
+
+use block::{Block, Cache, NONE};
+use decode::{End, Key};
+use op::{Op, segment};
+use random::Random;
+
+use crate::flags::bit;
+use crate::state::{CODE, Seg};
+use crate::{Cpu, Trap};
+
+/// What the interpreter keeps between runs.
+#[derive(Default)]
+pub(crate) struct Interp {
+    cache: Cache,
+    random: Random,
+}
+
+/// Why [`Cpu::run_interp`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunExit {
+    /// A request in `Cpu::signals` that is not masked wants attention.
+    Signal,
+    /// HLT, and nothing to wake the processor yet.
+    Halted,
+    /// A triple fault.
+    Shutdown,
+}
+
+/// How a block was left.
+enum Left {
+    /// At its end.
+    End,
+    /// By an exception, now delivered.
+    Fault,
+    /// By a triple fault.
+    Shutdown,
+}
+
+impl Cpu {
+    /// Executes guest code until something outside of it is to be done.
+    pub fn run_interp(&mut self) -> RunExit {
+        // Beside `self` while it runs, so that operations are free to change everything else.
+        let mut cache = std::mem::take(&mut self.interp.cache);
+        let exit = self.run_blocks(&mut cache);
+        self.interp.cache = cache;
+        exit
+    }
+
+    fn attention(&self) -> bool {
+        self.signals.pending() & self.signal_mask != 0
+    }
+
+    fn run_blocks(&mut self, cache: &mut Cache) -> RunExit {
+        loop {
+            if self.shutdown {
+                return RunExit::Shutdown;
+            }
+            if self.attention() {
+                return RunExit::Signal;
+            }
+            if self.state.halted {
+                return RunExit::Halted;
+            }
+            let left = if self.steps_singly() {
+                self.run_single(cache)
+            } else {
+                self.state.flags.set_system(bit::RF, false);
+                self.run_chain(cache)
+            };
+            if let Left::Shutdown = left {
+                return RunExit::Shutdown;
+            }
+        }
+    }
+
+    /// Whether something is to be done after the next instruction.
+    fn steps_singly(&self) -> bool {
+        self.state.interrupt_shadow
+            || self.mode.code_breakpoints
+            || self.state.flags.system() & bit::TF != 0
+    }
+
+    /// Runs blocks one after another until the mode may have changed, or somebody wants attention.
+    fn run_chain(&mut self, cache: &mut Cache) -> Left {
+        let key = Key::of(&self.mode);
+        let mut last = NONE;
+        loop {
+            self.exit_block = false;
+            let index = match self.next_block(cache, key, last) {
+                Ok(index) => index,
+                Err(_) => return self.take_fault(),
+            };
+            let Some(block) = cache.block(index) else { return Left::End };
+            match self.run_block(block) {
+                Left::End => {}
+                left => return left,
+            }
+            if block.end == End::System || self.exit_block {
+                return self.deliver_traps(false);
+            }
+            if self.attention() {
+                return Left::End;
+            }
+            last = index;
+        }
+    }
+
+    /// Runs one instruction, and what follows from single-stepping, instruction breakpoints and the
+    /// interrupt shadow.
+    fn run_single(&mut self, cache: &mut Cache) -> Left {
+        let flags = self.state.flags.system();
+        if self.mode.code_breakpoints && flags & bit::RF == 0 {
+            let base = self.mode.base[Seg::Cs as usize];
+            let linear = self.state.rip.wrapping_add(base) & self.mode.linear_mask;
+            let causes = self.code_breakpoint(linear);
+            if causes != 0 {
+                return Self::after_delivery(self.debug_fault(causes));
+            }
+        }
+        self.exit_block = false;
+        let key = Key::of(&self.mode).single();
+        let index = match self.next_block(cache, key, NONE) {
+            Ok(index) => index,
+            Err(_) => return self.take_fault(),
+        };
+        let Some(block) = cache.block(index) else { return Left::End };
+        // The shadow covers this instruction; what it casts itself covers the next.
+        self.state.interrupt_shadow = false;
+        self.state.flags.set_system(bit::RF, false);
+        let left = self.run_block(block);
+        self.update_signal_mask();
+        match left {
+            Left::End => self.deliver_traps(flags & self.state.flags.system() & bit::TF != 0),
+            left => left,
+        }
+    }
+
+    /// Runs the operations of a block.
+    #[inline(always)]
+    fn run_block(&mut self, block: &Block) -> Left {
+        self.state.regs[CODE] = self.state.rip;
+        for op in &block.ops {
+            if let Err(trap) = (op.run)(self, op) {
+                return self.trapped(block, op, trap);
+            }
+        }
+        Left::End
+    }
+
+    #[cold]
+    fn trapped(&mut self, block: &Block, op: &Op, trap: Trap) -> Left {
+        match trap {
+            Trap::Exception => {
+                if op.segment & segment::NUMBER == Seg::Ss as u8 {
+                    self.stack_reference_faulted();
+                }
+                self.state.rip = self.this_rip(op);
+                self.take_fault()
+            }
+            Trap::Leave => {
+                // The last operation has set the instruction pointer itself.
+                if !block.ops.last().is_some_and(|last| std::ptr::eq(last, op)) {
+                    self.state.rip = self.next_rip(op);
+                }
+                self.exit_block = true;
+                Left::End
+            }
+            Trap::Shutdown => Left::Shutdown,
+        }
+    }
+
+    /// Delivers the exception in `self.fault`.
+    fn take_fault(&mut self) -> Left {
+        Self::after_delivery(self.deliver_fault())
+    }
+
+    fn deliver_traps(&mut self, single_step: bool) -> Left {
+        if self.pending_debug == 0 && !single_step {
+            return Left::End;
+        }
+        match Self::after_delivery(self.deliver_debug_traps(single_step)) {
+            Left::Fault => Left::End,
+            left => left,
+        }
+    }
+
+    fn after_delivery(delivered: Result<(), Trap>) -> Left {
+        match delivered {
+            Err(Trap::Shutdown) => Left::Shutdown,
+            _ => Left::Fault,
+        }
+    }
+}

@@ -10,7 +10,7 @@ impl Catalog for Listings {
         "Supported machines are:\n".into()
     }
 
-    fn machine_props(&self, _: Option<&str>) -> Option<String> {
+    fn machine_props(&self, _: &str) -> Option<String> {
         None
     }
 

@@ -5,8 +5,8 @@
 pub trait Catalog {
     /// `-machine help`
     fn machines(&self) -> String;
-    /// `-machine NAME,help`; `None` for the default machine's name.
-    fn machine_props(&self, name: Option<&str>) -> Option<String>;
+    /// `-machine NAME,help`
+    fn machine_props(&self, name: &str) -> Option<String>;
     /// `-cpu help`
     fn cpus(&self) -> String;
     /// `-accel help`

@@ -45,16 +45,16 @@ impl Builder<'_, '_> {
         Ok(self.config)
     }
 
-    /// `-machine help` and `-machine NAME,help`
+    /// `-machine help` and `-machine NAME,help`; machines too if there is none of that name.
     fn list_machines(&mut self) {
         let machine = self.config.machine.as_deref();
-        if machine.is_some_and(is_help) || (self.machine.help && machine.is_none()) {
-            self.listing = Some(Exit::listing(self.catalog.machines()));
-        } else if self.machine.help
-            && let Some(props) = self.catalog.machine_props(machine)
-        {
-            self.listing = Some(Exit::listing(props));
-        }
+        let props = match machine {
+            Some(name) if is_help(name) => None,
+            Some(name) if self.machine.help => self.catalog.machine_props(name),
+            None if self.machine.help => None,
+            _ => return,
+        };
+        self.listing = Some(Exit::listing(props.unwrap_or_else(|| self.catalog.machines())));
     }
 }
 

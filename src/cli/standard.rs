@@ -3,7 +3,9 @@
 use base::options::config::{GLOBAL, GlobalProp, SetOption};
 use base::options::{Opts, check_id, is_help, json};
 use base::props::Uuid;
-use machine::config::{AccelConfig, DeviceConfig, Located, ObjectConfig, Origin, PropList};
+use machine::config::{
+    AccelConfig, ConfigError, DeviceConfig, Located, ObjectConfig, Origin, PropList,
+};
 use serde_json::{Map, Value};
 
 use super::table::{self, CliOption};
@@ -208,7 +210,14 @@ fn device(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
                 builder.list(props);
                 Ok(())
             }
-            None => fault(origin, format!("'{driver}' is not a valid device model name")),
+            // A message, and yet a success, as in QEMU.
+            None => {
+                builder
+                    .reporter
+                    .error(&ConfigError::at(origin, format!("Device '{driver}' not found")));
+                builder.list("");
+                Ok(())
+            }
         },
         _ => device_opts(builder, parsed.opts, origin),
     }

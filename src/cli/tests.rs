@@ -14,8 +14,8 @@ impl Catalog for Lists {
     fn machines(&self) -> String {
         "machines\n".into()
     }
-    fn machine_props(&self, name: Option<&str>) -> Option<String> {
-        Some(format!("machine {}\n", name.unwrap_or("default")))
+    fn machine_props(&self, name: &str) -> Option<String> {
+        (name == "pc").then(|| "machine pc\n".into())
     }
     fn cpus(&self) -> String {
         "cpus\n".into()
@@ -547,6 +547,7 @@ fn help_as_a_value() {
         ("-M help", "machines\n"),
         ("-machine ?", "machines\n"),
         ("-M pc,help", "machine pc\n"),
+        ("-M foo,help", "machines\n"),
         ("-cpu help", "cpus\n"),
         ("-accel help", "accels\n"),
         ("-device help", "devices\n"),
@@ -561,6 +562,9 @@ fn help_as_a_value() {
     ] {
         assert_eq!(listing(&split(line)), Exit { status: 0, output: output.into() }, "{line}");
     }
+    let (stderr, command) = run(&split("-device foo,help"));
+    assert_eq!(stderr, "qemu-system-x86_64: -device foo,help: Device 'foo' not found\n");
+    assert!(matches!(command, Some(Command::Exit(Exit { status: 0, .. }))));
     let keys = listing(&split("-m 512,help"));
     assert_eq!(keys.status, 1);
     assert_eq!(keys.output, "memory options:\n  maxmem=<size>\n  size=<size>\n  slots=<num>\n");

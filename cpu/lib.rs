@@ -16,6 +16,7 @@ pub mod signals;
 pub mod state;
 mod system;
 
+pub mod soft;
 pub mod vcpu;
 
 mod core;

@@ -2,6 +2,8 @@
 
 pub mod config;
 mod error;
+pub mod launch;
+mod none;
 pub mod pc;
 pub mod run_state;
 pub mod vm;

@@ -2,13 +2,13 @@
 
 mod cli;
 mod listings;
+mod run;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use cli::{Command, Reporter};
 use listings::Listings;
-use machine::config::ConfigError;
 
 fn main() -> ExitCode {
     let args: Vec<String> =
@@ -21,13 +21,10 @@ fn main() -> ExitCode {
             let _ = std::io::stdout().write_all(exit.output.as_bytes());
             ExitCode::from(exit.status)
         }
-        Ok(Command::Run(config)) => {
-            let machine = config.machine.as_deref().unwrap_or("pc");
-            reporter.error(&ConfigError::new(format!(
-                "machine '{machine}' cannot be run by this build yet"
-            )));
+        Ok(Command::Run(config)) => run::run(&config).unwrap_or_else(|error| {
+            reporter.error(&error);
             ExitCode::FAILURE
-        }
+        }),
         Err(error) => {
             reporter.error(&error);
             ExitCode::FAILURE

@@ -6,7 +6,7 @@ use base::clock::{ClockKind, Clocks};
 use base::device::{AnyDevice, Shared};
 use base::interrupt::{ApicBus, IntAck};
 use base::irq::{IrqLine, IrqSink};
-use base::memory::{Dma, RamBlock, Region};
+use base::memory::{Dma, Region};
 use base::request::RequestSink;
 use hw::acpi::apm::APM_PORT;
 use hw::firmware::fw_cfg::{FW_CFG_DMA_PORT, FW_CFG_PORT, FwCfg};
@@ -38,10 +38,6 @@ const SOUTH_BRIDGE: u8 = 1;
 
 /// What the operator chose.
 pub struct PcConfig {
-    /// All RAM.
-    pub ram: Arc<RamBlock>,
-    /// `max-ram-below-4g`.
-    pub max_below_4g: Option<u64>,
     /// The BIOS image, if firmware is to run.
     pub bios: Option<Vec<u8>>,
     /// Processors present at start.

@@ -1,0 +1,81 @@
+//! From a configuration to a machine that is ready to start.
+//!
+//! The order matters and is the same for every board: character devices, memory, processors, the
+//! board's chips, what the operator adds, firmware or kernel.
+
+mod characters;
+mod firmware;
+mod pc;
+mod processors;
+
+use std::sync::Arc;
+
+use base::chardev::{Chardevs, EscapeActions};
+use base::clock::Clocks;
+use base::event_loop::LoopHandle;
+use base::fdset::FdSets;
+
+use crate::config::{ConfigError, Consoles, Located, MachineConfig, MonitorConfig};
+use crate::vm::Vm;
+
+/// What the program gives the machine to stand on.
+pub struct Host {
+    /// The main loop.
+    pub main_loop: LoopHandle,
+    /// The clocks, which the main loop serves.
+    pub clocks: Clocks,
+    /// Descriptors passed by `-add-fd` and by monitors.
+    pub fd_sets: Arc<FdSets>,
+}
+
+/// A machine that is ready to start.
+pub struct Launched {
+    /// The machine.
+    pub vm: Arc<Vm>,
+    /// Its character devices.
+    pub chardevs: Arc<Chardevs>,
+    /// The monitors to serve, and the character device of each.
+    pub monitors: Vec<(Located<MonitorConfig>, Arc<base::chardev::Chardev>)>,
+}
+
+/// What Ctrl-A x does at a multiplexed terminal.
+struct Escape(std::sync::Weak<Vm>);
+
+impl EscapeActions for Escape {
+    fn quit(&self) {
+        if let Some(vm) = self.0.upgrade() {
+            eprintln!("QEMU: Terminated");
+            vm.quit(0);
+        }
+    }
+    fn commit_snapshots(&self) {}
+}
+
+/// Builds the machine that `config` describes.
+pub fn launch(config: &MachineConfig, host: &Host) -> Result<Launched, ConfigError> {
+    let vm = Vm::new(&host.clocks, &host.main_loop, config.actions);
+    let escape = Arc::new(Escape(Arc::downgrade(&vm)));
+    let mut chardevs = Chardevs::new(host.main_loop.clone(), host.fd_sets.clone(), escape);
+    if let Some(escape) = config.escape_char {
+        chardevs.set_escape(escape);
+    }
+    if config.process.daemonize {
+        chardevs.set_daemonized();
+    }
+    let chardevs = Arc::new(chardevs);
+    let consoles = characters::create(config, Consoles::of(config), &chardevs)?;
+    match config.machine.as_deref().unwrap_or("pc") {
+        "none" => {
+            let none = crate::none::NoBoard::new();
+            let vcpus = processors::none(&vm)?;
+            vm.assemble(Arc::new(none), vcpus);
+        }
+        _ => pc::build(config, host, &vm, &consoles)?,
+    }
+    Ok(Launched { vm, chardevs, monitors: consoles.monitors })
+}
+
+/// A fault that is nobody's option's in particular.
+fn fault(error: impl std::fmt::Display) -> ConfigError {
+    ConfigError::new(error.to_string())
+}

@@ -1,0 +1,121 @@
+//! Building a PC from a configuration.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use base::irq::{FnSink, IrqLine, IrqSink};
+use base::memory::{AddressSpace, RamBlock};
+use cpu::apic::ApicFabric;
+use cpu::signals::request;
+use cpu::vcpu::Vcpus;
+use hw::char::debugcon::{self, Debugcon};
+use hw::char::serial::{ISA_IRQS, ISA_PORTS, Serial};
+use hw::pci::piix4_pm::PmConfig;
+
+use super::characters::Characters;
+use super::processors::{self, FlushOnChange, Processors};
+use super::{Host, fault, firmware};
+use crate::config::{ConfigError, MachineConfig};
+use crate::pc::board::{Pc, PcConfig, PcWires, default_rtc};
+use crate::pc::memory::PcMemory;
+use crate::vm::{Board, Vm};
+
+/// RAM of a machine that was not told how much it has.
+const DEFAULT_RAM: u64 = 128 << 20;
+
+/// The 8259 pair's output goes to LINT0 of every processor.
+struct Lint0(Arc<ApicFabric>);
+
+impl IrqSink for Lint0 {
+    fn set_irq(&self, _: u32, level: bool) {
+        self.0.apics().iter().for_each(|apic| apic.set_irq(0, level));
+    }
+}
+
+struct PcMachine {
+    pc: Pc,
+}
+
+impl Board for PcMachine {
+    fn reset(&self) {
+        self.pc.reset();
+    }
+    fn power_button(&self) {
+        self.pc.pm.lock().power_button();
+    }
+    fn wake_up(&self, by_rtc: bool) {
+        self.pc.pm.lock().wake(by_rtc);
+    }
+    fn memory(&self) -> &AddressSpace {
+        &self.pc.map.memory
+    }
+    fn ports(&self) -> &AddressSpace {
+        &self.pc.map.ports
+    }
+    fn enter(&self, _: &Vcpus) {}
+}
+
+pub(super) fn build(
+    config: &MachineConfig,
+    host: &Host,
+    vm: &Arc<Vm>,
+    characters: &Characters,
+) -> Result<(), ConfigError> {
+    let size = config.memory.size.unwrap_or(DEFAULT_RAM);
+    let ram = Arc::new(RamBlock::anonymous("pc.ram", size).map_err(fault)?);
+    let map = PcMemory::new(ram, None);
+    let a20 = Arc::new(AtomicBool::new(true));
+    let processors = Processors::choose(config, "pc-i440fx-10.0")?;
+    let engines = processors.software(&map, &a20, &host.clocks);
+    let signals: Vec<_> = engines.iter().map(|(signals, _)| signals.clone()).collect();
+    for space in [&map.memory, &map.smm] {
+        space.listen(Arc::new(FlushOnChange(signals.clone())));
+    }
+    let smi_targets = signals.clone();
+    let cfg = PcConfig {
+        bios: Some(firmware::bios(config)?),
+        cpus: processors.count,
+        boot_order: config.boot.order.clone().unwrap_or_else(|| "cad".into()),
+        floppy_boot_check: true,
+        rtc: default_rtc(&host.clocks),
+        pm: PmConfig::default(),
+    };
+    let wires = PcWires {
+        apic_bus: processors.fabric.clone(),
+        intr: IrqLine::new(Arc::new(Lint0(processors.fabric.clone())), 0),
+        smi: IrqLine::new(
+            Arc::new(FnSink(move |_, level| {
+                if level {
+                    smi_targets.iter().for_each(|signals| signals.post(request::SMI));
+                }
+            })),
+            0,
+        ),
+        requests: vm.request_sink(),
+        time_changed: vm.rtc_changed(),
+    };
+    let mut pc = Pc::new(map, &cfg, wires, &host.clocks).map_err(fault)?;
+    for apic in processors.fabric.apics() {
+        apic.connect_pic(pc.int_ack());
+    }
+    add_serial_ports(&mut pc, host, characters)?;
+    let vcpus = processors::start(engines, vm, "CPU {}/TCG")?;
+    vm.assemble(Arc::new(PcMachine { pc }), vcpus);
+    Ok(())
+}
+
+fn add_serial_ports(pc: &mut Pc, host: &Host, characters: &Characters) -> Result<(), ConfigError> {
+    for (n, chardev) in characters.serials.iter().enumerate().take(ISA_PORTS.len()) {
+        let Some(chardev) = chardev else { continue };
+        let (serial, ports) = Serial::create(pc.isa.irq(ISA_IRQS[n]), &host.clocks);
+        Serial::attach(&serial, chardev).map_err(fault)?;
+        pc.isa.place(&ports, ISA_PORTS[n]);
+        pc.add_device(serial);
+    }
+    for chardev in characters.debugcons.iter().flatten() {
+        let (console, port) = Debugcon::create(debugcon::READBACK, chardev).map_err(fault)?;
+        pc.isa.place(&port, debugcon::DEFAULT_PORT);
+        pc.add_device(console);
+    }
+    Ok(())
+}

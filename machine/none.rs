@@ -1,0 +1,41 @@
+//! The machine without anything, which tools ask questions of.
+
+use base::memory::{AddressSpace, Region};
+use cpu::vcpu::Vcpus;
+
+use crate::vm::Board;
+
+/// A board with no chips and no memory.
+pub struct NoBoard {
+    memory: AddressSpace,
+    ports: AddressSpace,
+}
+
+impl Default for NoBoard {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl NoBoard {
+    /// An empty board.
+    pub fn new() -> Self {
+        NoBoard {
+            memory: AddressSpace::new("memory", Region::container("system", 1 << 64)),
+            ports: AddressSpace::with_unassigned("I/O", Region::container("io", 1 << 16), 0xff),
+        }
+    }
+}
+
+impl Board for NoBoard {
+    fn reset(&self) {}
+    fn power_button(&self) {}
+    fn wake_up(&self, _: bool) {}
+    fn memory(&self) -> &AddressSpace {
+        &self.memory
+    }
+    fn ports(&self) -> &AddressSpace {
+        &self.ports
+    }
+    fn enter(&self, _: &Vcpus) {}
+}

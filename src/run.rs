@@ -1,0 +1,53 @@
+//! Running a machine: the main loop around it, signals, and how the program ends.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use base::clock::Clocks;
+use base::event_loop::{EventLoop, Signal, block_signals};
+use base::fdset::FdSets;
+use machine::config::{ConfigError, MachineConfig};
+use machine::launch::{Host, launch};
+use machine::run_state::Cause;
+
+/// Signals that end the machine in good order.
+const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// Builds and runs the machine; returns the program's exit status.
+pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
+    let failed = |what: &str, error: std::io::Error| ConfigError::new(format!("{what}: {error}"));
+    // Before any thread starts, so that no thread has them unblocked.
+    block_signals(&ENDING).map_err(|error| failed("cannot block signals", error))?;
+    let mut main_loop =
+        EventLoop::new().map_err(|error| failed("cannot set up the main loop", error))?;
+    let clocks = Clocks::new();
+    let wake = main_loop.handle();
+    clocks.set_wake(move || wake.wake());
+    let host = Host {
+        main_loop: main_loop.handle(),
+        clocks: clocks.clone(),
+        fd_sets: Arc::new(FdSets::default()),
+    };
+    let launched = launch(config, &host)?;
+    let vm = launched.vm.clone();
+    let ended = Arc::downgrade(&vm);
+    let _signals = main_loop
+        .handle()
+        .on_signals(&ENDING, move |info| {
+            if let Some(vm) = ended.upgrade() {
+                eprintln!(
+                    "qemu-system-x86_64: terminating on signal {} from pid {}",
+                    info.signal as i32, info.pid
+                );
+                vm.shut_down(Cause::HostSignal);
+            }
+        })
+        .map_err(|error| failed("cannot watch for signals", error))?;
+    vm.power_up();
+    if !config.start_paused {
+        vm.resume();
+    }
+    main_loop.run(&clocks).map_err(|error| failed("the main loop failed", error))?;
+    launched.chardevs.clean_up();
+    Ok(ExitCode::from(vm.exit_status().unwrap_or(0) as u8))
+}

@@ -20,6 +20,8 @@ pub mod soft;
 pub mod vcpu;
 
 mod core;
+#[cfg(test)]
+mod testing;
 
 pub use crate::core::{Cpu, Fault, Trap, vector};
 pub use crate::int::Int;

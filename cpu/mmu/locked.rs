@@ -39,9 +39,9 @@ unsafe fn atomic_update<T: Int>(host: usize, f: &mut impl FnMut(T) -> T) -> Opti
     }
     match T::SIZE {
         1 => update!(AtomicU8),
-        2 if host % 2 == 0 => update!(AtomicU16),
-        4 if host % 4 == 0 => update!(AtomicU32),
-        8 if host % 8 == 0 => update!(AtomicU64),
+        2 if host.is_multiple_of(2) => update!(AtomicU16),
+        4 if host.is_multiple_of(4) => update!(AtomicU32),
+        8 if host.is_multiple_of(8) => update!(AtomicU64),
         2 | 4 if host % 8 + T::SIZE <= 8 => {
             // Misaligned, but inside an aligned quadword.
             let shift = 8 * (host % 8);
@@ -61,7 +61,7 @@ unsafe fn atomic_update<T: Int>(host: usize, f: &mut impl FnMut(T) -> T) -> Opti
             }
         }
         // SAFETY: the caller's promise; aligned as just checked.
-        16 if host % 16 == 0 => unsafe { atomic_update_16(host, f) },
+        16 if host.is_multiple_of(16) => unsafe { atomic_update_16(host, f) },
         _ => None,
     }
 }
@@ -86,11 +86,27 @@ unsafe fn atomic_update_16<T: Int>(host: usize, f: &mut impl FnMut(T) -> T) -> O
     }
 }
 
+/// LOCK CMPXCHG16B. By hand, because the intrinsic compiles to a library call wherever it is inlined
+/// into a function that does not enable the feature.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "cmpxchg16b")]
 unsafe fn cmpxchg16b(cell: *mut u128, old: u128, new: u128) -> u128 {
-    // SAFETY: the caller's promise.
-    unsafe { std::arch::x86_64::cmpxchg16b(cell, old, new, Ordering::SeqCst, Ordering::SeqCst) }
+    let (mut low, mut high) = (old as u64, (old >> 64) as u64);
+    // SAFETY: the caller's promise covers the memory; RBX, which the compiler keeps for itself, is
+    // exchanged and restored.
+    unsafe {
+        std::arch::asm!(
+            "xchg rsi, rbx",
+            "lock cmpxchg16b [rdi]",
+            "mov rbx, rsi",
+            inout("rsi") new as u64 => _,
+            in("rdi") cell,
+            in("rcx") (new >> 64) as u64,
+            inout("rax") low,
+            inout("rdx") high,
+            options(nostack),
+        );
+    }
+    u128::from(high) << 64 | u128::from(low)
 }
 
 #[cfg(not(target_arch = "x86_64"))]

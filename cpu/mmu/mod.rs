@@ -142,3 +142,6 @@ impl Cpu {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -144,7 +144,7 @@ impl Cpu {
         match found.kind {
             LookupKind::Ram { block, offset, writable: true }
                 if found.remaining >= size
-                    && offset % size == 0
+                    && offset.is_multiple_of(size)
                     && offset.checked_add(size).is_some_and(|end| end <= block.len()) =>
             {
                 Slot::Ram(block, offset)

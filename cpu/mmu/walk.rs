@@ -167,9 +167,7 @@ impl Cpu {
             table = if size == 4 { value & 0xffff_f000 } else { value & entry::ADDRESS };
             shift -= index_bits;
         }
-        if let Err(code) = self.permits(&result, access) {
-            return Err(code);
-        }
+        self.permits(&result, access)?;
         for (i, step) in steps.iter().take(depth).enumerate() {
             let mut want = entry::ACCESSED;
             if i + 1 == depth && access.write {

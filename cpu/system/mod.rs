@@ -19,3 +19,6 @@ mod smm;
 mod stack;
 mod task;
 mod v86;
+
+#[cfg(test)]
+mod tests;

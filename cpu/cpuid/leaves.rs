@@ -68,6 +68,7 @@ impl Model {
                 };
                 [0x4000_0001, text(0), text(4), text(8)]
             }),
+            0x4000_0001 => [low(Word::KvmEax), 0, 0, low(Word::KvmEdx)],
             0x8000_0000 => self.vendor_leaf(self.xlevel),
             0x8000_0001 => {
                 let mut ecx = low(Word::X1Ecx);
@@ -133,6 +134,42 @@ impl Model {
             0xc000_0001 => [self.signature(), 0, 0, low(Word::C1Edx)],
             _ => [0; 4],
         }
+    }
+
+    /// Every leaf and subleaf, as the kernel wants them listed for a virtual processor: leaf,
+    /// subleaf if the leaf has any, and the four registers.
+    pub fn table(&self, index: u32, now: &Dynamic) -> Vec<(u32, Option<u32>, [u32; 4])> {
+        let mut ranges = vec![0..=self.level];
+        if self.hypervisor.is_some() {
+            ranges.push(0x4000_0000..=0x4000_0001);
+        }
+        if self.xlevel >= 0x8000_0000 {
+            ranges.push(0x8000_0000..=self.xlevel);
+        }
+        if self.xlevel2 >= 0xc000_0000 {
+            ranges.push(0xc000_0000..=self.xlevel2);
+        }
+        let mut table = Vec::new();
+        for leaf in ranges.into_iter().flat_map(|range| range.take(0x100)) {
+            let subleaves = match leaf {
+                4 | 0x8000_001d => 5,
+                7 => self.level_7() + 1,
+                0xb => 3,
+                0x1f => 5,
+                0xd => 64,
+                _ => {
+                    table.push((leaf, None, self.cpuid(index, leaf, 0, now)));
+                    continue;
+                }
+            };
+            for subleaf in 0..subleaves {
+                let answer = self.cpuid(index, leaf, subleaf, now);
+                if subleaf < 2 || answer != [0; 4] {
+                    table.push((leaf, Some(subleaf), answer));
+                }
+            }
+        }
+        table
     }
 
     /// A leaf beyond the highest of its range answers as the highest basic one does.

@@ -175,3 +175,18 @@ fn test_state_changes_show() {
     assert_ne!(model.cpuid(0, 7, 0, &now)[2] & 1 << 4, 0);
     assert_eq!(model.cpuid(0, 0xd, 0, &now)[1], 0x340);
 }
+
+#[test]
+fn test_table_lists_what_cpuid_answers() {
+    let model = select("Haswell", &Support::software(), Topology::default()).unwrap().model;
+    let table = model.table(0, &as_reset());
+    for (leaf, subleaf, answer) in &table {
+        assert_eq!(*answer, model.cpuid(0, *leaf, subleaf.unwrap_or(0), &as_reset()));
+    }
+    let leaves = |leaf| table.iter().filter(|entry| entry.0 == leaf).count();
+    assert_eq!((leaves(0), leaves(4), leaves(0xd), leaves(0x8000_0008)), (1, 4, 3, 1));
+    // Absurd levels do not make it endless.
+    let spec = "qemu64,level=0xffffffff,xlevel=0xffffffff,xlevel2=0xffffffff";
+    let model = select(spec, &Support::software(), Topology::default()).unwrap().model;
+    assert!(model.table(0, &as_reset()).len() < 1000);
+}

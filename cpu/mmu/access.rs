@@ -38,51 +38,78 @@ impl Cpu {
     /// Loads from a linear address at the current privilege.
     #[inline(always)]
     pub fn load<T: Int>(&mut self, linear: u64) -> Result<T, Trap> {
-        let tlb = &self.mmu.tlb;
-        let entry = &tlb.read[Tlb::index(self.mode.tlb_base, linear)];
-        if entry.tag == tlb.tag(linear, T::SIZE) {
-            // SAFETY: the entry is valid for the page and the access does not leave it.
-            return Ok(unsafe { host_read((linear as usize).wrapping_add(entry.addend)) });
+        match self.load_fast(linear, self.mode.tlb_base) {
+            Some(value) => Ok(value),
+            None => self.load_slow(linear, self.mode.context),
         }
-        self.load_slow(linear, self.mode.context)
+    }
+
+    /// Loads through the part of the TLB at `base`, if it knows the page.
+    #[inline(always)]
+    fn load_fast<T: Int>(&self, linear: u64, base: usize) -> Option<T> {
+        let tlb = &self.mmu.tlb;
+        let entry = &tlb.read[Tlb::index(base, linear)];
+        (entry.tag == tlb.tag(linear, T::SIZE)).then(|| {
+            // SAFETY: the entry is valid for the page and the access does not leave it.
+            unsafe { host_read((linear as usize).wrapping_add(entry.addend)) }
+        })
     }
 
     /// Stores to a linear address at the current privilege.
     #[inline(always)]
     pub fn store<T: Int>(&mut self, linear: u64, value: T) -> Result<(), Trap> {
+        self.store_at(linear, value, self.mode.tlb_base, self.mode.context)
+    }
+
+    #[inline(always)]
+    fn store_at<T: Int>(
+        &mut self,
+        linear: u64,
+        value: T,
+        base: usize,
+        context: Context,
+    ) -> Result<(), Trap> {
         let tlb = &self.mmu.tlb;
-        let entry = &tlb.write[Tlb::index(self.mode.tlb_base, linear)];
-        if entry.tag == tlb.tag(linear, T::SIZE) {
-            // SAFETY: the entry is valid for the page and the access does not leave it; the flag
-            // byte lives as long as the block.
-            let flag = unsafe {
-                host_write((linear as usize).wrapping_add(entry.addend), value);
-                compiler_fence(Ordering::SeqCst);
-                (*entry.flag).load(Ordering::Relaxed)
-            };
-            if flag != 0 {
-                let phys = entry.phys | linear & !PAGE;
-                self.watched_page_written(phys, T::SIZE as u64);
-            }
-            return Ok(());
+        let entry = &tlb.write[Tlb::index(base, linear)];
+        if entry.tag != tlb.tag(linear, T::SIZE) {
+            return self.store_slow(linear, value, context);
         }
-        self.store_slow(linear, value, self.mode.context)
+        // SAFETY: the entry is valid for the page and the access does not leave it; the flag byte
+        // lives as long as the block.
+        let flag = unsafe {
+            host_write((linear as usize).wrapping_add(entry.addend), value);
+            compiler_fence(Ordering::SeqCst);
+            (*entry.flag).load(Ordering::Relaxed)
+        };
+        if flag != 0 {
+            let phys = entry.phys | linear & !PAGE;
+            self.watched_page_written(phys, T::SIZE as u64);
+        }
+        Ok(())
     }
 
     /// Loads with supervisor privilege whatever the current one: for descriptor tables and TSSs
     /// (SDM vol. 3, 4.6.1, implicit supervisor-mode accesses).
     pub(crate) fn load_implicit<T: Int>(&mut self, linear: u64) -> Result<T, Trap> {
-        self.load_slow(linear & self.implicit_mask(), Context::Supervisor)
+        let linear = linear & self.implicit_mask();
+        match self.load_fast(linear, super::tlb::base_of(Context::Supervisor)) {
+            Some(value) => Ok(value),
+            None => self.load_slow(linear, Context::Supervisor),
+        }
     }
 
     /// Stores with supervisor privilege whatever the current one.
     pub(crate) fn store_implicit<T: Int>(&mut self, linear: u64, value: T) -> Result<(), Trap> {
-        self.store_slow(linear & self.implicit_mask(), value, Context::Supervisor)
+        let linear = linear & self.implicit_mask();
+        let context = Context::Supervisor;
+        self.store_at(linear, value, super::tlb::base_of(context), context)
     }
 
     /// Stores with the privilege of `cpl`, which is about to become the current one.
     pub(crate) fn store_as<T: Int>(&mut self, cpl: u8, linear: u64, value: T) -> Result<(), Trap> {
-        self.store_slow(linear & self.implicit_mask(), value, Self::plain_context(cpl))
+        let linear = linear & self.implicit_mask();
+        let context = Self::plain_context(cpl);
+        self.store_at(linear, value, super::tlb::base_of(context), context)
     }
 
     /// Faults as a store with the privilege of `cpl` would.
@@ -143,7 +170,7 @@ impl Cpu {
     }
 
     fn load_span(&mut self, linear: u64, buf: &mut [u8], context: Context) -> Result<(), Trap> {
-        let access = Access { write: false, fetch: false, context };
+        let access = Access::read(context);
         let first = (4096 - (linear & 0xfff)).min(buf.len() as u64);
         // Every page is translated before any byte is read: a read from a device has effects.
         let mut at = 0;
@@ -165,7 +192,7 @@ impl Cpu {
 
     fn store_span(&mut self, linear: u64, data: &[u8], context: Context) -> Result<(), Trap> {
         self.probe(linear, data.len() as u64, context)?;
-        let access = Access { write: true, fetch: false, context };
+        let access = Access { write: true, ..Access::read(context) };
         let mut done = 0;
         while done < data.len() {
             let here = self.advance(linear, done as u64);
@@ -179,7 +206,7 @@ impl Cpu {
     }
 
     fn probe(&mut self, linear: u64, len: u64, context: Context) -> Result<(), Trap> {
-        let access = Access { write: true, fetch: false, context };
+        let access = Access { write: true, ..Access::read(context) };
         let mut at = 0;
         while at < len {
             let here = self.advance(linear, at);
@@ -316,7 +343,7 @@ impl Cpu {
     fn fill_quietly(&mut self, linear: u64, write: bool) -> bool {
         let (cr2, fault) = (self.state.cr2, self.fault);
         let context = self.mode.context;
-        let access = Access { write, fetch: false, context };
+        let access = Access { write, ..Access::read(context) };
         match self.translate(linear, access) {
             Ok(phys) => {
                 if write {
@@ -374,7 +401,7 @@ impl Cpu {
     }
 
     fn fetch_access(&self) -> Access {
-        Access { write: false, fetch: true, context: self.mode.context }
+        Access { fetch: true, ..Access::read(self.mode.context) }
     }
 
     /// The page of code at `linear`.

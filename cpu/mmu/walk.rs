@@ -168,6 +168,9 @@ impl Cpu {
             shift -= index_bits;
         }
         self.permits(&result, access)?;
+        if access.debug {
+            return Ok(Some(result));
+        }
         for (i, step) in steps.iter().take(depth).enumerate() {
             let mut want = entry::ACCESSED;
             if i + 1 == depth && access.write {
@@ -200,7 +203,7 @@ impl Cpu {
     /// Checks a completed walk's permissions (SDM vol. 3, 4.6). The error is a #PF error code.
     pub(crate) fn permits(&self, page: &Walked, access: Access) -> Result<(), u32> {
         let denied = Err(self.access_code(access) | code::PRESENT);
-        if self.state.cr0 & cr0::PG == 0 {
+        if self.state.cr0 & cr0::PG == 0 || access.debug {
             return Ok(());
         }
         let write_protect = self.state.cr0 & cr0::WP != 0;

@@ -1,7 +1,7 @@
 //! SYSCALL, SYSRET, SYSENTER, SYSEXIT, SWAPGS and the FS/GS base instructions.
 
 use crate::core::{Cpu, Trap};
-use crate::cpuid::feature;
+use crate::cpuid::{Vendor, feature};
 use crate::flags::bit;
 use crate::state::{Seg, Segment, attr, cr4, efer, gpr};
 
@@ -36,6 +36,10 @@ impl Cpu {
     /// SYSCALL (APM vol. 3).
     pub fn syscall(&mut self) -> Result<(), Trap> {
         self.require_sce()?;
+        // Intel knows it in 64-bit code only.
+        if self.mode.code_bits != 64 && self.model.vendor() == Vendor::Intel {
+            return Err(self.undefined());
+        }
         let star = self.state.msr.star;
         let selector = (star >> 32) as u16 & 0xfffc;
         let flags = self.state.flags.get();
@@ -82,8 +86,18 @@ impl Cpu {
         Ok(())
     }
 
+    /// #UD where SYSENTER and SYSEXIT do not exist: in long mode on AMD (APM vol. 3).
+    fn require_sysenter(&mut self) -> Result<(), Trap> {
+        let lacking = !self.model.has(feature::SEP);
+        if lacking || self.mode.long && self.model.vendor() == Vendor::Amd {
+            return Err(self.undefined());
+        }
+        Ok(())
+    }
+
     /// SYSENTER.
     pub fn sysenter(&mut self) -> Result<(), Trap> {
+        self.require_sysenter()?;
         let msr = &self.state.msr;
         let selector = msr.sysenter_cs as u16 & 0xfffc;
         if !self.mode.protected && !self.mode.v86 || selector == 0 {
@@ -101,6 +115,7 @@ impl Cpu {
 
     /// SYSEXIT; `opsize` is 8 to return to 64-bit code.
     pub fn sysexit(&mut self, opsize: u32) -> Result<(), Trap> {
+        self.require_sysenter()?;
         let selector = self.state.msr.sysenter_cs as u16 & 0xfffc;
         if !self.mode.protected || self.mode.cpl != 0 || selector == 0 {
             return Err(self.gp(0));

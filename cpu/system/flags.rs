@@ -43,9 +43,14 @@ impl Cpu {
         if self.mode.cpl == 0 {
             mask |= bit::IOPL;
         }
+        let before = self.state.flags.system();
         // POPF clears RF whatever the image says.
         self.merge_flags(value & !bit::RF, mask & size_mask(opsize) | bit::RF);
-        self.update_mode();
+        if (before ^ self.state.flags.system()) & (bit::IOPL | bit::AC) != 0 {
+            self.update_mode();
+        } else {
+            self.update_signal_mask();
+        }
         Ok(())
     }
 

@@ -21,4 +21,6 @@ mod task;
 mod v86;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

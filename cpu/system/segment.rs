@@ -165,13 +165,15 @@ impl Cpu {
 
     /// The upper half of the base of a 16-byte system descriptor at `at` (long mode).
     pub(super) fn descriptor_upper(&mut self, selector: u16, at: u64) -> Result<u64, Trap> {
-        let upper: u64 = self.load_implicit(at.wrapping_add(8))?;
-        let beyond =
-            selector & 4 == 0 && u32::from(selector | 7) + 8 > u32::from(self.state.gdtr.limit);
-        if beyond || upper >> 40 & 0x1f != 0 {
-            return Err(self.gp(selector_error(selector)));
+        let next = selector.checked_add(8).and_then(|next| self.descriptor_address(next));
+        if next.is_some() {
+            let upper: u64 = self.load_implicit(at.wrapping_add(8))?;
+            // The type field of the second half must be zero.
+            if upper >> 40 & 0x1f == 0 {
+                return Ok(upper);
+            }
         }
-        Ok(upper)
+        Err(self.gp(selector_error(selector)))
     }
 
     /// Sets the accessed bit of a code or data descriptor that is about to be loaded.

@@ -15,6 +15,7 @@ mod mode;
 pub mod signals;
 pub mod state;
 mod system;
+pub mod testbed;
 
 pub mod soft;
 pub mod vcpu;

@@ -10,6 +10,8 @@ mod decode;
 mod exec;
 mod op;
 mod random;
+#[cfg(test)]
+mod tests;
 
 use block::{Block, Cache, NONE};
 use decode::{End, Key};

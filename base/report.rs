@@ -50,6 +50,11 @@ pub fn set_timestamp(on: bool) {
     STYLE.write().timestamp = on;
 }
 
+/// Whether messages start with the time.
+pub fn timestamps() -> bool {
+    STYLE.read().timestamp
+}
+
 /// `-msg guest-name=on`, with the name that `-name` gave.
 pub fn set_guest_name(name: Option<String>) {
     STYLE.write().guest_name = name;

@@ -109,9 +109,9 @@ fn stop() {
     let _ = set.thread_block();
 }
 
-/// A job in the background must leave the terminal alone.
+/// A job in the background must leave the terminal alone; one that is not ours has no jobs.
 fn in_foreground() -> bool {
-    unistd::tcgetpgrp(stdin().as_fd()).is_ok_and(|group| group == unistd::getpgrp())
+    unistd::tcgetpgrp(stdin().as_fd()).map_or(true, |group| group == unistd::getpgrp())
 }
 
 /// Restores terminal and flags, once per change. Called from signal handlers, so it does nothing
@@ -123,10 +123,11 @@ fn give_back() {
     let Some(original) = ORIGINAL.get() else { return };
     // SAFETY: system calls on descriptors 0 and 1; the termios structure is valid and not written.
     unsafe {
-        if let Some(termios) = &original.termios
-            && libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp()
-        {
-            libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, termios);
+        if let Some(termios) = &original.termios {
+            let foreground = libc::tcgetpgrp(libc::STDIN_FILENO);
+            if foreground < 0 || foreground == libc::getpgrp() {
+                libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, termios);
+            }
         }
         if let Some(flags) = original.input_flags {
             libc::fcntl(libc::STDIN_FILENO, libc::F_SETFL, flags.bits());
@@ -182,5 +183,62 @@ extern "C" fn on_fatal_signal(
         if (*info).si_code <= 0 {
             libc::raise(number);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, ExitStatus, Stdio};
+
+    use super::*;
+    use crate::event_loop::EventLoop;
+
+    const ROLE: &str = "RHEA_TERMINAL_TEST";
+
+    /// The child's part of the tests below.
+    #[test]
+    fn in_a_child_process() {
+        let Ok(role) = std::env::var(ROLE) else { return };
+        let event_loop = EventLoop::new().unwrap();
+        let terminal = Terminal::take(&event_loop.handle(), false).unwrap();
+        let raw = tcgetattr(stdin()).unwrap();
+        assert!(!raw.local_flags.intersects(LocalFlags::ICANON | LocalFlags::ISIG));
+        assert!(fd::file_flags(stdin()).unwrap().contains(OFlag::O_NONBLOCK));
+        assert!(Terminal::take(&event_loop.handle(), false).is_err(), "it is taken");
+        match role.as_str() {
+            "drop" => drop(terminal),
+            "exit" => std::process::exit(3),
+            "abort" => std::process::abort(),
+            "quit" => signal::raise(Signal::SIGQUIT).unwrap(),
+            _ => panic!("unknown role {role}"),
+        }
+    }
+
+    /// Runs a child on a pseudo-terminal, which afterwards must be as it was.
+    fn run_child(role: &str) -> ExitStatus {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let state = || -> (libc::termios, OFlag) {
+            (tcgetattr(&pty.slave).unwrap().into(), fd::file_flags(&pty.slave).unwrap())
+        };
+        let before = state();
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "chardev::terminal::tests::in_a_child_process"])
+            .env(ROLE, role)
+            .stdin(pty.slave.try_clone().unwrap())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(state() == before, "the terminal is not restored after {role}");
+        status
+    }
+
+    #[test]
+    fn the_terminal_is_given_back_on_every_way_out() {
+        assert!(run_child("drop").success());
+        assert_eq!(run_child("exit").code(), Some(3));
+        assert_eq!(run_child("abort").signal(), Some(libc::SIGABRT));
+        assert_eq!(run_child("quit").signal(), Some(libc::SIGQUIT));
     }
 }

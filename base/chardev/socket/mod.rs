@@ -5,11 +5,14 @@ mod telnet;
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::SigSet;
 use parking_lot::Mutex;
 
 use self::address::{Connected, Listening, connect, inet_name, listen, unix_name};
@@ -88,7 +91,7 @@ impl Socket {
         match &self.listener {
             Some(listener) if self.spec.wait => {
                 info_report!("QEMU waiting for connection on: {}", self.filename());
-                let peer = listener.socket.accept();
+                let peer = wait_readable(&listener.socket).and_then(|()| listener.socket.accept());
                 let peer = peer.map_err(ChardevError::io("Failed to accept connection"))?;
                 listener.socket.set_nonblocking().map_err(failed)?;
                 self.connected(peer).map_err(failed)
@@ -255,6 +258,18 @@ impl Socket {
                 format!("disconnected:{}:{host}:{port}", self.protocol())
             }
             (None, SocketAddress::Fd(number)) => format!("disconnected:fd:{number}"),
+        }
+    }
+}
+
+/// Waits with no signal blocked, so that one that would end the program does.
+fn wait_readable(listening: &Listening) -> io::Result<()> {
+    loop {
+        let mut fds = [PollFd::new(listening.as_fd(), PollFlags::POLLIN)];
+        match ppoll(&mut fds, None, Some(SigSet::empty())) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

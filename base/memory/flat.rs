@@ -9,7 +9,7 @@ use super::region::{AccessSizes, IoHandler, Kind, Region};
 #[derive(Clone)]
 pub(super) enum Backing {
     Ram { block: Arc<RamBlock>, offset: u64, writable: bool },
-    Io { handler: Arc<dyn IoHandler>, offset: u64, sizes: AccessSizes },
+    Io { handler: Arc<dyn IoHandler>, offset: u64, sizes: AccessSizes, region_size: u128 },
     RomDevice { block: Arc<RamBlock>, handler: Arc<dyn IoHandler>, offset: u64 },
 }
 
@@ -32,6 +32,19 @@ impl FlatRange {
             Backing::Ram { block, offset, writable } => Some((block, *offset, *writable)),
             Backing::RomDevice { block, offset, .. } => Some((block, *offset, false)),
             Backing::Io { .. } => None,
+        }
+    }
+    /// Whether an access of `size` bytes at `addr` in the range goes to its backing as a whole. To
+    /// devices it does even where another region covers its end: port 0xCF9 lies inside the
+    /// doubleword register at 0xCF8.
+    fn takes(&self, addr: u64, size: u8) -> bool {
+        let skip = addr - self.start;
+        let size = u64::from(size);
+        match &self.backing {
+            Backing::Io { offset, region_size, .. } => {
+                u128::from(offset + skip) + u128::from(size) <= *region_size
+            }
+            _ => self.last - addr >= size - 1,
         }
     }
     /// Whether stores must reach a device although loads come from memory.
@@ -128,14 +141,14 @@ impl FlatView {
     /// Loads 1 to 8 bytes as a little-endian number.
     pub fn read_uint(&self, addr: u64, size: u8) -> u64 {
         if let Ok(range) = self.find(addr)
-            && range.last - addr >= u64::from(size) - 1
+            && range.takes(addr, size)
         {
             let skip = addr - range.start;
             return match &range.backing {
                 Backing::Ram { block, offset, .. } | Backing::RomDevice { block, offset, .. } => {
                     block.read_uint(offset + skip, size)
                 }
-                Backing::Io { handler, offset, sizes } => {
+                Backing::Io { handler, offset, sizes, .. } => {
                     io_read(&**handler, *sizes, offset + skip, size)
                 }
             };
@@ -154,14 +167,14 @@ impl FlatView {
     /// Stores the low 1 to 8 bytes of `value`.
     pub fn write_uint(&self, addr: u64, size: u8, value: u64) {
         match self.find(addr) {
-            Ok(range) if range.last - addr >= u64::from(size) - 1 => {
+            Ok(range) if range.takes(addr, size) => {
                 let skip = addr - range.start;
                 match &range.backing {
                     Backing::Ram { block, offset, writable: true } => {
                         block.write_uint(offset + skip, size, value);
                     }
                     Backing::Ram { .. } => {}
-                    Backing::Io { handler, offset, sizes } => {
+                    Backing::Io { handler, offset, sizes, .. } => {
                         io_write(&**handler, *sizes, offset + skip, size, value);
                     }
                     Backing::RomDevice { handler, offset, .. } => {
@@ -341,6 +354,7 @@ impl Renderer {
                     handler: handler.clone(),
                     offset: skip + at,
                     sizes,
+                    region_size: size,
                 });
             }
         }

@@ -15,6 +15,8 @@ mod flat;
 mod ram;
 mod region;
 mod space;
+#[cfg(test)]
+mod tests;
 mod tracking;
 
 pub use dma::Dma;

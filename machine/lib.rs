@@ -1,5 +1,6 @@
 //! Boards, boot and run state: what makes a machine of parts.
 
+pub mod boot;
 pub mod config;
 mod error;
 pub mod launch;

@@ -3,4 +3,6 @@
 pub mod acpi;
 pub mod e820;
 pub mod fw_cfg;
+pub mod mptable;
+pub mod pirq;
 pub mod smbios;

@@ -142,7 +142,7 @@ fn segment(name: &str, out: &mut Vec<u8>) {
 /// prefix.
 pub fn path(name: &str) -> Aml {
     let segments = name.trim_start_matches(['\\', '^']);
-    let mut out = name[..name.len() - segments.len()].as_bytes().to_vec();
+    let mut out = name.as_bytes()[..name.len() - segments.len()].to_vec();
     let parts: Vec<&str> = segments.split('.').filter(|part| !part.is_empty()).collect();
     match parts.len() {
         0 => out.push(ZERO_OP),

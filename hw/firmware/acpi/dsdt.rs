@@ -212,7 +212,7 @@ pub fn generation_id() -> (Vec<u8>, u32) {
 }
 
 /// `_DSM` function 0 ("which functions are there?") answers for the device labelling interface only, from its second
-/// revision on. `otherwise` is the answer as a fresh buffer in `Local0`, then `found` fills it.
+/// revision on. The answer is a buffer in `Local0`, none by default, that `found` fills.
 pub(super) fn label_query(found: impl IntoIterator<Item = Aml>) -> Aml {
     const DEVICE_LABELING: (u32, u16, u16, [u8; 8]) =
         (0xe5c9_37d0, 0x3553, 0x4d7a, [0x91, 0x17, 0xea, 0x4d, 0x19, 0xc3, 0x43, 0x4d]);

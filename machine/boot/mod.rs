@@ -1,0 +1,178 @@
+//! Starting a kernel without firmware: Linux images, PVH and Multiboot kernels.
+//!
+//! [`load`] takes bytes and gives bytes: what to write where in guest memory, and the state in which the first CPU
+//! starts. It touches no machine, and trusts nothing in an image.
+
+mod elf;
+pub mod entry;
+mod linux;
+mod multiboot;
+mod pvh;
+pub mod tables;
+
+use hw::firmware::e820::Entry;
+use thiserror::Error;
+
+pub use entry::{CpuEntry, Mode, Segment};
+pub use multiboot::{ModuleName, split_modules};
+
+/// Why an image cannot be started.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum BootError {
+    /// The file is empty.
+    #[error("qemu: could not load kernel '{0}': No such file or directory")]
+    Empty(String),
+    /// None of the formats we know.
+    #[error("qemu: invalid kernel header")]
+    UnknownFormat,
+    /// An ELF file without the note that PVH needs.
+    #[error("Error loading uncompressed kernel without PVH ELF Note")]
+    NoPvhNote,
+    /// A header or offset points outside of the image.
+    #[error("qemu: kernel '{file}' is damaged: {what}")]
+    Damaged {
+        /// Image.
+        file: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The image does not fit in guest memory.
+    #[error(
+        "qemu: kernel '{file}' does not fit in guest memory ({need:#x} bytes, {room:#x} available)"
+    )]
+    KernelTooLarge {
+        /// Image.
+        file: String,
+        /// Bytes it needs.
+        need: u64,
+        /// Bytes there are.
+        room: u64,
+    },
+    /// The initial RAM disk does not fit beside the kernel.
+    #[error("qemu: initrd is too large, cannot support.(max: {max}, need {need})")]
+    InitrdTooLarge {
+        /// Highest address it may use.
+        max: u64,
+        /// Its size.
+        need: u64,
+    },
+    /// The command line does not fit.
+    #[error("qemu: kernel command line is too long (max: {max}, need {need})")]
+    CommandLineTooLong {
+        /// Bytes there are.
+        max: u64,
+        /// Bytes it needs.
+        need: u64,
+    },
+    /// A Multiboot kernel insists on something we do not provide.
+    #[error("qemu: multiboot kernel '{file}' requires unsupported features (flags {flags:#x})")]
+    MultibootFlags {
+        /// Image.
+        file: String,
+        /// The flags.
+        flags: u32,
+    },
+    /// No room for the tables that firmware would have made.
+    #[error("qemu: no guest memory left for firmware tables")]
+    NoRoomForTables,
+}
+
+/// A file that is handed to the kernel, with the text that goes with it.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// File name and arguments; only Multiboot and PVH kernels see them.
+    pub text: String,
+    /// Contents.
+    pub data: Vec<u8>,
+}
+
+/// What is to be started, and on what.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// File name of the kernel.
+    pub name: &'a str,
+    /// Contents of the file.
+    pub kernel: &'a [u8],
+    /// Arguments of the kernel.
+    pub command_line: &'a str,
+    /// The initial RAM disk, or the modules of a Multiboot kernel.
+    pub modules: &'a [Module],
+    /// The memory map.
+    pub memory_map: &'a [Entry],
+    /// End of the memory below 4 GiB that the kernel and its files may occupy.
+    pub usable_below_4g: u64,
+    /// Address of the ACPI root pointer.
+    pub rsdp: Option<u64>,
+    /// Seed for the kernel's random numbers, handed over as setup data. Kernels list its place in their memory map,
+    /// which one booted through firmware's option ROM does not show.
+    pub random_seed: Option<[u8; 32]>,
+    /// Whether the CPU has long mode.
+    pub long_mode: bool,
+}
+
+/// A kernel ready to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootImage {
+    /// Bytes to write, with their addresses. A later write wins.
+    pub writes: Vec<(u64, Vec<u8>)>,
+    /// Ranges to clear first: address and length.
+    pub clears: Vec<(u64, u64)>,
+    /// State of the first CPU.
+    pub entry: CpuEntry,
+}
+
+/// Where things go below 640 KiB: above the BIOS data area; the top is left to the kernel's trampolines.
+mod low {
+    /// Global descriptor table.
+    pub const GDT: u64 = 0x500;
+    /// Linux boot parameters, or the information structure of PVH and Multiboot.
+    pub const PARAMETERS: u64 = 0x7000;
+    /// Page tables.
+    pub const PAGE_TABLES: u64 = 0x9000;
+    /// Linux setup data.
+    pub const SETUP_DATA: u64 = 0xf000;
+    /// Linux real-mode code.
+    pub const REAL_MODE: u64 = 0x1_0000;
+    /// Command line and other text.
+    pub const TEXT: u64 = 0x2_0000;
+    /// End of what we use.
+    pub const END: u64 = 0x9_0000;
+}
+
+const LOWEST_KERNEL: u64 = 0x10_0000;
+const PAGE: u64 = 0x1000;
+
+/// Loads a kernel of any format.
+pub fn load(request: &Request<'_>) -> Result<BootImage, BootError> {
+    if request.kernel.is_empty() {
+        return Err(BootError::Empty(request.name.into()));
+    }
+    if linux::is_linux(request.kernel) {
+        return linux::load(request);
+    }
+    if let Some(header) = multiboot::find_header(request.kernel) {
+        return multiboot::load(request, &header);
+    }
+    if elf::is_elf(request.kernel) {
+        return pvh::load(request);
+    }
+    Err(BootError::UnknownFormat)
+}
+
+impl Request<'_> {
+    fn damaged(&self, what: &'static str) -> BootError {
+        BootError::Damaged { file: self.name.into(), what }
+    }
+
+    /// Fails unless `start..start + length` is memory above 1 MiB that the kernel may occupy.
+    fn check_room(&self, start: u64, length: u64) -> Result<u64, BootError> {
+        let room = self.usable_below_4g.saturating_sub(start);
+        if start < LOWEST_KERNEL || length > room {
+            return Err(BootError::KernelTooLarge { file: self.name.into(), need: length, room });
+        }
+        Ok(start + length)
+    }
+}
+
+#[cfg(test)]
+mod tests;

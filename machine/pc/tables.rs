@@ -1,0 +1,182 @@
+//! What the board tells firmware and guests about itself: ACPI, SMBIOS, the memory map, and the items
+//! of the configuration device that carry them.
+
+use hw::firmware::acpi::{self, AcpiFiles, LegacyPort};
+use hw::firmware::e820::{self, Layout};
+use hw::firmware::fw_cfg::{FwCfg, FwCfgError, item};
+use hw::firmware::smbios::{self, SmbiosFiles};
+
+use super::memory::ABOVE_4G;
+
+/// First address that PCI devices may use below 4 GiB.
+const PCI_HOLE_END: u32 = 0xfebf_ffff;
+/// Least first address of the PCI hole.
+const PCI_HOLE_MIN: u64 = 0xc000_0000;
+const GIB: u64 = 1 << 30;
+const FW_CFG_PORT: u16 = hw::firmware::fw_cfg::FW_CFG_PORT as u16;
+
+/// One possible processor.
+#[derive(Clone, Copy, Debug)]
+pub struct PossibleCpu {
+    /// APIC id.
+    pub apic_id: u32,
+    /// Whether it is there at start.
+    pub present: bool,
+}
+
+/// Everything the tables depend on.
+pub struct Description {
+    /// Bytes of RAM below and above 4 GiB.
+    pub memory: (u64, u64),
+    /// All possible processors.
+    pub cpus: Vec<PossibleCpu>,
+    /// Processors per socket and per core.
+    pub threads_per_socket: u32,
+    /// Cores per socket.
+    pub cores_per_socket: u32,
+    /// Sockets.
+    pub sockets: u32,
+    /// CPUID leaf 1: EAX and EDX.
+    pub processor_id: (u32, u32),
+    /// The machine type, with version.
+    pub machine: String,
+    /// `-uuid`.
+    pub uuid: [u8; 16],
+    /// Functions on the root bus: place and name.
+    pub pci: Vec<(u8, String)>,
+    /// Serial ports: number, first port and interrupt.
+    pub serial: Vec<LegacyPort>,
+    /// Parallel ports.
+    pub parallel: Vec<LegacyPort>,
+    /// Whether there is a PS/2 controller.
+    pub keyboard: bool,
+    /// Whether there is an HPET.
+    pub hpet: bool,
+    /// Port of the CPU hot-plug controller.
+    pub cpu_hotplug: Option<u16>,
+    /// Port of the PCI hot-plug controller.
+    pub pci_hotplug: Option<u16>,
+    /// Port of the panic device.
+    pub pvpanic: Option<u16>,
+    /// S3 is offered.
+    pub s3: bool,
+    /// Sleep type of S4, if it is offered.
+    pub s4: Option<u8>,
+}
+
+impl Description {
+    fn layout(&self) -> Layout {
+        Layout {
+            below_4g: self.memory.0,
+            above_4g: self.memory.1,
+            hypertransport_hole: true,
+            kvm_pages: false,
+        }
+    }
+
+    /// The memory map for firmware.
+    pub fn map_for_firmware(&self) -> Vec<e820::Entry> {
+        e820::for_firmware(&self.layout())
+    }
+
+    /// The memory map for a kernel that is started without firmware.
+    pub fn map_for_kernel(&self, reserved_top: u64) -> Vec<e820::Entry> {
+        e820::for_kernel(&self.layout(), reserved_top)
+    }
+
+    fn pci_bus(&self) -> acpi::PciBus {
+        let functions = self
+            .pci
+            .iter()
+            .map(|(devfn, name)| acpi::PciFunction {
+                devfn: *devfn,
+                kind: if name == "PIIX3" {
+                    acpi::PciKind::IsaBridge(acpi::IsaDevices {
+                        pvpanic: self.pvpanic,
+                        keyboard: self.keyboard,
+                        floppy: None,
+                        parallel: self.parallel.clone(),
+                        serial: self.serial.clone(),
+                        rtc: true,
+                    })
+                } else {
+                    acpi::PciKind::Plain
+                },
+                // What sits on the board stays there.
+                hotpluggable: *devfn >> 3 > 1,
+            })
+            .collect();
+        acpi::PciBus { hotplug_number: self.pci_hotplug.map(|_| 0), functions }
+    }
+
+    /// The ACPI tables.
+    pub fn acpi(&self) -> AcpiFiles {
+        let cpus = self.cpus.iter().enumerate().map(|(index, cpu)| acpi::Cpu {
+            apic_id: cpu.apic_id,
+            present: cpu.present,
+            removable: index > 0,
+            node: None,
+        });
+        let hole = self.memory.0.max(PCI_HOLE_MIN.min(0xe000_0000)) as u32;
+        acpi::build(&acpi::Board {
+            oem: acpi::Oem::default(),
+            cpus: cpus.collect(),
+            power: acpi::PowerManagement { s3: self.s3, s4: self.s4, ..Default::default() },
+            pci_root_uid: 0,
+            pci: self.pci_bus(),
+            pci_window: (hole, PCI_HOLE_END),
+            pci_window64: None,
+            express: None,
+            cpu_hotplug: self.cpu_hotplug,
+            pci_hotplug: self.pci_hotplug,
+            fw_cfg: Some(FW_CFG_PORT),
+            hpet: self.hpet,
+            numa: None,
+            generation_id: None,
+        })
+    }
+
+    /// What the SMBIOS structures say unless the operator says otherwise.
+    pub fn smbios_hardware(&self) -> smbios::Hardware {
+        smbios::Hardware {
+            entry_point: smbios::EntryPoint::default(),
+            manufacturer: "QEMU".into(),
+            product: "Standard PC (i440FX + PIIX, 1996)".into(),
+            version: self.machine.clone(),
+            uuid: self.uuid.into(),
+            processor_id: self.processor_id,
+            sockets: self.sockets,
+            cores_per_socket: self.cores_per_socket,
+            threads_per_socket: self.threads_per_socket,
+            memory: self.memory,
+            largest_module: 16 * GIB,
+        }
+    }
+
+    /// Fills the configuration device.
+    pub fn store(
+        &self,
+        fw_cfg: &mut FwCfg,
+        acpi: &AcpiFiles,
+        smbios: &SmbiosFiles,
+    ) -> Result<(), FwCfgError> {
+        let present = self.cpus.iter().filter(|cpu| cpu.present).count();
+        let last_id = self.cpus.iter().map(|cpu| cpu.apic_id).max().unwrap_or(0);
+        let total = self.memory.0 + self.memory.1;
+        fw_cfg.set_item(item::RAM_SIZE, total.to_le_bytes().to_vec());
+        fw_cfg.set_item(item::CPU_COUNT, (present as u16).to_le_bytes().to_vec());
+        // Firmware waits for APIC ids below this one.
+        fw_cfg.set_item(item::MAX_CPUS, (last_id as u16 + 1).to_le_bytes().to_vec());
+        fw_cfg.set_item(item::UUID, self.uuid.to_vec());
+        fw_cfg.set_item(item::NO_GRAPHIC, 0u16.to_le_bytes().to_vec());
+        fw_cfg.set_item(item::IRQ0_OVERRIDE, 1u32.to_le_bytes().to_vec());
+        fw_cfg.set_file(e820::FILE, e820::encode(&self.map_for_firmware()))?;
+        for (name, data) in acpi.files() {
+            fw_cfg.set_file(name, data)?;
+        }
+        fw_cfg.set_file(smbios::ANCHOR_FILE, smbios.anchor.clone())?;
+        fw_cfg.set_file(smbios::TABLES_FILE, smbios.tables.clone())?;
+        debug_assert!(self.memory.1 == 0 || self.memory.0 < ABOVE_4G);
+        Ok(())
+    }
+}

@@ -48,7 +48,7 @@ pub struct Mode {
     /// stay zero, for "no segment".
     pub base: [u64; 8],
     /// Where the current privilege context begins in the TLB's tables.
-    pub(crate) tlb_base: usize,
+    pub(crate) tlb_base: tlb::Base,
     /// The current privilege context for explicit accesses.
     pub(crate) context: Context,
 }
@@ -135,7 +135,7 @@ impl Mode {
             },
             linear_mask: if code_bits == 64 { !0 } else { 0xffff_ffff },
             base,
-            tlb_base: tlb::base_of(context),
+            tlb_base: tlb::Base::of(context),
             context,
         }
     }

@@ -1,14 +1,14 @@
 //! Loads, stores and fetches by linear address.
 #![allow(unsafe_code)]
 // Unsafe: a TLB hit goes to guest RAM by its host address. An entry is only valid under the current
-// address-space number, was filled from a view that `Mmu` still holds (`memory_map_changed` empties
-// the tables before it lets go of a view), and covers a whole page inside one RAM block, so the
+// address-space number, was filled from a view that `Mmu` still holds (`memory_map_changed` takes a
+// new number before it lets go of a view), and covers a whole page inside one RAM block, so the
 // address is mapped for as long as the access lasts. Guest memory is shared with other processors
 // and devices; it is only touched by volatile or atomic accesses, never by references.
 
 use std::sync::atomic::{AtomicU8, Ordering, compiler_fence};
 
-use super::tlb::{PAGE, ReadEntry, Tlb, WriteEntry};
+use super::tlb::{Base, PAGE, ReadEntry, WriteEntry};
 use super::{Access, CodePage, Context};
 use crate::core::{Cpu, Trap, vector};
 use crate::int::Int;
@@ -46,9 +46,9 @@ impl Cpu {
 
     /// Loads through the part of the TLB at `base`, if it knows the page.
     #[inline(always)]
-    fn load_fast<T: Int>(&self, linear: u64, base: usize) -> Option<T> {
+    fn load_fast<T: Int>(&self, linear: u64, base: Base) -> Option<T> {
         let tlb = &self.mmu.tlb;
-        let entry = &tlb.read[Tlb::index(base, linear)];
+        let entry = tlb.read.get(base, linear);
         (entry.tag == tlb.tag(linear, T::SIZE)).then(|| {
             // SAFETY: the entry is valid for the page and the access does not leave it.
             unsafe { host_read((linear as usize).wrapping_add(entry.addend)) }
@@ -66,11 +66,11 @@ impl Cpu {
         &mut self,
         linear: u64,
         value: T,
-        base: usize,
+        base: Base,
         context: Context,
     ) -> Result<(), Trap> {
         let tlb = &self.mmu.tlb;
-        let entry = &tlb.write[Tlb::index(base, linear)];
+        let entry = tlb.write.get(base, linear);
         if entry.tag != tlb.tag(linear, T::SIZE) {
             return self.store_slow(linear, value, context);
         }
@@ -92,7 +92,7 @@ impl Cpu {
     /// (SDM vol. 3, 4.6.1, implicit supervisor-mode accesses).
     pub(crate) fn load_implicit<T: Int>(&mut self, linear: u64) -> Result<T, Trap> {
         let linear = linear & self.implicit_mask();
-        match self.load_fast(linear, super::tlb::base_of(Context::Supervisor)) {
+        match self.load_fast(linear, Base::of(Context::Supervisor)) {
             Some(value) => Ok(value),
             None => self.load_slow(linear, Context::Supervisor),
         }
@@ -102,14 +102,14 @@ impl Cpu {
     pub(crate) fn store_implicit<T: Int>(&mut self, linear: u64, value: T) -> Result<(), Trap> {
         let linear = linear & self.implicit_mask();
         let context = Context::Supervisor;
-        self.store_at(linear, value, super::tlb::base_of(context), context)
+        self.store_at(linear, value, Base::of(context), context)
     }
 
     /// Stores with the privilege of `cpl`, which is about to become the current one.
     pub(crate) fn store_as<T: Int>(&mut self, cpl: u8, linear: u64, value: T) -> Result<(), Trap> {
         let linear = linear & self.implicit_mask();
         let context = Self::plain_context(cpl);
-        self.store_at(linear, value, super::tlb::base_of(context), context)
+        self.store_at(linear, value, Base::of(context), context)
     }
 
     /// Faults as a store with the privilege of `cpl` would.
@@ -239,7 +239,7 @@ impl Cpu {
             tag: tlb.tag(linear, 1),
             addend: host.wrapping_sub((linear & PAGE) as usize),
         };
-        tlb.read[Tlb::index(super::tlb::base_of(context), linear)] = entry;
+        *tlb.read.get_mut(Base::of(context), linear) = entry;
     }
 
     fn fill_write(&mut self, linear: u64, phys: u64, context: Context) {
@@ -259,7 +259,7 @@ impl Cpu {
             flag,
             phys: phys & PAGE,
         };
-        tlb.write[Tlb::index(super::tlb::base_of(context), linear)] = entry;
+        *tlb.write.get_mut(Base::of(context), linear) = entry;
     }
 
     fn a20_mask(&self) -> u64 {
@@ -317,17 +317,19 @@ impl Cpu {
 
     /// Contiguous host memory at `linear` up to the end of its page, for bulk operations: `None`
     /// where an access would fault or must not bypass the slow path. Bytes written through it are
-    /// reported with [`Cpu::span_written`].
+    /// reported with [`Cpu::span_written`]. The pointer is good until the next access that is not
+    /// made through it: that one may reach a device, which may change the memory map.
     #[inline]
     pub fn ram_span(&mut self, linear: u64, write: bool) -> Option<(*mut u8, usize)> {
         let len = 4096 - (linear as usize & 0xfff);
         for attempt in 0..2 {
             let tlb = &self.mmu.tlb;
-            let index = Tlb::index(self.mode.tlb_base, linear);
             let (tag, addend) = if write {
-                (tlb.write[index].tag, tlb.write[index].addend)
+                let entry = tlb.write.get(self.mode.tlb_base, linear);
+                (entry.tag, entry.addend)
             } else {
-                (tlb.read[index].tag, tlb.read[index].addend)
+                let entry = tlb.read.get(self.mode.tlb_base, linear);
+                (entry.tag, entry.addend)
             };
             if tag == tlb.tag(linear, 1) {
                 return Some(((linear as usize).wrapping_add(addend) as *mut u8, len));
@@ -364,7 +366,7 @@ impl Cpu {
     #[inline]
     pub fn span_written(&mut self, linear: u64, len: usize) {
         compiler_fence(Ordering::SeqCst);
-        let entry = self.mmu.tlb.write[Tlb::index(self.mode.tlb_base, linear)];
+        let entry = *self.mmu.tlb.write.get(self.mode.tlb_base, linear);
         if entry.tag != self.mmu.tlb.tag(linear, 1) {
             return;
         }
@@ -379,7 +381,7 @@ impl Cpu {
     #[inline(always)]
     pub fn code_address(&mut self, linear: u64) -> Result<usize, Trap> {
         let tlb = &self.mmu.tlb;
-        let entry = &tlb.fetch[Tlb::index(self.mode.tlb_base, linear)];
+        let entry = tlb.fetch.get(self.mode.tlb_base, linear);
         if entry.tag == tlb.tag(linear, 1) {
             return Ok((linear as usize).wrapping_add(entry.addend));
         }
@@ -396,7 +398,7 @@ impl Cpu {
             tag: tlb.tag(linear, 1),
             addend: host.wrapping_sub((linear & PAGE) as usize),
         };
-        tlb.fetch[Tlb::index(self.mode.tlb_base, linear)] = entry;
+        *tlb.fetch.get_mut(self.mode.tlb_base, linear) = entry;
         Ok(host + (linear as usize & 0xfff))
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::tlb::{PAGE, Tlb};
+use super::tlb::PAGE;
 use crate::core::{Cpu, Trap};
 use crate::int::Int;
 
@@ -138,7 +138,7 @@ impl Cpu {
     #[inline(always)]
     fn probe_write_fast(&mut self, linear: u64, size: usize) -> Result<(), Trap> {
         let tlb = &self.mmu.tlb;
-        if tlb.write[Tlb::index(self.mode.tlb_base, linear)].tag == tlb.tag(linear, size) {
+        if tlb.write.get(self.mode.tlb_base, linear).tag == tlb.tag(linear, size) {
             return Ok(());
         }
         self.probe_write(linear, size as u64)
@@ -151,7 +151,7 @@ impl Cpu {
     ) -> Result<(T, T), Trap> {
         self.probe_write_fast(linear, T::SIZE)?;
         let tlb = &self.mmu.tlb;
-        let entry = tlb.write[Tlb::index(self.mode.tlb_base, linear)];
+        let entry = *tlb.write.get(self.mode.tlb_base, linear);
         if entry.tag == tlb.tag(linear, T::SIZE) {
             let host = (linear as usize).wrapping_add(entry.addend);
             // SAFETY: the entry is valid for the page and the access does not leave it.

@@ -86,13 +86,12 @@ impl Mmu {
     /// Forgets all translations and takes the newest view of memory.
     pub fn flush_all(&mut self, bus: &crate::bus::Bus) {
         self.memory_map_changed(bus.a20_mask());
-        self.tlb.flush_all();
     }
 
     fn memory_map_changed(&mut self, a20_mask: u64) {
         self.a20_mask = a20_mask;
-        // No entry may outlive the view that keeps its memory alive: the tables go first.
-        self.tlb.flush_host();
+        // No entry may outlive the view that keeps its memory alive: the entries go first.
+        self.tlb.flush_all();
         self.memory.refresh();
         self.smm.refresh();
     }

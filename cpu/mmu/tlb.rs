@@ -20,9 +20,41 @@ const NUMBERS: u64 = 0xfff;
 /// The bits of a linear address above the page offset.
 pub(crate) const PAGE: u64 = !0xfff;
 
-/// Where `context` begins in the first-level tables.
-pub(crate) const fn base_of(context: Context) -> usize {
-    context as usize * SIZE
+/// Where a context begins in the first-level tables: always a multiple of [`SIZE`] within them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Base(usize);
+
+impl Base {
+    pub const fn of(context: Context) -> Self {
+        Base(context as usize * SIZE)
+    }
+}
+
+/// A first-level table.
+pub(crate) struct Table<E>(Box<[E]>);
+
+impl<E: Copy> Table<E> {
+    fn new(empty: E) -> Self {
+        Table(vec![empty; SIZE * CONTEXTS].into())
+    }
+
+    #[inline(always)]
+    fn index(base: Base, linear: u64) -> usize {
+        (linear >> 12) as usize & (SIZE - 1) | base.0
+    }
+
+    /// The entry that the page of `linear` may be in.
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    pub fn get(&self, base: Base, linear: u64) -> &E {
+        // SAFETY: a `Base` is at most `SIZE * (CONTEXTS - 1)`, and what is added is below `SIZE`;
+        // the table never changes its length.
+        unsafe { self.0.get_unchecked(Self::index(base, linear)) }
+    }
+
+    pub fn get_mut(&mut self, base: Base, linear: u64) -> &mut E {
+        &mut self.0[Self::index(base, linear)]
+    }
 }
 
 /// A page that may be read, or fetched from: adding `addend` to a linear address in it gives the
@@ -71,9 +103,9 @@ struct L2Entry {
 }
 
 pub(crate) struct Tlb {
-    pub read: Box<[ReadEntry]>,
-    pub write: Box<[WriteEntry]>,
-    pub fetch: Box<[ReadEntry]>,
+    pub read: Table<ReadEntry>,
+    pub write: Table<WriteEntry>,
+    pub fetch: Table<ReadEntry>,
     l2: Box<[L2Entry]>,
     /// The current address-space number.
     pub number: u64,
@@ -99,9 +131,9 @@ const NO_WRITE: WriteEntry = WriteEntry { tag: 0, addend: 0, flag: std::ptr::nul
 impl Tlb {
     pub fn new() -> Self {
         Tlb {
-            read: vec![ReadEntry::default(); SIZE * CONTEXTS].into(),
-            write: vec![NO_WRITE; SIZE * CONTEXTS].into(),
-            fetch: vec![ReadEntry::default(); SIZE * CONTEXTS].into(),
+            read: Table::new(ReadEntry::default()),
+            write: Table::new(NO_WRITE),
+            fetch: Table::new(ReadEntry::default()),
             l2: vec![L2Entry::default(); L2_SIZE].into(),
             number: 1,
             global_number: 2,
@@ -111,12 +143,6 @@ impl Tlb {
             large: [0; 16],
             huge: 0,
         }
-    }
-
-    /// Index of `linear` in the first-level tables, always within them.
-    #[inline(always)]
-    pub fn index(base: usize, linear: u64) -> usize {
-        ((linear >> 12) as usize & (SIZE - 1) | base) & (SIZE * CONTEXTS - 1)
     }
 
     /// The tag that an entry for an access of `size` bytes at `linear` has. An access that crosses
@@ -137,9 +163,9 @@ impl Tlb {
 
     /// Physically empties everything and starts numbering anew.
     fn clear(&mut self) {
-        self.read.fill(ReadEntry::default());
-        self.write.fill(NO_WRITE);
-        self.fetch.fill(ReadEntry::default());
+        self.read.0.fill(ReadEntry::default());
+        self.write.0.fill(NO_WRITE);
+        self.fetch.0.fill(ReadEntry::default());
         self.l2.fill(L2Entry::default());
         self.numbers.fill(0);
         self.large = [0; 16];
@@ -150,7 +176,8 @@ impl Tlb {
         self.numbers[self.pcid] = 1;
     }
 
-    /// Forgets everything.
+    /// Forgets everything. From here on no entry made before can match: its number is not used
+    /// again before the tables were cleared.
     pub fn flush_all(&mut self) {
         self.numbers.fill(0);
         self.large = [0; 16];
@@ -158,13 +185,6 @@ impl Tlb {
         self.global_number = self.new_number();
         self.number = self.new_number();
         self.numbers[self.pcid] = self.number as u16;
-    }
-
-    /// Forgets the first level only: what a page leads to changed, not how it is mapped.
-    pub fn flush_host(&mut self) {
-        self.read.fill(ReadEntry::default());
-        self.write.fill(NO_WRITE);
-        self.fetch.fill(ReadEntry::default());
     }
 
     /// Forgets all pages of `pcid` that are not global.
@@ -214,10 +234,10 @@ impl Tlb {
             return self.flush_all();
         }
         for context in 0..CONTEXTS {
-            let i = Self::index(context * SIZE, linear);
-            self.read[i].tag = 0;
-            self.write[i].tag = 0;
-            self.fetch[i].tag = 0;
+            let base = Base(context * SIZE);
+            self.read.get_mut(base, linear).tag = 0;
+            self.write.get_mut(base, linear).tag = 0;
+            self.fetch.get_mut(base, linear).tag = 0;
         }
         let entry = &mut self.l2[(linear >> 12) as usize % L2_SIZE];
         if entry.tag & PAGE == linear & PAGE {

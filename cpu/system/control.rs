@@ -246,7 +246,7 @@ impl Cpu {
             _ => value,
         };
         // Which pages need watching may have changed.
-        self.mmu.tlb.flush_host();
+        self.mmu.tlb.flush_all();
         self.update_mode();
         self.exit_block = true;
         Ok(())
@@ -349,7 +349,7 @@ impl Cpu {
             return Err(self.gp(0));
         }
         self.state.pkru = value;
-        self.mmu.tlb.flush_host();
+        self.mmu.tlb.flush_all();
         Ok(())
     }
 

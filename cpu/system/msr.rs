@@ -324,7 +324,7 @@ impl Cpu {
         if let Some(apic) = &self.bus.apic {
             apic.set_base(self.state.msr.apic_base);
         }
-        self.mmu.tlb.flush_host();
+        self.mmu.tlb.flush_all();
         true
     }
 

@@ -208,6 +208,7 @@ impl Cpu {
         let defined =
             super::returns::USER_FLAGS | bit::IF | bit::IOPL | bit::VM | bit::VIF | bit::VIP;
         self.state.flags.set(flags & defined | kept & !(bit::VM | bit::RF));
+        self.state.interrupt_shadow = false;
         self.state.rip = image.ip.into();
         for (reg, value) in self.state.regs.iter_mut().zip(image.regs) {
             *reg = value.into();

@@ -12,6 +12,7 @@ mod int;
 pub mod interp;
 pub mod mmu;
 mod mode;
+pub mod fpu;
 pub mod signals;
 pub mod state;
 mod system;

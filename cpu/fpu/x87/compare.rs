@@ -1,0 +1,93 @@
+//! Comparison, classification, and conditional moves.
+
+use super::{X87, status};
+use crate::fpu::compare::compare;
+use crate::fpu::format::{Class, F80, Float, Unpacked};
+use std::cmp::Ordering;
+
+impl X87 {
+    /// FCOM, FCOMP, FCOMPP (`quiet` false), FUCOM, FUCOMP, FUCOMPP (true): ST(0) with ST(i).
+    pub fn fcom(&mut self, i: u8, quiet: bool, pops: u8) {
+        let operand = (!self.is_empty(i)).then(|| self.st(i).unpack());
+        if let Some(order) = self.compare_st0(operand, quiet) {
+            self.set_condition(condition(order));
+            self.pop_times(pops);
+        }
+    }
+
+    /// FCOM, FCOMP, FICOM, FICOMP with a memory operand.
+    pub fn fcom_value(&mut self, operand: Unpacked, pop: bool) {
+        if let Some(order) = self.compare_st0(Some(operand), false) {
+            self.set_condition(condition(order));
+            self.pop_times(u8::from(pop));
+        }
+    }
+
+    /// FTST.
+    pub fn ftst(&mut self) {
+        self.fcom_value(Unpacked::zero(false), false);
+    }
+
+    /// FCOMI, FCOMIP (`quiet` false), FUCOMI, FUCOMIP (true). `Some(order)` is what ZF, PF and CF tell
+    /// (`None` inside: unordered); `None` leaves the flags alone, an exception being pending.
+    pub fn fcomi(&mut self, i: u8, quiet: bool, pop: bool) -> Option<Option<Ordering>> {
+        let operand = (!self.is_empty(i)).then(|| self.st(i).unpack());
+        let order = self.compare_st0(operand, quiet)?;
+        self.pop_times(u8::from(pop));
+        Some(order)
+    }
+
+    /// Compares ST(0) with an operand (`None`: an empty register). The outer `None` is an unmasked
+    /// exception.
+    fn compare_st0(&mut self, operand: Option<Unpacked>, quiet: bool) -> Option<Option<Ordering>> {
+        match operand {
+            Some(operand) if !self.is_empty(0) => {
+                let mut env = self.env();
+                let order = compare(self.st(0).unpack(), operand, !quiet, &mut env);
+                self.commit(&mut env).then_some(order)
+            }
+            _ => self.stack_fault(false).then_some(None),
+        }
+    }
+
+    /// FXAM.
+    pub fn fxam(&mut self) {
+        let st0 = self.st(0);
+        let unpacked = st0.unpack();
+        let codes = match unpacked.class {
+            _ if self.is_empty(0) => status::C3 | status::C0,
+            Class::Unsupported => 0,
+            Class::QuietNan | Class::SignalingNan => status::C0,
+            Class::Finite if unpacked.denormal => status::C3 | status::C2,
+            Class::Finite => status::C2,
+            Class::Infinite => status::C2 | status::C0,
+            Class::Zero => status::C3,
+        };
+        self.set_condition(codes);
+        self.set_c1(st0.sign_exp & 0x8000 != 0);
+    }
+
+    /// FCMOVcc ST(0), ST(i), with the condition already evaluated.
+    pub fn fcmov(&mut self, i: u8, condition: bool) {
+        if self.is_empty(0) || self.is_empty(i) {
+            if self.stack_fault(false) {
+                self.set_st(0, F80::default_nan());
+            }
+            return;
+        }
+        self.set_c1(false);
+        if condition {
+            self.set_st(0, self.st(i));
+        }
+    }
+}
+
+/// Condition codes of a comparison.
+fn condition(order: Option<Ordering>) -> u16 {
+    match order {
+        Some(Ordering::Greater) => 0,
+        Some(Ordering::Less) => status::C0,
+        Some(Ordering::Equal) => status::C3,
+        None => status::C0 | status::C2 | status::C3,
+    }
+}

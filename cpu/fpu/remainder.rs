@@ -6,29 +6,41 @@ use super::env::{Env, flag};
 use super::format::{Class, F80, Float, Unpacked};
 use super::round::round;
 
+/// The quotient of a partial remainder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quotient {
+    /// The reduction is complete; the low bits of the quotient.
+    Complete(u64),
+    /// The reduction must go on (C2).
+    Incomplete,
+    /// There is none: a NaN operand or an invalid operation.
+    Undefined,
+}
+
 /// What a partial remainder leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remainder {
     /// The remainder, or the dividend as far as it was reduced.
     pub value: F80,
-    /// The low bits of the quotient if the reduction is complete (C2 = 0).
-    pub quotient: Option<u64>,
+    /// The quotient.
+    pub quotient: Quotient,
 }
 
 /// FPREM (`nearest` false: quotient truncated) and FPREM1 (quotient to nearest even, as IEEE 754).
 pub fn remainder(a: Unpacked, b: Unpacked, nearest: bool, env: &mut Env) -> Remainder {
-    let complete = |value| Remainder { value, quotient: Some(0) };
+    let undefined = |value| Remainder { value, quotient: Quotient::Undefined };
     if let Some(nan) = propagate(a, b, env) {
-        return complete(nan);
+        return undefined(nan);
     }
     if a.is_infinite() || b.is_zero() {
-        return complete(invalid(env));
+        return undefined(invalid(env));
     }
+    let unchanged = |value| Remainder { value, quotient: Quotient::Complete(0) };
     note_denormals(a, b, env);
     if a.is_zero() {
-        return complete(F80::zero(a.sign));
+        return unchanged(F80::zero(a.sign));
     }
-    let whole = |env: &mut Env| complete(round(a.sign, a.exp, u128::from(a.sig) << 64, env));
+    let whole = |env: &mut Env| unchanged(round(a.sign, a.exp, u128::from(a.sig) << 64, env));
     let distance = a.exp - b.exp;
     if b.is_infinite() || distance < -1 || (distance < 0 && !nearest) {
         return whole(env);
@@ -37,7 +49,7 @@ pub fn remainder(a: Unpacked, b: Unpacked, nearest: bool, env: &mut Env) -> Rema
         // Reduce the exponent difference by 32 to 63, to a multiple of 32 short of the divisor.
         let step = 32 + (distance % 32);
         let rest = (u128::from(a.sig) << step) % u128::from(b.sig);
-        return Remainder { value: scaled(a.sign, b.exp + distance - step, rest, env), quotient: None };
+        return Remainder { value: scaled(a.sign, b.exp + distance - step, rest, env), quotient: Quotient::Incomplete };
     }
     // For distance -1 everything is doubled, so that the divisor stays an integer.
     let (dividend, divisor, exp) = if distance < 0 {
@@ -54,7 +66,7 @@ pub fn remainder(a: Unpacked, b: Unpacked, nearest: bool, env: &mut Env) -> Rema
     if rest == 0 {
         sign = a.sign;
     }
-    Remainder { value: scaled(sign, exp, rest, env), quotient: Some(quotient as u64) }
+    Remainder { value: scaled(sign, exp, rest, env), quotient: Quotient::Complete(quotient as u64) }
 }
 
 /// `rest * 2^(exp - 63)`, exactly.

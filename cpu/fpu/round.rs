@@ -86,7 +86,9 @@ fn overflow<F: Float>(sign: bool, exp: i32, rounded: &Rounded, env: &mut Env) ->
         }
     }
     env.raise(flag::PE);
+    // Unmasked, only FSCALE gets here, with a result too large even for the wrapped exponent.
     let to_infinity = match env.rounding {
+        _ if env.unmasked(flag::OE) => true,
         Rounding::Nearest => true,
         Rounding::Down => sign,
         Rounding::Up => !sign,

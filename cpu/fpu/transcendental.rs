@@ -42,10 +42,12 @@ impl Reduced {
     /// 1 - r^2/(first * (first+1)) * (1 - r^2/((first+2) * (first+3)) * ...)
     fn series(&self, first: u64) -> Wide {
         let square = self.rest.mul(self.rest);
-        (0..TRIGONOMETRIC_TERMS).rev().fold(Wide::ONE, |sum, k| {
+        let sum = (0..TRIGONOMETRIC_TERMS).rev().fold(Wide::ONE, |sum, k| {
             let n = first + 2 * k;
             Wide::ONE.sub(square.mul(sum).div_int(n * (n + 1)))
-        })
+        });
+        // Below one however small the argument, for the sake of directed rounding.
+        if sum.exp == 0 { Wide::BELOW_ONE } else { sum }
     }
 
     fn sine(&self) -> Wide {
@@ -138,7 +140,11 @@ pub fn tan_one(a: Unpacked, env: &mut Env) -> Option<(F80, F80)> {
         Argument::OutOfRange => None,
         Argument::Zero => Some((F80::zero(a.sign), ONE)),
         Argument::Reduced(reduced) => {
-            let tangent = reduced.sine().div(reduced.cosine());
+            // The tangent of a small argument is above it; the sine is below.
+            let tangent = match reduced.rest.exp {
+                ..-64 => reduced.rest,
+                _ => reduced.sine().div(reduced.cosine()),
+            };
             Some((negated_if(a.sign, tangent).round(env), ONE))
         }
     }
@@ -155,9 +161,10 @@ pub fn exp2_minus_1(a: Unpacked, env: &mut Env) -> F80 {
         Class::Zero => return F80::zero(a.sign),
         _ => note_denormals(a, a, env),
     }
+    env.raise(flag::PE);
     let exactly_one = a.exp == 0 && a.sig == 1 << 63;
     if exactly_one {
-        // 2 - 1 and 1/2 - 1 are exact.
+        // Silicon calls even these inexact.
         return F80::pack(a.sign, (F80::EMAX - i32::from(a.sign)) as u32, 1 << 63);
     }
     if a.exp >= 0 {
@@ -211,6 +218,7 @@ pub fn y_log2_x(x: Unpacked, y: Unpacked, env: &mut Env) -> F80 {
     if y.is_zero() || one {
         return F80::zero(y.sign != negative_log);
     }
+    env.raise(flag::PE);
     if x.sig == 1 << 63 {
         return super::arith::mul(y, Unpacked::from_i64(x.exp.into()), env);
     }
@@ -218,14 +226,14 @@ pub fn y_log2_x(x: Unpacked, y: Unpacked, env: &mut Env) -> F80 {
 }
 
 /// FYL2XP1: y * log2(x + 1), defined for |x| below 1 - sqrt(1/2); larger x are served alike, down to
-/// the pole at -1, from where on the operation is invalid.
+/// the pole at -1, from where on x is returned.
 pub fn y_log2_x_plus_1(x: Unpacked, y: Unpacked, env: &mut Env) -> F80 {
     if let Some(nan) = propagate(x, y, env) {
         return nan;
     }
     match (x.class, y.class) {
         (Class::Zero, Class::Infinite) | (Class::Infinite, Class::Zero) => return invalid(env),
-        _ if x.sign && (x.is_infinite() || (x.class == Class::Finite && x.exp >= 0)) => return invalid(env),
+        (Class::Infinite, _) if x.sign => return invalid(env),
         _ => note_denormals(x, y, env),
     }
     let sign = x.sign != y.sign;
@@ -234,6 +242,10 @@ pub fn y_log2_x_plus_1(x: Unpacked, y: Unpacked, env: &mut Env) -> F80 {
     }
     if x.is_zero() || y.is_zero() {
         return F80::zero(sign);
+    }
+    env.raise(flag::PE);
+    if x.sign && x.exp >= 0 {
+        return F80::pack(x.sign, (x.exp + F80::EMAX) as u32, x.sig);
     }
     let value = Wide::from_unpacked(x);
     let logarithm = if x.exp < -2 {

@@ -16,6 +16,7 @@ pub(super) struct Wide {
 
 impl Wide {
     pub(super) const ONE: Self = Self::new(false, 0, 1 << 127);
+    pub(super) const BELOW_ONE: Self = Self::new(false, -1, u128::MAX);
     pub(super) const PI: Self = Self::new(false, 1, 0xc90f_daa2_2168_c234_c4c6_628b_80dc_1cd1);
     pub(super) const PI_3_4: Self = Self::new(false, 1, 0x96cb_e3f9_990e_91a7_9394_c9e8_a0a5_159d);
     pub(super) const LN_2: Self = Self::new(false, -1, 0xb172_17f7_d1cf_79ab_c9e3_b398_03f2_f6af);

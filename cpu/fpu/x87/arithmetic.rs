@@ -5,7 +5,7 @@ use crate::fpu::arith;
 use crate::fpu::convert;
 use crate::fpu::env::Env;
 use crate::fpu::format::{F80, Float, Unpacked};
-use crate::fpu::remainder;
+use crate::fpu::remainder::{self, Quotient};
 use crate::fpu::transcendental;
 
 /// The operations that come in all operand forms: `destination = destination op source`, or with the
@@ -110,6 +110,7 @@ impl X87 {
 
     /// FPREM (`nearest` false) and FPREM1 (true).
     pub fn fprem(&mut self, nearest: bool) {
+        self.report_range(true);
         if self.is_empty(0) || self.is_empty(1) {
             if self.stack_fault(false) {
                 self.set_st(0, F80::default_nan());
@@ -122,15 +123,15 @@ impl X87 {
             return;
         }
         self.set_st(0, result.value);
-        let codes = match result.quotient {
-            None => status::C2,
-            Some(quotient) => {
+        match result.quotient {
+            Quotient::Complete(quotient) => {
                 self.set_c1(quotient & 1 != 0);
                 let code = |bit: u64, code: u16| if quotient & bit != 0 { code } else { 0 };
-                code(2, status::C3) | code(4, status::C0)
+                self.set_condition(code(2, status::C3) | code(4, status::C0));
             }
-        };
-        self.set_condition(codes);
+            Quotient::Incomplete => self.set_condition(status::C2),
+            Quotient::Undefined => {}
+        }
     }
 
     /// FXTRACT: exponent to ST(0), then the significand is pushed.
@@ -171,11 +172,13 @@ impl X87 {
 
     /// FSINCOS: sine to ST(0), then the cosine is pushed.
     pub fn fsincos(&mut self) {
+        self.report_range(true);
         self.spread(transcendental::sin_cos);
     }
 
     /// FPTAN: tangent to ST(0), then 1.0 is pushed.
     pub fn fptan(&mut self) {
+        self.report_range(true);
         self.spread(transcendental::tan_one);
     }
 
@@ -216,6 +219,7 @@ impl X87 {
 
     /// ST(0) = f(ST(0)); `None` is an operand out of range, reported in C2.
     fn trigonometric(&mut self, f: impl FnOnce(Unpacked, &mut Env) -> Option<F80>) {
+        self.report_range(true);
         if self.is_empty(0) {
             if self.stack_fault(false) {
                 self.set_st(0, F80::default_nan());
@@ -225,13 +229,15 @@ impl X87 {
         let mut env = self.env();
         let result = f(self.st(0).unpack(), &mut env);
         let delivers = self.commit(&mut env);
-        self.report_range(result.is_some());
-        if let (true, Some(value)) = (delivers, result) {
-            self.set_st(0, value);
+        match result {
+            Some(value) if delivers => self.set_st(0, value),
+            Some(_) => {}
+            None => self.report_range(false),
         }
     }
 
-    /// One operand becomes two results: the first replaces ST(0), the second is pushed.
+    /// One operand becomes two results: the first replaces ST(0), the second is pushed. `None` as in
+    /// [`Self::trigonometric`].
     fn spread(&mut self, f: impl FnOnce(Unpacked, &mut Env) -> Option<(F80, F80)>) {
         if self.is_empty(0) || !self.is_empty(7) {
             if self.stack_fault(!self.is_empty(0)) {
@@ -243,10 +249,13 @@ impl X87 {
         let mut env = self.env();
         let results = f(self.st(0).unpack(), &mut env);
         let delivers = self.commit(&mut env);
-        self.report_range(results.is_some());
-        if let (true, Some((first, second))) = (delivers, results) {
-            self.set_st(0, first);
-            self.push(second);
+        match results {
+            Some((first, second)) if delivers => {
+                self.set_st(0, first);
+                self.push(second);
+            }
+            Some(_) => {}
+            None => self.report_range(false),
         }
     }
 

@@ -9,17 +9,20 @@ impl X87 {
     /// FCOM, FCOMP, FCOMPP (`quiet` false), FUCOM, FUCOMP, FUCOMPP (true): ST(0) with ST(i).
     pub fn fcom(&mut self, i: u8, quiet: bool, pops: u8) {
         let operand = (!self.is_empty(i)).then(|| self.st(i).unpack());
-        if let Some(order) = self.compare_st0(operand, quiet) {
-            self.set_condition(condition(order));
-            self.pop_times(pops);
-        }
+        self.compare_and_pop(operand, quiet, pops);
     }
 
     /// FCOM, FCOMP, FICOM, FICOMP with a memory operand.
     pub fn fcom_value(&mut self, operand: Unpacked, pop: bool) {
-        if let Some(order) = self.compare_st0(Some(operand), false) {
-            self.set_condition(condition(order));
-            self.pop_times(u8::from(pop));
+        self.compare_and_pop(Some(operand), false, u8::from(pop));
+    }
+
+    fn compare_and_pop(&mut self, operand: Option<Unpacked>, quiet: bool, pops: u8) {
+        self.set_c1(false);
+        let (order, delivers) = self.compare_st0(operand, quiet);
+        self.set_condition(condition(order));
+        if delivers {
+            self.pop_times(pops);
         }
     }
 
@@ -28,25 +31,29 @@ impl X87 {
         self.fcom_value(Unpacked::zero(false), false);
     }
 
-    /// FCOMI, FCOMIP (`quiet` false), FUCOMI, FUCOMIP (true). `Some(order)` is what ZF, PF and CF tell
-    /// (`None` inside: unordered); `None` leaves the flags alone, an exception being pending.
-    pub fn fcomi(&mut self, i: u8, quiet: bool, pop: bool) -> Option<Option<Ordering>> {
+    /// FCOMI, FCOMIP (`quiet` false), FUCOMI, FUCOMIP (true); C1 stays. The order is
+    /// what ZF, PF and CF tell (`None`: unordered), even if an exception is pending now.
+    pub fn fcomi(&mut self, i: u8, quiet: bool, pop: bool) -> Option<Ordering> {
         let operand = (!self.is_empty(i)).then(|| self.st(i).unpack());
-        let order = self.compare_st0(operand, quiet)?;
-        self.pop_times(u8::from(pop));
-        Some(order)
+        let (order, delivers) = self.compare_st0(operand, quiet);
+        if delivers && pop {
+            self.pop();
+        }
+        order
     }
 
-    /// Compares ST(0) with an operand (`None`: an empty register). The outer `None` is an unmasked
-    /// exception.
-    fn compare_st0(&mut self, operand: Option<Unpacked>, quiet: bool) -> Option<Option<Ordering>> {
+    /// Compares ST(0) with an operand (`None`: an empty register). Returns the order, and whether no
+    /// unmasked exception was raised; condition codes and EFLAGS are set even then.
+    fn compare_st0(&mut self, operand: Option<Unpacked>, quiet: bool) -> (Option<Ordering>, bool) {
         match operand {
             Some(operand) if !self.is_empty(0) => {
                 let mut env = self.env();
                 let order = compare(self.st(0).unpack(), operand, !quiet, &mut env);
-                self.commit(&mut env).then_some(order)
+                let delivers = env.settle();
+                self.note(env.flags);
+                (order, delivers)
             }
-            _ => self.stack_fault(false).then_some(None),
+            _ => (None, self.stack_fault(false)),
         }
     }
 
@@ -75,7 +82,6 @@ impl X87 {
             }
             return;
         }
-        self.set_c1(false);
         if condition {
             self.set_st(0, self.st(i));
         }

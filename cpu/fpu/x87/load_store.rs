@@ -53,7 +53,9 @@ impl X87 {
             note_denormals(operand, operand, &mut env);
         }
         let result = convert::convert(operand, &mut env);
-        if self.commit(&mut env) {
+        // An unmasked denormal operand is loaded all the same, unlike an unmasked signalling NaN.
+        self.commit(&mut env);
+        if !env.unmasked(env.flags & flag::IE) {
             self.push(result);
         }
     }

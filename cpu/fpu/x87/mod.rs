@@ -146,7 +146,8 @@ impl X87 {
 
     /// FFREE ST(i).
     pub fn ffree(&mut self, i: u8) {
-        self.valid &= !(1 << self.physical(i));
+        self.empty(i);
+        self.set_c1(false);
     }
 
     /// FINCSTP.
@@ -202,13 +203,17 @@ impl X87 {
         self.valid |= 1 << index;
     }
 
+    fn empty(&mut self, i: u8) {
+        self.valid &= !(1 << self.physical(i));
+    }
+
     fn push(&mut self, value: F80) {
         self.top = self.top.wrapping_sub(1) & 7;
         self.set_st(0, value);
     }
 
     fn pop(&mut self) {
-        self.ffree(0);
+        self.empty(0);
         self.top = (self.top + 1) & 7;
     }
 
@@ -253,14 +258,19 @@ impl X87 {
     /// Takes over what an operation raised; returns whether it delivers its result.
     fn commit(&mut self, env: &mut Env) -> bool {
         let delivers = env.settle();
-        self.status |= u16::from(env.flags);
+        self.note(env.flags);
         self.set_c1(env.rounded_up);
         delivers
     }
 
+    fn note(&mut self, flags: u8) {
+        self.status |= u16::from(flags);
+    }
+
     /// Notes a stack fault; returns whether it is masked, so that the indefinite is delivered.
     fn stack_fault(&mut self, overflow: bool) -> bool {
-        self.status |= u16::from(flag::IE) | status::SF;
+        self.note(flag::IE);
+        self.status |= status::SF;
         self.set_c1(overflow);
         self.control & u16::from(flag::IE) != 0
     }

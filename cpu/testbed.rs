@@ -74,6 +74,7 @@ impl Testbed {
             self.ram.write_uint(pd + i * 8, 8, i << 21 | LARGE | PRESENT_WRITABLE_USER);
         }
         let state = &mut self.cpu.state;
+        state.regs.fill(0);
         state.cr0 |= cr0::PE | cr0::PG | cr0::WP | cr0::MP | cr0::NE;
         state.cr4 |= cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
         state.xcr0 = 7;

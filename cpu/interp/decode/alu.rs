@@ -132,7 +132,10 @@ pub(super) fn lower(insn: &Insn<'_>, mnemonic: M) -> Option<Op> {
             }
             return Some(op);
         }
-        M::Cmpxchg => unary!(insn, alu::cmpxchg),
+        M::Cmpxchg => match insn.kind(0) {
+            Kind::Reg => by_width!(insn.size(0), alu::cmpxchg_register),
+            _ => by_width!(insn.size(0), alu::cmpxchg_memory),
+        },
         M::Cmpxchg8b => alu::cmpxchg8b,
         M::Cmpxchg16b => alu::cmpxchg16b,
         M::Adcx => carry_chain::<false>(insn),

@@ -1,7 +1,7 @@
 //! Two-operand arithmetic and logic, and its one-operand relatives.
 
 use crate::flags::{Arith, bit};
-use crate::interp::op::{Op, Place, Source, Src, Word};
+use crate::interp::op::{Mem, Op, Place, Source, Src, Word};
 use crate::{Cpu, Trap};
 
 /// A two-operand operation.
@@ -169,16 +169,29 @@ pub fn xchg<T: Word, D: Place>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     D::done(cpu)
 }
 
-/// CMPXCHG.
-pub fn cmpxchg<T: Word, D: Place>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+/// CMPXCHG with a register: one that differs is not written, not even to be zero-extended.
+pub fn cmpxchg_register<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let (expected, old) = (T::get(cpu, 0), T::get(cpu, op.dst));
+    if old == expected {
+        T::get(cpu, op.src).set(cpu, op.dst);
+    } else {
+        old.set(cpu, 0);
+    }
+    cpu.set_arith(Sub::flags(expected, old, Sub::value(expected, old, 0)));
+    Ok(())
+}
+
+/// CMPXCHG with memory.
+pub fn cmpxchg_memory<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let (expected, new) = (T::get(cpu, 0), T::get(cpu, op.src));
     // A failed comparison writes the old value back, so that it needs write access all the same.
-    let (old, _) = D::update(cpu, op, |a: T| if a == expected { new } else { a })?;
+    let exchange = |old: T| if old == expected { new } else { old };
+    let (old, _) = Mem::update(cpu, op, exchange)?;
     if old != expected {
         old.set(cpu, 0);
     }
     cpu.set_arith(Sub::flags(expected, old, Sub::value(expected, old, 0)));
-    D::done(cpu)
+    cpu.stored()
 }
 
 /// CMPXCHG8B.

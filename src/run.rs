@@ -44,6 +44,9 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
         })
         .map_err(|error| failed("cannot watch for signals", error))?;
     vm.power_up();
+    if let Some(error) = launched.failure.lock().take() {
+        return Err(error);
+    }
     if !config.start_paused {
         vm.resume();
     }

@@ -8,7 +8,11 @@ use super::round::{round, shift_right_jam};
 #[inline]
 pub fn operand<F: Float>(value: F, env: &Env) -> Unpacked {
     let unpacked = value.unpack();
-    if unpacked.denormal && env.denormals_are_zero { Unpacked::zero(unpacked.sign) } else { unpacked }
+    if unpacked.denormal && env.denormals_are_zero {
+        Unpacked::zero(unpacked.sign)
+    } else {
+        unpacked
+    }
 }
 
 /// The masked response to an invalid operation.
@@ -95,14 +99,20 @@ fn add_numbers<F: Float>(a: Unpacked, b: Unpacked, env: &mut Env) -> F {
     if a.is_zero() && b.is_zero() {
         return F::zero(if a.sign == b.sign { a.sign } else { zero_sum_sign(env) });
     }
-    add_magnitudes((a.sign, a.exp, u128::from(a.sig) << 64), (b.sign, b.exp, u128::from(b.sig) << 64), env)
+    add_magnitudes(
+        (a.sign, a.exp, u128::from(a.sig) << 64),
+        (b.sign, b.exp, u128::from(b.sig) << 64),
+        env,
+    )
 }
 
 /// Adds two finite terms, not both zero, given as (sign, exponent, significand with bit 127 set, or
 /// zero). At least one low bit of each significand is zero.
 fn add_magnitudes<F: Float>(a: (bool, i32, u128), b: (bool, i32, u128), env: &mut Env) -> F {
-    let (big, small) = if b.2 == 0 || (a.2 != 0 && (a.1, a.2) >= (b.1, b.2)) { (a, b) } else { (b, a) };
-    let aligned = if small.2 == 0 { 0 } else { shift_right_jam(small.2 >> 1, big.1.abs_diff(small.1)) };
+    let (big, small) =
+        if b.2 == 0 || (a.2 != 0 && (a.1, a.2) >= (b.1, b.2)) { (a, b) } else { (b, a) };
+    let aligned =
+        if small.2 == 0 { 0 } else { shift_right_jam(small.2 >> 1, big.1.abs_diff(small.1)) };
     let sum = if big.0 == small.0 { (big.2 >> 1) + aligned } else { (big.2 >> 1) - aligned };
     if sum == 0 {
         return F::zero(zero_sum_sign(env));

@@ -55,7 +55,13 @@ impl Unpacked {
             return Self::zero(sign);
         }
         let shift = sig.leading_zeros();
-        Self { sign, class: Class::Finite, denormal: false, exp: exp - shift as i32, sig: sig << shift }
+        Self {
+            sign,
+            class: Class::Finite,
+            denormal: false,
+            exp: exp - shift as i32,
+            sig: sig << shift,
+        }
     }
 
     /// An integer, exactly.
@@ -218,7 +224,10 @@ impl F80 {
     /// From the memory image.
     pub fn from_bytes(bytes: [u8; 10]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j] = bytes;
-        Self { sig: u64::from_le_bytes([a, b, c, d, e, f, g, h]), sign_exp: u16::from_le_bytes([i, j]) }
+        Self {
+            sig: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            sign_exp: u16::from_le_bytes([i, j]),
+        }
     }
 
     /// The memory image.
@@ -238,7 +247,13 @@ impl Float for F80 {
         let sign = self.sign_exp & 0x8000 != 0;
         let biased = u32::from(self.sign_exp & 0x7fff);
         if biased != 0 && self.sig & INTEGER_BIT == 0 {
-            return Unpacked { sign, class: Class::Unsupported, denormal: false, exp: 0, sig: self.sig };
+            return Unpacked {
+                sign,
+                class: Class::Unsupported,
+                denormal: false,
+                exp: 0,
+                sig: self.sig,
+            };
         }
         Unpacked::from_fields(sign, biased, self.sig, Self::EMAX)
     }

@@ -49,7 +49,10 @@ pub fn remainder(a: Unpacked, b: Unpacked, nearest: bool, env: &mut Env) -> Rema
         // Reduce the exponent difference by 32 to 63, to a multiple of 32 short of the divisor.
         let step = 32 + (distance % 32);
         let rest = (u128::from(a.sig) << step) % u128::from(b.sig);
-        return Remainder { value: scaled(a.sign, b.exp + distance - step, rest, env), quotient: Quotient::Incomplete };
+        return Remainder {
+            value: scaled(a.sign, b.exp + distance - step, rest, env),
+            quotient: Quotient::Incomplete,
+        };
     }
     // For distance -1 everything is doubled, so that the divisor stays an integer.
     let (dividend, divisor, exp) = if distance < 0 {

@@ -104,7 +104,14 @@ fn overflow<F: Float>(sign: bool, exp: i32, rounded: &Rounded, env: &mut Env) ->
 }
 
 #[cold]
-fn underflow<F: Float>(sign: bool, exp: i32, sig: u128, precision: u32, rounded: &Rounded, env: &mut Env) -> F {
+fn underflow<F: Float>(
+    sign: bool,
+    exp: i32,
+    sig: u128,
+    precision: u32,
+    rounded: &Rounded,
+    env: &mut Env,
+) -> F {
     if env.unmasked(flag::UE) {
         env.raise(flag::UE);
         let wrapped = exp + i32::from(rounded.carry) + wrap::<F>();

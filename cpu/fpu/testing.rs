@@ -6,7 +6,9 @@ pub(crate) struct Random(u64);
 impl Random {
     /// Seeded by a name.
     pub(crate) fn new(name: &str) -> Self {
-        Self(name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)))
+        Self(name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        }))
     }
 
     pub(crate) fn next(&mut self) -> u64 {

@@ -34,7 +34,11 @@ fn reduce(a: Unpacked) -> Option<Reduced> {
     let scaled = u128::from(a.sig) << (a.exp + 2);
     let (quotient, rest) = (scaled / HALF_PI_66, scaled % HALF_PI_66);
     let nearer_above = rest > HALF_PI_66 / 2;
-    let rest = if nearer_above { Wide::new(true, 62, HALF_PI_66 - rest) } else { Wide::new(false, 62, rest) };
+    let rest = if nearer_above {
+        Wide::new(true, 62, HALF_PI_66 - rest)
+    } else {
+        Wide::new(false, 62, rest)
+    };
     Some(Reduced { rest, quadrant: quotient as u64 + u64::from(nearer_above) })
 }
 
@@ -178,7 +182,9 @@ pub fn exp2_minus_1(a: Unpacked, env: &mut Env) -> F80 {
 
 /// 1 + square/3 + square^2/5 + ...: artanh(x) / x for square = x^2, arctan(x) / x for its negative.
 fn arc_series(square: Wide) -> Wide {
-    (0..ARC_TERMS).rev().fold(Wide::from_i64(0), |sum, k| Wide::ONE.div_int(2 * k + 1).add(square.mul(sum)))
+    (0..ARC_TERMS)
+        .rev()
+        .fold(Wide::from_i64(0), |sum, k| Wide::ONE.div_int(2 * k + 1).add(square.mul(sum)))
 }
 
 /// log2((1 + s) / (1 - s))
@@ -189,8 +195,11 @@ fn log2_of_ratio(s: Wide) -> Wide {
 /// log2 of a positive value.
 fn log2(x: Wide) -> Wide {
     let sqrt_2 = 0xb504_f333_f9de_6484 << 64;
-    let (mantissa, exp) =
-        if x.sig > sqrt_2 { (Wide::new(false, -1, x.sig), x.exp + 1) } else { (Wide::new(false, 0, x.sig), x.exp) };
+    let (mantissa, exp) = if x.sig > sqrt_2 {
+        (Wide::new(false, -1, x.sig), x.exp + 1)
+    } else {
+        (Wide::new(false, 0, x.sig), x.exp)
+    };
     let s = mantissa.sub(Wide::ONE).div(mantissa.add(Wide::ONE));
     Wide::from_i64(exp.into()).add(log2_of_ratio(s))
 }

@@ -65,7 +65,8 @@ impl Wide {
     }
 
     pub(super) fn add(self, other: Self) -> Self {
-        let (big, small) = if self.cmp_magnitude(other).is_ge() { (self, other) } else { (other, self) };
+        let (big, small) =
+            if self.cmp_magnitude(other).is_ge() { (self, other) } else { (other, self) };
         if small.is_zero() {
             return big;
         }
@@ -142,7 +143,9 @@ mod tests {
 
     #[test]
     fn division_undoes_multiplication() {
-        for (a, b) in [(Wide::PI, Wide::LN_2), (Wide::LN_2, Wide::PI.neg()), (Wide::ONE, Wide::from_i64(-3))] {
+        for (a, b) in
+            [(Wide::PI, Wide::LN_2), (Wide::LN_2, Wide::PI.neg()), (Wide::ONE, Wide::from_i64(-3))]
+        {
             assert!(close(a.mul(b).div(b), a));
             assert!(close(a.div(b).mul(b), a));
         }

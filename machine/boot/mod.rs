@@ -6,7 +6,7 @@
 mod elf;
 pub mod entry;
 mod linux;
-mod multiboot;
+pub mod multiboot;
 mod pvh;
 pub mod tables;
 

@@ -5,6 +5,7 @@
 
 mod characters;
 mod firmware;
+mod kernel;
 mod pc;
 mod processors;
 
@@ -14,6 +15,7 @@ use base::chardev::{Chardevs, EscapeActions};
 use base::clock::Clocks;
 use base::event_loop::LoopHandle;
 use base::fdset::FdSets;
+use parking_lot::Mutex;
 
 use crate::config::{ConfigError, Consoles, Located, MachineConfig, MonitorConfig};
 use crate::vm::Vm;
@@ -34,6 +36,9 @@ pub struct Launched {
     pub vm: Arc<Vm>,
     /// Its character devices.
     pub chardevs: Arc<Chardevs>,
+    /// Why the kernel could not be placed in memory, if it could not; known after
+    /// [`Vm::power_up`].
+    pub failure: Arc<Mutex<Option<ConfigError>>>,
     /// The monitors to serve, and the character device of each.
     pub monitors: Vec<(Located<MonitorConfig>, Arc<base::chardev::Chardev>)>,
 }
@@ -64,15 +69,16 @@ pub fn launch(config: &MachineConfig, host: &Host) -> Result<Launched, ConfigErr
     }
     let chardevs = Arc::new(chardevs);
     let consoles = characters::create(config, Consoles::of(config), &chardevs)?;
+    let failure = Arc::default();
     match config.machine.as_deref().unwrap_or("pc") {
         "none" => {
             let none = crate::none::NoBoard::new();
             let vcpus = processors::none(&vm)?;
             vm.assemble(Arc::new(none), vcpus);
         }
-        _ => pc::build(config, host, &vm, &consoles)?,
+        _ => pc::build(config, host, &vm, &consoles, &failure)?,
     }
-    Ok(Launched { vm, chardevs, monitors: consoles.monitors })
+    Ok(Launched { vm, chardevs, failure, monitors: consoles.monitors })
 }
 
 /// A fault that is nobody's option's in particular.

@@ -10,16 +10,23 @@ use cpu::signals::request;
 use cpu::vcpu::Vcpus;
 use hw::char::debugcon::{self, Debugcon};
 use hw::char::serial::{ISA_IRQS, ISA_PORTS, Serial};
+use hw::firmware::acpi::LegacyPort;
+use hw::firmware::smbios;
 use hw::pci::piix4_pm::PmConfig;
+use parking_lot::Mutex;
 
 use super::characters::Characters;
+use super::kernel::{Kernel, Start, Tables};
 use super::processors::{self, FlushOnChange, Processors};
 use super::{Host, fault, firmware};
 use crate::config::{ConfigError, MachineConfig};
 use crate::pc::board::{Pc, PcConfig, PcWires, default_rtc};
 use crate::pc::memory::PcMemory;
+use crate::pc::tables::{Description, PossibleCpu};
 use crate::vm::{Board, Vm};
 
+/// The machine type, with version.
+const MACHINE: &str = "pc-i440fx-10.0";
 /// RAM of a machine that was not told how much it has.
 const DEFAULT_RAM: u64 = 128 << 20;
 
@@ -34,6 +41,7 @@ impl IrqSink for Lint0 {
 
 struct PcMachine {
     pc: Pc,
+    start: Start,
 }
 
 impl Board for PcMachine {
@@ -52,7 +60,9 @@ impl Board for PcMachine {
     fn ports(&self) -> &AddressSpace {
         &self.pc.map.ports
     }
-    fn enter(&self, _: &Vcpus) {}
+    fn enter(&self, vcpus: &Vcpus) {
+        self.start.enter(&self.pc, vcpus);
+    }
 }
 
 pub(super) fn build(
@@ -60,12 +70,13 @@ pub(super) fn build(
     host: &Host,
     vm: &Arc<Vm>,
     characters: &Characters,
+    failure: &Arc<Mutex<Option<ConfigError>>>,
 ) -> Result<(), ConfigError> {
     let size = config.memory.size.unwrap_or(DEFAULT_RAM);
     let ram = Arc::new(RamBlock::anonymous("pc.ram", size).map_err(fault)?);
     let map = PcMemory::new(ram, None);
     let a20 = Arc::new(AtomicBool::new(true));
-    let processors = Processors::choose(config, "pc-i440fx-10.0")?;
+    let processors = Processors::choose(config, MACHINE)?;
     let engines = processors.software(&map, &a20, &host.clocks);
     let signals: Vec<_> = engines.iter().map(|(signals, _)| signals.clone()).collect();
     for space in [&map.memory, &map.smm] {
@@ -73,7 +84,11 @@ pub(super) fn build(
     }
     let smi_targets = signals.clone();
     let cfg = PcConfig {
-        bios: Some(firmware::bios(config)?),
+        bios: if config.kernel.kernel.is_none() || config.firmware.is_some() {
+            Some(firmware::bios(config)?)
+        } else {
+            None
+        },
         cpus: processors.count,
         boot_order: config.boot.order.clone().unwrap_or_else(|| "cad".into()),
         floppy_boot_check: true,
@@ -98,24 +113,81 @@ pub(super) fn build(
     for apic in processors.fabric.apics() {
         apic.connect_pic(pc.int_ack());
     }
-    add_serial_ports(&mut pc, host, characters)?;
+    let serial = add_serial_ports(&mut pc, host, characters)?;
+    let tables = describe(config, &pc, &processors, serial);
+    {
+        let mut fw_cfg = pc.fw_cfg.lock();
+        let about = &tables.description;
+        about.store(&mut fw_cfg, tables.acpi.as_ref(), &tables.smbios).map_err(fault)?;
+    }
+    let kernel = Kernel::read(&config.kernel, processors.long_mode())?;
+    let start = Start { kernel, tables, failure: failure.clone() };
     let vcpus = processors::start(engines, vm, "CPU {}/TCG")?;
-    vm.assemble(Arc::new(PcMachine { pc }), vcpus);
+    vm.assemble(Arc::new(PcMachine { pc, start }), vcpus);
     Ok(())
 }
 
-fn add_serial_ports(pc: &mut Pc, host: &Host, characters: &Characters) -> Result<(), ConfigError> {
+/// Adds serial ports and debug consoles; returns the serial ports there are now.
+fn add_serial_ports(
+    pc: &mut Pc,
+    host: &Host,
+    characters: &Characters,
+) -> Result<Vec<LegacyPort>, ConfigError> {
+    let mut present = Vec::new();
     for (n, chardev) in characters.serials.iter().enumerate().take(ISA_PORTS.len()) {
         let Some(chardev) = chardev else { continue };
         let (serial, ports) = Serial::create(pc.isa.irq(ISA_IRQS[n]), &host.clocks);
         Serial::attach(&serial, chardev).map_err(fault)?;
         pc.isa.place(&ports, ISA_PORTS[n]);
         pc.add_device(serial);
+        present.push(LegacyPort {
+            number: n as u8 + 1,
+            io_base: ISA_PORTS[n] as u16,
+            irq: ISA_IRQS[n] as u8,
+        });
     }
     for chardev in characters.debugcons.iter().flatten() {
         let (console, port) = Debugcon::create(debugcon::READBACK, chardev).map_err(fault)?;
         pc.isa.place(&port, debugcon::DEFAULT_PORT);
         pc.add_device(console);
     }
-    Ok(())
+    Ok(present)
+}
+
+/// What the board is, for the tables.
+fn describe(
+    config: &MachineConfig,
+    pc: &Pc,
+    processors: &Processors,
+    serial: Vec<LegacyPort>,
+) -> Tables {
+    let topology = &processors.topology;
+    let possible =
+        |index| PossibleCpu { apic_id: topology.apic_id(index), present: index < processors.count };
+    let description = Description {
+        memory: (pc.map.below_4g, pc.map.above_4g),
+        cpus: (0..processors.max).map(possible).collect(),
+        threads_per_socket: topology.threads_per_package(),
+        cores_per_socket: topology.threads_per_package() / topology.threads.max(1),
+        sockets: topology.sockets,
+        processor_id: processors.identity(),
+        machine: MACHINE.into(),
+        uuid: config.identity.uuid.map_or([0; 16], |uuid| uuid.0),
+        pci: pc.pci.functions().iter().map(|f| (f.devfn(), f.name().to_owned())).collect(),
+        serial,
+        parallel: Vec::new(),
+        keyboard: false,
+        hpet: false,
+        cpu_hotplug: None,
+        pci_hotplug: None,
+        pvpanic: None,
+        s3: true,
+        s4: Some(2),
+    };
+    let smbios = smbios::Config::default();
+    Tables {
+        acpi: Some(description.acpi()),
+        smbios: smbios.build(&description.smbios_hardware()),
+        description,
+    }
 }

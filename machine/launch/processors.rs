@@ -8,7 +8,7 @@ use base::memory::{FlatView, ViewListener};
 use cpu::Cpu;
 use cpu::apic::{ApicFabric, LocalApic};
 use cpu::bus::Bus;
-use cpu::cpuid::{Model, Support, Topology, select};
+use cpu::cpuid::{Dynamic, Model, Support, Topology, select};
 use cpu::signals::{Signals, request};
 use cpu::soft::{SoftEngine, VirtualTsc};
 use cpu::vcpu::{Engine, NoEngine, Vcpus};
@@ -27,6 +27,8 @@ pub(super) struct Processors {
     pub fabric: Arc<ApicFabric>,
     pub topology: Topology,
     pub count: u32,
+    /// Processors there can be.
+    pub max: u32,
 }
 
 impl Processors {
@@ -51,7 +53,20 @@ impl Processors {
             fabric: ApicFabric::new(),
             topology,
             count: smp.cpus,
+            max: smp.maxcpus,
         })
+    }
+
+    /// CPUID leaf 1: EAX and EDX.
+    pub fn identity(&self) -> (u32, u32) {
+        let now = Dynamic { apic_enabled: true, ..Dynamic::default() };
+        let [eax, _, _, edx] = self.model.cpuid(0, 1, 0, &now);
+        (eax, edx)
+    }
+
+    /// Whether the model has long mode.
+    pub fn long_mode(&self) -> bool {
+        self.model.has(cpu::cpuid::feature::LM)
     }
 
     /// Makes the software processors, wired to the board's memory.

@@ -4,3 +4,4 @@ pub mod board;
 pub mod cmos;
 pub mod memory;
 pub mod setup;
+pub mod tables;

@@ -99,6 +99,16 @@ fn interrupt_line(devfn: u8, pin: u8) -> u8 {
     PIRQ_ROUTES[hw::pci::i440fx::intx_map(devfn, pin)]
 }
 
+/// Slot, pin (0 is INTA#) and I/O APIC input of every function that interrupts.
+pub fn pci_interrupts(pc: &Pc) -> Vec<(u8, u8, u8)> {
+    let functions = pc.pci.functions();
+    let with_pins = functions.iter().filter_map(|function| {
+        let pin = function.config().u8(reg::INTERRUPT_PIN).checked_sub(1)?;
+        Some((function.devfn() >> 3, pin, function.config().u8(reg::INTERRUPT_LINE)))
+    });
+    with_pins.collect()
+}
+
 /// Sets the machine up as firmware would.
 pub fn set_up(pc: &Pc) {
     let functions = pc.pci.functions();

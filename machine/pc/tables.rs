@@ -6,8 +6,6 @@ use hw::firmware::e820::{self, Layout};
 use hw::firmware::fw_cfg::{FwCfg, FwCfgError, item};
 use hw::firmware::smbios::{self, SmbiosFiles};
 
-use super::memory::ABOVE_4G;
-
 /// First address that PCI devices may use below 4 GiB.
 const PCI_HOLE_END: u32 = 0xfebf_ffff;
 /// Least first address of the PCI hole.
@@ -143,7 +141,7 @@ impl Description {
             manufacturer: "QEMU".into(),
             product: "Standard PC (i440FX + PIIX, 1996)".into(),
             version: self.machine.clone(),
-            uuid: self.uuid.into(),
+            uuid: smbios::Uuid(self.uuid),
             processor_id: self.processor_id,
             sockets: self.sockets,
             cores_per_socket: self.cores_per_socket,
@@ -157,7 +155,7 @@ impl Description {
     pub fn store(
         &self,
         fw_cfg: &mut FwCfg,
-        acpi: &AcpiFiles,
+        acpi: Option<&AcpiFiles>,
         smbios: &SmbiosFiles,
     ) -> Result<(), FwCfgError> {
         let present = self.cpus.iter().filter(|cpu| cpu.present).count();
@@ -171,12 +169,11 @@ impl Description {
         fw_cfg.set_item(item::NO_GRAPHIC, 0u16.to_le_bytes().to_vec());
         fw_cfg.set_item(item::IRQ0_OVERRIDE, 1u32.to_le_bytes().to_vec());
         fw_cfg.set_file(e820::FILE, e820::encode(&self.map_for_firmware()))?;
-        for (name, data) in acpi.files() {
+        for (name, data) in acpi.iter().flat_map(|acpi| acpi.files()) {
             fw_cfg.set_file(name, data)?;
         }
         fw_cfg.set_file(smbios::ANCHOR_FILE, smbios.anchor.clone())?;
         fw_cfg.set_file(smbios::TABLES_FILE, smbios.tables.clone())?;
-        debug_assert!(self.memory.1 == 0 || self.memory.0 < ABOVE_4G);
         Ok(())
     }
 }

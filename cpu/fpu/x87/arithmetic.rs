@@ -49,7 +49,8 @@ impl X87 {
             self.set_st(destination, F80::default_nan());
         } else {
             let mut env = self.precise_env();
-            let result = op.apply(self.st(destination).unpack(), self.st(source).unpack(), &mut env);
+            let result =
+                op.apply(self.st(destination).unpack(), self.st(source).unpack(), &mut env);
             if !self.commit(&mut env) {
                 return;
             }
@@ -118,7 +119,8 @@ impl X87 {
             return;
         }
         let mut env = self.env();
-        let result = remainder::remainder(self.st(0).unpack(), self.st(1).unpack(), nearest, &mut env);
+        let result =
+            remainder::remainder(self.st(0).unpack(), self.st(1).unpack(), nearest, &mut env);
         if !self.commit(&mut env) {
             return;
         }

@@ -85,12 +85,15 @@ impl X87 {
     }
 
     fn store_environment(&self, layout: EnvLayout, image: &mut [u8]) {
-        let linear = |segment: u16, offset: u64| (u32::from(segment) << 4).wrapping_add(offset as u32);
+        let linear =
+            |segment: u16, offset: u64| (u32::from(segment) << 4).wrapping_add(offset as u32);
         let (ip, dp) = (linear(self.fcs, self.fip), linear(self.fds, self.fdp));
         let fop = self.fop & 0x7ff;
         let words = match layout {
             EnvLayout::Real16 => [ip, u32::from(fop) | (ip >> 4 & 0xf000), dp, dp >> 4 & 0xf000],
-            EnvLayout::Protected16 => [self.fip as u32, self.fcs.into(), self.fdp as u32, self.fds.into()],
+            EnvLayout::Protected16 => {
+                [self.fip as u32, self.fcs.into(), self.fdp as u32, self.fds.into()]
+            }
             EnvLayout::Real32 => [
                 ip | 0xffff_0000,
                 u32::from(fop) | (ip >> 4 & 0x0fff_f000),
@@ -104,7 +107,8 @@ impl X87 {
                 u32::from(self.fds) | 0xffff_0000,
             ],
         };
-        let controls = [self.control, self.status(), self.full_tags()].map(|word| u32::from(word) | 0xffff_0000);
+        let controls = [self.control, self.status(), self.full_tags()]
+            .map(|word| u32::from(word) | 0xffff_0000);
         let width = layout.size() / 7;
         for (i, value) in controls.iter().chain(&words).enumerate() {
             write(image, i * width, &value.to_le_bytes()[..width]);
@@ -166,7 +170,8 @@ impl X87 {
         write(area, 4, &[self.valid, 0]);
         write(area, 6, &(self.fop & 0x7ff).to_le_bytes());
         for (at, offset, segment) in [(8, self.fip, self.fcs), (16, self.fdp, self.fds)] {
-            let pointer = if wide { offset } else { offset & 0xffff_ffff | u64::from(segment) << 32 };
+            let pointer =
+                if wide { offset } else { offset & 0xffff_ffff | u64::from(segment) << 32 };
             write(area, at, &pointer.to_le_bytes());
         }
         for i in 0..8 {
@@ -189,7 +194,10 @@ impl X87 {
         (self.fip, self.fcs) = pointer(8);
         (self.fdp, self.fds) = pointer(16);
         for i in 0..8 {
-            self.set_register(self.physical(i), F80::from_bytes(read(area, 32 + 16 * usize::from(i))));
+            self.set_register(
+                self.physical(i),
+                F80::from_bytes(read(area, 32 + 16 * usize::from(i))),
+            );
         }
     }
 }

@@ -102,8 +102,17 @@ struct Outcome {
 impl Outcome {
     fn new(image: [u8; 108], operand: Operand, flags: u64) -> Self {
         let word = |at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
-        let registers = std::array::from_fn(|i| F80::from_bytes(image[28 + 10 * i..][..10].try_into().unwrap()));
-        Self { control: word(0), status: word(4), tags: word(8), registers, operand, flags: flags & 0x45 }
+        let registers = std::array::from_fn(|i| {
+            F80::from_bytes(image[28 + 10 * i..][..10].try_into().unwrap())
+        });
+        Self {
+            control: word(0),
+            status: word(4),
+            tags: word(8),
+            registers,
+            operand,
+            flags: flags & 0x45,
+        }
     }
 }
 
@@ -329,7 +338,12 @@ fn flag_setting_comparisons() {
                     Some(Ordering::Equal) => 0x40,
                     Some(Ordering::Greater) => 0,
                 };
-                assert_eq!(Outcome::new(x87.fnsave(LAYOUT), [0; 16], flags), silicon, "{} {state:x?}", $instruction);
+                assert_eq!(
+                    Outcome::new(x87.fnsave(LAYOUT), [0; 16], flags),
+                    silicon,
+                    "{} {state:x?}",
+                    $instruction
+                );
             }
         };
     }
@@ -352,6 +366,10 @@ fn packed_decimal_loads() {
         let silicon = on_silicon!("fbld tbyte ptr [rsi]", state.clone().fnsave(LAYOUT), operand);
         let mut x87 = state;
         x87.fbld(f80_operand(&operand));
-        assert_eq!(Outcome::new(x87.fnsave(LAYOUT), operand, 0x44), silicon, "{state:x?} {operand:x?}");
+        assert_eq!(
+            Outcome::new(x87.fnsave(LAYOUT), operand, 0x44),
+            silicon,
+            "{state:x?} {operand:x?}"
+        );
     }
 }

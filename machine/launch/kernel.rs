@@ -1,0 +1,151 @@
+//! Starting a kernel without firmware.
+
+use std::sync::Arc;
+
+use cpu::state::{CpuState, Seg, Segment, TableReg, cr0};
+use cpu::vcpu::Vcpus;
+use hw::firmware::acpi::AcpiFiles;
+use hw::firmware::mptable::Processor;
+use hw::firmware::smbios::SmbiosFiles;
+use parking_lot::Mutex;
+
+use crate::boot::entry::{CpuEntry, Segment as EntrySegment};
+use crate::boot::tables::{self, Inputs};
+use crate::boot::{self, BootImage, Module, multiboot};
+use crate::config::{ConfigError, KernelConfig};
+use crate::pc::board::Pc;
+use crate::pc::memory::ABOVE_4G;
+use crate::pc::setup;
+use crate::pc::tables::Description;
+
+/// Files of a kernel to start, read once.
+pub(super) struct Kernel {
+    name: String,
+    image: Vec<u8>,
+    command_line: String,
+    modules: Vec<Module>,
+    long_mode: bool,
+}
+
+fn read(path: &str, what: &str) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(path).map_err(|error| {
+        let reason = base::report::strerror(&error);
+        ConfigError::new(format!("could not load {what} '{path}': {reason}"))
+    })
+}
+
+impl Kernel {
+    /// Reads what `-kernel` and its companions name.
+    pub fn read(config: &KernelConfig, long_mode: bool) -> Result<Option<Self>, ConfigError> {
+        let Some(name) = config.kernel.clone() else { return Ok(None) };
+        let image = read(&name, "kernel")?;
+        let files = match &config.initrd {
+            None => Vec::new(),
+            Some(list) if multiboot::find_header(&image).is_some() => {
+                multiboot::split_modules(list)
+            }
+            Some(path) => vec![multiboot::ModuleName { file: path.clone(), text: path.clone() }],
+        };
+        let modules = files
+            .into_iter()
+            .map(|module| Ok(Module { data: read(&module.file, "initrd")?, text: module.text }))
+            .collect::<Result<_, ConfigError>>()?;
+        let command_line = config.append.clone().unwrap_or_default();
+        Ok(Some(Kernel { name, image, command_line, modules, long_mode }))
+    }
+
+    /// Does firmware's work, puts the kernel into memory, and the first processor at its entry.
+    fn enter(&self, pc: &Pc, about: &Tables, vcpus: &Vcpus) -> Result<(), boot::BootError> {
+        setup::set_up(pc);
+        let present = about.description.cpus.iter().filter(|cpu| cpu.present);
+        let processors: Vec<_> = present
+            .enumerate()
+            .map(|(n, cpu)| Processor { apic_id: cpu.apic_id, boot: n == 0 })
+            .collect();
+        let below_4g = about.description.memory.0;
+        let placed = tables::place(&Inputs {
+            acpi: about.acpi.as_ref(),
+            smbios: Some(&about.smbios),
+            processors: &processors,
+            cpuid: about.description.processor_id,
+            pci_interrupts: &setup::pci_interrupts(pc),
+            below_4g,
+        })?;
+        let image = boot::load(&boot::Request {
+            name: &self.name,
+            kernel: &self.image,
+            command_line: &self.command_line,
+            modules: &self.modules,
+            memory_map: &about.description.map_for_kernel(placed.reserved_top),
+            usable_below_4g: below_4g - placed.reserved_top,
+            rsdp: placed.rsdp,
+            random_seed: None,
+            long_mode: self.long_mode,
+        })?;
+        store(pc, &placed.writes, &image);
+        let entry = image.entry;
+        vcpus.run_on(0, move |engine| engine.with_state(&mut |state| apply(&entry, state)));
+        Ok(())
+    }
+}
+
+/// What the tables placed for a kernel are made of.
+pub(super) struct Tables {
+    pub description: Description,
+    pub acpi: Option<AcpiFiles>,
+    pub smbios: SmbiosFiles,
+}
+
+/// Writes into RAM itself, whatever the memory map shows above it.
+fn store(pc: &Pc, tables: &[(u64, Vec<u8>)], image: &BootImage) {
+    let map = &pc.map;
+    for &(at, len) in &image.clears {
+        map.ram.fill(at, len.min(map.below_4g.saturating_sub(at)), 0);
+    }
+    for (at, data) in tables.iter().chain(&image.writes) {
+        match at.checked_sub(ABOVE_4G) {
+            Some(above) => map.ram.write(above + map.below_4g, data),
+            None => map.ram.write(*at, data),
+        }
+    }
+}
+
+fn segment(from: &EntrySegment) -> Segment {
+    Segment { selector: from.selector, base: from.base, limit: from.limit, attr: from.access }
+}
+
+/// Puts a processor into the state that the kernel expects.
+fn apply(entry: &CpuEntry, state: &mut CpuState) {
+    state.regs[..16].copy_from_slice(&entry.gprs);
+    state.rip = entry.rip;
+    state.flags.set(entry.rflags);
+    for (n, target) in state.seg.iter_mut().enumerate() {
+        *target = segment(if n == Seg::Cs as usize { &entry.cs } else { &entry.data });
+    }
+    state.tr = segment(&entry.tr);
+    state.gdtr = TableReg { base: entry.gdt.base, limit: entry.gdt.limit };
+    state.idtr = TableReg { base: entry.idt.base, limit: entry.idt.limit };
+    // Firmware has enabled the caches.
+    state.cr0 = entry.cr0 & !(cr0::CD | cr0::NW);
+    state.cr3 = entry.cr3;
+    state.cr4 = entry.cr4;
+    state.msr.efer = entry.efer;
+}
+
+/// What runs after a reset: a kernel, or firmware that starts by itself.
+pub(super) struct Start {
+    pub kernel: Option<Kernel>,
+    pub tables: Tables,
+    /// Why the kernel could not be placed, for the program to report.
+    pub failure: Arc<Mutex<Option<ConfigError>>>,
+}
+
+impl Start {
+    pub fn enter(&self, pc: &Pc, vcpus: &Vcpus) {
+        if let Some(kernel) = &self.kernel
+            && let Err(error) = kernel.enter(pc, &self.tables, vcpus)
+        {
+            *self.failure.lock() = Some(ConfigError::new(error.to_string()));
+        }
+    }
+}

@@ -7,6 +7,7 @@
 pub mod apic;
 pub mod bus;
 pub mod cpuid;
+pub mod dump;
 pub mod flags;
 pub mod fpu;
 mod int;

@@ -7,6 +7,7 @@ use base::clock::Clocks;
 
 use crate::apic::LocalApic;
 use crate::bus::TimeStamp;
+use crate::dump::Dump;
 use crate::interp::RunExit;
 use crate::signals::request;
 use crate::state::CpuState;
@@ -117,12 +118,25 @@ impl Engine for SoftEngine {
             match self.cpu.run_interp() {
                 RunExit::Signal => {}
                 RunExit::Halted => return Exit::Halted { wake: self.wake_mask() },
-                RunExit::Shutdown => return Exit::Shutdown,
+                RunExit::Shutdown => {
+                    base::log_item!(
+                        base::log::CPU_RESET,
+                        "Triple fault\n{}",
+                        Dump(&self.cpu.state)
+                    );
+                    return Exit::Shutdown;
+                }
             }
         }
     }
 
     fn reset(&mut self) {
+        base::log_item!(
+            base::log::CPU_RESET,
+            "CPU Reset (CPU {})\n{}",
+            self.cpu.index,
+            Dump(&self.cpu.state)
+        );
         self.cpu.reset();
         self.apic.reset();
         self.cpu.state.msr.apic_base = self.apic.base_at_reset();

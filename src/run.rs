@@ -13,9 +13,38 @@ use machine::run_state::Cause;
 /// Signals that end the machine in good order.
 const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
+/// Applies `-d`, `-D`, `-dfilter` and `-trace`.
+fn start_log(config: &MachineConfig) -> Result<(), ConfigError> {
+    let fault = |error: base::log::LogError| ConfigError::new(error.to_string());
+    let settings = &config.log;
+    if let Some(items) = &settings.items {
+        let selection = base::log::parse_items(items).map_err(fault)?;
+        base::log::select(&selection);
+        for pattern in &selection.trace {
+            base::trace::set_enabled(pattern, true);
+        }
+    }
+    if let Some(filter) = &settings.filter {
+        base::log::set_filter(filter).map_err(fault)?;
+    }
+    for pattern in &settings.trace_patterns {
+        base::trace::apply(&pattern.value);
+    }
+    for file in &settings.trace_event_files {
+        if !base::trace::apply_file(&file.value) {
+            return Err(ConfigError::at(&file.origin, "could not read trace events"));
+        }
+    }
+    if let Some(file) = settings.file.as_ref().or(settings.trace_file.as_ref()) {
+        base::log::open(file).map_err(fault)?;
+    }
+    Ok(())
+}
+
 /// Builds and runs the machine; returns the program's exit status.
 pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
     let failed = |what: &str, error: std::io::Error| ConfigError::new(format!("{what}: {error}"));
+    start_log(config)?;
     // Before any thread starts, so that no thread has them unblocked.
     block_signals(&ENDING).map_err(|error| failed("cannot block signals", error))?;
     let mut main_loop =

@@ -120,12 +120,30 @@ impl Cpu {
 
     /// Delivers an event of the processor's own, and what goes wrong on the way. `exception` tells
     /// it from an interrupt, whose vector means nothing for double faults.
+    #[cold]
+    fn log_event(&self, event: &Fault) {
+        base::log::write(format_args!(
+            "{}: v={:02x} e={:04x} cpl={} IP={:04x}:{:016x} CR2={:016x}\n{}",
+            self.index,
+            event.vector,
+            event.error.unwrap_or(0),
+            self.mode.cpl,
+            self.state.seg[crate::state::Seg::Cs as usize].selector,
+            self.state.rip,
+            self.state.cr2,
+            crate::dump::Dump(&self.state)
+        ));
+    }
+
     fn deliver(
         &mut self,
         mut event: Fault,
         mut resume: bool,
         mut exception: bool,
     ) -> Result<(), Trap> {
+        if base::log::enabled(base::log::INT) {
+            self.log_event(&event);
+        }
         // Each round either succeeds, or the vector climbs towards #DF and shutdown; benign events
         // are followed by at most two faults.
         loop {

@@ -8,7 +8,7 @@ use crate::state::{Seg, TableReg, cr0, cr4};
 use crate::testing::Machine;
 
 /// Registers that a fault must not change.
-type Visible = (u64, [u64; 17], [crate::state::Segment; 6], u64, u64, u64);
+type Visible = (u64, [u64; 18], [crate::state::Segment; 6], u64, u64, u64);
 
 fn visible(m: &Machine) -> Visible {
     let state = &m.state;

@@ -35,7 +35,7 @@ mod system;
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
-use super::exec::system::{Undefined, plain};
+use super::exec::system::{Undefined, Unknown, plain};
 use super::op::{Handler, Op, Reg, prefix, segment};
 use crate::cpuid::Model;
 use crate::mode::Mode;
@@ -287,7 +287,12 @@ pub fn lower(insn: &Insn<'_>, model: &Model) -> Op {
         Mnemonic::Lzcnt => bit::lower(insn, Mnemonic::Bsr),
         _ => None,
     };
-    older.unwrap_or_else(|| insn.op(plain::<Undefined>))
+    older.unwrap_or_else(|| match insn.mnemonic() {
+        Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 | Mnemonic::INVALID => {
+            insn.op(plain::<Undefined>)
+        }
+        _ => insn.op(plain::<Unknown>),
+    })
 }
 
 fn known(insn: &Insn<'_>) -> Option<Op> {

@@ -205,8 +205,19 @@ plain! {
     };
     /// MOV to a debug register.
     WriteDr = |cpu, op| cpu.write_dr(op.dst, u64::get(cpu, op.src));
-    /// UD0, UD1, UD2, and what is not offered.
+    /// UD0, UD1, UD2, and bytes that are no instruction.
     Undefined = |cpu, _| Err(cpu.undefined());
+    /// An instruction that is not known, or not offered by the processor model.
+    Unknown = |cpu, op| {
+        let base = cpu.mode.base[Seg::Cs as usize];
+        let linear = cpu.insn_rip.wrapping_add(base) & cpu.mode.linear_mask;
+        let mut bytes = [0; 15];
+        let bytes = &mut bytes[..usize::from(op.len).min(15)];
+        if cpu.fetch_bytes(linear, bytes).is_ok() {
+            base::unimplemented_feature!("undefined instruction {bytes:02x?} at {linear:#x}");
+        }
+        Err(cpu.undefined())
+    };
     /// JMP to a fixed far address: the selector in the displacement, the operand size in `src2`.
     JmpFar = |cpu, op| cpu.far_jmp(op.disp as u16, op.imm, op.src2.into());
     /// CALL to a fixed far address.

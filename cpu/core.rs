@@ -131,6 +131,7 @@ impl Cpu {
         let new = &mut self.state;
         new.cr0 |= old.cr0 & (crate::state::cr0::CD | crate::state::cr0::NW);
         new.xcr0 = old.xcr0;
+        new.x87 = old.x87;
         new.mxcsr = old.mxcsr;
         std::mem::swap(&mut new.vec, &mut old.vec);
         new.opmask = old.opmask;

@@ -1,6 +1,7 @@
 //! The architectural state of one processor: what a snapshot saves and what every engine shares.
 
 use crate::flags::LazyFlags;
+use crate::fpu::x87::X87;
 
 /// Index of the always-zero pseudo register that stands for "no base" or "no index".
 pub const ZERO: usize = 16;
@@ -155,6 +156,7 @@ pub struct CpuState {
     pub pdpte: [u64; 4],
     pub dr: [u64; 8],
     pub msr: Msrs,
+    pub x87: X87,
     pub mxcsr: u32,
     pub vec: [VecReg; 32],
     pub opmask: [u64; 8],
@@ -281,6 +283,7 @@ impl CpuState {
             pdpte: [0; 4],
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             msr: Msrs::at_reset(),
+            x87: X87::at_reset(),
             mxcsr: 0x1f80,
             vec: [VecReg::default(); 32],
             opmask: [0; 8],

@@ -198,7 +198,8 @@ fn decode_run(bytes: &[u8], key: Key, start: u64, model: &Model, max_ops: usize)
     let mut run = Run { ops: Vec::new(), end: End::No, len: 0 };
     while run.ops.len() < max_ops && run.end == End::No && decoder.can_decode() {
         let Some(raw) = decode::take_apart(&mut decoder) else { break };
-        run.ops.push(decode::lower(&Insn { raw: &raw, key, start }, model));
+        let bytes = &bytes[run.len..decoder.position()];
+        run.ops.push(decode::lower(&Insn { raw: &raw, key, start, bytes }, model));
         run.end = decode::ends_block(&raw);
         run.len = decoder.position();
     }

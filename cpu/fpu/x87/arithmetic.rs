@@ -106,7 +106,7 @@ impl X87 {
 
     /// FSCALE.
     pub fn fscale(&mut self) {
-        self.combine(false, |st0, st1, env| remainder::scale(st0, st1, env));
+        self.combine(false, remainder::scale);
     }
 
     /// FPREM (`nearest` false) and FPREM1 (true).

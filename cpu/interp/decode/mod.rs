@@ -32,6 +32,7 @@ mod movement;
 mod stack;
 mod string;
 mod system;
+mod x87;
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
@@ -85,6 +86,8 @@ pub struct Insn<'a> {
     pub key: Key,
     /// Instruction pointer of the block's first instruction.
     pub start: u64,
+    /// Its bytes.
+    pub bytes: &'a [u8],
 }
 
 /// Kind of an operand, as handlers distinguish it.
@@ -159,6 +162,13 @@ impl Insn<'_> {
     pub fn is_general(&self) -> bool {
         (0..self.raw.op_count())
             .all(|n| self.kind(n) != Kind::Reg || self.raw.op_register(n).is_gpr())
+    }
+
+    /// The opcode as the FPU remembers it: the low bits of the escape byte, and the byte after it.
+    fn x87_opcode(&self) -> u16 {
+        let escape = self.bytes.iter().position(|byte| byte & 0xf8 == 0xd8);
+        let pair = escape.and_then(|at| Some((self.bytes[at], *self.bytes.get(at + 1)?)));
+        pair.map_or(0, |(escape, modrm)| u16::from(escape & 7) << 8 | u16::from(modrm))
     }
 
     /// An operation with every operand filled in.
@@ -304,6 +314,7 @@ fn known(insn: &Insn<'_>) -> Option<Op> {
         .or_else(|| bit::lower(insn, m))
         .or_else(|| string::lower(insn, m))
         .or_else(|| system::lower(insn, m))
+        .or_else(|| x87::lower(insn, m, insn.x87_opcode()))
 }
 
 /// Takes the first instruction of `bytes` apart. `None` if it is longer than that.

@@ -98,7 +98,20 @@ impl ChannelState {
         }
     }
 
-    /// When the output changes next after `now`.
+    /// Whether the output rose after `before`, up to `now`. It may be low again by now, or may have
+    /// been low for a moment only: the timer that watches it is always a little late.
+    fn rose(&self, before: i64, now: i64) -> bool {
+        let (before, now) = (self.ticks(before), self.ticks(now));
+        let count = i64::from(self.count.max(1));
+        match self.mode {
+            0 | 1 => before < count && now >= count,
+            2 | 3 => self.gate && now / count > before / count,
+            _ => before <= count && now > count,
+        }
+    }
+
+    /// When the output changes next after `now`. The low pulse of mode 2 is left out: only its end
+    /// is of interest.
     fn next_change(&self, now: i64) -> Option<i64> {
         let ticks = self.ticks(now);
         let count = i64::from(self.count.max(1));
@@ -106,7 +119,6 @@ impl ChannelState {
         let tick = match self.mode {
             0 | 1 => (ticks < count).then_some(count)?,
             2 | 3 if !self.gate => return None,
-            2 if ticks % count < count - 1 => period + count - 1,
             3 if ticks % count < (count + 1) / 2 => period + (count + 1) / 2,
             2 | 3 => period + count,
             _ if ticks < count => count,
@@ -206,13 +218,15 @@ pub struct PitState {
     channels: [ChannelState; 3],
     speaker_on: bool,
     refresh: bool,
+    /// Up to when channel 0's output has been followed.
+    followed: i64,
 }
 
 impl PitState {
     fn at_reset() -> Self {
         let channel = ChannelState::at_reset;
         let channels = [channel(true), channel(true), channel(false)];
-        PitState { channels, speaker_on: false, refresh: false }
+        PitState { channels, speaker_on: false, refresh: false, followed: 0 }
     }
 }
 
@@ -266,7 +280,12 @@ impl Pit {
             return;
         }
         let channel = &self.st.channels[0];
+        if channel.rose(self.st.followed, now) {
+            self.irq.lower();
+            self.irq.raise();
+        }
         self.irq.set(channel.output(now));
+        self.st.followed = now;
         match channel.next_change(now) {
             Some(at) => self.timer.set(at),
             None => self.timer.cancel(),
@@ -384,6 +403,16 @@ mod tests {
         let before = *bed.edges.lock();
         bed.clocks.step_to(ticks(10_000) + 1);
         assert_eq!(*bed.edges.lock() - before, 10);
+    }
+
+    #[test]
+    fn a_late_timer_still_sees_the_edge() {
+        let bed = bed();
+        program(&bed, 0x34, 1000);
+        let before = *bed.edges.lock();
+        bed.clocks.set_virtual(ticks(1500));
+        bed.clocks.run_expired();
+        assert_eq!(*bed.edges.lock() - before, 1);
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod bit;
 mod branch;
 mod features;
 mod movement;
+mod sse;
 mod stack;
 mod string;
 mod system;
@@ -314,6 +315,7 @@ fn known(insn: &Insn<'_>) -> Option<Op> {
         .or_else(|| bit::lower(insn, m))
         .or_else(|| string::lower(insn, m))
         .or_else(|| system::lower(insn, m))
+        .or_else(|| sse::lower(insn, m))
         .or_else(|| x87::lower(insn, m, insn.x87_opcode()))
 }
 

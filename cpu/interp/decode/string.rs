@@ -21,7 +21,7 @@ fn pick<S: Step>(insn: &Insn<'_>, size: usize) -> Handler {
 }
 
 /// Width in bits of the index registers.
-fn address_bits(insn: &Insn<'_>) -> u8 {
+pub(super) fn address_bits(insn: &Insn<'_>) -> u8 {
     (0..insn.raw.op_count())
         .find_map(|n| match insn.raw.op_kind(n) {
             OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => Some(16),

@@ -1,6 +1,7 @@
 //! What instructions do: one function per operation, generic over operand width and kind.
 
 pub mod alu;
+pub mod area;
 pub mod bit;
 pub mod branch;
 mod bulk;
@@ -9,6 +10,7 @@ pub mod decimal;
 pub mod movement;
 pub mod muldiv;
 pub mod shift;
+pub mod sse;
 pub mod stack;
 pub mod string;
 pub mod system;

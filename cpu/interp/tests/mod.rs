@@ -1,5 +1,6 @@
 #[cfg(target_arch = "x86_64")]
 mod silicon;
+mod vector;
 
 use super::RunExit;
 use crate::flags::bit;
@@ -28,17 +29,20 @@ fn a_loop_counts() {
 const DB: u64 = 0x5000;
 const UD: u64 = 0x5100;
 const PF: u64 = 0x5200;
+const NM: u64 = 0x5300;
+const MF: u64 = 0x5400;
+const GP: u64 = 0x5500;
 const GDT: u64 = 0x6000;
 const IDT: u64 = 0x7000;
 const STACK: usize = 0x10_0000;
 
-/// A bed with handlers for #DB, #UD and #PF that just halt.
+/// A bed with handlers for some exceptions that just halt.
 fn bed_with_handlers(code: &[u8]) -> Testbed {
     let mut bed = Testbed::new().unwrap();
     bed.ram.write(0x1000, code);
     bed.ram.write_uint(GDT + 8, 8, 0x00af_9b00_0000_ffff);
     bed.ram.write_uint(GDT + 16, 8, 0x00cf_9300_0000_ffff);
-    for (vector, handler) in [(1, DB), (6, UD), (14, PF)] {
+    for (vector, handler) in [(1, DB), (6, UD), (7, NM), (13, GP), (14, PF), (16, MF)] {
         let low = handler & 0xffff | 8 << 16 | 0x8e00 << 32;
         bed.ram.write_uint(IDT + vector * 16, 8, low);
         bed.ram.write(handler, &[0xf4]);

@@ -83,6 +83,7 @@ impl Kernel {
             long_mode: self.long_mode,
         })?;
         store(pc, &placed.writes, &image);
+        map_smm_handler(pc, vcpus);
         let entry = image.entry;
         vcpus.run_on(0, move |engine| engine.with_state(&mut |state| apply(&entry, state)));
         Ok(())
@@ -94,6 +95,18 @@ pub(super) struct Tables {
     pub description: Description,
     pub acpi: Option<AcpiFiles>,
     pub smbios: SmbiosFiles,
+}
+
+/// Firmware leaves a handler for system management interrupts behind, since writing the APM port
+/// raises them. There is nothing for it to do but to return.
+fn map_smm_handler(pc: &Pc, vcpus: &Vcpus) {
+    const SMBASE: u64 = 0xa_0000;
+    const ENTRY: u64 = SMBASE + 0x8000;
+    const RSM: [u8; 2] = [0x0f, 0xaa];
+    pc.map.ram.write(ENTRY, &RSM);
+    for index in 0..vcpus.count() {
+        vcpus.run_on(index, |engine| engine.with_state(&mut |state| state.msr.smbase = SMBASE));
+    }
 }
 
 /// Writes into RAM itself, whatever the memory map shows above it.

@@ -15,6 +15,7 @@ pub mod interp;
 pub mod mmu;
 mod mode;
 pub mod signals;
+pub mod simd;
 pub mod state;
 mod system;
 pub mod testbed;

@@ -9,7 +9,8 @@ mod arithmetic;
 mod compare;
 mod images;
 mod load_store;
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod silicon_tests;
 
 pub use arithmetic::Arith;

@@ -33,6 +33,7 @@ mod sse;
 mod stack;
 mod string;
 mod system;
+mod vector;
 mod x87;
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
@@ -316,6 +317,7 @@ fn known(insn: &Insn<'_>) -> Option<Op> {
         .or_else(|| string::lower(insn, m))
         .or_else(|| system::lower(insn, m))
         .or_else(|| sse::lower(insn, m))
+        .or_else(|| vector::lower(insn, m))
         .or_else(|| x87::lower(insn, m, insn.x87_opcode()))
 }
 
@@ -328,4 +330,14 @@ pub fn take_apart(decoder: &mut Decoder<'_>) -> Option<Instruction> {
 /// A decoder for `bytes` at instruction pointer `rip`.
 pub fn decoder(bytes: &[u8], key: Key, rip: u64) -> Decoder<'_> {
     Decoder::with_ip(key.code_bits(), bytes, rip, DecoderOptions::NONE)
+}
+
+/// Whether `raw` is a vector instruction that is known.
+#[cfg(test)]
+pub(super) fn is_vector(raw: &Instruction, start: u64) -> bool {
+    let key = Key(2 << 8 | 0x3f);
+    let insn = Insn { raw, key, start, bytes: &[] };
+    let m = raw.mnemonic();
+    string::lower(&insn, m).is_none()
+        && (sse::lower(&insn, m).is_some() || vector::lower(&insn, m).is_some())
 }

@@ -9,7 +9,7 @@ use crate::interp::op::{Handler, Op};
 
 /// Kind of an operand of a vector instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     Xmm,
     Mmx,
     General,
@@ -17,7 +17,7 @@ enum Place {
     Other,
 }
 
-fn place(insn: &Insn<'_>, n: u32) -> Place {
+pub(super) fn place(insn: &Insn<'_>, n: u32) -> Place {
     match insn.kind(n) {
         Kind::Mem => Place::Memory,
         Kind::Reg => {

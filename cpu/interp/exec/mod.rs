@@ -14,4 +14,5 @@ pub mod sse;
 pub mod stack;
 pub mod string;
 pub mod system;
+pub mod vector;
 pub mod x87;

@@ -22,7 +22,7 @@ fn refused(cpu: &mut Cpu) -> Trap {
 }
 
 /// #UD, #NM or #MF if MMX instructions may not run.
-fn check_mmx(cpu: &mut Cpu) -> Result<(), Trap> {
+pub(super) fn check_mmx(cpu: &mut Cpu) -> Result<(), Trap> {
     if cpu.mode.fpu_emulated {
         return Err(cpu.undefined());
     }
@@ -57,7 +57,7 @@ fn merged<T: Int>(old: u128, value: T) -> u128 {
 
 /// The linear address of an operand that must be aligned to 16 bytes.
 #[inline(always)]
-fn aligned(cpu: &mut Cpu, op: &Op, write: bool) -> Result<u64, Trap> {
+pub(super) fn aligned(cpu: &mut Cpu, op: &Op, write: bool) -> Result<u64, Trap> {
     let linear = op.linear(cpu, 16, write)?;
     if linear & 15 != 0 {
         return Err(cpu.gp(0));

@@ -1,0 +1,237 @@
+//! Vector arithmetic without floating-point exceptions: operands for the functions of `crate::simd`.
+//!
+//! `imm` holds the immediate in its low byte and the number of the mnemonic above it: the tables
+//! below give the function for that number.
+
+use std::marker::PhantomData;
+use std::sync::LazyLock;
+
+use iced_x86::Mnemonic;
+
+use super::sse::{check, check_mmx};
+use crate::flags::{Arith, bit};
+use crate::interp::op::{Op, Source, Word};
+use crate::simd::{self, Binary, BinaryImm, MmxBinary, Ternary, Test};
+use crate::{Cpu, Int, Trap};
+
+/// Where the number of the mnemonic begins in `imm`.
+pub const MNEMONIC_SHIFT: u32 = 8;
+
+/// The functions of one kind, by number of the mnemonic.
+struct Table<F>(LazyLock<Vec<Option<F>>>);
+
+impl<F: Copy> Table<F> {
+    const fn new(build: fn() -> Vec<Option<F>>) -> Self {
+        Table(LazyLock::new(build))
+    }
+    /// The function for `op`, which was only decoded so because there is one.
+    #[inline(always)]
+    fn of(&self, cpu: &mut Cpu, op: &Op) -> Result<F, Trap> {
+        let number = (op.imm >> MNEMONIC_SHIFT) as usize;
+        self.0.get(number).copied().flatten().ok_or_else(|| cpu.undefined())
+    }
+}
+
+macro_rules! table {
+    ($name:ident, $function:ty, $by:path) => {
+        static $name: Table<$function> = Table::new(|| Mnemonic::values().map($by).collect());
+    };
+}
+table!(BINARY, Binary, simd::int_binary);
+table!(BINARY_IMM, BinaryImm, simd::int_immediate);
+table!(TERNARY, Ternary, simd::int_ternary);
+table!(SIGNS, fn(u128) -> u32, simd::sign_mask);
+table!(TEST, Test, simd::int_test);
+table!(MMX_BINARY, MmxBinary, simd::mmx_binary);
+table!(MMX_IMM, fn(u64, u64, u8) -> u64, simd::mmx_immediate);
+
+/// The second operand of an SSE instruction.
+pub trait Operand {
+    /// Its value, zero-extended.
+    fn read(cpu: &mut Cpu, op: &Op) -> Result<u128, Trap>;
+}
+/// An XMM register.
+pub struct Xmm;
+/// Memory, aligned to 16 bytes.
+pub struct Aligned;
+/// A smaller piece of memory, at any address.
+pub struct Part<T>(PhantomData<T>);
+/// The immediate.
+pub struct Immediate;
+
+impl Operand for Xmm {
+    #[inline(always)]
+    fn read(cpu: &mut Cpu, op: &Op) -> Result<u128, Trap> {
+        Ok(cpu.xmm(op.src))
+    }
+}
+impl Operand for Aligned {
+    #[inline(always)]
+    fn read(cpu: &mut Cpu, op: &Op) -> Result<u128, Trap> {
+        let linear = super::sse::aligned(cpu, op, false)?;
+        cpu.load(linear)
+    }
+}
+impl<T: Int> Operand for Part<T> {
+    #[inline(always)]
+    fn read(cpu: &mut Cpu, op: &Op) -> Result<u128, Trap> {
+        Ok(op.load::<T>(cpu)?.widen())
+    }
+}
+impl Operand for Immediate {
+    #[inline(always)]
+    fn read(_: &mut Cpu, op: &Op) -> Result<u128, Trap> {
+        Ok((op.imm & 0xff).into())
+    }
+}
+
+/// `dst = f(dst, S)`.
+pub fn binary<S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check(cpu)?;
+    let b = S::read(cpu, op)?;
+    let f = BINARY.of(cpu, op)?;
+    let result = f(cpu.xmm(op.dst), b);
+    cpu.set_xmm(op.dst, result);
+    Ok(())
+}
+
+/// `dst = f(dst, S, imm8)`.
+pub fn binary_imm<S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check(cpu)?;
+    let b = S::read(cpu, op)?;
+    let f = BINARY_IMM.of(cpu, op)?;
+    let result = f(cpu.xmm(op.dst), b, op.imm as u8);
+    cpu.set_xmm(op.dst, result);
+    Ok(())
+}
+
+/// `dst = f(dst, S, xmm0)`.
+pub fn ternary<S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check(cpu)?;
+    let b = S::read(cpu, op)?;
+    let f = TERNARY.of(cpu, op)?;
+    let result = f(cpu.xmm(op.dst), b, cpu.xmm(0));
+    cpu.set_xmm(op.dst, result);
+    Ok(())
+}
+
+/// PMOVMSKB, MOVMSKPS and MOVMSKPD.
+pub fn sign_mask(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check(cpu)?;
+    let f = SIGNS.of(cpu, op)?;
+    f(cpu.xmm(op.src)).set(cpu, op.dst);
+    Ok(())
+}
+
+/// PTEST: ZF and CF.
+pub fn test<S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check(cpu)?;
+    let b = S::read(cpu, op)?;
+    let f = TEST.of(cpu, op)?;
+    let (zf, cf) = f(cpu.xmm(op.dst), b);
+    let flags = if zf { bit::ZF } else { 0 } | if cf { bit::CF } else { 0 };
+    cpu.set_arith(Arith::from_bits(flags));
+    Ok(())
+}
+
+/// PINSRB, PINSRW, PINSRD and PINSRQ: the low `T` of a general register or memory.
+pub fn insert<T: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check(cpu)?;
+    let value: T = S::read(cpu, op)?;
+    let result = simd::insert_lane(cpu.xmm(op.dst), value.zx(), T::BITS, op.imm as u8);
+    cpu.set_xmm(op.dst, result);
+    Ok(())
+}
+
+/// PEXTRB, PEXTRW, PEXTRD, PEXTRQ and EXTRACTPS to a general register, zero-extended.
+pub fn extract<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check(cpu)?;
+    let value = simd::extract_lane(cpu.xmm(op.src), T::BITS, op.imm as u8);
+    value.set(cpu, op.dst);
+    Ok(())
+}
+
+/// The same to memory.
+pub fn extract_to_memory<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check(cpu)?;
+    let value = simd::extract_lane(cpu.xmm(op.src), T::BITS, op.imm as u8);
+    op.store(cpu, T::of(value))?;
+    cpu.stored()
+}
+
+/// The second operand of an MMX instruction.
+pub trait MmxOperand {
+    /// Its value, zero-extended.
+    fn read(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap>;
+}
+/// An MMX register.
+pub struct Mm;
+impl MmxOperand for Mm {
+    fn read(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
+        Ok(cpu.state.x87.mmx(op.src))
+    }
+}
+impl<T: Int> MmxOperand for Part<T> {
+    fn read(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
+        Ok(op.load::<T>(cpu)?.widen() as u64)
+    }
+}
+impl MmxOperand for Immediate {
+    fn read(_: &mut Cpu, op: &Op) -> Result<u64, Trap> {
+        Ok(op.imm & 0xff)
+    }
+}
+
+fn set_mmx(cpu: &mut Cpu, number: u8, value: u64) {
+    cpu.state.x87.enter_mmx();
+    cpu.state.x87.set_mmx(number, value);
+}
+
+/// `dst = f(dst, S)`.
+pub fn mmx_binary<S: MmxOperand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check_mmx(cpu)?;
+    let b = S::read(cpu, op)?;
+    let f = MMX_BINARY.of(cpu, op)?;
+    let result = f.apply(cpu.state.x87.mmx(op.dst), b);
+    set_mmx(cpu, op.dst, result);
+    Ok(())
+}
+
+/// `dst = f(dst, S, imm8)`.
+pub fn mmx_imm<S: MmxOperand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check_mmx(cpu)?;
+    let b = S::read(cpu, op)?;
+    let f = MMX_IMM.of(cpu, op)?;
+    let result = f(cpu.state.x87.mmx(op.dst), b, op.imm as u8);
+    set_mmx(cpu, op.dst, result);
+    Ok(())
+}
+
+/// PMOVMSKB of an MMX register.
+pub fn mmx_sign_mask(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check_mmx(cpu)?;
+    let f = SIGNS.of(cpu, op)?;
+    let value = cpu.state.x87.mmx(op.src);
+    cpu.state.x87.enter_mmx();
+    f(value.into()).set(cpu, op.dst);
+    Ok(())
+}
+
+/// PINSRW of an MMX register.
+pub fn mmx_insert<S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check_mmx(cpu)?;
+    let value: u16 = S::read(cpu, op)?;
+    let old = cpu.state.x87.mmx(op.dst).into();
+    let result = simd::insert_lane(old, value.zx(), 16, op.imm as u8 & 3);
+    set_mmx(cpu, op.dst, result as u64);
+    Ok(())
+}
+
+/// PEXTRW of an MMX register.
+pub fn mmx_extract(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check_mmx(cpu)?;
+    let value = simd::extract_lane(cpu.state.x87.mmx(op.src).into(), 16, op.imm as u8 & 3);
+    cpu.state.x87.enter_mmx();
+    value.set(cpu, op.dst);
+    Ok(())
+}

@@ -15,6 +15,7 @@ pub mod device;
 pub mod event_loop;
 pub mod fd;
 pub mod fdset;
+pub mod input;
 pub mod interrupt;
 pub mod irq;
 pub mod log;

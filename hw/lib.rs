@@ -4,6 +4,7 @@
 pub mod acpi;
 pub mod char;
 pub mod firmware;
+pub mod input;
 pub mod intc;
 pub mod isa;
 pub mod pci;

@@ -1,5 +1,8 @@
 //! The ISA bus: sixteen interrupts and a space of ports.
 
+pub mod port92;
+pub mod silent;
+
 use base::irq::{IrqLine, IrqSink};
 use base::memory::Region;
 use std::sync::Arc;

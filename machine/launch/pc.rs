@@ -1,12 +1,12 @@
 //! Building a PC from a configuration.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::irq::{FnSink, IrqLine, IrqSink};
 use base::memory::{AddressSpace, RamBlock};
 use cpu::apic::ApicFabric;
-use cpu::signals::request;
+use cpu::signals::{Signals, request};
 use cpu::vcpu::Vcpus;
 use hw::char::debugcon::{self, Debugcon};
 use hw::char::serial::{ISA_IRQS, ISA_PORTS, Serial};
@@ -36,6 +36,20 @@ struct Lint0(Arc<ApicFabric>);
 impl IrqSink for Lint0 {
     fn set_irq(&self, _: u32, level: bool) {
         self.0.apics().iter().for_each(|apic| apic.set_irq(0, level));
+    }
+}
+
+/// Address line 20: the processors look at the flag, but remember translations made before.
+struct A20Gate {
+    open: Arc<AtomicBool>,
+    processors: Vec<Arc<Signals>>,
+}
+
+impl IrqSink for A20Gate {
+    fn set_irq(&self, _: u32, level: bool) {
+        if self.open.swap(level, Ordering::AcqRel) != level {
+            self.processors.iter().for_each(|signals| signals.post(request::FLUSH_TLB));
+        }
     }
 }
 
@@ -106,6 +120,7 @@ pub(super) fn build(
             })),
             0,
         ),
+        a20: IrqLine::new(Arc::new(A20Gate { open: a20, processors: signals }), 0),
         requests: vm.request_sink(),
         time_changed: vm.rtc_changed(),
     };

@@ -10,10 +10,15 @@ use base::memory::{Dma, Region};
 use base::request::RequestSink;
 use hw::acpi::apm::APM_PORT;
 use hw::firmware::fw_cfg::{FW_CFG_DMA_PORT, FW_CFG_PORT, FwCfg};
+use hw::input::i8042::{
+    COMMAND_PORT, DATA_PORT as KEYBOARD_PORT, I8042, I8042Wires, KEYBOARD_IRQ, MOUSE_IRQ,
+};
 use hw::intc::gsi::GsiFanout;
 use hw::intc::i8259::{ELCR_PORT, PRIMARY_PORT, Pic, PicAck, PicInputs, SECONDARY_PORT};
 use hw::intc::ioapic::{IOAPIC_ADDRESS, Ioapic, IoapicInputs};
 use hw::isa::IsaBus;
+use hw::isa::port92::{self, Port92};
+use hw::isa::silent::{self, COPROCESSOR_PORT, POST_PORT};
 use hw::pci::host::{ADDRESS_PORT, ConfigPorts, DATA_PORT};
 use hw::pci::i440fx::{I440Fx, intx_map};
 use hw::pci::piix3::{Piix3, PirqRouter, RESET_PORT};
@@ -60,6 +65,8 @@ pub struct PcWires {
     pub intr: IrqLine,
     /// System management interrupt.
     pub smi: IrqLine,
+    /// Address line 20, which the keyboard controller and port 92h drive.
+    pub a20: IrqLine,
     /// Wishes of devices that concern the whole machine.
     pub requests: RequestSink,
     /// Told when the guest sets the real-time clock.
@@ -84,6 +91,8 @@ pub struct Pc {
     pub pit: Shared<Pit>,
     /// The real-time clock.
     pub rtc: Shared<Rtc>,
+    /// The keyboard controller.
+    pub keyboard: Shared<I8042>,
     /// Power management.
     pub pm: Shared<Piix4Pm>,
     /// Firmware configuration.
@@ -132,6 +141,20 @@ impl Pc {
         }
         .store(&mut rtc.rtc.lock());
 
+        let keyboard = I8042::create(I8042Wires {
+            keyboard_irq: isa.irq(KEYBOARD_IRQ),
+            mouse_irq: isa.irq(MOUSE_IRQ),
+            a20: wires.a20.clone(),
+            requests: wires.requests.clone(),
+        });
+        place(&keyboard.data, KEYBOARD_PORT);
+        place(&keyboard.command, COMMAND_PORT);
+        let (port92, port92_region) = Port92::create(wires.a20, wires.requests.clone());
+        place(&port92_region, port92::PORT);
+        let (post, coprocessor) = silent::regions();
+        place(&post, POST_PORT);
+        place(&coprocessor, COPROCESSOR_PORT);
+
         let router = PirqRouter::new(shared.pci);
         let dma_space = map.memory.clone();
         let pci =
@@ -159,8 +182,15 @@ impl Pc {
             map.place_bios(bios)?;
         }
 
-        let devices: Vec<Arc<dyn AnyDevice>> =
-            vec![pic.pic.clone(), ioapic.clone(), pit.pit.clone(), rtc.rtc.clone(), fw_cfg.clone()];
+        let devices: Vec<Arc<dyn AnyDevice>> = vec![
+            pic.pic.clone(),
+            ioapic.clone(),
+            pit.pit.clone(),
+            rtc.rtc.clone(),
+            keyboard.device.clone(),
+            port92,
+            fw_cfg.clone(),
+        ];
         Ok(Pc {
             map,
             pci,
@@ -170,6 +200,7 @@ impl Pc {
             ioapic,
             pit: pit.pit,
             rtc: rtc.rtc,
+            keyboard: keyboard.device,
             pm: pm.device,
             fw_cfg,
             config_ports,

@@ -1,0 +1,8 @@
+//! Input devices.
+
+pub mod i8042;
+mod ps2_keyboard;
+mod ps2_mouse;
+mod scancodes;
+
+pub use i8042::I8042;

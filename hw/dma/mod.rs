@@ -1,0 +1,3 @@
+//! DMA controllers.
+
+pub mod i8237;

@@ -4,6 +4,7 @@ pub mod boot;
 pub mod config;
 mod error;
 pub mod launch;
+pub mod machines;
 mod none;
 pub mod pc;
 pub mod run_state;

@@ -1,9 +1,21 @@
 //! The machine without anything, which tools ask questions of.
 
 use base::memory::{AddressSpace, Region};
+use base::props::Props;
 use cpu::vcpu::Vcpus;
 
 use crate::vm::Board;
+
+/// Properties of the empty machine.
+#[derive(Clone, Debug, Props)]
+pub struct NoneProps {
+    /// Guest memory is part of a core dump of this process.
+    #[prop(name = "dump-guest-core", default = true, help = "Include guest memory in a core dump")]
+    pub dump_guest_core: bool,
+    /// The host may share equal pages.
+    #[prop(name = "mem-merge", default = true, help = "Enable/disable memory merge support")]
+    pub mem_merge: bool,
+}
 
 /// A board with no chips and no memory.
 pub struct NoBoard {

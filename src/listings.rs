@@ -1,4 +1,4 @@
-//! What `help` as a value lists: as yet no registry has anything to add under the headings.
+//! What `help` as a value lists.
 
 use crate::cli::Catalog;
 
@@ -7,11 +7,11 @@ pub struct Listings;
 
 impl Catalog for Listings {
     fn machines(&self) -> String {
-        "Supported machines are:\n".into()
+        machine::machines::listing()
     }
 
-    fn machine_props(&self, _: &str) -> Option<String> {
-        None
+    fn machine_props(&self, name: &str) -> Option<String> {
+        machine::machines::find(Some(name)).ok().map(|machine| machine.props_listing())
     }
 
     fn cpus(&self) -> String {

@@ -7,7 +7,8 @@ mod lanes;
 mod mmx;
 
 pub use immediate::{
-    BinaryImm, Ternary, Test, extract_lane, insert_lane, int_immediate, int_ternary, int_test, sign_mask,
+    BinaryImm, Ternary, Test, extract_lane, insert_lane, int_immediate, int_ternary, int_test,
+    sign_mask,
 };
 pub use integer::{Binary, int_binary};
 pub use mmx::{MmxBinary, mmx_binary, mmx_immediate};

@@ -66,10 +66,19 @@ pub enum CpuEvent {
     },
 }
 
+/// A possible processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PossibleCpu {
+    /// Its APIC id.
+    pub apic_id: u32,
+    /// Whether it is there at start.
+    pub present: bool,
+}
+
 /// Where the guest's words go.
 pub type CpuEvents = Box<dyn Fn(CpuEvent) + Send + Sync>;
 
-/// A possible processor.
+/// What the controller knows of a processor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, State)]
 struct Slot {
     present: bool,
@@ -110,17 +119,16 @@ pub struct CpuHotplug {
 }
 
 impl CpuHotplug {
-    /// The controller of these possible processors (APIC id, present at start), and its ports.
-    /// `gpe` is pulsed when the guest has to look.
-    pub fn create(cpus: &[(u32, bool)], gpe: IrqLine, events: CpuEvents) -> (Shared<Self>, Region) {
-        let slots = cpus.iter().map(|&(_, present)| Slot { present, ..Slot::default() });
+    /// The controller of these processors, and its ports. `gpe` is pulsed when the guest has to look.
+    pub fn create(cpus: &[PossibleCpu], gpe: IrqLine, events: CpuEvents) -> (Shared<Self>, Region) {
+        let slots = cpus.iter().map(|cpu| Slot { present: cpu.present, ..Slot::default() });
         let st = CpuHotplugState {
             bitmap: true,
             selector: 0,
             command: command::NEXT_EVENT,
             slots: slots.collect(),
         };
-        let apic_ids = cpus.iter().map(|&(id, _)| id).collect();
+        let apic_ids = cpus.iter().map(|cpu| cpu.apic_id).collect();
         let controller = device::share(|_| CpuHotplug { apic_ids, gpe, events, st });
         let sizes = AccessSizes::UP_TO_DWORD;
         let ports = device::region(&controller, 0, "acpi-cpu-hotplug", PORTS, sizes);
@@ -283,7 +291,9 @@ mod tests {
     }
 
     fn bed(present: usize, possible: usize) -> Bed {
-        let cpus: Vec<_> = (0..possible).map(|n| (n as u32, n < present)).collect();
+        let cpus: Vec<_> = (0..possible)
+            .map(|n| PossibleCpu { apic_id: n as u32, present: n < present })
+            .collect();
         let (events, pulses) = (Arc::<Mutex<Vec<_>>>::default(), Arc::new(Mutex::new(0)));
         let (heard, counted) = (events.clone(), pulses.clone());
         let gpe = FnSink(move |_, level| *counted.lock() += u32::from(level));

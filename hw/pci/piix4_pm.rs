@@ -21,6 +21,9 @@ pub const GPE_PORT: u64 = 0xafe0;
 const PM_BASE: usize = 0x40;
 const PM_ENABLED: usize = 0x80;
 const DEVICE_ACTIVITY_B: usize = 0x58;
+/// Where SeaBIOS notes that it has set up system management mode.
+const SMM_SET_UP: usize = 0x5b;
+const SMM_SET_UP_DONE: u8 = 2;
 const APMC_ENABLE: u32 = 1 << 25;
 const SMBUS_BASE: usize = 0x90;
 const SMBUS_CONFIG: usize = 0xd2;
@@ -44,6 +47,8 @@ const IDENTITY: Identity = Identity {
 pub struct PmConfig {
     /// Where the SMBus host's registers are before the guest moves them.
     pub smbus_base: u16,
+    /// Firmware is told not to set up system management mode: that it has been done.
+    pub smm: bool,
     /// S3 is not offered.
     pub disable_s3: bool,
     /// S4 is not offered.
@@ -54,7 +59,13 @@ pub struct PmConfig {
 
 impl Default for PmConfig {
     fn default() -> Self {
-        PmConfig { smbus_base: 0xb100, disable_s3: false, disable_s4: false, s4_value: 2 }
+        PmConfig {
+            smbus_base: 0xb100,
+            smm: true,
+            disable_s3: false,
+            disable_s4: false,
+            s4_value: 2,
+        }
     }
 }
 
@@ -104,6 +115,7 @@ impl Piix4Pm {
         for (offset, value) in [(0x07, 0x02), (0x09, 0), (PM_BASE, 1), (0x5f, 0x10), (0x63, 0x60)] {
             config.set_u8(offset, value);
         }
+        config.set_u8(SMM_SET_UP, if cfg.smm { 0 } else { SMM_SET_UP_DONE });
         config.allow_u8(super::reg::INTERRUPT_PIN, 1);
         config.set_u32(SMBUS_BASE, u32::from(cfg.smbus_base) | 1);
         config.set_u8(SMBUS_CONFIG, 0x09);

@@ -15,9 +15,13 @@ use base::chardev::{Chardevs, EscapeActions};
 use base::clock::Clocks;
 use base::event_loop::LoopHandle;
 use base::fdset::FdSets;
+use base::props::{PropInput, Props};
 use parking_lot::Mutex;
+use serde_json::{Map, Value};
 
 use crate::config::{ConfigError, Consoles, Located, MachineConfig, MonitorConfig};
+use crate::machines::{self, Kind, MachineType};
+use crate::none::NoneProps;
 use crate::vm::Vm;
 
 /// What the program gives the machine to stand on.
@@ -58,6 +62,10 @@ impl EscapeActions for Escape {
 
 /// Builds the machine that `config` describes.
 pub fn launch(config: &MachineConfig, host: &Host) -> Result<Launched, ConfigError> {
+    let machine = machines::find(config.machine.as_deref())?;
+    if let Some(warning) = machine.warning() {
+        base::warn_report!("{warning}");
+    }
     let vm = Vm::new(&host.clocks, &host.main_loop, config.actions);
     let escape = Arc::new(Escape(Arc::downgrade(&vm)));
     let mut chardevs = Chardevs::new(host.main_loop.clone(), host.fd_sets.clone(), escape);
@@ -70,15 +78,32 @@ pub fn launch(config: &MachineConfig, host: &Host) -> Result<Launched, ConfigErr
     let chardevs = Arc::new(chardevs);
     let consoles = characters::create(config, Consoles::of(config), &chardevs)?;
     let failure = Arc::default();
-    match config.machine.as_deref().unwrap_or("pc") {
-        "none" => {
+    match machine.kind {
+        Kind::None => {
+            let _: NoneProps = machine_props(machine, &config.machine_props)?;
             let none = crate::none::NoBoard::new();
             let vcpus = processors::none(&vm)?;
             vm.assemble(Arc::new(none), vcpus);
         }
-        _ => pc::build(config, host, &vm, &consoles, &failure)?,
+        Kind::Pc(..) => pc::build(machine, config, host, &vm, &consoles, &failure)?,
     }
     Ok(Launched { vm, chardevs, failure, monitors: consoles.monitors })
+}
+
+/// Reads the properties of a machine type.
+fn machine_props<P: Props + Default>(
+    machine: &MachineType,
+    given: &Map<String, Value>,
+) -> Result<P, ConfigError> {
+    let mut props = P::default();
+    for (name, value) in given {
+        let input = match value {
+            Value::String(text) => PropInput::Text(text),
+            value => PropInput::Json(value),
+        };
+        props.set(&machine.type_name(), name, input).map_err(fault)?;
+    }
+    Ok(props)
 }
 
 /// A fault that is nobody's option's in particular.

@@ -8,6 +8,8 @@ use base::memory::{AddressSpace, RamBlock};
 use cpu::apic::ApicFabric;
 use cpu::signals::{Signals, request};
 use cpu::vcpu::Vcpus;
+use hw::acpi::cpu_hotplug::{CPU_HOTPLUG_PORT, PossibleCpu};
+use hw::acpi::pci_hotplug::PCI_HOTPLUG_PORT;
 use hw::char::debugcon::{self, Debugcon};
 use hw::char::serial::{ISA_IRQS, ISA_PORTS, Serial};
 use hw::firmware::acpi::LegacyPort;
@@ -20,13 +22,13 @@ use super::kernel::{Kernel, Start, Tables};
 use super::processors::{self, FlushOnChange, Processors};
 use super::{Host, fault, firmware};
 use crate::config::{ConfigError, MachineConfig};
-use crate::pc::board::{Pc, PcConfig, PcWires, default_rtc};
+use crate::machines::MachineType;
+use crate::pc::board::{Chips, Pc, PcConfig, PcWires, default_rtc};
 use crate::pc::memory::PcMemory;
-use crate::pc::tables::{Description, PossibleCpu};
+use crate::pc::props::PcProps;
+use crate::pc::tables::Description;
 use crate::vm::{Board, Vm};
 
-/// The machine type, with version.
-const MACHINE: &str = "pc-i440fx-10.0";
 /// RAM of a machine that was not told how much it has.
 const DEFAULT_RAM: u64 = 128 << 20;
 
@@ -63,10 +65,14 @@ impl Board for PcMachine {
         self.pc.reset();
     }
     fn power_button(&self) {
-        self.pc.pm.lock().power_button();
+        if let Some(pm) = &self.pc.pm {
+            pm.lock().power_button();
+        }
     }
     fn wake_up(&self, by_rtc: bool) {
-        self.pc.pm.lock().wake(by_rtc);
+        if let Some(pm) = &self.pc.pm {
+            pm.lock().wake(by_rtc);
+        }
     }
     fn memory(&self) -> &AddressSpace {
         &self.pc.map.memory
@@ -80,41 +86,57 @@ impl Board for PcMachine {
 }
 
 pub(super) fn build(
+    machine: &MachineType,
     config: &MachineConfig,
     host: &Host,
     vm: &Arc<Vm>,
     characters: &Characters,
     failure: &Arc<Mutex<Option<ConfigError>>>,
 ) -> Result<(), ConfigError> {
+    let props: PcProps = super::machine_props(machine, &config.machine_props)?;
+    props.check()?;
     let size = config.memory.size.unwrap_or(DEFAULT_RAM);
+    for warning in props.warnings(size) {
+        base::warn_report!("{warning}");
+    }
     let ram = Arc::new(RamBlock::anonymous("pc.ram", size).map_err(fault)?);
-    let map = PcMemory::new(ram, None);
+    let map = PcMemory::new(ram, props.max_below_4g());
     let a20 = Arc::new(AtomicBool::new(true));
-    let processors = Processors::choose(config, MACHINE)?;
+    let processors = Processors::choose(config, machine.name)?;
     let engines = processors.software(&map, &a20, &host.clocks);
     let signals: Vec<_> = engines.iter().map(|(signals, _)| signals.clone()).collect();
     for space in [&map.memory, &map.smm] {
         space.listen(Arc::new(FlushOnChange(signals.clone())));
     }
     let smi_targets = signals.clone();
+    let smm = props.smm.resolve(true);
+    let topology = &processors.topology;
+    let possible =
+        |index| PossibleCpu { apic_id: topology.apic_id(index), present: index < processors.count };
     let cfg = PcConfig {
+        chips: Chips {
+            pic: props.pic.resolve(true),
+            pit: props.pit.resolve(true),
+            hpet: props.hpet,
+            acpi: props.acpi.resolve(true),
+        },
         bios: if config.kernel.kernel.is_none() || config.firmware.is_some() {
             Some(firmware::bios(config)?)
         } else {
             None
         },
-        cpus: processors.count,
+        cpus: (0..processors.max).map(possible).collect(),
         boot_order: config.boot.order.clone().unwrap_or_else(|| "cad".into()),
-        floppy_boot_check: true,
+        floppy_boot_check: props.floppy_boot_check,
         rtc: default_rtc(&host.clocks),
-        pm: PmConfig::default(),
+        pm: PmConfig { smm, ..PmConfig::default() },
     };
     let wires = PcWires {
         apic_bus: processors.fabric.clone(),
         intr: IrqLine::new(Arc::new(Lint0(processors.fabric.clone())), 0),
         smi: IrqLine::new(
             Arc::new(FnSink(move |_, level| {
-                if level {
+                if level && smm {
                     smi_targets.iter().for_each(|signals| signals.post(request::SMI));
                 }
             })),
@@ -123,13 +145,17 @@ pub(super) fn build(
         a20: IrqLine::new(Arc::new(A20Gate { open: a20, processors: signals }), 0),
         requests: vm.request_sink(),
         time_changed: vm.rtc_changed(),
+        // No processor has been asked to leave: the guest is not heeded.
+        cpu_events: Box::new(|event| {
+            base::guest_error!("unexpected CPU hot-plug event: {event:?}")
+        }),
     };
     let mut pc = Pc::new(map, &cfg, wires, &host.clocks).map_err(fault)?;
     for apic in processors.fabric.apics() {
         apic.connect_pic(pc.int_ack());
     }
     let serial = add_serial_ports(&mut pc, host, characters)?;
-    let tables = describe(config, &pc, &processors, serial);
+    let tables = describe(machine, config, &props, &cfg, &pc, &processors, serial);
     {
         let mut fw_cfg = pc.fw_cfg.lock();
         let about = &tables.description;
@@ -171,37 +197,42 @@ fn add_serial_ports(
 
 /// What the board is, for the tables.
 fn describe(
+    machine: &MachineType,
     config: &MachineConfig,
+    props: &PcProps,
+    cfg: &PcConfig,
     pc: &Pc,
     processors: &Processors,
     serial: Vec<LegacyPort>,
 ) -> Tables {
     let topology = &processors.topology;
-    let possible =
-        |index| PossibleCpu { apic_id: topology.apic_id(index), present: index < processors.count };
     let description = Description {
         memory: (pc.map.below_4g, pc.map.above_4g),
-        cpus: (0..processors.max).map(possible).collect(),
+        cpus: cfg.cpus.clone(),
         threads_per_socket: topology.threads_per_package(),
         cores_per_socket: topology.threads_per_package() / topology.threads.max(1),
         sockets: topology.sockets,
         processor_id: processors.identity(),
-        machine: MACHINE.into(),
+        machine: machine.name.into(),
         uuid: config.identity.uuid.map_or([0; 16], |uuid| uuid.0),
         pci: pc.pci.functions().iter().map(|f| (f.devfn(), f.name().to_owned())).collect(),
         serial,
         parallel: Vec::new(),
         keyboard: false,
-        hpet: false,
-        cpu_hotplug: None,
-        pci_hotplug: None,
+        oem: props.oem(),
+        entry_point: props.entry_point(),
+        // Fixed with version 5.2.
+        pci_root_uid: if machine.since(5, 2) { 0 } else { 1 },
+        hpet: cfg.chips.hpet,
+        cpu_hotplug: pc.hotplug.as_ref().map(|_| CPU_HOTPLUG_PORT as u16),
+        pci_hotplug: pc.hotplug.as_ref().map(|_| PCI_HOTPLUG_PORT as u16),
         pvpanic: None,
         s3: true,
         s4: Some(2),
     };
     let smbios = smbios::Config::default();
     Tables {
-        acpi: Some(description.acpi()),
+        acpi: cfg.chips.acpi.then(|| description.acpi()),
         smbios: smbios.build(&description.smbios_hardware()),
         description,
     }

@@ -3,17 +3,22 @@
 use std::sync::Arc;
 
 use base::clock::{ClockKind, Clocks};
-use base::device::{AnyDevice, Shared};
+use base::device::{self, AnyDevice, Shared};
 use base::interrupt::{ApicBus, IntAck};
 use base::irq::{IrqLine, IrqSink};
 use base::memory::{Dma, Region};
 use base::request::RequestSink;
 use hw::acpi::apm::APM_PORT;
+use hw::acpi::cpu_hotplug::{
+    CPU_HOTPLUG_GPE, CPU_HOTPLUG_PORT, CpuEvents, CpuHotplug, PossibleCpu,
+};
+use hw::acpi::pci_hotplug::{HotplugBus, PCI_HOTPLUG_GPE, PCI_HOTPLUG_PORT, PciHotplug};
+use hw::dma::i8237::DmaPair;
 use hw::firmware::fw_cfg::{FW_CFG_DMA_PORT, FW_CFG_PORT, FwCfg};
 use hw::input::i8042::{
     COMMAND_PORT, DATA_PORT as KEYBOARD_PORT, I8042, I8042Wires, KEYBOARD_IRQ, MOUSE_IRQ,
 };
-use hw::intc::gsi::GsiFanout;
+use hw::intc::gsi::{GSI_COUNT, GsiFanout};
 use hw::intc::i8259::{ELCR_PORT, PRIMARY_PORT, Pic, PicAck, PicInputs, SECONDARY_PORT};
 use hw::intc::ioapic::{IOAPIC_ADDRESS, Ioapic, IoapicInputs};
 use hw::isa::IsaBus;
@@ -24,6 +29,7 @@ use hw::pci::i440fx::{I440Fx, intx_map};
 use hw::pci::piix3::{Piix3, PirqRouter, RESET_PORT};
 use hw::pci::piix4_pm::{GPE_PORT, Piix4Pm, PmConfig, PmWires};
 use hw::pci::{PciBus, devfn};
+use hw::timer::hpet::{HPET_ADDRESS, Hpet, LegacyGate};
 use hw::timer::i8254::{PIT_PORT, Pit, SPEAKER_PORT};
 use hw::timer::rtc::{RTC_PORT, Rtc, RtcConfig, TimeChanged};
 
@@ -41,12 +47,27 @@ mod isa_irq {
 /// Slot of the south bridge.
 const SOUTH_BRIDGE: u8 = 1;
 
+/// Which of the chips that can be left out there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Chips {
+    /// The 8259 pair.
+    pub pic: bool,
+    /// The 8254 and port 61h.
+    pub pit: bool,
+    /// The HPET.
+    pub hpet: bool,
+    /// The power management function and the hot-plug controllers.
+    pub acpi: bool,
+}
+
 /// What the operator chose.
 pub struct PcConfig {
+    /// Which of the chips that can be left out there are.
+    pub chips: Chips,
     /// The BIOS image, if firmware is to run.
     pub bios: Option<Vec<u8>>,
-    /// Processors present at start.
-    pub cpus: u32,
+    /// All possible processors.
+    pub cpus: Vec<PossibleCpu>,
     /// `-boot order=`.
     pub boot_order: String,
     /// `-machine fd-bootchk=`.
@@ -71,6 +92,16 @@ pub struct PcWires {
     pub requests: RequestSink,
     /// Told when the guest sets the real-time clock.
     pub time_changed: TimeChanged,
+    /// Told what the guest says about processors that come and go.
+    pub cpu_events: CpuEvents,
+}
+
+/// The hot-plug controllers, which the guest knows through ACPI.
+pub struct Hotplug {
+    /// Of processors.
+    pub cpu: Shared<CpuHotplug>,
+    /// Of the root bus.
+    pub pci: Shared<PciHotplug>,
 }
 
 /// The board.
@@ -94,7 +125,13 @@ pub struct Pc {
     /// The keyboard controller.
     pub keyboard: Shared<I8042>,
     /// Power management.
-    pub pm: Shared<Piix4Pm>,
+    pub pm: Option<Shared<Piix4Pm>>,
+    /// The DMA controllers.
+    pub dma: DmaPair,
+    /// The HPET.
+    pub hpet: Option<Shared<Hpet>>,
+    /// The hot-plug controllers.
+    pub hotplug: Option<Hotplug>,
     /// Firmware configuration.
     pub fw_cfg: Shared<FwCfg>,
     config_ports: Arc<ConfigPorts>,
@@ -113,29 +150,37 @@ impl Pc {
         let io = map.ports.root().clone();
         let place = |region: &Region, at: u64| io.add(region, at, 0);
 
-        let pic = Pic::create(wires.intr);
-        place(&pic.primary, PRIMARY_PORT);
-        place(&pic.secondary, SECONDARY_PORT);
-        place(&pic.elcr, ELCR_PORT);
+        let chips = cfg.chips;
+        // Without a place and an output nobody meets the chip.
+        let pic = Pic::create(if chips.pic { wires.intr } else { IrqLine::unconnected() });
+        if chips.pic {
+            place(&pic.primary, PRIMARY_PORT);
+            place(&pic.secondary, SECONDARY_PORT);
+            place(&pic.elcr, ELCR_PORT);
+        }
         let (ioapic, ioapic_registers) = Ioapic::create(wires.apic_bus);
         map.low.system.add(&ioapic_registers, IOAPIC_ADDRESS, 0);
         let gsi: Arc<dyn IrqSink> = GsiFanout::new(
             Arc::new(PicInputs(pic.pic.clone())),
             Arc::new(IoapicInputs(ioapic.clone())),
         );
-        // ISA devices and PCI interrupts share the sixteen wires.
+        // ISA devices, PCI interrupts and the HPET share the sixteen wires.
         let shared = SharedIrqs::new(&gsi);
         let isa = IsaBus::new(io.clone(), &shared.isa);
 
         let pit = Pit::create(isa.irq(isa_irq::TIMER), clocks);
-        place(&pit.ports, PIT_PORT);
-        place(&pit.speaker, SPEAKER_PORT);
-        let rtc = Rtc::create(cfg.rtc, isa.irq(isa_irq::RTC), clocks, wires.time_changed);
+        if chips.pit {
+            place(&pit.ports, PIT_PORT);
+            place(&pit.speaker, SPEAKER_PORT);
+        }
+        let rtc_gate = LegacyGate::new(isa.irq(isa_irq::RTC));
+        let rtc_irq = IrqLine::new(rtc_gate.clone(), 0);
+        let rtc = Rtc::create(cfg.rtc, rtc_irq, clocks, wires.time_changed);
         place(&rtc.ports, RTC_PORT);
         CmosContent {
             below_4g: map.below_4g,
             above_4g: map.above_4g,
-            cpus: cfg.cpus,
+            cpus: cfg.cpus.iter().filter(|cpu| cpu.present).count() as u32,
             boot_order: &cfg.boot_order,
             floppy_boot_check: cfg.floppy_boot_check,
         }
@@ -154,6 +199,18 @@ impl Pc {
         let (post, coprocessor) = silent::regions();
         place(&post, POST_PORT);
         place(&coprocessor, COPROCESSOR_PORT);
+        let hpet = chips.hpet.then(|| {
+            let pit = pit.pit.clone();
+            let legacy = move |on| {
+                pit.lock().set_irq_disabled(on || !chips.pit);
+                rtc_gate.set_cut(on);
+            };
+            let (hpet, registers) = Hpet::create(shared.hpet, Box::new(legacy), clocks);
+            map.low.system.add(&registers, HPET_ADDRESS, 0);
+            hpet
+        });
+        let dma_pair = DmaPair::create(Dma::new(map.memory.clone()));
+        dma_pair.ports.iter().for_each(|(at, region)| place(region, *at));
 
         let router = PirqRouter::new(shared.pci);
         let dma_space = map.memory.clone();
@@ -166,14 +223,32 @@ impl Pc {
         let (_, reset_port) =
             Piix3::create(&pci, devfn(SOUTH_BRIDGE, 0), router, wires.requests.clone())?;
         io.add(&reset_port, RESET_PORT, 1);
-        let pm_wires = PmWires {
-            sci: isa.irq(isa_irq::SCI),
-            smi: wires.smi,
-            requests: wires.requests.clone(),
-        };
-        let pm = Piix4Pm::create(&pci, devfn(SOUTH_BRIDGE, 3), cfg.pm, pm_wires, clocks)?;
-        place(&pm.gpe, GPE_PORT);
-        place(&pm.apm, APM_PORT);
+        let (mut pm, mut hotplug) = (None, None);
+        if chips.acpi {
+            let pm_wires = PmWires {
+                sci: isa.irq(isa_irq::SCI),
+                smi: wires.smi,
+                requests: wires.requests.clone(),
+            };
+            let parts = Piix4Pm::create(&pci, devfn(SOUTH_BRIDGE, 3), cfg.pm, pm_wires, clocks)?;
+            place(&parts.gpe, GPE_PORT);
+            place(&parts.apm, APM_PORT);
+            let event = |n: u8| {
+                device::input_line(&parts.device, n.into(), |pm: &mut Piix4Pm, n, level| {
+                    if level {
+                        pm.raise_gpe(n as u8);
+                    }
+                })
+            };
+            let (cpu, cpu_ports) =
+                CpuHotplug::create(&cfg.cpus, event(CPU_HOTPLUG_GPE), wires.cpu_events);
+            place(&cpu_ports, CPU_HOTPLUG_PORT);
+            let (pci, pci_ports) =
+                PciHotplug::create(Box::new(RootSlots(pci.clone())), event(PCI_HOTPLUG_GPE));
+            place(&pci_ports, PCI_HOTPLUG_PORT);
+            hotplug = Some(Hotplug { cpu, pci });
+            pm = Some(parts.device);
+        }
 
         let (fw_cfg, control, dma) = FwCfg::create(Dma::new(map.memory.clone()));
         place(&control, FW_CFG_PORT);
@@ -182,15 +257,31 @@ impl Pc {
             map.place_bios(bios)?;
         }
 
-        let devices: Vec<Arc<dyn AnyDevice>> = vec![
+        let mut devices: Vec<Arc<dyn AnyDevice>> = vec![
             pic.pic.clone(),
             ioapic.clone(),
-            pit.pit.clone(),
             rtc.rtc.clone(),
             keyboard.device.clone(),
             port92,
             fw_cfg.clone(),
         ];
+        if chips.pit {
+            devices.push(pit.pit.clone());
+        } else {
+            // Nothing will ever reset or program it.
+            pit.pit.lock().set_irq_disabled(true);
+        }
+        for controller in &dma_pair.controllers {
+            devices.push(controller.clone());
+        }
+        // After the timers that it replaces.
+        if let Some(hpet) = &hpet {
+            devices.push(hpet.clone());
+        }
+        if let Some(Hotplug { cpu, pci }) = &hotplug {
+            devices.push(cpu.clone());
+            devices.push(pci.clone());
+        }
         Ok(Pc {
             map,
             pci,
@@ -201,7 +292,10 @@ impl Pc {
             pit: pit.pit,
             rtc: rtc.rtc,
             keyboard: keyboard.device,
-            pm: pm.device,
+            pm,
+            dma: dma_pair,
+            hpet,
+            hotplug,
             fw_cfg,
             config_ports,
             devices,
@@ -232,10 +326,33 @@ pub fn default_rtc(clocks: &Clocks) -> RtcConfig {
     RtcConfig { clock: ClockKind::Host, shows: now, at: now }
 }
 
-/// Two sets of the sixteen ISA interrupts, wired together.
+/// Whether a slot of the root bus holds chips of the board, which stay.
+pub fn is_board_slot(slot: u8) -> bool {
+    slot <= SOUTH_BRIDGE
+}
+
+/// The root bus as its hot-plug controller sees it.
+struct RootSlots(Arc<PciBus>);
+
+impl HotplugBus for RootSlots {
+    fn is_fixed(&self, slot: u8) -> bool {
+        is_board_slot(slot)
+    }
+    fn label(&self, _: u8) -> u32 {
+        0
+    }
+    fn eject(&self, slot: u8) {
+        if self.0.function(devfn(slot, 0)).is_some() {
+            base::unimplemented_feature!("ejecting the device in PCI slot {slot}");
+        }
+    }
+}
+
+/// Three sets of the ISA interrupts, wired together; the HPET reaches the interrupts beyond too.
 struct SharedIrqs {
     isa: Arc<dyn IrqSink>,
     pci: Vec<IrqLine>,
+    hpet: Vec<IrqLine>,
 }
 
 struct Lines(Vec<IrqLine>);
@@ -250,9 +367,14 @@ impl IrqSink for Lines {
 
 impl SharedIrqs {
     fn new(gsi: &Arc<dyn IrqSink>) -> Self {
-        let pairs = (0..hw::isa::IRQS).map(|n| IrqLine::new(gsi.clone(), n).shared(2));
-        let (isa, pci) =
-            pairs.map(|pair| (pair[0].clone(), pair[1].clone())).unzip::<_, _, Vec<_>, Vec<_>>();
-        SharedIrqs { isa: Arc::new(Lines(isa)), pci }
+        let (mut isa, mut pci, mut hpet) = (Vec::new(), Vec::new(), Vec::new());
+        for n in 0..hw::isa::IRQS {
+            let wire = IrqLine::new(gsi.clone(), n).shared(3);
+            isa.push(wire[0].clone());
+            pci.push(wire[1].clone());
+            hpet.push(wire[2].clone());
+        }
+        hpet.extend((hw::isa::IRQS..GSI_COUNT).map(|n| IrqLine::new(gsi.clone(), n)));
+        SharedIrqs { isa: Arc::new(Lines(isa)), pci, hpet }
     }
 }

@@ -3,5 +3,6 @@
 pub mod board;
 pub mod cmos;
 pub mod memory;
+pub mod props;
 pub mod setup;
 pub mod tables;

@@ -1,10 +1,13 @@
 //! What the board tells firmware and guests about itself: ACPI, SMBIOS, the memory map, and the items
 //! of the configuration device that carry them.
 
+use hw::acpi::cpu_hotplug::PossibleCpu;
 use hw::firmware::acpi::{self, AcpiFiles, LegacyPort};
 use hw::firmware::e820::{self, Layout};
 use hw::firmware::fw_cfg::{FwCfg, FwCfgError, item};
 use hw::firmware::smbios::{self, SmbiosFiles};
+
+use super::board::is_board_slot;
 
 /// First address that PCI devices may use below 4 GiB.
 const PCI_HOLE_END: u32 = 0xfebf_ffff;
@@ -12,15 +15,6 @@ const PCI_HOLE_END: u32 = 0xfebf_ffff;
 const PCI_HOLE_MIN: u64 = 0xc000_0000;
 const GIB: u64 = 1 << 30;
 const FW_CFG_PORT: u16 = hw::firmware::fw_cfg::FW_CFG_PORT as u16;
-
-/// One possible processor.
-#[derive(Clone, Copy, Debug)]
-pub struct PossibleCpu {
-    /// APIC id.
-    pub apic_id: u32,
-    /// Whether it is there at start.
-    pub present: bool,
-}
 
 /// Everything the tables depend on.
 pub struct Description {
@@ -48,6 +42,12 @@ pub struct Description {
     pub parallel: Vec<LegacyPort>,
     /// Whether there is a PS/2 controller.
     pub keyboard: bool,
+    /// Identification in ACPI tables.
+    pub oem: acpi::Oem,
+    /// Format of the SMBIOS entry point.
+    pub entry_point: smbios::EntryPoint,
+    /// `_UID` of the PCI root.
+    pub pci_root_uid: u8,
     /// Whether there is an HPET.
     pub hpet: bool,
     /// Port of the CPU hot-plug controller.
@@ -100,8 +100,7 @@ impl Description {
                 } else {
                     acpi::PciKind::Plain
                 },
-                // What sits on the board stays there.
-                hotpluggable: *devfn >> 3 > 1,
+                hotpluggable: !is_board_slot(*devfn >> 3),
             })
             .collect();
         acpi::PciBus { hotplug_number: self.pci_hotplug.map(|_| 0), functions }
@@ -117,10 +116,10 @@ impl Description {
         });
         let hole = self.memory.0.max(PCI_HOLE_MIN.min(0xe000_0000)) as u32;
         acpi::build(&acpi::Board {
-            oem: acpi::Oem::default(),
+            oem: self.oem.clone(),
             cpus: cpus.collect(),
             power: acpi::PowerManagement { s3: self.s3, s4: self.s4, ..Default::default() },
-            pci_root_uid: 0,
+            pci_root_uid: self.pci_root_uid,
             pci: self.pci_bus(),
             pci_window: (hole, PCI_HOLE_END),
             pci_window64: None,
@@ -137,7 +136,7 @@ impl Description {
     /// What the SMBIOS structures say unless the operator says otherwise.
     pub fn smbios_hardware(&self) -> smbios::Hardware {
         smbios::Hardware {
-            entry_point: smbios::EntryPoint::default(),
+            entry_point: self.entry_point,
             manufacturer: "QEMU".into(),
             product: "Standard PC (i440FX + PIIX, 1996)".into(),
             version: self.machine.clone(),

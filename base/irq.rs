@@ -123,6 +123,35 @@ impl IrqSink for Patch {
     }
 }
 
+type Watcher = Box<dyn Fn(u32, bool) + Send + Sync>;
+
+/// A sink in front of another, at which somebody may look on: a test that drives the machine.
+pub struct Probe {
+    target: Arc<dyn IrqSink>,
+    watcher: ArcSwapOption<Watcher>,
+}
+
+impl Probe {
+    /// A probe that passes everything on to `target`.
+    pub fn new(target: Arc<dyn IrqSink>) -> Self {
+        Probe { target, watcher: ArcSwapOption::empty() }
+    }
+
+    /// From now on `watcher` is told of every call, with the caller's locks held.
+    pub fn watch(&self, watcher: impl Fn(u32, bool) + Send + Sync + 'static) {
+        self.watcher.store(Some(Arc::new(Box::new(watcher))));
+    }
+}
+
+impl IrqSink for Probe {
+    fn set_irq(&self, n: u32, level: bool) {
+        self.target.set_irq(n, level);
+        if let Some(watcher) = &*self.watcher.load() {
+            watcher(n, level);
+        }
+    }
+}
+
 /// A sink that calls a closure; for glue and tests.
 pub struct FnSink<F>(pub F);
 
@@ -149,6 +178,17 @@ mod tests {
         let (sink, log) = recorder();
         IrqLine::new(sink, 4).pulse();
         assert_eq!(*log.lock(), [(4, true), (4, false)]);
+    }
+
+    #[test]
+    fn a_probe_passes_on_and_tells() {
+        let ((sink, log), (watcher, seen)) = (recorder(), recorder());
+        let probe = Probe::new(sink);
+        probe.set_irq(1, true);
+        probe.watch(move |n, level| watcher.set_irq(n, level));
+        probe.set_irq(2, true);
+        assert_eq!(*log.lock(), [(1, true), (2, true)]);
+        assert_eq!(*seen.lock(), [(2, true)]);
     }
 
     #[test]

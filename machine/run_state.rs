@@ -19,6 +19,17 @@ pub enum RunState {
 }
 
 impl RunState {
+    /// All states.
+    pub const ALL: &'static [RunState] = &[
+        RunState::PreLaunch,
+        RunState::Running,
+        RunState::Paused,
+        RunState::Suspended,
+        RunState::Shutdown,
+        RunState::GuestPanicked,
+        RunState::InternalError,
+    ];
+
     /// The name on the wire.
     pub fn name(self) -> &'static str {
         match self {
@@ -57,6 +68,17 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All causes.
+    pub const ALL: &'static [Cause] = &[
+        Cause::HostQmpQuit,
+        Cause::HostQmpSystemReset,
+        Cause::HostSignal,
+        Cause::HostUi,
+        Cause::GuestShutdown,
+        Cause::GuestReset,
+        Cause::GuestPanic,
+    ];
+
     /// The name on the wire.
     pub fn name(self) -> &'static str {
         match self {

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use base::clock::Clocks;
 use base::event_loop::{BottomHalf, LoopHandle};
+use base::irq::Probe;
 use base::memory::AddressSpace;
 use base::request::{Request, RequestSink};
 use cpu::vcpu::{EventSink, VcpuEvent, Vcpus};
@@ -29,6 +30,9 @@ pub trait Board: Send + Sync {
     fn memory(&self) -> &AddressSpace;
     /// I/O ports.
     fn ports(&self) -> &AddressSpace;
+    /// The interrupt inputs of a device, for a test to watch and drive; `None` if there is no such
+    /// device, or none of its inputs can be reached.
+    fn irq_inputs(&self, device: &str) -> Option<Arc<Probe>>;
     /// Prepares the processors and memory for what is started after a reset, if that is not
     /// firmware. The processors are paused.
     fn enter(&self, vcpus: &Vcpus);

@@ -1,1 +1,18 @@
-//! QMP, HMP and the schema.
+//! How people and programs control a machine: QMP, the human monitor, and the test protocol.
+//!
+//! - [`qapi`]: types of the protocol, which know their own schema;
+//! - [`qmp`]: the protocol itself, its commands and events;
+//! - [`hmp`]: the `(qemu)` prompt;
+//! - [`qtest`]: a machine without a processor, driven from outside.
+//!
+//! Everything here runs on the main loop.
+
+pub mod hmp;
+mod json;
+mod port;
+pub mod qapi;
+pub mod qmp;
+pub mod qtest;
+mod target;
+
+pub use target::Target;

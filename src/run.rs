@@ -7,8 +7,9 @@ use base::clock::Clocks;
 use base::event_loop::{EventLoop, Signal, block_signals};
 use base::fdset::FdSets;
 use machine::config::{ConfigError, MachineConfig};
-use machine::launch::{Host, launch};
+use machine::launch::{Host, Launched, launch};
 use machine::run_state::Cause;
+use monitor::{Target, qmp, qtest};
 
 /// Signals that end the machine in good order.
 const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
@@ -72,6 +73,7 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
             }
         })
         .map_err(|error| failed("cannot watch for signals", error))?;
+    serve_monitors(config, &host, &launched)?;
     vm.power_up();
     if let Some(error) = launched.failure.lock().take() {
         return Err(error);
@@ -82,4 +84,35 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
     main_loop.run(&clocks).map_err(|error| failed("the main loop failed", error))?;
     launched.chardevs.clean_up();
     Ok(ExitCode::from(vm.exit_status().unwrap_or(0) as u8))
+}
+
+/// Gives each monitor, and the test protocol, its character device.
+fn serve_monitors(
+    config: &MachineConfig,
+    host: &Host,
+    launched: &Launched,
+) -> Result<(), ConfigError> {
+    let target = Target::new(
+        launched.vm.clone(),
+        launched.chardevs.clone(),
+        host.fd_sets.clone(),
+        config.identity.clone(),
+        false,
+    );
+    for (monitor, chardev) in &launched.monitors {
+        let served = match monitor.value.control {
+            true => qmp::serve(&target, chardev, monitor.value.pretty),
+            false => Ok(()),
+        };
+        served.map_err(|error| ConfigError::at(&monitor.origin, error.to_string()))?;
+    }
+    if let Some(chardev) = &launched.qtest {
+        let path = config.qtest.log.as_deref();
+        let log = qtest::Log::open(path, &host.clocks).map_err(|error| {
+            ConfigError::new(format!("could not open '{}': {error}", path.unwrap_or_default()))
+        })?;
+        qtest::serve(&target, chardev, log, config.is_driven_by_test())
+            .map_err(|error| ConfigError::new(error.to_string()))?;
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::irq::IrqSink;
+use base::irq::{IrqSink, Probe};
 
 /// The number of global system interrupts with one I/O APIC.
 pub const GSI_COUNT: u32 = 24;
@@ -13,13 +13,27 @@ const TIMER_PIN: u32 = 2;
 /// Fans interrupts 0 to 15 out to both controllers, and the rest to the I/O APIC.
 pub struct GsiFanout {
     pic: Arc<dyn IrqSink>,
-    ioapic: Arc<dyn IrqSink>,
+    ioapic: Arc<Probe>,
+}
+
+/// The I/O APIC's inputs, by number of the interrupt.
+struct IoapicPins(Arc<dyn IrqSink>);
+
+impl IrqSink for IoapicPins {
+    fn set_irq(&self, n: u32, level: bool) {
+        self.0.set_irq(if n == 0 { TIMER_PIN } else { n }, level);
+    }
 }
 
 impl GsiFanout {
     /// A fan-out to these controllers.
     pub fn new(pic: Arc<dyn IrqSink>, ioapic: Arc<dyn IrqSink>) -> Arc<Self> {
-        Arc::new(GsiFanout { pic, ioapic })
+        Arc::new(GsiFanout { pic, ioapic: Arc::new(Probe::new(Arc::new(IoapicPins(ioapic)))) })
+    }
+
+    /// The side of the I/O APIC, for tests to watch and drive.
+    pub fn ioapic_inputs(&self) -> Arc<Probe> {
+        self.ioapic.clone()
     }
 }
 
@@ -28,6 +42,6 @@ impl IrqSink for GsiFanout {
         if n < 16 {
             self.pic.set_irq(n, level);
         }
-        self.ioapic.set_irq(if n == 0 { TIMER_PIN } else { n }, level);
+        self.ioapic.set_irq(n, level);
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Characters {
     pub debugcons: Vec<Option<Device>>,
     /// For each monitor.
     pub monitors: Vec<(Located<MonitorConfig>, Device)>,
+    /// For the test protocol.
+    pub qtest: Option<Device>,
     /// All of them by id.
     pub all: Arc<Chardevs>,
 }
@@ -41,6 +43,7 @@ pub(super) fn create(
         parallels: Vec::new(),
         debugcons: Vec::new(),
         monitors: Vec::new(),
+        qtest: None,
         all: chardevs.clone(),
     };
     for (n, text) in consoles.serials.iter().enumerate() {
@@ -70,6 +73,10 @@ pub(super) fn create(
         if let Some(device) = device {
             created.monitors.push((monitor.clone(), device));
         }
+    }
+    if let Some(text) = &config.qtest.chardev {
+        let text = Located::new(text.clone(), &Origin::CommandLine(format!("-qtest {text}")));
+        created.qtest = created.short_form("qtest", "qtest", &text)?;
     }
     Ok(created)
 }

@@ -11,7 +11,7 @@ mod processors;
 
 use std::sync::Arc;
 
-use base::chardev::{Chardevs, EscapeActions};
+use base::chardev::{Chardev, Chardevs, EscapeActions};
 use base::clock::Clocks;
 use base::event_loop::LoopHandle;
 use base::fdset::FdSets;
@@ -23,6 +23,7 @@ use crate::config::{ConfigError, Consoles, Located, MachineConfig, MonitorConfig
 use crate::machines::{self, Kind, MachineType};
 use crate::none::NoneProps;
 use crate::vm::Vm;
+use characters::Characters;
 
 /// What the program gives the machine to stand on.
 pub struct Host {
@@ -44,7 +45,9 @@ pub struct Launched {
     /// [`Vm::power_up`].
     pub failure: Arc<Mutex<Option<ConfigError>>>,
     /// The monitors to serve, and the character device of each.
-    pub monitors: Vec<(Located<MonitorConfig>, Arc<base::chardev::Chardev>)>,
+    pub monitors: Vec<(Located<MonitorConfig>, Arc<Chardev>)>,
+    /// The character device of the test protocol.
+    pub qtest: Option<Arc<Chardev>>,
 }
 
 /// What Ctrl-A x does at a multiplexed terminal.
@@ -65,6 +68,9 @@ pub fn launch(config: &MachineConfig, host: &Host) -> Result<Launched, ConfigErr
     let machine = machines::find(config.machine.as_deref())?;
     if let Some(warning) = machine.warning() {
         base::warn_report!("{warning}");
+    }
+    if config.is_driven_by_test() {
+        host.clocks.step_by_hand();
     }
     let vm = Vm::new(&host.clocks, &host.main_loop, config.actions);
     let escape = Arc::new(Escape(Arc::downgrade(&vm)));
@@ -87,7 +93,8 @@ pub fn launch(config: &MachineConfig, host: &Host) -> Result<Launched, ConfigErr
         }
         Kind::Pc(..) => pc::build(machine, config, host, &vm, &consoles, &failure)?,
     }
-    Ok(Launched { vm, chardevs, failure, monitors: consoles.monitors })
+    let Characters { monitors, qtest, .. } = consoles;
+    Ok(Launched { vm, chardevs, failure, monitors, qtest })
 }
 
 /// Reads the properties of a machine type.

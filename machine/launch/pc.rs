@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use base::irq::{FnSink, IrqLine, IrqSink};
+use base::irq::{FnSink, IrqLine, IrqSink, Probe};
 use base::memory::{AddressSpace, RamBlock};
 use cpu::apic::ApicFabric;
 use cpu::signals::{Signals, request};
@@ -79,6 +79,9 @@ impl Board for PcMachine {
     }
     fn ports(&self) -> &AddressSpace {
         &self.pc.map.ports
+    }
+    fn irq_inputs(&self, device: &str) -> Option<Arc<Probe>> {
+        (device == "ioapic").then(|| self.pc.ioapic_inputs.clone())
     }
     fn enter(&self, vcpus: &Vcpus) {
         self.start.enter(&self.pc, vcpus);
@@ -163,7 +166,10 @@ pub(super) fn build(
     }
     let kernel = Kernel::read(&config.kernel, processors.long_mode())?;
     let start = Start { kernel, tables, failure: failure.clone() };
-    let vcpus = processors::start(engines, vm, "CPU {}/TCG")?;
+    let vcpus = match config.is_driven_by_test() {
+        true => processors::idle(processors.count, vm)?,
+        false => processors::start(engines, vm, "CPU {}/TCG")?,
+    };
     vm.assemble(Arc::new(PcMachine { pc, start }), vcpus);
     Ok(())
 }

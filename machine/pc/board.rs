@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base::clock::{ClockKind, Clocks};
 use base::device::{self, AnyDevice, Shared};
 use base::interrupt::{ApicBus, IntAck};
-use base::irq::{IrqLine, IrqSink};
+use base::irq::{IrqLine, IrqSink, Probe};
 use base::memory::{Dma, Region};
 use base::request::RequestSink;
 use hw::acpi::apm::APM_PORT;
@@ -114,6 +114,8 @@ pub struct Pc {
     pub isa: IsaBus,
     /// Global system interrupts.
     pub gsi: Arc<dyn IrqSink>,
+    /// The I/O APIC's inputs.
+    pub ioapic_inputs: Arc<Probe>,
     /// The 8259 pair.
     pub pic: Shared<Pic>,
     /// The I/O APIC.
@@ -160,10 +162,12 @@ impl Pc {
         }
         let (ioapic, ioapic_registers) = Ioapic::create(wires.apic_bus);
         map.low.system.add(&ioapic_registers, IOAPIC_ADDRESS, 0);
-        let gsi: Arc<dyn IrqSink> = GsiFanout::new(
+        let gsi = GsiFanout::new(
             Arc::new(PicInputs(pic.pic.clone())),
             Arc::new(IoapicInputs(ioapic.clone())),
         );
+        let ioapic_inputs = gsi.ioapic_inputs();
+        let gsi: Arc<dyn IrqSink> = gsi;
         // ISA devices, PCI interrupts and the HPET share the sixteen wires.
         let shared = SharedIrqs::new(&gsi);
         let isa = IsaBus::new(io.clone(), &shared.isa);
@@ -287,6 +291,7 @@ impl Pc {
             pci,
             isa,
             gsi,
+            ioapic_inputs,
             pic: pic.pic,
             ioapic,
             pit: pit.pit,

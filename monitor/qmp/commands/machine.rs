@@ -1,0 +1,177 @@
+//! Commands about the machine and its life.
+
+use cpu::signals::request;
+use machine::config::{OnPanic, OnReboot, OnShutdown, OnWatchdog};
+use machine::run_state::{Cause, RunState};
+
+use crate::qapi::QmpError;
+use crate::qmp::Call;
+use crate::target::Target;
+use crate::{qapi_struct, qapi_words};
+
+qapi_words!(RunState, RunState::ALL, RunState::name);
+qapi_words!(OnReboot, OnReboot::ALL, OnReboot::as_str);
+qapi_words!(OnShutdown, OnShutdown::ALL, OnShutdown::as_str);
+qapi_words!(OnPanic, OnPanic::ALL, OnPanic::as_str);
+qapi_words!(OnWatchdog, OnWatchdog::ALL, OnWatchdog::as_str);
+
+qapi_struct! {
+    /// What the machine is doing.
+    pub(in crate::qmp) struct StatusInfo { "running" running: bool, "status" status: RunState }
+}
+
+pub(in crate::qmp) fn query_status(call: &Call<'_>, (): ()) -> Result<StatusInfo, QmpError> {
+    let status = call.target.vm.state();
+    Ok(StatusInfo { running: status == RunState::Running, status })
+}
+
+pub(in crate::qmp) fn stop(call: &Call<'_>, (): ()) -> Result<(), QmpError> {
+    call.target.vm.pause();
+    Ok(())
+}
+
+pub(in crate::qmp) fn cont(call: &Call<'_>, (): ()) -> Result<(), QmpError> {
+    call.target.cont()
+}
+
+pub(in crate::qmp) fn system_reset(call: &Call<'_>, (): ()) -> Result<(), QmpError> {
+    call.target.system_reset();
+    Ok(())
+}
+
+pub(in crate::qmp) fn system_powerdown(call: &Call<'_>, (): ()) -> Result<(), QmpError> {
+    call.target.vm.power_down();
+    Ok(())
+}
+
+pub(in crate::qmp) fn system_wakeup(call: &Call<'_>, (): ()) -> Result<(), QmpError> {
+    call.target.system_wakeup()
+}
+
+pub(in crate::qmp) fn inject_nmi(call: &Call<'_>, (): ()) -> Result<(), QmpError> {
+    call.target.inject_nmi()
+}
+
+pub(in crate::qmp) fn quit(call: &Call<'_>, (): ()) -> Result<(), QmpError> {
+    call.target.vm.shut_down(Cause::HostQmpQuit);
+    Ok(())
+}
+
+/// What monitors of both kinds can do to the machine.
+impl Target {
+    pub(crate) fn cont(&self) -> Result<(), QmpError> {
+        if self.vm.state().needs_reset() {
+            return Err(QmpError::new("Resetting the Virtual Machine is required"));
+        }
+        self.vm.resume();
+        Ok(())
+    }
+
+    pub(crate) fn system_wakeup(&self) -> Result<(), QmpError> {
+        if self.vm.wake_up(false) {
+            return Ok(());
+        }
+        Err(QmpError::new("Unable to wake up: guest is not in suspended state"))
+    }
+
+    pub(crate) fn inject_nmi(&self) -> Result<(), QmpError> {
+        let vcpus = self.vm.vcpus().filter(|vcpus| vcpus.count() > 0);
+        let vcpus = vcpus.ok_or_else(|| QmpError::new("machine does not provide NMIs"))?;
+        for index in 0..vcpus.count() {
+            vcpus.post(index, request::NMI);
+        }
+        Ok(())
+    }
+}
+
+qapi_struct! {
+    /// What to do when; what is left out stays.
+    pub(in crate::qmp) struct ActionChanges {
+        "reboot" reboot: Option<OnReboot>,
+        "shutdown" shutdown: Option<OnShutdown>,
+        "panic" panic: Option<OnPanic>,
+        "watchdog" watchdog: Option<OnWatchdog>,
+    }
+}
+
+pub(in crate::qmp) fn set_action(call: &Call<'_>, change: ActionChanges) -> Result<(), QmpError> {
+    call.target.vm.set_actions(|actions| {
+        actions.reboot = change.reboot.unwrap_or(actions.reboot);
+        actions.shutdown = change.shutdown.unwrap_or(actions.shutdown);
+        actions.panic = change.panic.unwrap_or(actions.panic);
+        actions.watchdog = change.watchdog.unwrap_or(actions.watchdog);
+    });
+    Ok(())
+}
+
+qapi_struct! {
+    /// The guest's name.
+    pub(in crate::qmp) struct NameInfo { "name" name: Option<String> }
+}
+
+pub(in crate::qmp) fn query_name(call: &Call<'_>, (): ()) -> Result<NameInfo, QmpError> {
+    Ok(NameInfo { name: call.target.identity.name.clone() })
+}
+
+qapi_struct! {
+    /// The guest's UUID.
+    pub(in crate::qmp) struct UuidInfo { "UUID" uuid: String }
+}
+
+pub(in crate::qmp) fn query_uuid(call: &Call<'_>, (): ()) -> Result<UuidInfo, QmpError> {
+    Ok(UuidInfo { uuid: call.target.uuid() })
+}
+
+impl Target {
+    /// The guest's UUID; all zero if it has none.
+    pub(crate) fn uuid(&self) -> String {
+        self.identity.uuid.unwrap_or(base::props::Uuid([0; 16])).to_string()
+    }
+}
+
+qapi_struct! {
+    /// Whether the host's kernel can run the guest, and does.
+    pub(in crate::qmp) struct KvmInfo { "enabled" enabled: bool, "present" present: bool }
+}
+
+pub(in crate::qmp) fn query_kvm(call: &Call<'_>, (): ()) -> Result<KvmInfo, QmpError> {
+    Ok(KvmInfo { enabled: call.target.kvm, present: true })
+}
+
+/// What processors this program has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::qmp) enum Architecture {
+    X86_64,
+}
+
+qapi_words!(Architecture, [Architecture::X86_64], |_| "x86_64");
+
+qapi_struct! {
+    /// What processors this program has.
+    pub(in crate::qmp) struct TargetInfo { "arch" arch: Architecture }
+}
+
+pub(in crate::qmp) fn query_target(_: &Call<'_>, (): ()) -> Result<TargetInfo, QmpError> {
+    Ok(TargetInfo { arch: Architecture::X86_64 })
+}
+
+qapi_struct! {
+    /// A processor.
+    pub(in crate::qmp) struct CpuInfo {
+        "cpu-index" cpu_index: i64,
+        "qom-path" qom_path: String,
+        "thread-id" thread_id: i64,
+        "target" target: Architecture,
+    }
+}
+
+pub(in crate::qmp) fn query_cpus_fast(call: &Call<'_>, (): ()) -> Result<Vec<CpuInfo>, QmpError> {
+    let threads = call.target.vm.vcpus().map(|vcpus| vcpus.thread_ids()).unwrap_or_default();
+    let info = |(index, thread): (i64, i32)| CpuInfo {
+        cpu_index: index,
+        qom_path: format!("/machine/unattached/device[{index}]"),
+        thread_id: thread.into(),
+        target: Architecture::X86_64,
+    };
+    Ok((0..).zip(threads).map(info).collect())
+}

@@ -1,0 +1,93 @@
+//! Commands about the protocol itself and the program.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::Value;
+
+use super::COMMANDS;
+use crate::hmp;
+use crate::qapi::QmpError;
+use crate::qmp::{Call, schema};
+use crate::target::{QEMU_VERSION, Target};
+use crate::{qapi_struct, qapi_words};
+
+/// What a client may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::qmp) enum Capability {
+    OutOfBand,
+}
+
+qapi_words!(Capability, [Capability::OutOfBand], |_| "oob");
+
+qapi_struct! {
+    /// What a client wants.
+    pub(in crate::qmp) struct Wishes { "enable" enable: Option<Vec<Capability>> }
+}
+
+pub(in crate::qmp) fn qmp_capabilities(call: &Call<'_>, wishes: Wishes) -> Result<(), QmpError> {
+    let out_of_band = wishes.enable.is_some_and(|list| list.contains(&Capability::OutOfBand));
+    call.session.out_of_band.store(out_of_band, Ordering::Relaxed);
+    call.session.negotiated.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+qapi_struct! {
+    /// A version number.
+    pub(in crate::qmp) struct VersionTriple {
+        "major" major: i64,
+        "minor" minor: i64,
+        "micro" micro: i64,
+    }
+}
+
+qapi_struct! {
+    /// The version of this program.
+    pub(in crate::qmp) struct VersionInfo {
+        "qemu" qemu: VersionTriple,
+        "package" package: String,
+    }
+}
+
+/// The version of this program.
+pub(in crate::qmp) fn version() -> VersionInfo {
+    let [major, minor, micro] = QEMU_VERSION;
+    VersionInfo { qemu: VersionTriple { major, minor, micro }, package: Target::version().1 }
+}
+
+pub(in crate::qmp) fn query_version(_: &Call<'_>, (): ()) -> Result<VersionInfo, QmpError> {
+    Ok(version())
+}
+
+qapi_struct! {
+    /// A command.
+    pub(in crate::qmp) struct CommandInfo { "name" name: String }
+}
+
+pub(in crate::qmp) fn query_commands(_: &Call<'_>, (): ()) -> Result<Vec<CommandInfo>, QmpError> {
+    Ok(COMMANDS.iter().map(|command| CommandInfo { name: command.name.into() }).collect())
+}
+
+pub(in crate::qmp) fn query_qmp_schema(_: &Call<'_>, (): ()) -> Result<Vec<Value>, QmpError> {
+    Ok(schema::schema())
+}
+
+qapi_struct! {
+    /// A line for the human monitor.
+    pub(in crate::qmp) struct HumanCommand {
+        "command-line" command_line: String,
+        "cpu-index" cpu_index: Option<i64>,
+    }
+}
+
+pub(in crate::qmp) fn human_monitor_command(
+    call: &Call<'_>,
+    command: HumanCommand,
+) -> Result<String, QmpError> {
+    if let Some(index) = command.cpu_index {
+        let count = call.target.vm.vcpus().map_or(0, cpu::vcpu::Vcpus::count);
+        if usize::try_from(index).map_or(true, |index| index >= count) {
+            return Err(QmpError::new("Parameter 'cpu-index' expects a CPU number"));
+        }
+    }
+    Ok(hmp::execute(call.target, &command.command_line))
+}

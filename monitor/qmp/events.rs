@@ -1,0 +1,169 @@
+//! Events: what clients are told without having asked.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use base::clock::{ClockKind, SECOND, Timer};
+use machine::run_state::{Cause, VmEvent};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::Session;
+use crate::qapi::{Qapi, Type};
+use crate::target::Target;
+use crate::{qapi_struct, qapi_words};
+
+/// An event a guest could flood clients with is sent at most this often; the last one counts.
+const QUIET_TIME: Duration = Duration::from_secs(1);
+
+/// Where QEMU's tree has the real-time clock of a PC; management software only passes it on.
+const RTC_PATH: &str = "/machine/unattached/device[3]/rtc";
+
+qapi_words!(Cause, Cause::ALL, Cause::name);
+
+qapi_struct! {
+    /// Why the machine ends or resets.
+    pub struct Ending { "guest" guest: bool, "reason" reason: Cause }
+}
+
+/// What is done about a panic of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PanicAction(&'static str);
+
+const PANIC_ACTIONS: &[PanicAction] =
+    &[PanicAction("pause"), PanicAction("poweroff"), PanicAction("run")];
+qapi_words!(PanicAction, PANIC_ACTIONS, |action| action.0);
+
+qapi_struct! {
+    /// A panic of the guest.
+    pub struct Panic { "action" action: PanicAction }
+}
+
+qapi_struct! {
+    /// The guest set its clock.
+    pub struct RtcChange {
+        /// Seconds off the host's clock.
+        "offset" offset: i64,
+        "qom-path" qom_path: String,
+    }
+}
+
+/// The events there are, and the type of what comes with each.
+pub(super) const EVENTS: &[(&str, fn() -> Type)] = &[
+    ("GUEST_CRASHLOADED", Panic::ty),
+    ("GUEST_PANICKED", Panic::ty),
+    ("POWERDOWN", <()>::ty),
+    ("RESET", Ending::ty),
+    ("RESUME", <()>::ty),
+    ("RTC_CHANGE", RtcChange::ty),
+    ("SHUTDOWN", Ending::ty),
+    ("STOP", <()>::ty),
+    ("SUSPEND", <()>::ty),
+    ("SUSPEND_DISK", <()>::ty),
+    ("WAKEUP", <()>::ty),
+];
+
+/// An event's name and what comes with it.
+fn describe(event: &VmEvent) -> (&'static str, Option<Value>) {
+    let ending = |cause: Cause| Ending { guest: cause.by_guest(), reason: cause }.write();
+    match event {
+        VmEvent::Stop => ("STOP", None),
+        VmEvent::Resume => ("RESUME", None),
+        VmEvent::PowerDown => ("POWERDOWN", None),
+        VmEvent::Suspend => ("SUSPEND", None),
+        VmEvent::SuspendDisk => ("SUSPEND_DISK", None),
+        VmEvent::WakeUp => ("WAKEUP", None),
+        VmEvent::Shutdown(cause) => ("SHUTDOWN", ending(*cause)),
+        VmEvent::Reset(cause) => ("RESET", ending(*cause)),
+        VmEvent::GuestPanicked(action) => {
+            ("GUEST_PANICKED", Panic { action: PanicAction(action) }.write())
+        }
+        VmEvent::GuestCrashLoaded => {
+            ("GUEST_CRASHLOADED", Panic { action: PanicAction("run") }.write())
+        }
+        VmEvent::RtcChange(offset) => {
+            ("RTC_CHANGE", RtcChange { offset: *offset, qom_path: RTC_PATH.into() }.write())
+        }
+    }
+}
+
+/// Those who hear events.
+#[derive(Default)]
+pub(crate) struct Listeners {
+    sessions: Mutex<Vec<Weak<Session>>>,
+    /// Events that were sent not long ago.
+    recent: Mutex<HashMap<&'static str, Recent>>,
+}
+
+/// An event that is not to be sent again before its timer expires.
+struct Recent {
+    timer: Timer,
+    /// What has happened since.
+    held: Option<Value>,
+}
+
+impl Listeners {
+    pub(super) fn add(&self, session: &Arc<Session>) {
+        self.sessions.lock().push(Arc::downgrade(session));
+    }
+
+    /// Tells all clients of an event.
+    pub(crate) fn tell(&self, target: &Arc<Target>, event: &VmEvent) {
+        let (name, data) = describe(event);
+        let message = self.message(target, name, data);
+        let limited = matches!(event, VmEvent::RtcChange(_));
+        if !limited {
+            return self.send(&message);
+        }
+        let mut recent = self.recent.lock();
+        if let Some(recent) = recent.get_mut(name)
+            && recent.timer.deadline().is_some()
+        {
+            recent.held = Some(message);
+            return;
+        }
+        let me = Arc::downgrade(target);
+        let timer = target.vm.clocks().timer(ClockKind::Realtime, move || {
+            if let Some(target) = me.upgrade() {
+                target.listeners.quiet_time_over(&target, name);
+            }
+        });
+        wait(target, &timer);
+        recent.insert(name, Recent { timer, held: None });
+        drop(recent);
+        self.send(&message);
+    }
+
+    fn quiet_time_over(&self, target: &Target, name: &str) {
+        let message = match self.recent.lock().get_mut(name) {
+            Some(Recent { timer, held }) if held.is_some() => {
+                wait(target, timer);
+                held.take()
+            }
+            _ => None,
+        };
+        if let Some(message) = message {
+            self.send(&message);
+        }
+    }
+
+    fn message(&self, target: &Target, name: &str, data: Option<Value>) -> Value {
+        let now = target.vm.clocks().now(ClockKind::Host);
+        let timestamp = json!({"seconds": now / SECOND, "microseconds": now % SECOND / 1000});
+        match data {
+            Some(data) => json!({"timestamp": timestamp, "event": name, "data": data}),
+            None => json!({"timestamp": timestamp, "event": name}),
+        }
+    }
+
+    fn send(&self, message: &Value) {
+        let sessions: Vec<_> = self.sessions.lock().iter().filter_map(Weak::upgrade).collect();
+        sessions.iter().for_each(|session| session.tell(message));
+    }
+}
+
+fn wait(target: &Target, timer: &Timer) {
+    let now = target.vm.clocks().now(ClockKind::Realtime);
+    timer.set(now + QUIET_TIME.as_nanos() as i64);
+}

@@ -1,0 +1,121 @@
+//! The test protocol: lines that read and write memory and ports, move the clock, and watch
+//! interrupts, so that devices can be tested without a processor.
+
+mod command;
+mod log;
+
+use std::sync::{Arc, Weak};
+
+use base::chardev::{CharClient, CharEvent, Chardev, ChardevError};
+use parking_lot::Mutex;
+
+use crate::port::Port;
+use crate::target::Target;
+pub use log::Log;
+
+/// Longest line that is collected; what is beyond has lost its meaning.
+const MAX_LINE: usize = 64 << 20;
+
+/// A connection for tests.
+struct Server {
+    target: Arc<Target>,
+    /// Whether the guest's clock is moved by commands.
+    owns_clock: bool,
+    port: Port,
+    log: Log,
+    input: Mutex<Vec<u8>>,
+    /// Levels that have been reported, by number of the interrupt.
+    levels: Mutex<Vec<bool>>,
+    this: Weak<Server>,
+}
+
+/// Serves the test protocol on a character device.
+pub fn serve(
+    target: &Arc<Target>,
+    chardev: &Chardev,
+    log: Log,
+    owns_clock: bool,
+) -> Result<(), ChardevError> {
+    let server = Arc::new_cyclic(|this| Server {
+        target: target.clone(),
+        owns_clock,
+        port: Port::default(),
+        log,
+        input: Mutex::default(),
+        levels: Mutex::default(),
+        this: this.clone(),
+    });
+    if server.port.attach(chardev, server.clone())? {
+        server.event(CharEvent::Opened);
+    }
+    Ok(())
+}
+
+impl Server {
+    fn send(&self, line: &str) {
+        self.log.sent(line);
+        self.port.send(format!("{line}\n").as_bytes());
+    }
+
+    /// An interrupt input that is being watched has been driven.
+    fn irq_driven(&self, n: u32, level: bool) {
+        let mut levels = self.levels.lock();
+        let n = n as usize;
+        if levels.len() <= n {
+            levels.resize(n + 1, false);
+        }
+        if std::mem::replace(&mut levels[n], level) != level {
+            self.send(&format!("IRQ {} {n}", if level { "raise" } else { "lower" }));
+        }
+    }
+}
+
+impl CharClient for Server {
+    fn can_receive(&self) -> usize {
+        self.port.can_receive()
+    }
+
+    fn receive(&self, bytes: &[u8]) {
+        self.input.lock().extend(bytes);
+        // Not locked while a command runs.
+        while let Some(line) = take_line(&mut self.input.lock()) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            self.log.received(&line);
+            let answer = self.execute(&line);
+            self.send(&answer);
+        }
+    }
+
+    fn event(&self, event: CharEvent) {
+        match event {
+            CharEvent::Opened if self.port.get().is_some() => {
+                self.input.lock().clear();
+                self.levels.lock().clear();
+                self.log.note("OPENED");
+            }
+            CharEvent::Closed => {
+                self.log.note("CLOSED");
+                self.port.disconnected();
+            }
+            _ => {}
+        }
+    }
+
+    fn write_ready(&self) {
+        self.port.write_ready();
+    }
+}
+
+fn take_line(input: &mut Vec<u8>) -> Option<Vec<u8>> {
+    match input.iter().position(|&byte| byte == b'\n') {
+        Some(end) => {
+            let mut line: Vec<u8> = input.drain(..=end).collect();
+            line.pop();
+            Some(line)
+        }
+        None => {
+            input.truncate(MAX_LINE);
+            None
+        }
+    }
+}

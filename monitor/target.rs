@@ -1,0 +1,66 @@
+//! What monitors act upon.
+
+use std::sync::Arc;
+
+use base::chardev::Chardevs;
+use base::fdset::FdSets;
+use machine::config::Identity;
+use machine::vm::Vm;
+
+use crate::qmp::Listeners;
+
+/// The version of QEMU whose interfaces this program offers.
+pub(crate) const QEMU_VERSION: [i64; 3] = [10, 0, 2];
+
+/// The machine and its surroundings.
+pub struct Target {
+    /// The machine.
+    pub vm: Arc<Vm>,
+    /// Its character devices.
+    pub chardevs: Arc<Chardevs>,
+    /// Descriptors passed in.
+    pub fd_sets: Arc<FdSets>,
+    /// What the guest is called.
+    pub identity: Identity,
+    /// Whether the kernel runs the guest's processors.
+    pub kvm: bool,
+    pub(crate) listeners: Listeners,
+}
+
+impl Target {
+    /// Brings the parts together; from now on events reach the clients of [`qmp`](crate::qmp).
+    pub fn new(
+        vm: Arc<Vm>,
+        chardevs: Arc<Chardevs>,
+        fd_sets: Arc<FdSets>,
+        identity: Identity,
+        kvm: bool,
+    ) -> Arc<Self> {
+        let listeners = Listeners::default();
+        let target =
+            Arc::new(Target { vm: vm.clone(), chardevs, fd_sets, identity, kvm, listeners });
+        let me = Arc::downgrade(&target);
+        vm.listen(Arc::new(move |event| {
+            if let Some(target) = me.upgrade() {
+                target.listeners.tell(&target, event);
+            }
+        }));
+        target
+    }
+
+    /// `10.0.2` and what is appended to it: the packager's name of the program.
+    pub(crate) fn version() -> (String, String) {
+        let number = QEMU_VERSION.map(|part| part.to_string()).join(".");
+        (number, format!("Rhea {}", env!("CARGO_PKG_VERSION")))
+    }
+
+    /// Resets the machine as an operator, which `-action reboot=shutdown` turns into its end.
+    pub(crate) fn system_reset(&self) {
+        use machine::config::OnReboot;
+        use machine::run_state::Cause;
+        match self.vm.actions().reboot {
+            OnReboot::Reset => self.vm.reset(Cause::HostQmpSystemReset),
+            OnReboot::Shutdown => self.vm.shut_down(Cause::HostQmpSystemReset),
+        }
+    }
+}

@@ -9,7 +9,7 @@ use base::fdset::FdSets;
 use machine::config::{ConfigError, MachineConfig};
 use machine::launch::{Host, Launched, launch};
 use machine::run_state::Cause;
-use monitor::{Target, qmp, qtest};
+use monitor::{Target, hmp, qmp, qtest};
 
 /// Signals that end the machine in good order.
 const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
@@ -102,7 +102,7 @@ fn serve_monitors(
     for (monitor, chardev) in &launched.monitors {
         let served = match monitor.value.control {
             true => qmp::serve(&target, chardev, monitor.value.pretty),
-            false => Ok(()),
+            false => hmp::serve(&target, chardev),
         };
         served.map_err(|error| ConfigError::at(&monitor.origin, error.to_string()))?;
     }

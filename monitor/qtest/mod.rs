@@ -4,6 +4,7 @@
 mod command;
 mod log;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 
 use base::chardev::{CharClient, CharEvent, Chardev, ChardevError};
@@ -24,8 +25,8 @@ struct Server {
     port: Port,
     log: Log,
     input: Mutex<Vec<u8>>,
-    /// Levels that have been reported, by number of the interrupt.
-    levels: Mutex<Vec<bool>>,
+    /// Interrupts that have been reported as raised.
+    raised: Mutex<BTreeSet<u32>>,
     this: Weak<Server>,
 }
 
@@ -42,7 +43,7 @@ pub fn serve(
         port: Port::default(),
         log,
         input: Mutex::default(),
-        levels: Mutex::default(),
+        raised: Mutex::default(),
         this: this.clone(),
     });
     if server.port.attach(chardev, server.clone())? {
@@ -59,12 +60,9 @@ impl Server {
 
     /// An interrupt input that is being watched has been driven.
     fn irq_driven(&self, n: u32, level: bool) {
-        let mut levels = self.levels.lock();
-        let n = n as usize;
-        if levels.len() <= n {
-            levels.resize(n + 1, false);
-        }
-        if std::mem::replace(&mut levels[n], level) != level {
+        let mut raised = self.raised.lock();
+        let changed = if level { raised.insert(n) } else { raised.remove(&n) };
+        if changed {
             self.send(&format!("IRQ {} {n}", if level { "raise" } else { "lower" }));
         }
     }
@@ -90,7 +88,7 @@ impl CharClient for Server {
         match event {
             CharEvent::Opened if self.port.get().is_some() => {
                 self.input.lock().clear();
-                self.levels.lock().clear();
+                self.raised.lock().clear();
                 self.log.note("OPENED");
             }
             CharEvent::Closed => {

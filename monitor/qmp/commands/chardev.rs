@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::qapi::QmpError;
 use crate::qmp::Call;
+use crate::target::Target;
 use crate::{qapi_struct, qapi_words};
 
 impl From<ChardevError> for QmpError {
@@ -71,12 +72,15 @@ qapi_words!(DataFormat, [DataFormat::Utf8, DataFormat::Base64], |format| match f
     DataFormat::Base64 => "base64",
 });
 
-fn ring(call: &Call<'_>, id: &str) -> Result<Arc<Chardev>, QmpError> {
-    let device = call.target.chardevs.get(id);
-    let device = device.map_err(|_| QmpError::new(format!("Device '{id}' not found")))?;
-    match device.ring_read(0) {
-        Some(_) => Ok(device),
-        None => Err(QmpError::new(format!("{id} is not a ringbuf device"))),
+impl Target {
+    /// The ring buffer of this id.
+    pub(crate) fn ring(&self, id: &str) -> Result<Arc<Chardev>, QmpError> {
+        let device = self.chardevs.get(id);
+        let device = device.map_err(|_| QmpError::new(format!("Device '{id}' not found")))?;
+        match device.ring_read(0) {
+            Some(_) => Ok(device),
+            None => Err(QmpError::new(format!("{id} is not a ringbuf device"))),
+        }
     }
 }
 
@@ -90,7 +94,7 @@ qapi_struct! {
 }
 
 pub(in crate::qmp) fn ringbuf_read(call: &Call<'_>, read: RingRead) -> Result<String, QmpError> {
-    let device = ring(call, &read.device)?;
+    let device = call.target.ring(&read.device)?;
     let size = usize::try_from(read.size).ok().filter(|&size| size > 0);
     let size = size.ok_or_else(|| QmpError::new("size must be greater than zero"))?;
     let bytes = device.ring_read(size).unwrap_or_default();
@@ -110,7 +114,7 @@ qapi_struct! {
 }
 
 pub(in crate::qmp) fn ringbuf_write(call: &Call<'_>, write: RingWrite) -> Result<(), QmpError> {
-    let device = ring(call, &write.device)?;
+    let device = call.target.ring(&write.device)?;
     let bytes = match write.format.unwrap_or_default() {
         DataFormat::Utf8 => write.data.into_bytes(),
         DataFormat::Base64 => BASE64

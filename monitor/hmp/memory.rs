@@ -1,0 +1,136 @@
+//! Memory and ports as text.
+
+use std::fmt::Write;
+
+use base::memory::{AddressSpace, LookupKind};
+
+use super::words::Format;
+
+const BYTES_PER_LINE: u64 = 16;
+/// Most bytes that are printed at a time.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// A number in the form asked for; `size` is in bytes.
+pub(super) fn number(value: u64, shown: char, size: u8) -> String {
+    let bits = u32::from(size) * 8;
+    let signed = (value << (64 - bits)) as i64 >> (64 - bits);
+    match shown {
+        'o' if value == 0 => "0".into(),
+        'o' => format!("0{value:o}"),
+        'd' => signed.to_string(),
+        'u' => value.to_string(),
+        'c' => character(value),
+        _ if value == 0 => "0".into(),
+        _ => format!("{value:#x}"),
+    }
+}
+
+fn character(value: u64) -> String {
+    let inner = match value as u8 {
+        b'\'' => "\\'".into(),
+        b'\\' => "\\\\".into(),
+        b'\n' => "\\n".into(),
+        b'\r' => "\\r".into(),
+        byte @ b' '..=b'~' => char::from(byte).to_string(),
+        byte => format!("\\x{byte:02x}"),
+    };
+    format!("'{inner}'")
+}
+
+/// The widest number of a form, for columns to line up; characters need none.
+fn width(shown: char, size: u8) -> usize {
+    let bits = usize::from(size) * 8;
+    match shown {
+        'o' => bits.div_ceil(3),
+        'd' | 'u' => [0, 3, 5, 8, 10, 13, 15, 18, 20][usize::from(size).min(8)],
+        _ => 0,
+    }
+}
+
+/// The content of memory from `address`, line by line; `None` if the form is one of instructions.
+pub(super) fn dump(memory: &AddressSpace, address: u64, format: Format) -> Option<String> {
+    if format.shown == 'i' {
+        return None;
+    }
+    let size = if format.shown == 'c' { 1 } else { format.size.unwrap_or(4) };
+    let total = format.count.saturating_mul(size.into()).min(MAX_BYTES);
+    let view = memory.view();
+    let mut text = String::new();
+    let per_line = if size == 1 { BYTES_PER_LINE / 2 } else { BYTES_PER_LINE };
+    for line in (0..total).step_by(per_line as usize) {
+        let start = address.wrapping_add(line);
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{start:016x}:");
+        for at in (line..total.min(line + per_line)).step_by(size.into()) {
+            let at = address.wrapping_add(at);
+            if matches!(view.lookup(at).kind, LookupKind::Unassigned) {
+                text.push_str(" Cannot access memory\n");
+                return Some(text);
+            }
+            let value = view.read_uint(at, size);
+            let shown = match format.shown {
+                'x' => format!("0x{value:0digits$x}", digits = usize::from(size) * 2),
+                form => number(value, form, size),
+            };
+            let _ = write!(text, " {shown:>width$}", width = width(format.shown, size));
+        }
+        text.push_str("\n");
+    }
+    Some(text)
+}
+
+/// The sum that `sum` tells: rotated right by one bit before each byte, in sixteen bits.
+pub(super) fn checksum(memory: &AddressSpace, address: u64, length: u64) -> u16 {
+    let view = memory.view();
+    (0..length).fold(0u16, |sum, at| {
+        sum.rotate_right(1).wrapping_add(view.read_uint(address.wrapping_add(at), 1) as u16)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use base::memory::{RamBlock, Region};
+
+    use super::*;
+
+    fn memory() -> AddressSpace {
+        let block = Arc::new(RamBlock::anonymous("ram", 4096).unwrap());
+        block.write(0, &[0xea, 0x5b, 0xe0, 0x00, 0xf0, 0x30, 0x36, 0x2f]);
+        block.write(8, &[0x32, 0x33, 0x2f, 0x39, 0x39, 0x00, 0xfc, 0x00]);
+        let root = Region::container("root", 1 << 64);
+        root.add(&Region::ram(block), 0, 0);
+        AddressSpace::new("memory", root)
+    }
+
+    fn shown(count: u64, shown: char, size: u8) -> String {
+        dump(&memory(), 0, Format { count, shown, size: Some(size) }).unwrap()
+    }
+
+    #[test]
+    fn dumps_look_as_in_qemu() {
+        assert_eq!(shown(3, 'x', 4), "0000000000000000: 0x00e05bea 0x2f3630f0 0x392f3332\n");
+        assert_eq!(
+            shown(9, 'x', 1),
+            "0000000000000000: 0xea 0x5b 0xe0 0x00 0xf0 0x30 0x36 0x2f\n\
+             0000000000000008: 0x32\n"
+        );
+        assert_eq!(shown(4, 'u', 1), "0000000000000000: 234  91 224   0\n");
+        assert_eq!(shown(2, 'd', 4), "0000000000000000:   14703594  792080624\n");
+        assert_eq!(shown(2, 'x', 8), "0000000000000000: 0x2f3630f000e05bea 0x00fc0039392f3332\n");
+        assert_eq!(shown(2, 'c', 1), "0000000000000000: '\\xea' '['\n");
+    }
+
+    #[test]
+    fn the_checksum_is_qemus() {
+        assert_eq!(checksum(&memory(), 0, 16), 54987);
+    }
+
+    #[test]
+    fn what_is_not_there_is_said() {
+        let format = Format { count: 2, shown: 'x', size: Some(4) };
+        let text = dump(&memory(), 4092, format).unwrap();
+        assert_eq!(text, "0000000000000ffc: 0x00000000 Cannot access memory\n");
+    }
+}

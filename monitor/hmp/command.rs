@@ -63,11 +63,13 @@ macro_rules! commands {
 const COMMANDS: &[Command] = commands! {
     "chardev-remove" "id" "remove a character device that is not in use" |target, arguments| {
         let id = arguments.word().ok_or("chardev-remove: string expected".to_owned())?;
+        arguments.end("chardev-remove")?;
         target.chardevs.remove(id).map_err(QmpError::from)?;
         silence()
     };
     "chardev-send-break" "id" "send a break condition" |target, arguments| {
         let id = arguments.word().ok_or("chardev-send-break: string expected".to_owned())?;
+        arguments.end("chardev-send-break")?;
         target.chardevs.get(id).map_err(QmpError::from)?.send_break();
         silence()
     };
@@ -79,6 +81,7 @@ const COMMANDS: &[Command] = commands! {
     "i" "/fmt addr" "read an I/O port" |target, arguments| {
         let size = port_size(arguments.format()?);
         let port = arguments.expression()? & 0xffff;
+        arguments.end("i")?;
         let ports = target.vm.board().map(|board| board.ports());
         let value = ports.map_or(u64::MAX, |ports| ports.read_uint(port, size));
         let (suffix, digits) = (port_suffix(size), usize::from(size) * 2);
@@ -93,6 +96,7 @@ const COMMANDS: &[Command] = commands! {
         let size = port_size(arguments.format()?);
         let port = arguments.expression()? & 0xffff;
         let value = arguments.expression()?;
+        arguments.end("o")?;
         if let Some(board) = target.vm.board() {
             board.ports().write_uint(port, size, value);
         }
@@ -110,12 +114,14 @@ const COMMANDS: &[Command] = commands! {
     "ringbuf_read" "device size" "show and remove what is in a ring buffer" |target, arguments| {
         let device = arguments.word().ok_or("ringbuf_read: string expected".to_owned())?;
         let size = arguments.expression()?;
+        arguments.end("ringbuf_read")?;
         let text = target.ring(device)?.ring_read(size as usize).unwrap_or_default();
         Ok(String::from_utf8_lossy(&text).into_owned() + "\n")
     };
     "ringbuf_write" "device data" "append to a ring buffer" |target, arguments| {
         let device = arguments.word().ok_or("ringbuf_write: string expected".to_owned())?;
         let data = arguments.word().ok_or("ringbuf_write: string expected".to_owned())?;
+        arguments.end("ringbuf_write")?;
         target.ring(device)?.ring_write(data.as_bytes());
         silence()
     };
@@ -209,7 +215,7 @@ fn run(target: &Arc<Target>, table: &[Command], group: &str, line: &str) -> Stri
     };
     let mut arguments = Arguments(rest);
     // Nothing is done before it is known that nothing is left over: those that take no arguments
-    // must not have any, the others say so themselves by what they leave.
+    // are looked at here, the others do it themselves if they change anything.
     let printed = match command.arguments {
         "" => arguments.end(command.names).map_err(Failure::from),
         _ => Ok(()),

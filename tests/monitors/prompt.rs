@@ -1,0 +1,45 @@
+//! The human monitor on a terminal.
+
+use anyhow::{Result, ensure};
+use testbed::vm::{Launch, Vm};
+
+fn at_prompt(args: &[&str]) -> Result<Vm> {
+    let mut vm = Launch::new(testbed::program())
+        .args(["-M", "none", "-S", "-nodefaults", "-display", "none"])
+        .args(args)
+        .spawn()?;
+    vm.expect("monitor - type 'help' for more information\n(qemu) ")?;
+    Ok(vm)
+}
+
+#[test]
+fn a_person_types_commands_and_leaves() -> Result<()> {
+    let mut vm = at_prompt(&["-monitor", "stdio"])?;
+    vm.send("info status\r")?;
+    vm.expect("VM status: paused (prelaunch)\n(qemu) ")?;
+    vm.send("con\t\r")?;
+    vm.expect("(qemu) ")?;
+    vm.send("info status\r")?;
+    vm.expect("VM status: running\n(qemu) ")?;
+    vm.send("nonsense\r")?;
+    vm.expect("unknown command: 'nonsense'\n(qemu) ")?;
+    vm.send("quit\r")?;
+    ensure!(vm.finish()?.status.success());
+    Ok(())
+}
+
+#[test]
+fn the_same_commands_serve_programs() -> Result<()> {
+    let mut vm = Launch::new(testbed::program())
+        .args(["-M", "pc", "-m", "16", "-S", "-nodefaults", "-display", "none"])
+        .qmp()
+        .spawn()?;
+    let qmp = vm.qmp();
+    ensure!(qmp.hmp("o/b 0x70 0x0e")?.is_empty());
+    // The first two bytes that a processor executes: a far jump.
+    ensure!(qmp.hmp("xp/1xb 0xfffffff0")?.ends_with(": 0xea\n"));
+    ensure!(qmp.hmp("print 6 * (3 + 4)")? == "0x2a\n");
+    ensure!(qmp.hmp("info registers")?.contains("RIP=000000000000fff0"));
+    ensure!(qmp.hmp("stop now")?.contains("extraneous characters at the end of line"));
+    Ok(())
+}

@@ -224,7 +224,7 @@ fn describe(
         pci: pc.pci.functions().iter().map(|f| (f.devfn(), f.name().to_owned())).collect(),
         serial,
         parallel: Vec::new(),
-        keyboard: false,
+        keyboard: true,
         oem: props.oem(),
         entry_point: props.entry_point(),
         // Fixed with version 5.2.

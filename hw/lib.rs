@@ -8,5 +8,8 @@ pub mod firmware;
 pub mod input;
 pub mod intc;
 pub mod isa;
+pub mod misc;
 pub mod pci;
+pub mod registry;
+pub mod storage;
 pub mod timer;

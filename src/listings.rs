@@ -23,11 +23,11 @@ impl Catalog for Listings {
     }
 
     fn devices(&self) -> String {
-        String::new()
+        hw::registry::listing()
     }
 
-    fn device_props(&self, _: &str) -> Option<String> {
-        None
+    fn device_props(&self, driver: &str) -> Option<String> {
+        hw::registry::find(driver).map(hw::registry::DeviceType::help)
     }
 
     fn objects(&self) -> String {

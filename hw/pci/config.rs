@@ -252,6 +252,11 @@ impl ConfigSpace {
     pub fn allow_u32(&mut self, offset: usize, mask: u32) {
         self.writable[offset..offset + 4].copy_from_slice(&mask.to_le_bytes());
     }
+    /// Lets the guest write all registers behind the header, as on functions whose every bit is a
+    /// setting. To be called before capabilities are added.
+    pub fn allow_device_registers(&mut self) {
+        self.writable[0x40..].fill(0xff);
+    }
     /// Lets the guest clear these bits of a byte by writing ones.
     pub fn allow_clear(&mut self, offset: usize, mask: u8) {
         self.write_one_to_clear[offset & 0xff] = mask;

@@ -31,7 +31,7 @@ impl I440Fx {
     /// Plugs the bridge as function 0:0.0.
     pub fn create(bus: &PciBus, low: &LowMemory) -> Result<Shared<Self>, PciError> {
         let mut config = ConfigSpace::new(&IDENTITY);
-        super::allow_device_registers(&mut config);
+        config.allow_device_registers();
         // DRAM row boundaries and timing: what firmware expects to find and does not interpret.
         config.set_u8(0x57, 0x10);
         config.set_u8(SMRAM, 0x02);

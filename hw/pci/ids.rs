@@ -4,6 +4,7 @@
 pub const INTEL: u16 = 0x8086;
 pub const INTEL_82441FX: u16 = 0x1237;
 pub const INTEL_PIIX3_ISA: u16 = 0x7000;
+pub const INTEL_PIIX3_IDE: u16 = 0x7010;
 pub const INTEL_PIIX4_PM: u16 = 0x7113;
 
 pub const REDHAT: u16 = 0x1b36;
@@ -14,3 +15,6 @@ pub const REDHAT_PVPANIC: u16 = 0x0011;
 pub const QUMRANET: u16 = 0x1af4;
 /// Subsystem id that devices without one of their own carry.
 pub const QUMRANET_DEFAULT_SUBSYSTEM: u16 = 0x1100;
+
+pub const TEACHING: u16 = 0x1234;
+pub const TEACHING_EDU: u16 = 0x11e8;

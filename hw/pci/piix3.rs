@@ -117,7 +117,7 @@ impl Piix3 {
         requests: RequestSink,
     ) -> Result<(Shared<Self>, Region), PciError> {
         let mut config = ConfigSpace::new(&IDENTITY);
-        super::allow_device_registers(&mut config);
+        config.allow_device_registers();
         for (offset, value) in RESET_VALUES {
             config.set_u8(offset, value);
         }

@@ -14,6 +14,7 @@ use super::ids;
 use crate::acpi::apm::{ACPI_DISABLE, ACPI_ENABLE, Apm};
 use crate::acpi::gpe::{GPE_LEN, Gpe};
 use crate::acpi::pm1::{Pm1, SleepTypes, event};
+use crate::acpi::smbus::{SMBUS_LEN, Smbus};
 
 /// Port of the general-purpose event block.
 pub const GPE_PORT: u64 = 0xafe0;
@@ -32,6 +33,7 @@ const PM_LEN: u64 = 64;
 const PM_REGION: u32 = 0;
 const GPE_REGION: u32 = 1;
 const APM_REGION: u32 = 2;
+const SMBUS_REGION: u32 = 3;
 
 const IDENTITY: Identity = Identity {
     vendor: ids::INTEL,
@@ -82,13 +84,39 @@ pub struct PmWires {
 /// The power management function.
 pub struct Piix4Pm {
     wires: PmWires,
-    ports: Region,
-    pm_window: Region,
-    placed: Option<u64>,
+    pm: Movable,
+    smbus_ports: Movable,
     apm_smi: bool,
     pm1: Pm1,
     gpe: Gpe,
     apm: Apm,
+    smbus: Smbus,
+}
+
+/// A block of ports that the guest places by registers of its own.
+struct Movable {
+    ports: Region,
+    window: Region,
+    placed: Option<u64>,
+}
+
+impl Movable {
+    fn new(bus: &PciBus, window: &Region) -> Self {
+        Movable { ports: bus.io().clone(), window: window.clone(), placed: None }
+    }
+
+    fn place(&mut self, place: Option<u64>) {
+        if place == self.placed {
+            return;
+        }
+        if self.placed.is_some() {
+            self.ports.remove(&self.window);
+        }
+        if let Some(at) = place {
+            self.ports.add(&self.window, at, 0);
+        }
+        self.placed = place;
+    }
 }
 
 /// The function and the regions the board places.
@@ -111,7 +139,7 @@ impl Piix4Pm {
         clocks: &Clocks,
     ) -> Result<Piix4PmParts, PciError> {
         let mut config = ConfigSpace::new(&IDENTITY);
-        super::allow_device_registers(&mut config);
+        config.allow_device_registers();
         for (offset, value) in [(0x07, 0x02), (0x09, 0), (PM_BASE, 1), (0x5f, 0x10), (0x63, 0x60)] {
             config.set_u8(offset, value);
         }
@@ -125,21 +153,24 @@ impl Piix4Pm {
             suspend_to_disk: (!cfg.disable_s4).then_some(cfg.s4_value),
         };
         let pm_window = Region::container("piix4-pm", PM_LEN.into());
+        let smbus_window = Region::container("pm-smbus", SMBUS_LEN.into());
         let device = device::share(|me| {
             let alarm = device::timer(me, clocks, ClockKind::Virtual, Piix4Pm::update);
             Piix4Pm {
                 pm1: Pm1::new(sleep, clocks, alarm, wires.requests.clone()),
                 wires,
-                ports: bus.io().clone(),
-                pm_window: pm_window.clone(),
-                placed: None,
+                pm: Movable::new(bus, &pm_window),
+                smbus_ports: Movable::new(bus, &smbus_window),
                 apm_smi: false,
                 gpe: Gpe::default(),
                 apm: Apm::default(),
+                smbus: Smbus::default(),
             }
         });
         let sizes = AccessSizes { min: 1, max: 4 };
         pm_window.add(&device::region(&device, PM_REGION, "acpi-evt", PM_LEN, sizes), 0, 0);
+        let smbus = device::region(&device, SMBUS_REGION, "pm-smbus", SMBUS_LEN, AccessSizes::BYTE);
+        smbus_window.add(&smbus, 0, 0);
         bus.plug("PIIX4_PM", Some(devfn), config, |_| (device.clone(), Vec::new()))?;
         let gpe = device::region(&device, GPE_REGION, "acpi-gpe0", GPE_LEN, AccessSizes::BYTE);
         let apm = device::region(&device, APM_REGION, "apm-io", 2, AccessSizes::BYTE);
@@ -221,17 +252,11 @@ impl PciDevice for Piix4Pm {
         config.set_u8(PM_BASE, config.u8(PM_BASE) & 0xc0 | 1);
         config.set_u8(SMBUS_BASE, config.u8(SMBUS_BASE) & 0xc0 | 1);
         self.apm_smi = config.u32(DEVICE_ACTIVITY_B) & APMC_ENABLE != 0;
-        let base = u64::from(config.u32(PM_BASE) & 0xffc0);
-        let place = (config.u8(PM_ENABLED) & 1 != 0).then_some(base);
-        if place != self.placed {
-            if self.placed.is_some() {
-                self.ports.remove(&self.pm_window);
-            }
-            if let Some(at) = place {
-                self.ports.add(&self.pm_window, at, 0);
-            }
-            self.placed = place;
-        }
+        let window = |base: usize, enable: usize| {
+            (config.u8(enable) & 1 != 0).then(|| u64::from(config.u32(base) & 0xffc0))
+        };
+        self.pm.place(window(PM_BASE, PM_ENABLED));
+        self.smbus_ports.place(window(SMBUS_BASE, SMBUS_CONFIG));
     }
 }
 
@@ -240,6 +265,7 @@ impl Device for Piix4Pm {
         match region {
             PM_REGION => self.pm_read(offset, size),
             GPE_REGION => self.gpe.read(offset).into(),
+            SMBUS_REGION => self.smbus.read(offset).into(),
             _ => self.apm.read(offset).into(),
         }
     }
@@ -248,6 +274,7 @@ impl Device for Piix4Pm {
         match region {
             PM_REGION => self.pm_write(offset, size, value),
             GPE_REGION => self.gpe.write(offset, value as u8),
+            SMBUS_REGION => return self.smbus.write(offset, value as u8),
             _ => self.apm_write(offset, value as u8),
         }
         if region != APM_REGION || offset == 0 {
@@ -259,6 +286,7 @@ impl Device for Piix4Pm {
         self.pm1.reset();
         self.gpe = Gpe::default();
         self.apm = Apm::default();
+        self.smbus = Smbus::default();
         self.update();
     }
 }

@@ -4,6 +4,7 @@
 //! board's chips, what the operator adds, firmware or kernel.
 
 mod characters;
+mod devices;
 mod firmware;
 mod kernel;
 mod pc;

@@ -10,14 +10,14 @@ use cpu::signals::{Signals, request};
 use cpu::vcpu::Vcpus;
 use hw::acpi::cpu_hotplug::{CPU_HOTPLUG_PORT, PossibleCpu};
 use hw::acpi::pci_hotplug::PCI_HOTPLUG_PORT;
-use hw::char::debugcon::{self, Debugcon};
-use hw::char::serial::{ISA_IRQS, ISA_PORTS, Serial};
 use hw::firmware::acpi::LegacyPort;
 use hw::firmware::smbios;
 use hw::pci::piix4_pm::PmConfig;
+use hw::registry::Fact;
 use parking_lot::Mutex;
 
 use super::characters::Characters;
+use super::devices::Equipment;
 use super::kernel::{Kernel, Start, Tables};
 use super::processors::{self, FlushOnChange, Processors};
 use super::{Host, fault, firmware};
@@ -120,6 +120,7 @@ pub(super) fn build(
         chips: Chips {
             pic: props.pic.resolve(true),
             pit: props.pit.resolve(true),
+            i8042: props.i8042,
             hpet: props.hpet,
             acpi: props.acpi.resolve(true),
         },
@@ -157,8 +158,18 @@ pub(super) fn build(
     for apic in processors.fabric.apics() {
         apic.connect_pic(pc.int_ack());
     }
-    let serial = add_serial_ports(&mut pc, host, characters)?;
-    let tables = describe(machine, config, &props, &cfg, &pc, &processors, serial);
+    let mut equipment = Equipment {
+        pc: &mut pc,
+        clocks: &host.clocks,
+        chardevs: &characters.all,
+        requests: vm.request_sink(),
+        msi: processors.fabric.clone(),
+        facts: Vec::new(),
+    };
+    equipment.add_consoles(characters)?;
+    equipment.add_devices(config)?;
+    let facts = equipment.facts;
+    let tables = describe(machine, config, &props, &cfg, &pc, &processors, &facts);
     {
         let mut fw_cfg = pc.fw_cfg.lock();
         let about = &tables.description;
@@ -174,33 +185,6 @@ pub(super) fn build(
     Ok(())
 }
 
-/// Adds serial ports and debug consoles; returns the serial ports there are now.
-fn add_serial_ports(
-    pc: &mut Pc,
-    host: &Host,
-    characters: &Characters,
-) -> Result<Vec<LegacyPort>, ConfigError> {
-    let mut present = Vec::new();
-    for (n, chardev) in characters.serials.iter().enumerate().take(ISA_PORTS.len()) {
-        let Some(chardev) = chardev else { continue };
-        let (serial, ports) = Serial::create(pc.isa.irq(ISA_IRQS[n]), &host.clocks);
-        Serial::attach(&serial, chardev).map_err(fault)?;
-        pc.isa.place(&ports, ISA_PORTS[n]);
-        pc.add_device(serial);
-        present.push(LegacyPort {
-            number: n as u8 + 1,
-            io_base: ISA_PORTS[n] as u16,
-            irq: ISA_IRQS[n] as u8,
-        });
-    }
-    for chardev in characters.debugcons.iter().flatten() {
-        let (console, port) = Debugcon::create(debugcon::READBACK, chardev).map_err(fault)?;
-        pc.isa.place(&port, debugcon::DEFAULT_PORT);
-        pc.add_device(console);
-    }
-    Ok(present)
-}
-
 /// What the board is, for the tables.
 fn describe(
     machine: &MachineType,
@@ -209,9 +193,10 @@ fn describe(
     cfg: &PcConfig,
     pc: &Pc,
     processors: &Processors,
-    serial: Vec<LegacyPort>,
+    facts: &[Fact],
 ) -> Tables {
     let topology = &processors.topology;
+    let ports = |select: fn(&Fact) -> Option<LegacyPort>| facts.iter().filter_map(select).collect();
     let description = Description {
         memory: (pc.map.below_4g, pc.map.above_4g),
         cpus: cfg.cpus.clone(),
@@ -222,9 +207,15 @@ fn describe(
         machine: machine.name.into(),
         uuid: config.identity.uuid.map_or([0; 16], |uuid| uuid.0),
         pci: pc.pci.functions().iter().map(|f| (f.devfn(), f.name().to_owned())).collect(),
-        serial,
-        parallel: Vec::new(),
-        keyboard: true,
+        serial: ports(|fact| match *fact {
+            Fact::Serial(port) => Some(port),
+            _ => None,
+        }),
+        parallel: ports(|fact| match *fact {
+            Fact::Parallel(port) => Some(port),
+            _ => None,
+        }),
+        keyboard: cfg.chips.i8042,
         oem: props.oem(),
         entry_point: props.entry_point(),
         // Fixed with version 5.2.
@@ -232,7 +223,14 @@ fn describe(
         hpet: cfg.chips.hpet,
         cpu_hotplug: pc.hotplug.as_ref().map(|_| CPU_HOTPLUG_PORT as u16),
         pci_hotplug: pc.hotplug.as_ref().map(|_| PCI_HOTPLUG_PORT as u16),
-        pvpanic: None,
+        pvpanic: facts.iter().find_map(|fact| match *fact {
+            Fact::Pvpanic(port) => Some(port),
+            _ => None,
+        }),
+        generation_id: facts.iter().find_map(|fact| match *fact {
+            Fact::GenerationId(id) => Some(id),
+            _ => None,
+        }),
         s3: true,
         s4: Some(2),
     };

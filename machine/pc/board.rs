@@ -29,6 +29,7 @@ use hw::pci::i440fx::{I440Fx, intx_map};
 use hw::pci::piix3::{Piix3, PirqRouter, RESET_PORT};
 use hw::pci::piix4_pm::{GPE_PORT, Piix4Pm, PmConfig, PmWires};
 use hw::pci::{PciBus, devfn};
+use hw::storage::piix3_ide::{self, Piix3Ide};
 use hw::timer::hpet::{HPET_ADDRESS, Hpet, LegacyGate};
 use hw::timer::i8254::{PIT_PORT, Pit, SPEAKER_PORT};
 use hw::timer::rtc::{RTC_PORT, Rtc, RtcConfig, TimeChanged};
@@ -54,6 +55,8 @@ pub struct Chips {
     pub pic: bool,
     /// The 8254 and port 61h.
     pub pit: bool,
+    /// The keyboard controller and port 92h.
+    pub i8042: bool,
     /// The HPET.
     pub hpet: bool,
     /// The power management function and the hot-plug controllers.
@@ -125,7 +128,7 @@ pub struct Pc {
     /// The real-time clock.
     pub rtc: Shared<Rtc>,
     /// The keyboard controller.
-    pub keyboard: Shared<I8042>,
+    pub keyboard: Option<Shared<I8042>>,
     /// Power management.
     pub pm: Option<Shared<Piix4Pm>>,
     /// The DMA controllers.
@@ -190,16 +193,19 @@ impl Pc {
         }
         .store(&mut rtc.rtc.lock());
 
-        let keyboard = I8042::create(I8042Wires {
-            keyboard_irq: isa.irq(KEYBOARD_IRQ),
-            mouse_irq: isa.irq(MOUSE_IRQ),
-            a20: wires.a20.clone(),
-            requests: wires.requests.clone(),
+        let keyboard = chips.i8042.then(|| {
+            let parts = I8042::create(I8042Wires {
+                keyboard_irq: isa.irq(KEYBOARD_IRQ),
+                mouse_irq: isa.irq(MOUSE_IRQ),
+                a20: wires.a20.clone(),
+                requests: wires.requests.clone(),
+            });
+            place(&parts.data, KEYBOARD_PORT);
+            place(&parts.command, COMMAND_PORT);
+            let (port92, region) = Port92::create(wires.a20.clone(), wires.requests.clone());
+            place(&region, port92::PORT);
+            (parts.device, port92)
         });
-        place(&keyboard.data, KEYBOARD_PORT);
-        place(&keyboard.command, COMMAND_PORT);
-        let (port92, port92_region) = Port92::create(wires.a20, wires.requests.clone());
-        place(&port92_region, port92::PORT);
         let (post, coprocessor) = silent::regions();
         place(&post, POST_PORT);
         place(&coprocessor, COPROCESSOR_PORT);
@@ -227,6 +233,8 @@ impl Pc {
         let (_, reset_port) =
             Piix3::create(&pci, devfn(SOUTH_BRIDGE, 0), router, wires.requests.clone())?;
         io.add(&reset_port, RESET_PORT, 1);
+        let ide_irqs = piix3_ide::ISA_IRQS.map(|n| isa.irq(n));
+        Piix3Ide::create(&pci, devfn(SOUTH_BRIDGE, 1), ide_irqs)?;
         let (mut pm, mut hotplug) = (None, None);
         if chips.acpi {
             let pm_wires = PmWires {
@@ -261,14 +269,13 @@ impl Pc {
             map.place_bios(bios)?;
         }
 
-        let mut devices: Vec<Arc<dyn AnyDevice>> = vec![
-            pic.pic.clone(),
-            ioapic.clone(),
-            rtc.rtc.clone(),
-            keyboard.device.clone(),
-            port92,
-            fw_cfg.clone(),
-        ];
+        let mut devices: Vec<Arc<dyn AnyDevice>> =
+            vec![pic.pic.clone(), ioapic.clone(), rtc.rtc.clone(), fw_cfg.clone()];
+        let keyboard = keyboard.map(|(keyboard, port92)| {
+            devices.push(keyboard.clone());
+            devices.push(port92);
+            keyboard
+        });
         if chips.pit {
             devices.push(pit.pit.clone());
         } else {
@@ -296,7 +303,7 @@ impl Pc {
             ioapic,
             pit: pit.pit,
             rtc: rtc.rtc,
-            keyboard: keyboard.device,
+            keyboard,
             pm,
             dma: dma_pair,
             hpet,

@@ -56,6 +56,8 @@ pub struct Description {
     pub pci_hotplug: Option<u16>,
     /// Port of the panic device.
     pub pvpanic: Option<u16>,
+    /// The generation identifier, as it lies in memory.
+    pub generation_id: Option<[u8; 16]>,
     /// S3 is offered.
     pub s3: bool,
     /// Sleep type of S4, if it is offered.
@@ -129,7 +131,7 @@ impl Description {
             fw_cfg: Some(FW_CFG_PORT),
             hpet: self.hpet,
             numa: None,
-            generation_id: None,
+            generation_id: self.generation_id,
         })
     }
 

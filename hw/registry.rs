@@ -1,0 +1,515 @@
+//! The devices that an operator can add, by type name: from here come `-device`, its help and its
+//! errors.
+
+use std::sync::Arc;
+
+use base::chardev::{Chardev, ChardevError};
+use base::clock::Clocks;
+use base::device::{AnyDevice, Shared};
+use base::interrupt::MsiSink;
+use base::props::{ChardevId, PropError, PropInput, PropSpec, Props, UuidOrAuto, help_text};
+use base::request::RequestSink;
+
+use crate::char::debugcon::{self, Debugcon};
+use crate::char::parallel::{self, Parallel};
+use crate::char::pci_serial::{self, PciSerialError, PciSerialProps};
+use crate::char::serial::{self, Serial};
+use crate::firmware::acpi::LegacyPort;
+use crate::firmware::fw_cfg::{FwCfg, FwCfgError};
+use crate::isa::{IRQS, IsaBus};
+use crate::misc::debug_exit::{self, DebugExitProps};
+use crate::misc::edu::{Edu, EduProps};
+use crate::misc::pci_testdev::{PciTestdev, PciTestdevProps};
+use crate::misc::pvpanic::{self, Pvpanic, PvpanicPciProps, PvpanicProps};
+use crate::misc::vmcoreinfo::VmCoreInfo;
+use crate::misc::vmgenid::{VmGenId, VmGenIdProps, as_guid};
+use crate::pci::{PciBus, PciError};
+
+/// What a device is plugged into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusKind {
+    /// Nothing.
+    None,
+    /// ISA.
+    Isa,
+    /// PCI.
+    Pci,
+}
+
+impl BusKind {
+    /// As messages name it.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            BusKind::None => None,
+            BusKind::Isa => Some("ISA"),
+            BusKind::Pci => Some("PCI"),
+        }
+    }
+}
+
+/// Headings of the listing of all devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Category {
+    Input,
+    Misc,
+}
+
+impl Category {
+    fn heading(self) -> &'static str {
+        match self {
+            Category::Input => "Input devices:",
+            Category::Misc => "Misc devices:",
+        }
+    }
+}
+
+/// What the tables for the guest should say about a device that was added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// There is a serial port.
+    Serial(LegacyPort),
+    /// There is a parallel port.
+    Parallel(LegacyPort),
+    /// There is a panic device at this port.
+    Pvpanic(u16),
+    /// The machine has this generation identifier, as it lies in memory.
+    GenerationId([u8; 16]),
+}
+
+/// What the machine offers to a device that is being added.
+pub trait Slots {
+    /// The ISA bus.
+    fn isa(&self) -> &IsaBus;
+    /// The PCI bus.
+    fn pci(&self) -> &PciBus;
+    /// The clocks.
+    fn clocks(&self) -> &Clocks;
+    /// The character device of this id.
+    fn chardev(&self, id: &str) -> Option<Arc<Chardev>>;
+    /// Where wishes about the whole machine go.
+    fn requests(&self) -> RequestSink;
+    /// Firmware configuration.
+    fn fw_cfg(&self) -> &Shared<FwCfg>;
+    /// Where message-signalled interrupts go.
+    fn msi(&self) -> Arc<dyn MsiSink>;
+    /// What was told about devices so far.
+    fn facts(&self) -> &[Fact];
+    /// Tells something about a device.
+    fn tell(&mut self, fact: Fact);
+    /// Has a device that is on no PCI bus reset with the machine.
+    fn add(&mut self, device: Arc<dyn AnyDevice>);
+}
+
+/// Why a device could not be added.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// A property.
+    #[error(transparent)]
+    Property(#[from] PropError),
+    /// A property that `-global` sets.
+    #[error("can't apply global {owner}.{name}={value}: {source}")]
+    Global {
+        /// Type name of the device.
+        owner: &'static str,
+        /// The property.
+        name: String,
+        /// What it was to be.
+        value: String,
+        /// Why not.
+        source: Box<PropError>,
+    },
+    /// Its place on the bus.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    /// Its firmware configuration file.
+    #[error(transparent)]
+    FwCfg(#[from] FwCfgError),
+    /// Its back end cannot be had.
+    #[error("Property '{owner}.chardev' can't take value '{id}': {source}")]
+    Chardev {
+        /// Type name of the device.
+        owner: &'static str,
+        /// The character device.
+        id: String,
+        /// Why.
+        source: ChardevError,
+    },
+    /// It needs a back end.
+    #[error("Can't create {0} device, empty char device")]
+    NoChardev(&'static str),
+    /// There is one already.
+    #[error("at most one {0} device is permitted")]
+    OnlyOne(&'static str),
+    /// There are too many.
+    #[error("Max. supported number of {what} ports is {limit}.")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// There is no such interrupt.
+    #[error("there is no ISA interrupt {0}")]
+    NoInterrupt(u32),
+    /// A random identifier could not be made.
+    #[error("cannot make up an identifier: {0}")]
+    Random(std::io::Error),
+}
+
+type Done = Result<(), DeviceError>;
+
+/// A property and what it is to be.
+pub type Setting<'a> = (&'a str, PropInput<'a>);
+
+/// A type of device.
+pub struct DeviceType {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is plugged into.
+    pub bus: BusKind,
+    category: Category,
+    desc: Option<&'static str>,
+    specs: fn() -> &'static [PropSpec],
+    realize: fn(&[Setting<'_>], &mut dyn Slots) -> Done,
+}
+
+impl DeviceType {
+    /// Its properties.
+    pub fn specs(&self) -> &'static [PropSpec] {
+        (self.specs)()
+    }
+
+    /// The listing of its properties.
+    pub fn help(&self) -> String {
+        help_text(self.name, self.specs())
+    }
+
+    /// Makes a device with these properties, set in order, and plugs it.
+    pub fn realize(&self, settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+        (self.realize)(settings, slots)
+    }
+
+    fn line(&self) -> String {
+        let bus = self.bus.name().map(|bus| format!(", bus {bus}")).unwrap_or_default();
+        let desc = self.desc.map(|desc| format!(", desc \"{desc}\"")).unwrap_or_default();
+        format!("name \"{}\"{bus}{desc}\n", self.name)
+    }
+}
+
+/// The type of this name.
+pub fn find(name: &str) -> Option<&'static DeviceType> {
+    TYPES.iter().find(|device| device.name == name)
+}
+
+/// The listing of all types.
+pub fn listing() -> String {
+    let mut text = String::new();
+    for category in [Category::Input, Category::Misc] {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(category.heading());
+        text.push('\n');
+        let mut lines: Vec<String> =
+            TYPES.iter().filter(|t| t.category == category).map(DeviceType::line).collect();
+        lines.sort_unstable();
+        text.extend(lines);
+    }
+    text
+}
+
+fn parse<P: Props + Default>(
+    owner: &'static str,
+    settings: &[Setting<'_>],
+) -> Result<P, DeviceError> {
+    let mut props = P::default();
+    for &(name, input) in settings {
+        props.set(owner, name, input).map_err(|source| match input {
+            PropInput::Global(value) => DeviceError::Global {
+                owner,
+                name: name.into(),
+                value: value.into(),
+                source: source.into(),
+            },
+            _ => source.into(),
+        })?;
+    }
+    Ok(props)
+}
+
+/// Means that the device picks for itself.
+const PICK: u32 = u32::MAX;
+
+/// Properties of the legacy ports.
+#[derive(Debug, Props)]
+struct SerialProps {
+    /// Which of the ports.
+    #[prop(default = PICK)]
+    index: u32,
+    #[prop(default = PICK)]
+    iobase: u32,
+    #[prop(default = PICK)]
+    irq: u32,
+    chardev: Option<ChardevId>,
+}
+
+#[derive(Debug, Props)]
+struct ParallelProps {
+    /// Which of the ports.
+    #[prop(default = PICK)]
+    index: u32,
+    #[prop(default = PICK)]
+    iobase: u32,
+    #[prop(default = parallel::ISA_IRQ)]
+    irq: u32,
+    chardev: Option<ChardevId>,
+}
+
+#[derive(Debug, Props)]
+struct DebugconProps {
+    #[prop(default = debugcon::DEFAULT_PORT as u32)]
+    iobase: u32,
+    #[prop(default = debugcon::READBACK as u32)]
+    readback: u32,
+    chardev: Option<ChardevId>,
+}
+
+#[derive(Debug, Props)]
+struct NoProps {}
+
+fn chardev(
+    slots: &dyn Slots,
+    owner: &'static str,
+    id: Option<&ChardevId>,
+) -> Result<Option<Arc<Chardev>>, PropError> {
+    let find = |id: &ChardevId| {
+        slots.chardev(&id.0).ok_or_else(|| PropError::no_such_backend(owner, "chardev", &id.0))
+    };
+    id.map(find).transpose()
+}
+
+/// Turns a refusal of the back end into one that names it.
+fn refused(owner: &'static str, chardev: &Chardev, source: ChardevError) -> DeviceError {
+    DeviceError::Chardev { owner, id: chardev.label().into(), source }
+}
+
+/// Where a legacy port goes: its index among those of its kind, its ports, its interrupt.
+fn legacy_port(
+    what: &'static str,
+    (index, iobase, irq): (u32, u32, u32),
+    present: usize,
+    bases: &[u64],
+    irqs: &[u32],
+) -> Result<LegacyPort, DeviceError> {
+    let index = if index == PICK { present } else { index as usize };
+    let too_many = DeviceError::TooMany { what, limit: bases.len() };
+    let (Some(&base), Some(&usual_irq)) = (bases.get(index), irqs.get(index)) else {
+        return Err(too_many);
+    };
+    let irq = if irq == PICK { usual_irq } else { irq };
+    if irq >= IRQS {
+        return Err(DeviceError::NoInterrupt(irq));
+    }
+    let io_base = if iobase == PICK { base as u16 } else { iobase as u16 };
+    Ok(LegacyPort { number: index as u8 + 1, io_base, irq: irq as u8 })
+}
+
+fn isa_serial(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: SerialProps = parse("isa-serial", settings)?;
+    let chardev = chardev(slots, "serial", props.chardev.as_ref())?;
+    let present = slots.facts().iter().filter(|fact| matches!(fact, Fact::Serial(_))).count();
+    let place = legacy_port(
+        "ISA serial",
+        (props.index, props.iobase, props.irq),
+        present,
+        &serial::ISA_PORTS,
+        &serial::ISA_IRQS,
+    )?;
+    let (device, ports) = Serial::create(slots.isa().irq(place.irq.into()), slots.clocks());
+    if let Some(chardev) = chardev {
+        Serial::attach(&device, &chardev).map_err(|e| refused("serial", &chardev, e))?;
+    }
+    slots.isa().place(&ports, place.io_base.into());
+    slots.add(device);
+    slots.tell(Fact::Serial(place));
+    Ok(())
+}
+
+fn pci_serial(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: PciSerialProps = parse("pci-serial", settings)?;
+    let chardev = chardev(slots, "serial", props.chardev.as_ref())?;
+    pci_serial::plug(slots.pci(), &props, chardev.as_deref(), slots.clocks()).map_err(
+        |error| match (error, &chardev) {
+            (PciSerialError::Pci(error), _) => error.into(),
+            (PciSerialError::Chardev(error), Some(chardev)) => refused("serial", chardev, error),
+            (PciSerialError::Chardev(_), None) => DeviceError::NoChardev("serial"),
+        },
+    )
+}
+
+fn isa_parallel(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: ParallelProps = parse("isa-parallel", settings)?;
+    let chardev = chardev(slots, "isa-parallel", props.chardev.as_ref())?
+        .ok_or(DeviceError::NoChardev("parallel"))?;
+    let present = slots.facts().iter().filter(|fact| matches!(fact, Fact::Parallel(_))).count();
+    let place = legacy_port(
+        "parallel",
+        (props.index, props.iobase, props.irq),
+        present,
+        &parallel::ISA_PORTS,
+        &[parallel::ISA_IRQ; 3],
+    )?;
+    let (device, ports) = Parallel::create(slots.isa().irq(place.irq.into()), &chardev)
+        .map_err(|e| refused("isa-parallel", &chardev, e))?;
+    slots.isa().place(&ports, place.io_base.into());
+    slots.add(device);
+    slots.tell(Fact::Parallel(place));
+    Ok(())
+}
+
+fn isa_debugcon(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: DebugconProps = parse("isa-debugcon", settings)?;
+    let chardev = chardev(slots, "isa-debugcon", props.chardev.as_ref())?
+        .ok_or(DeviceError::NoChardev("debugcon"))?;
+    let (device, port) = Debugcon::create(props.readback.into(), &chardev)
+        .map_err(|e| refused("isa-debugcon", &chardev, e))?;
+    slots.isa().place(&port, props.iobase.into());
+    slots.add(device);
+    Ok(())
+}
+
+fn isa_debug_exit(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: DebugExitProps = parse("isa-debug-exit", settings)?;
+    let ports = debug_exit::ports(&props, slots.requests());
+    slots.isa().place(&ports, props.iobase.into());
+    Ok(())
+}
+
+fn pvpanic(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: PvpanicProps = parse("pvpanic", settings)?;
+    let file = props.ioport.to_le_bytes().to_vec();
+    slots.fw_cfg().lock().add_file(pvpanic::PORT_FILE, file, Default::default())?;
+    let (device, port) = Pvpanic::create(props.events, slots.requests());
+    slots.isa().place(&port, props.ioport.into());
+    slots.add(device);
+    slots.tell(Fact::Pvpanic(props.ioport));
+    Ok(())
+}
+
+fn pvpanic_pci(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: PvpanicPciProps = parse("pvpanic-pci", settings)?;
+    Ok(Pvpanic::plug(slots.pci(), &props, slots.requests())?)
+}
+
+fn pci_testdev(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: PciTestdevProps = parse("pci-testdev", settings)?;
+    Ok(PciTestdev::plug(slots.pci(), &props)?)
+}
+
+fn edu(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: EduProps = parse("edu", settings)?;
+    Ok(Edu::plug(slots.pci(), &props, slots.msi(), slots.clocks())?)
+}
+
+/// A random (version 4) UUID.
+fn random_uuid() -> std::io::Result<[u8; 16]> {
+    let mut uuid = [0; 16];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut uuid)?;
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    Ok(uuid)
+}
+
+fn vmgenid(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: VmGenIdProps = parse("vmgenid", settings)?;
+    if slots.facts().iter().any(|fact| matches!(fact, Fact::GenerationId(_))) {
+        return Err(DeviceError::OnlyOne("vmgenid"));
+    }
+    let uuid = match props.guid {
+        UuidOrAuto::Given(uuid) => uuid.0,
+        UuidOrAuto::Auto => random_uuid().map_err(DeviceError::Random)?,
+    };
+    let device = VmGenId::create(slots.fw_cfg())?;
+    slots.add(device);
+    slots.tell(Fact::GenerationId(as_guid(uuid)));
+    Ok(())
+}
+
+fn vmcoreinfo(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let _: NoProps = parse("vmcoreinfo", settings)?;
+    let device = VmCoreInfo::create(slots.fw_cfg()).map_err(|error| match error {
+        FwCfgError::Duplicate(_) => DeviceError::OnlyOne("vmcoreinfo"),
+        other => other.into(),
+    })?;
+    slots.add(device);
+    Ok(())
+}
+
+macro_rules! types {
+    ($($name:literal, $bus:ident, $category:ident, $desc:expr, $props:ty, $realize:ident;)*) => {
+        /// All types.
+        const TYPES: &[DeviceType] = &[$(DeviceType {
+            name: $name,
+            bus: BusKind::$bus,
+            category: Category::$category,
+            desc: $desc,
+            specs: <$props as Props>::specs,
+            realize: $realize,
+        }),*];
+    };
+}
+
+types! {
+    "edu", Pci, Misc, None, EduProps, edu;
+    "isa-debug-exit", Isa, Misc, None, DebugExitProps, isa_debug_exit;
+    "isa-debugcon", Isa, Misc, None, DebugconProps, isa_debugcon;
+    "isa-parallel", Isa, Input, None, ParallelProps, isa_parallel;
+    "isa-serial", Isa, Input, None, SerialProps, isa_serial;
+    "pci-serial", Pci, Input, None, PciSerialProps, pci_serial;
+    "pci-testdev", Pci, Misc, Some("PCI Test Device"), PciTestdevProps, pci_testdev;
+    "pvpanic", Isa, Misc, None, PvpanicProps, pvpanic;
+    "pvpanic-pci", Pci, Misc, None, PvpanicPciProps, pvpanic_pci;
+    "vmcoreinfo", None, Misc, None, NoProps, vmcoreinfo;
+    "vmgenid", None, Misc, None, VmGenIdProps, vmgenid;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines of QEMU 10.0's listings.
+    #[test]
+    fn types_are_listed() {
+        let text = listing();
+        assert!(text.starts_with("Input devices:\nname \"isa-parallel\", bus ISA\n"), "{text}");
+        assert!(text.contains("\n\nMisc devices:\nname \"edu\", bus PCI\n"));
+        assert!(text.contains("name \"pci-testdev\", bus PCI, desc \"PCI Test Device\"\n"));
+        assert!(text.ends_with("name \"vmcoreinfo\"\nname \"vmgenid\"\n"));
+        let help = find("isa-debug-exit").map(DeviceType::help).unwrap_or_default();
+        assert!(help.contains("  iobase=<uint32>        -  (default: 1281)\n"));
+        assert_eq!(
+            find("vmcoreinfo").map(DeviceType::help).as_deref(),
+            Some("There are no options for vmcoreinfo.\n")
+        );
+        assert!(find("nonsense").is_none());
+    }
+
+    #[test]
+    fn legacy_ports_are_numbered() {
+        let place = |index, present| {
+            legacy_port(
+                "ISA serial",
+                (index, PICK, PICK),
+                present,
+                &serial::ISA_PORTS,
+                &serial::ISA_IRQS,
+            )
+        };
+        let second = LegacyPort { number: 2, io_base: 0x2f8, irq: 3 };
+        assert_eq!(place(PICK, 1).ok(), Some(second));
+        assert_eq!(place(1, 0).ok(), Some(second));
+        let error = place(9, 0).map_err(|error| error.to_string());
+        assert_eq!(error, Err("Max. supported number of ISA serial ports is 4.".into()));
+    }
+}

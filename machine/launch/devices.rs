@@ -1,0 +1,150 @@
+//! The devices that the operator adds to a PC: `-device`, and `-serial` and its kin.
+
+use std::sync::Arc;
+
+use base::chardev::{Chardev, Chardevs};
+use base::clock::Clocks;
+use base::device::{AnyDevice, Shared};
+use base::interrupt::MsiSink;
+use base::props::PropInput;
+use base::request::RequestSink;
+use hw::char::debugcon::{self, Debugcon};
+use hw::char::parallel::{self, Parallel};
+use hw::char::serial::{self, Serial};
+use hw::firmware::acpi::LegacyPort;
+use hw::firmware::fw_cfg::FwCfg;
+use hw::isa::IsaBus;
+use hw::pci::PciBus;
+use hw::registry::{self, BusKind, DeviceType, Fact, Setting, Slots};
+
+use super::characters::Characters;
+use super::fault;
+use crate::config::{ConfigError, DeviceConfig, Located, MachineConfig, PropList};
+use crate::pc::board::Pc;
+
+/// The buses of a PC, by name.
+const BUSES: [(&str, BusKind); 2] = [("pci.0", BusKind::Pci), ("isa.0", BusKind::Isa)];
+
+/// A PC that is being equipped.
+pub(super) struct Equipment<'a> {
+    pub pc: &'a mut Pc,
+    pub clocks: &'a Clocks,
+    pub chardevs: &'a Chardevs,
+    pub requests: RequestSink,
+    pub msi: Arc<dyn MsiSink>,
+    pub facts: Vec<Fact>,
+}
+
+impl Slots for Equipment<'_> {
+    fn isa(&self) -> &IsaBus {
+        &self.pc.isa
+    }
+    fn pci(&self) -> &PciBus {
+        &self.pc.pci
+    }
+    fn clocks(&self) -> &Clocks {
+        self.clocks
+    }
+    fn chardev(&self, id: &str) -> Option<Arc<Chardev>> {
+        self.chardevs.get(id).ok()
+    }
+    fn requests(&self) -> RequestSink {
+        self.requests.clone()
+    }
+    fn fw_cfg(&self) -> &Shared<FwCfg> {
+        &self.pc.fw_cfg
+    }
+    fn msi(&self) -> Arc<dyn MsiSink> {
+        self.msi.clone()
+    }
+    fn facts(&self) -> &[Fact] {
+        &self.facts
+    }
+    fn tell(&mut self, fact: Fact) {
+        self.facts.push(fact);
+    }
+    fn add(&mut self, device: Arc<dyn AnyDevice>) {
+        self.pc.add_device(device);
+    }
+}
+
+impl Equipment<'_> {
+    /// Adds serial and parallel ports and debug consoles.
+    pub fn add_consoles(&mut self, characters: &Characters) -> Result<(), ConfigError> {
+        let serials = serial::ISA_PORTS.into_iter().zip(serial::ISA_IRQS);
+        for (n, (place, chardev)) in (1..).zip(serials.zip(&characters.serials)) {
+            let (Some(chardev), (base, irq)) = (chardev, place) else { continue };
+            let (serial, ports) = Serial::create(self.pc.isa.irq(irq), self.clocks);
+            Serial::attach(&serial, chardev).map_err(fault)?;
+            self.pc.isa.place(&ports, base);
+            self.pc.add_device(serial);
+            self.tell(Fact::Serial(legacy_port(n, base, irq)));
+        }
+        let parallels = parallel::ISA_PORTS.into_iter().zip(&characters.parallels);
+        for (n, (base, chardev)) in (1..).zip(parallels) {
+            let Some(chardev) = chardev else { continue };
+            let irq = parallel::ISA_IRQ;
+            let (parallel, ports) =
+                Parallel::create(self.pc.isa.irq(irq), chardev).map_err(fault)?;
+            self.pc.isa.place(&ports, base);
+            self.pc.add_device(parallel);
+            self.tell(Fact::Parallel(legacy_port(n, base, irq)));
+        }
+        for chardev in characters.debugcons.iter().flatten() {
+            let (console, port) = Debugcon::create(debugcon::READBACK, chardev).map_err(fault)?;
+            self.pc.isa.place(&port, debugcon::DEFAULT_PORT);
+            self.pc.add_device(console);
+        }
+        Ok(())
+    }
+
+    /// Adds the devices of `-device`.
+    pub fn add_devices(&mut self, config: &MachineConfig) -> Result<(), ConfigError> {
+        for Located { value: device, origin } in &config.devices {
+            let globals = config.globals.iter().filter(|global| global.driver == device.driver);
+            let globals =
+                globals.map(|global| (global.property.as_str(), PropInput::Global(&global.value)));
+            self.add_device(device, globals.collect())
+                .map_err(|message| ConfigError::at(origin, message))?;
+        }
+        Ok(())
+    }
+
+    fn add_device<'c>(
+        &mut self,
+        device: &'c DeviceConfig,
+        mut settings: Vec<Setting<'c>>,
+    ) -> Result<(), String> {
+        let kind = registry::find(&device.driver)
+            .ok_or_else(|| format!("'{}' is not a valid device model name", device.driver))?;
+        if let Some(name) = &device.bus {
+            check_bus(kind, name)?;
+        }
+        match &device.props {
+            PropList::Text(props) => {
+                settings.extend(props.iter().map(|(name, value)| (&**name, PropInput::Text(value))))
+            }
+            PropList::Json(props) => {
+                settings.extend(props.iter().map(|(name, value)| (&**name, PropInput::Json(value))))
+            }
+        }
+        kind.realize(&settings, self).map_err(|error| error.to_string())
+    }
+}
+
+/// Whether a device of this type can go on the bus of this name.
+fn check_bus(kind: &DeviceType, name: &str) -> Result<(), String> {
+    let bus = BUSES.iter().find(|(bus, _)| *bus == name);
+    match bus.map(|(_, bus)| *bus) {
+        None => Err(format!("Bus '{name}' not found")),
+        Some(bus) if bus == kind.bus => Ok(()),
+        Some(bus) => {
+            let bus = bus.name().unwrap_or_default();
+            Err(format!("Device '{}' can't go on {bus} bus", kind.name))
+        }
+    }
+}
+
+fn legacy_port(number: u8, base: u64, irq: u32) -> LegacyPort {
+    LegacyPort { number, io_base: base as u16, irq: irq as u8 }
+}

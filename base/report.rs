@@ -180,9 +180,11 @@ fn civil_date(days_since_epoch: u64) -> (u64, u64, u64) {
 
 /// The system's text for an error, without the number that [`io::Error`] adds.
 pub fn strerror(error: &io::Error) -> String {
+    let text = error.to_string();
     match error.raw_os_error() {
-        Some(number) => nix::errno::Errno::from_raw(number).desc().into(),
-        None => error.to_string(),
+        // The C library's text, to which the standard library adds the number.
+        Some(number) => text.trim_end_matches(&format!(" (os error {number})")).into(),
+        None => text,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The machine types there are.
 
-use base::props::{PropSpec, Props};
+use base::props::{PropSpec, PropValue, Props};
 
 use crate::config::ConfigError;
 use crate::none::NoneProps;
@@ -113,6 +113,18 @@ pub fn listing() -> String {
     text
 }
 
+/// A property as listings of machines have it, which is not as those of devices do: without its
+/// default and the explanation of its type, and with another word for text.
+fn listed(spec: &PropSpec) -> PropSpec {
+    let text = spec.type_name == "str" && spec.default.is_none();
+    PropSpec {
+        name: spec.name,
+        type_name: if text { "string" } else { spec.type_name },
+        default: None,
+        help: if spec.help == bool::HELP { "" } else { spec.help },
+    }
+}
+
 impl MachineType {
     /// `-machine NAME,help`
     pub fn props_listing(&self) -> String {
@@ -120,9 +132,7 @@ impl MachineType {
             Kind::Pc(..) => PcProps::specs(),
             Kind::None => NoneProps::specs(),
         };
-        // Defaults depend on the version and are not listed.
-        let specs: Vec<_> =
-            specs.iter().map(|spec| PropSpec { default: None, ..spec.clone() }).collect();
+        let specs: Vec<_> = specs.iter().map(listed).collect();
         base::props::help_text(&self.type_name(), &specs)
     }
 
@@ -193,6 +203,8 @@ mod tests {
         assert!(text.starts_with(
             "pc-i440fx-10.0-machine options:\n  acpi=<OnOffAuto>       - Enable ACPI\n"
         ));
+        assert!(text.contains("\n  fd-bootchk=<bool>\n"));
+        assert!(text.contains("\n  x-oem-id=<string>      - Override"));
         assert!(text.contains("  max-ram-below-4g=<size> - Maximum ram below the 4G boundary"));
     }
 }

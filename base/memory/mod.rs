@@ -9,9 +9,11 @@
 //!
 //! The same machinery serves memory and the 64 KiB of I/O ports.
 
+pub mod backend;
 mod barrier;
 mod dma;
 mod flat;
+mod host;
 mod ram;
 mod region;
 mod space;
@@ -21,7 +23,8 @@ mod tracking;
 
 pub use dma::Dma;
 pub use flat::{FlatRange, FlatView, Lookup, LookupKind};
-pub use ram::{RamBlock, RamError};
+pub use host::Advice;
+pub use ram::{Mapping, RamBlock, RamError};
 pub use region::{AccessSizes, IoHandler, Region};
 pub use space::{AddressSpace, ViewListener};
 pub use tracking::{Client, PageTracking};

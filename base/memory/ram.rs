@@ -2,19 +2,20 @@
 #![allow(unsafe_code)] // Owns the mapping that guest memory lives in.
 
 use std::fs::File;
+use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
-use super::{PageTracking, barrier};
+use super::{Advice, PAGE_SIZE, PageTracking, barrier};
 
 /// Why a RAM block could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum RamError {
     /// The host refused the mapping.
-    #[error("cannot set up guest memory '{name}': {source}")]
+    #[error("cannot set up guest memory '{name}': {}", crate::report::strerror(&io::Error::from(*source)))]
     Map {
         /// The block's name.
         name: String,
@@ -29,6 +30,43 @@ pub enum RamError {
     NoBarrier,
 }
 
+/// How a block is mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct Mapping {
+    /// Stores reach the file, and processes forked off.
+    pub share: bool,
+    /// The host sets swap space (or huge pages) aside for it.
+    pub reserve: bool,
+    /// Size of the host's pages behind it, a power of two.
+    pub page_size: u64,
+}
+
+impl Default for Mapping {
+    fn default() -> Self {
+        Mapping { share: false, reserve: false, page_size: PAGE_SIZE }
+    }
+}
+
+impl Mapping {
+    fn flags(&self) -> MapFlags {
+        let mut flags = if self.share { MapFlags::MAP_SHARED } else { MapFlags::MAP_PRIVATE };
+        flags.set(MapFlags::MAP_NORESERVE, !self.reserve);
+        flags
+    }
+
+    /// Whole pages that hold `len` bytes.
+    fn checked_len(&self, name: &str, len: u64) -> Result<NonZeroUsize, RamError> {
+        if !barrier::available() {
+            return Err(RamError::NoBarrier);
+        }
+        len.checked_next_multiple_of(self.page_size)
+            .and_then(|len| usize::try_from(len).ok())
+            .filter(|&len| len <= isize::MAX as usize)
+            .and_then(NonZeroUsize::new)
+            .ok_or_else(|| RamError::Size(name.into()))
+    }
+}
+
 /// A piece of host memory that backs guest RAM or ROM.
 ///
 /// The guest writes it at any time from any thread, so no reference into it is ever made: content
@@ -37,6 +75,9 @@ pub struct RamBlock {
     name: String,
     host: NonNull<u8>,
     len: u64,
+    /// Length of the mapping: whole pages of the host.
+    mapped: usize,
+    discard: bool,
     tracking: PageTracking,
 }
 
@@ -50,57 +91,53 @@ unsafe impl Sync for RamBlock {}
 impl RamBlock {
     /// Private anonymous memory, zeroed, reserved lazily.
     pub fn anonymous(name: &str, len: u64) -> Result<Self, RamError> {
-        let size = Self::checked_len(name, len)?;
-        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
-        let host = unsafe {
-            mmap_anonymous(
-                None,
-                size,
-                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-                MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
-            )
-        };
-        Self::from_mapping(name, len, host)
+        Self::without_file(name, len, &Mapping::default())
     }
 
-    /// Memory backed by a file or memfd from `offset`; `share` makes stores reach the file.
+    /// Anonymous memory, zeroed.
+    pub fn without_file(name: &str, len: u64, mapping: &Mapping) -> Result<Self, RamError> {
+        let size = mapping.checked_len(name, len)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
+        let host = unsafe { mmap_anonymous(None, size, protection, mapping.flags()) };
+        Self::from_mapping(name, len, size, host)
+    }
+
+    /// Memory backed by a file or memfd from `offset`.
     pub fn from_file(
         name: &str,
         len: u64,
         file: &File,
         offset: u64,
-        share: bool,
+        mapping: &Mapping,
     ) -> Result<Self, RamError> {
-        let size = Self::checked_len(name, len)?;
+        let size = mapping.checked_len(name, len)?;
         let offset = i64::try_from(offset).map_err(|_| RamError::Size(name.into()))?;
-        let mode = if share { MapFlags::MAP_SHARED } else { MapFlags::MAP_PRIVATE };
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing in this process;
         // that the file may change behind it is the same as a guest store.
         let host = unsafe {
             let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-            mmap(None, size, protection, mode | MapFlags::MAP_NORESERVE, file.as_fd(), offset)
+            mmap(None, size, protection, mapping.flags(), file.as_fd(), offset)
         };
-        Self::from_mapping(name, len, host)
-    }
-
-    fn checked_len(name: &str, len: u64) -> Result<NonZeroUsize, RamError> {
-        if !barrier::available() {
-            return Err(RamError::NoBarrier);
-        }
-        usize::try_from(len)
-            .ok()
-            .filter(|&len| len <= isize::MAX as usize)
-            .and_then(NonZeroUsize::new)
-            .ok_or_else(|| RamError::Size(name.into()))
+        Self::from_mapping(name, len, size, host)
     }
 
     fn from_mapping(
         name: &str,
         len: u64,
+        mapped: NonZeroUsize,
         host: nix::Result<NonNull<libc::c_void>>,
     ) -> Result<Self, RamError> {
         let host = host.map_err(|source| RamError::Map { name: name.into(), source })?.cast();
-        Ok(RamBlock { name: name.into(), host, len, tracking: PageTracking::new(len) })
+        let tracking = PageTracking::new(len);
+        Ok(RamBlock {
+            name: name.into(),
+            host,
+            len,
+            mapped: mapped.get(),
+            discard: false,
+            tracking,
+        })
     }
 
     /// The block's name, as `info ramblock` shows it.
@@ -112,6 +149,16 @@ impl RamBlock {
     #[allow(clippy::len_without_is_empty)] // A block is never empty.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// When the block goes, the content of the file behind it goes too.
+    pub(super) fn discard_at_end(&mut self) {
+        self.discard = true;
+    }
+
+    /// Length of the mapping, which is a whole number of the host's pages.
+    pub(super) fn mapped(&self) -> usize {
+        self.mapped
     }
 
     /// Start of the mapping; valid for [`Self::len`] bytes while the block lives.
@@ -203,9 +250,13 @@ pub(super) fn mask(size: u8) -> u64 {
 
 impl Drop for RamBlock {
     fn drop(&mut self) {
+        if self.discard {
+            // There is nobody to tell if the file system cannot.
+            let _ = self.advise(Advice::Discard);
+        }
         // SAFETY: the mapping was made by this block with this length, and nobody else unmaps it.
         // A failure would leave it mapped, which is harmless.
-        let _ = unsafe { munmap(self.host.cast(), self.len as usize) };
+        let _ = unsafe { munmap(self.host.cast(), self.mapped) };
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) fn dump(memory: &AddressSpace, address: u64, format: Format) -> Optio
             };
             let _ = write!(text, " {shown:>width$}", width = width(format.shown, size));
         }
-        text.push_str("\n");
+        text.push('\n');
     }
     Some(text)
 }

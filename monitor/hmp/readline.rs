@@ -104,11 +104,7 @@ impl Readline {
             0x04 => self.key(Some(Key::Delete), echo),
             0x05 => self.key(Some(Key::End), echo),
             0x06 => self.key(Some(Key::Right), echo),
-            0x08 | 0x7f => {
-                if self.cursor > 0 {
-                    self.replace(self.cursor - 1, self.cursor, &[], echo);
-                }
-            }
+            0x08 | 0x7f => self.replace(self.cursor.saturating_sub(1), self.cursor, &[], echo),
             b'\t' => self.complete(echo, complete),
             0x0b => self.replace(self.cursor, self.line.len(), &[], echo),
             0x0e => self.key(Some(Key::Down), echo),

@@ -49,8 +49,11 @@ qapi_struct! {
     }
 }
 
-/// The events there are, and the type of what comes with each.
-pub(super) const EVENTS: &[(&str, fn() -> Type)] = &[
+/// An event's name, and the type of what comes with it.
+pub(super) type EventKind = (&'static str, fn() -> Type);
+
+/// The events there are.
+pub(super) const EVENTS: &[EventKind] = &[
     ("GUEST_CRASHLOADED", Panic::ty),
     ("GUEST_PANICKED", Panic::ty),
     ("POWERDOWN", <()>::ty),

@@ -74,10 +74,9 @@ impl CharClient for Server {
     }
 
     fn receive(&self, bytes: &[u8]) {
-        self.input.lock().extend(bytes);
-        // Not locked while a command runs.
-        while let Some(line) = take_line(&mut self.input.lock()) {
-            let line = String::from_utf8_lossy(&line).into_owned();
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            // Not locked while a command runs.
+            let Some(line) = collect(&mut self.input.lock(), piece) else { continue };
             self.log.received(&line);
             let answer = self.execute(&line);
             self.send(&answer);
@@ -104,16 +103,30 @@ impl CharClient for Server {
     }
 }
 
-fn take_line(input: &mut Vec<u8>) -> Option<Vec<u8>> {
-    match input.iter().position(|&byte| byte == b'\n') {
+/// Adds a piece that may end a line; returns the line if it does.
+fn collect(input: &mut Vec<u8>, piece: &[u8]) -> Option<String> {
+    match piece.strip_suffix(b"\n") {
         Some(end) => {
-            let mut line: Vec<u8> = input.drain(..=end).collect();
-            line.pop();
-            Some(line)
+            input.extend(end);
+            Some(String::from_utf8_lossy(&std::mem::take(input)).into_owned())
         }
         None => {
+            input.extend(piece);
             input.truncate(MAX_LINE);
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_in_pieces() {
+        let mut input = Vec::new();
+        assert_eq!(collect(&mut input, b"inb "), None);
+        assert_eq!(collect(&mut input, b"0x70\n"), Some("inb 0x70".into()));
+        assert_eq!(collect(&mut input, b"\n"), Some(String::new()));
     }
 }

@@ -26,7 +26,7 @@ use std::time::Duration;
 /// How long anything in a test may take before it counts as hung. Guests run
 /// in a debug-built interpreter on busy machines: this is a safety net, not a
 /// measure of speed.
-pub const DEADLINE: Duration = Duration::from_secs(600);
+pub const DEADLINE: Duration = Duration::from_secs(300);
 
 /// The QEMU release whose behaviour is the reference.
 pub const REFERENCE_VERSION: &str = "10.0";
@@ -60,6 +60,11 @@ pub fn reference_qemu() -> Result<PathBuf, String> {
         let first = text.lines().next().unwrap_or("no version printed").to_owned();
         Err(format!("{} is not QEMU {REFERENCE_VERSION} ({first}); {advice}", path.display()))
     }
+}
+
+/// Whether `program` is QEMU itself, put in place of ours by `RHEA_BIN`.
+pub fn is_reference(program: &Path) -> bool {
+    reference_qemu().is_ok_and(|qemu| qemu == program)
 }
 
 /// Says that a test did not run, and why. The caller returns after it.

@@ -44,8 +44,7 @@ impl Launch {
     /// our own program, since it exists on every host.
     pub fn accel(self) -> Self {
         let accel = std::env::var("RHEA_ACCEL").unwrap_or_else(|_| {
-            let foreign = crate::reference_qemu().is_ok_and(|qemu| qemu == self.program);
-            if foreign { "tcg" } else { "tcg,interp=on" }.to_owned()
+            if crate::is_reference(&self.program) { "tcg" } else { "tcg,interp=on" }.to_owned()
         });
         self.args(["-accel", accel.as_str()])
     }
@@ -66,9 +65,17 @@ impl Launch {
     }
 
     /// Runs the machine without a CPU, driven by a qtest client.
+    ///
+    /// Distributions build QEMU without that accelerator; there a CPU that
+    /// never starts stands in for none, and the clock cannot be stepped.
     pub fn qtest(mut self) -> Self {
         self.qtest = true;
-        self.args(["-accel", "qtest", "-display", "none"])
+        let no_cpu = if crate::is_reference(&self.program) {
+            ["-accel", "tcg", "-S"].as_slice()
+        } else {
+            &["-accel", "qtest"]
+        };
+        self.args(no_cpu).args(["-display", "none"])
     }
 
     /// Starts the process and connects the clients asked for.
@@ -93,10 +100,11 @@ impl Launch {
         let messages = child.stderr.take().map(Transcript::collect).unwrap_or_default();
         let mut vm = Vm { child, stdin, console, messages, qmp: None, qtest: None, scratch };
         if let Some(listener) = qtest {
-            vm.qtest = Some(QTest::new(vm.accept(&listener)?)?);
+            vm.qtest = Some(QTest::new(vm.accept(&listener)?));
         }
         if let Some(listener) = qmp {
-            vm.qmp = Some(Qmp::new(vm.accept(&listener)?)?);
+            let qmp = Qmp::new(vm.accept(&listener)?);
+            vm.qmp = Some(qmp.with_context(|| format!("messages: {}", vm.messages()))?);
         }
         Ok(vm)
     }

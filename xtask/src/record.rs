@@ -30,6 +30,9 @@ pub fn run() -> Result<()> {
         for (file, command) in VIEWS {
             files.insert(file.to_owned(), vm.qmp().hmp(command)?);
         }
+        if let Some(views) = files.get_mut("info-mtree.txt") {
+            *views = in_order(views);
+        }
         for (file, contents) in files {
             let path = directory.join(file);
             fs::write(&path, contents)
@@ -38,4 +41,18 @@ pub fn run() -> Result<()> {
         println!("recorded {}", directory.display());
     }
     Ok(())
+}
+
+/// QEMU lists flat views in the order of a hash table that differs from run
+/// to run: sorts them, and drops their running numbers.
+fn in_order(views: &str) -> String {
+    let mut views: Vec<String> = views
+        .split("\n\n")
+        .map(|view| {
+            let lines = view.lines().filter(|line| !line.starts_with("FlatView #"));
+            lines.map(|line| format!("{line}\n")).collect()
+        })
+        .collect();
+    views.sort();
+    views.join("\n")
 }

@@ -1,0 +1,68 @@
+//! Debian's kernels, booted directly.
+
+use crate::machine;
+use anyhow::{Result, ensure};
+use testbed::assets;
+use testbed::initrd::{READY, SHELL};
+
+#[test]
+fn the_cloud_kernel_boots_and_powers_off() -> Result<()> {
+    let assets = assets::get()?;
+    let ended = machine().guest(&assets.cloud_kernel(), &assets, "poweroff").run()?;
+
+    ensure!(ended.stdout.contains(READY), "no user space:\n{}", ended.stdout);
+    ensure!(ended.stdout.contains("reboot: Power down"), "not powered off:\n{}", ended.stdout);
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(())
+}
+
+#[test]
+fn the_generic_kernel_boots_and_powers_off() -> Result<()> {
+    let assets = assets::get()?;
+    let ended = machine().guest(&assets.generic_kernel(), &assets, "poweroff").run()?;
+
+    ensure!(ended.stdout.contains(READY), "no user space:\n{}", ended.stdout);
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(())
+}
+
+#[test]
+fn the_shell_takes_what_is_typed_and_reboot_restarts() -> Result<()> {
+    let assets = assets::get()?;
+    let mut vm = machine().guest(&assets.cloud_kernel(), &assets, "").spawn()?;
+    vm.expect(SHELL)?;
+    vm.expect("# ")?;
+    vm.send("echo $((6 * 7)) is the answer\n")?;
+    vm.expect("\n42 is the answer")?;
+    vm.send("reboot -f\n")?;
+    vm.expect("reboot: Restarting system")?;
+    vm.expect(READY)?;
+    Ok(())
+}
+
+#[test]
+fn no_reboot_turns_a_restart_into_the_end() -> Result<()> {
+    let assets = assets::get()?;
+    let ended =
+        machine().args(["-no-reboot"]).guest(&assets.cloud_kernel(), &assets, "reboot").run()?;
+
+    ensure!(ended.stdout.matches(READY).count() == 1, "restarted:\n{}", ended.stdout);
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(())
+}
+
+#[test]
+fn four_cpus_survive_load() -> Result<()> {
+    let assets = assets::get()?;
+    let ended = machine()
+        .args(["-smp", "4"])
+        .guest(&assets.cloud_kernel(), &assets, "stress,poweroff")
+        .run()?;
+
+    ensure!(ended.stdout.contains("rhea-stress: all 4 cpus done"), "{}", ended.stdout);
+    for complaint in ["BUG:", "WARNING:", "Call Trace:", "rcu: INFO"] {
+        ensure!(!ended.stdout.contains(complaint), "{complaint}\n{}", ended.stdout);
+    }
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! Real guests, from power-on to power-off.
+
+mod firmware;
+mod linux;
+mod sameness;
+
+use testbed::vm::Launch;
+
+/// The program under test as a headless machine on its portable accelerator.
+fn machine() -> Launch {
+    Launch::headless(testbed::program()).accel()
+}

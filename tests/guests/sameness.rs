@@ -1,0 +1,57 @@
+//! Does a guest see the machine that it sees under QEMU?
+//!
+//! tests/golden holds what a guest saw under the reference release, so that
+//! the question can be answered where QEMU is not installed.
+
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::Path;
+use testbed::assets;
+use testbed::report::{COMPLETE, Report, difference};
+use testbed::vm::Launch;
+
+/// What has to be the same. Other golden files are for people to read: they
+/// show the order of QEMU's objects or the model of its CPU.
+const COMPARED: [&str; 6] =
+    ["acpi.txt", "clocksource.txt", "interrupts.txt", "iomem.txt", "ioports.txt", "pci.txt"];
+
+fn compare(machine: Launch, golden: &str) -> Result<()> {
+    let assets = assets::get()?;
+    let mut vm = machine.guest(&assets.cloud_kernel(), &assets, "report").spawn()?;
+    vm.expect(COMPLETE)?;
+    let seen = Report::parse(&vm.output())?.comparable()?;
+
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(golden);
+    let mut differences = String::new();
+    for name in COMPARED {
+        let path = directory.join(name);
+        let wanted =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        if let Some(lines) = difference(&wanted, &seen[name]) {
+            differences += &format!("{golden}/{name}:\n{lines}");
+        }
+    }
+    ensure!(differences.is_empty(), "differs from QEMU:\n{differences}");
+    Ok(())
+}
+
+#[test]
+fn one_cpu_sees_the_machine_it_sees_under_qemu() -> Result<()> {
+    compare(crate::machine(), "pc-smp1")
+}
+
+#[test]
+fn four_cpus_see_the_machine_they_see_under_qemu() -> Result<()> {
+    compare(crate::machine().args(["-smp", "4"]), "pc-smp4")
+}
+
+#[test]
+fn the_golden_files_are_what_qemu_shows() -> Result<()> {
+    match testbed::reference_qemu() {
+        Ok(qemu) => compare(Launch::headless(qemu).args(["-accel", "tcg"]), "pc-smp1"),
+        Err(reason) => {
+            testbed::skip(&reason);
+            Ok(())
+        }
+    }
+}

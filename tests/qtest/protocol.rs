@@ -1,0 +1,59 @@
+//! The qtest protocol itself.
+
+use crate::{machine, machine_with_clock};
+use anyhow::{Result, ensure};
+
+/// Free RAM on the board.
+const RAM: u64 = 0x10_0000;
+
+#[test]
+fn memory_is_little_endian_at_every_width() -> Result<()> {
+    let mut vm = machine()?;
+    let test = vm.qtest();
+    ensure!(test.endianness()? == "little");
+    test.writeq(RAM, 0x1122_3344_5566_7788)?;
+    ensure!(test.readb(RAM)? == 0x88);
+    ensure!(test.readw(RAM)? == 0x7788);
+    ensure!(test.readl(RAM)? == 0x5566_7788);
+    ensure!(test.readq(RAM)? == 0x1122_3344_5566_7788);
+    test.writeb(RAM + 7, 0xaa)?;
+    test.writew(RAM + 4, 0xbbcc)?;
+    test.writel(RAM, 0)?;
+    ensure!(test.readq(RAM)? == 0xaa22_bbcc_0000_0000);
+    Ok(())
+}
+
+#[test]
+fn runs_of_memory_go_both_ways_in_both_encodings() -> Result<()> {
+    let mut vm = machine()?;
+    let test = vm.qtest();
+    let bytes: Vec<u8> = (0..=255).collect();
+    test.write(RAM, &bytes)?;
+    ensure!(test.b64read(RAM, 256)? == bytes);
+    test.b64write(RAM + 256, &bytes)?;
+    ensure!(test.read(RAM + 256, 256)? == bytes);
+    test.memset(RAM, 256, 0x5a)?;
+    ensure!(test.read(RAM, 256)? == [0x5a; 256]);
+    Ok(())
+}
+
+#[test]
+fn the_clock_moves_only_when_told() -> Result<()> {
+    let Some(mut vm) = machine_with_clock()? else { return Ok(()) };
+    let test = vm.qtest();
+    let begun = test.clock_step(0)?;
+    ensure!(test.clock_step(1000)? == begun + 1000);
+    ensure!(test.clock_step(0)? == begun + 1000);
+    ensure!(test.clock_set(5_000_000_000)? == 5_000_000_000);
+    Ok(())
+}
+
+#[test]
+fn nonsense_is_refused_and_the_connection_survives() -> Result<()> {
+    let mut vm = machine()?;
+    let test = vm.qtest();
+    let error = test.command("no-such-word").unwrap_err().to_string();
+    ensure!(error.contains("FAIL Unknown command"), "{error}");
+    ensure!(test.endianness()? == "little");
+    Ok(())
+}

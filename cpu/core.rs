@@ -126,18 +126,7 @@ impl Cpu {
     /// INIT: as RESET, but caches, FPU, vector registers and most MSRs survive (SDM vol. 3, table
     /// 10-1).
     pub fn init(&mut self) {
-        let fresh = CpuState::at_reset(self.model.signature());
-        let mut old = std::mem::replace(&mut self.state, fresh);
-        let new = &mut self.state;
-        new.cr0 |= old.cr0 & (crate::state::cr0::CD | crate::state::cr0::NW);
-        new.xcr0 = old.xcr0;
-        new.x87 = old.x87;
-        new.mxcsr = old.mxcsr;
-        std::mem::swap(&mut new.vec, &mut old.vec);
-        new.opmask = old.opmask;
-        old.msr.efer = 0;
-        new.msr = old.msr;
-        new.pkru = old.pkru;
+        self.state.init(self.model.signature());
         self.after_reset();
     }
 
@@ -152,11 +141,7 @@ impl Cpu {
 
     /// Start-up IPI: begin at `vector * 4096` in real mode.
     pub fn sipi(&mut self, vector: u8) {
-        let cs = &mut self.state.seg[crate::state::Seg::Cs as usize];
-        cs.selector = u16::from(vector) << 8;
-        cs.base = u64::from(vector) << 12;
-        self.state.rip = 0;
-        self.state.halted = false;
+        self.state.start_up(vector);
         self.update_mode();
     }
 

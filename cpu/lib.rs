@@ -12,6 +12,8 @@ pub mod flags;
 pub mod fpu;
 mod int;
 pub mod interp;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod kvm;
 pub mod mmu;
 mod mode;
 pub mod signals;

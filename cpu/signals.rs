@@ -1,5 +1,6 @@
 //! How other threads reach a processor: a word of request bits and a place to sleep.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::{Condvar, Mutex};
@@ -30,14 +31,26 @@ pub struct Signals {
     word: AtomicU32,
     lock: Mutex<()>,
     wake: Condvar,
+    kick: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Signals {
+    /// What gets the processor out of guest code after a post, for engines that do not look at the
+    /// word while they are there. Set once, by the engine.
+    pub fn set_kick(&self, kick: impl Fn() + Send + Sync + 'static) {
+        // A mailbox belongs to one engine for life: there is no second one.
+        let _ = self.kick.set(Box::new(kick));
+    }
     /// Posts `bits` and wakes the processor if it sleeps.
     pub fn post(&self, bits: u32) {
         self.word.fetch_or(bits, Ordering::AcqRel);
-        let _guard = self.lock.lock();
-        self.wake.notify_all();
+        {
+            let _guard = self.lock.lock();
+            self.wake.notify_all();
+        }
+        if let Some(kick) = self.kick.get() {
+            kick();
+        }
     }
     /// The requests now pending.
     #[inline(always)]

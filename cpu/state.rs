@@ -210,6 +210,18 @@ pub mod cr4 {
     pub const PKE: u64 = 1 << 22;
 }
 
+/// XCR0 bits.
+#[allow(missing_docs)]
+pub mod xcr0 {
+    pub const X87: u64 = 1;
+    pub const SSE: u64 = 1 << 1;
+    pub const AVX: u64 = 1 << 2;
+    pub const OPMASK: u64 = 1 << 5;
+    pub const ZMM_HIGH: u64 = 1 << 6;
+    pub const ZMM_16_31: u64 = 1 << 7;
+    pub const PKRU: u64 = 1 << 9;
+}
+
 /// EFER bits.
 #[allow(missing_docs)]
 pub mod efer {
@@ -256,6 +268,30 @@ impl Msrs {
 }
 
 impl CpuState {
+    /// INIT: as RESET, but caches, FPU, vector registers and most MSRs survive (SDM vol. 3, table
+    /// 10-1).
+    pub fn init(&mut self, signature: u32) {
+        let mut old = std::mem::replace(self, CpuState::at_reset(signature));
+        self.cr0 |= old.cr0 & (cr0::CD | cr0::NW);
+        self.xcr0 = old.xcr0;
+        self.x87 = old.x87;
+        self.mxcsr = old.mxcsr;
+        std::mem::swap(&mut self.vec, &mut old.vec);
+        self.opmask = old.opmask;
+        old.msr.efer = 0;
+        self.msr = old.msr;
+        self.pkru = old.pkru;
+    }
+
+    /// Start-up IPI: begin at `vector * 4096` in real mode.
+    pub fn start_up(&mut self, vector: u8) {
+        let cs = &mut self.seg[Seg::Cs as usize];
+        cs.selector = u16::from(vector) << 8;
+        cs.base = u64::from(vector) << 12;
+        self.rip = 0;
+        self.halted = false;
+    }
+
     /// The state after power-up or RESET (SDM vol. 3, table 10-1). `signature` is CPUID.1:EAX,
     /// which RESET leaves in EDX.
     pub fn at_reset(signature: u32) -> Self {

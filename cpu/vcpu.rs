@@ -39,10 +39,6 @@ pub trait Engine: Send {
     fn reset(&mut self);
     /// Lets `change` look at and modify the architectural state.
     fn with_state(&mut self, change: &mut dyn FnMut(&mut CpuState));
-    /// Makes a thread in guest code look at the requests; called from other threads after posting.
-    fn kick(&self) -> Arc<dyn Fn() + Send + Sync> {
-        Arc::new(|| ())
-    }
 }
 
 /// What a vCPU tells the machine. Sent with no lock held.
@@ -85,7 +81,6 @@ struct Slot {
 
 struct Vcpu {
     slot: Arc<Slot>,
-    kick: Arc<dyn Fn() + Send + Sync>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -113,11 +108,11 @@ impl Vcpus {
                     control: Mutex::default(),
                     changed: Condvar::new(),
                 });
-                let (mine, events, kick) = (slot.clone(), events.clone(), engine.kick());
+                let (mine, events) = (slot.clone(), events.clone());
                 let thread = std::thread::Builder::new()
                     .name(name.replace("{}", &index.to_string()))
                     .spawn(move || mine.serve(engine, &events))?;
-                Ok(Vcpu { slot, kick, thread: Some(thread) })
+                Ok(Vcpu { slot, thread: Some(thread) })
             })
             .collect::<io::Result<_>>()?;
         let vcpus = Vcpus { vcpus };
@@ -144,7 +139,6 @@ impl Vcpus {
     pub fn post(&self, index: usize, requests: u32) {
         if let Some(vcpu) = self.vcpus.get(index) {
             vcpu.slot.signals.post(requests);
-            (vcpu.kick)();
         }
     }
 

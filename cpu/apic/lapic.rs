@@ -85,6 +85,11 @@ impl LocalApic {
         Self::reset_base(self.boot)
     }
 
+    /// IA32_APIC_BASE.
+    pub fn base(&self) -> u64 {
+        self.st.lock().base
+    }
+
     /// APIC id.
     pub fn id(&self) -> u32 {
         self.id

@@ -4,6 +4,7 @@
 //! Everything here reaches memory and devices through [`base::memory`] only; no device model is
 //! named. One thread owns one [`Cpu`]; others talk to it through [`signals::Signals`].
 
+pub mod accel;
 pub mod apic;
 pub mod bus;
 pub mod cpuid;

@@ -3,10 +3,12 @@
 use kvm_bindings::kvm_xsave;
 
 use super::cpuid::xsave_component;
+use crate::fpu::x87::X87;
 use crate::state::{CpuState, VecReg, xcr0};
 
 const MXCSR: usize = 24;
 const XMM: usize = 160;
+/// End of the area that FXSAVE knows.
 const HEADER: usize = 512;
 const SIZE: usize = 4096;
 
@@ -59,6 +61,10 @@ impl Image {
 
     /// Copies what the image says into the state.
     pub fn load(&self, state: &mut CpuState) {
+        state.x87 = X87::default();
+        if self.holds(xcr0::X87) {
+            state.x87.fxrstor(true, &self.get(0));
+        }
         state.mxcsr = u32::from_le_bytes(self.get(MXCSR));
         state.vec = [VecReg::default(); 32];
         state.opmask = [0; 8];
@@ -105,12 +111,15 @@ impl Image {
         }
     }
 
-    /// Copies the state into the image; the x87 part stays as it is. Only components that the
-    /// guest may enable are marked as present.
+    /// Copies the state into the image. Only components that the guest has enabled are marked as
+    /// present.
     pub fn store(&mut self, state: &CpuState, enabled: u64) {
+        let mut legacy: [u8; HEADER] = self.get(0);
+        state.x87.fxsave(true, &mut legacy);
+        self.set(0, &legacy);
         self.set(MXCSR, &state.mxcsr.to_le_bytes());
         self.store_lanes(&state.vec[..16], XMM, 16, 0);
-        let mut present = self.present() | xcr0::SSE;
+        let mut present = self.present() | xcr0::X87 | xcr0::SSE;
         let mut part = |mask: u64| {
             let place = component(mask).filter(|_| enabled & mask != 0)?;
             present |= mask;
@@ -150,11 +159,14 @@ mod tests {
             reg.0 = [n as u128 + 1, (n as u128) << 64, 0, 0];
         }
         state.mxcsr = 0x1fa0;
+        state.x87.set_control(0x27f);
+        state.x87.set_mmx(3, 0x1122_3344_5566_7788);
         let mut image = Image::new(&kvm_xsave::default());
         image.store(&state, xcr0::X87 | xcr0::SSE | xcr0::AVX);
         let mut loaded = CpuState::at_reset(0);
         Image::new(&image.to_kvm()).load(&mut loaded);
         assert_eq!(loaded.mxcsr, state.mxcsr);
+        assert_eq!(loaded.x87, state.x87);
         if component(xcr0::AVX).is_some() {
             assert_eq!(loaded.vec, state.vec);
         }

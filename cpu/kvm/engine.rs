@@ -201,7 +201,7 @@ impl KvmEngine {
             self.fd.nmi().map_err(KvmError::ioctl("KVM_NMI"))?;
         }
         // Without the capability there is no firmware that was told of SMM.
-        if self.signals.take(request::SMI) != 0 && self.vm.has_smm {
+        if self.signals.take(request::SMI) != 0 && self.vm.has_smm() {
             self.fd.smi().map_err(KvmError::ioctl("KVM_SMI"))?;
         }
         self.inject()?;

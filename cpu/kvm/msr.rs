@@ -40,9 +40,6 @@ const MTRR_FIXED: [u32; 11] =
 const MTRR_VARIABLE: u32 = 0x200;
 const MTRR_DEF_TYPE: u32 = 0x2ff;
 
-pub(super) const TSC: u32 = 0x10;
-pub(super) const TSC_DEADLINE: u32 = 0x6e0;
-
 /// The guest's agreements with the kernel (clocks, asynchronous page faults, stolen time, end of
 /// interrupt), which RESET ends: KVM_CPUID.
 const PARAVIRTUAL: &[u32] =
@@ -118,22 +115,6 @@ pub(super) fn put(fd: &VcpuFd, list: &[u32], state: &Msrs, reset: bool) -> Resul
             Some(kvm_msr_entry { index, data, ..Default::default() })
         })
         .collect();
-    let set: Ioctl = |fd, msrs| fd.set_msrs(msrs);
-    transfer(fd, &mut entries, "KVM_SET_MSRS", set, |_| ())
-}
-
-/// Reads one register.
-pub(super) fn read(fd: &VcpuFd, index: u32) -> Result<u64, KvmError> {
-    let mut value = 0;
-    let mut entries = [kvm_msr_entry { index, ..Default::default() }];
-    let get: Ioctl = |fd, msrs| fd.get_msrs(msrs);
-    transfer(fd, &mut entries, "KVM_GET_MSRS", get, |entry| value = entry.data)?;
-    Ok(value)
-}
-
-/// Writes one register.
-pub(super) fn write(fd: &VcpuFd, index: u32, data: u64) -> Result<(), KvmError> {
-    let mut entries = [kvm_msr_entry { index, data, ..Default::default() }];
     let set: Ioctl = |fd, msrs| fd.set_msrs(msrs);
     transfer(fd, &mut entries, "KVM_SET_MSRS", set, |_| ())
 }

@@ -57,7 +57,12 @@ impl Kvm {
         let deadline = self.fd.check_extension(Cap::TscDeadlineTimer);
         let supported = cpuid::Supported::new(&entries);
         let features = supported.features(irqchip, deadline, |index| self.feature_msr(index));
-        Ok(Support::kvm(features, supported.host_model(&features)))
+        let mut support = Support::kvm(features, supported.host_model(&features));
+        if irqchip == Irqchip::User {
+            // Nobody misses it who chose this.
+            support.defaults.retain(|(name, _)| *name != "x2apic");
+        }
+        Ok(support)
     }
 
     /// The value of a register that describes features, if the kernel knows it.

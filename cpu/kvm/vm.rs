@@ -59,7 +59,7 @@ pub struct KvmVm {
     pub(super) irqchip: Irqchip,
     pub(super) gate: Arc<Gate>,
     pub(super) saved_msrs: Vec<u32>,
-    pub(super) has_smm: bool,
+    has_smm: bool,
     memory: Arc<KvmMemory>,
     apics: Arc<KernelApics>,
     routes: Arc<Mutex<Routes>>,
@@ -136,6 +136,11 @@ impl KvmVm {
         if self.has_smm && self.fd.check_extension_raw(CAP_MULTI_ADDRESS_SPACE) > 1 {
             smm.listen(follow(1));
         }
+    }
+
+    /// Whether the kernel knows system management mode.
+    pub fn has_smm(&self) -> bool {
+        self.has_smm
     }
 
     /// The memory slots, for dirty logging.

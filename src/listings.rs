@@ -19,7 +19,8 @@ impl Catalog for Listings {
     }
 
     fn accels(&self) -> String {
-        "Accelerators supported in QEMU binary:\n".into()
+        let names = cpu::accel::LISTED.iter().map(|name| format!("{name}\n"));
+        format!("Accelerators supported in QEMU binary:\n{}", names.collect::<String>())
     }
 
     fn devices(&self) -> String {

@@ -9,8 +9,8 @@ use base::interrupt::MsiMessage;
 use base::memory::AddressSpace;
 use kvm_bindings::{
     KVM_CLOCK_TSC_STABLE, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_clock_data, kvm_enable_cap, kvm_irqchip,
-    kvm_pit_config,
+    KVM_MAX_CPUID_ENTRIES, KVM_PIT_FLAGS_HPET_LEGACY, KVM_PIT_SPEAKER_DUMMY, kvm_clock_data,
+    kvm_enable_cap, kvm_irqchip, kvm_pit_config,
 };
 use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VmFd};
 use parking_lot::Mutex;
@@ -187,6 +187,21 @@ impl KvmVm {
             self.fd.set_pit2(&pit).map_err(KvmError::ioctl("KVM_SET_PIT2"))?;
         }
         Ok(())
+    }
+
+    /// Takes the kernel's interval timer its interrupt away, or gives it back: the HPET may replace
+    /// it.
+    pub fn cut_timer(&self, cut: bool) -> Result<(), KvmError> {
+        if !self.pit {
+            return Ok(());
+        }
+        let mut pit = self.fd.get_pit2().map_err(KvmError::ioctl("KVM_GET_PIT2"))?;
+        pit.flags = if cut {
+            pit.flags | KVM_PIT_FLAGS_HPET_LEGACY
+        } else {
+            pit.flags & !KVM_PIT_FLAGS_HPET_LEGACY
+        };
+        self.fd.set_pit2(&pit).map_err(KvmError::ioctl("KVM_SET_PIT2"))
     }
 
     /// The guest's paravirtual clock, in nanoseconds.

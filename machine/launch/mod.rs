@@ -3,6 +3,7 @@
 //! The order matters and is the same for every board: character devices, memory, processors, the
 //! board's chips, what the operator adds, firmware or kernel.
 
+mod accelerator;
 mod characters;
 mod devices;
 mod firmware;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::irq::{FnSink, IrqLine, IrqSink, Probe};
 use base::memory::{AddressSpace, RamBlock};
-use cpu::apic::ApicFabric;
+use cpu::kvm::KvmVm;
 use cpu::signals::{Signals, request};
 use cpu::vcpu::Vcpus;
 use hw::acpi::cpu_hotplug::{CPU_HOTPLUG_PORT, PossibleCpu};
@@ -16,6 +16,7 @@ use hw::pci::piix4_pm::PmConfig;
 use hw::registry::Fact;
 use parking_lot::Mutex;
 
+use super::accelerator::{Accelerator, Surroundings};
 use super::characters::Characters;
 use super::devices::Equipment;
 use super::kernel::{Kernel, Start, Tables};
@@ -31,15 +32,6 @@ use crate::vm::{Board, Vm};
 
 /// RAM of a machine that was not told how much it has.
 const DEFAULT_RAM: u64 = 128 << 20;
-
-/// The 8259 pair's output goes to LINT0 of every processor.
-struct Lint0(Arc<ApicFabric>);
-
-impl IrqSink for Lint0 {
-    fn set_irq(&self, _: u32, level: bool) {
-        self.0.apics().iter().for_each(|apic| apic.set_irq(0, level));
-    }
-}
 
 /// Address line 20: the processors look at the flag, but remember translations made before.
 struct A20Gate {
@@ -57,12 +49,19 @@ impl IrqSink for A20Gate {
 
 struct PcMachine {
     pc: Pc,
+    /// Has the interrupt controllers and the interval timer instead of the board, perhaps.
+    kvm: Option<Arc<KvmVm>>,
     start: Start,
 }
 
 impl Board for PcMachine {
     fn reset(&self) {
         self.pc.reset();
+        if let Some(kvm) = &self.kvm
+            && let Err(error) = kvm.reset_chips()
+        {
+            base::error_report!("{error}");
+        }
     }
     fn power_button(&self) {
         if let Some(pm) = &self.pc.pm {
@@ -105,14 +104,16 @@ pub(super) fn build(
     let ram = Arc::new(RamBlock::anonymous("pc.ram", size).map_err(fault)?);
     let map = PcMemory::new(ram, props.max_below_4g());
     let a20 = Arc::new(AtomicBool::new(true));
-    let processors = Processors::choose(config, machine.name)?;
-    let engines = processors.software(&map, &a20, &host.clocks);
-    let signals: Vec<_> = engines.iter().map(|(signals, _)| signals.clone()).collect();
+    let accelerator = Accelerator::choose(config)?;
+    let processors = Processors::choose(config, machine.name, &accelerator)?;
+    let around = Surroundings { map: &map, a20: &a20, clocks: &host.clocks };
+    let wired = accelerator.wire(&processors, &around, props.pit.resolve(true))?;
+    let signals: Vec<_> = wired.engines.iter().map(|(signals, _)| signals.clone()).collect();
     for space in [&map.memory, &map.smm] {
         space.listen(Arc::new(FlushOnChange(signals.clone())));
     }
     let smi_targets = signals.clone();
-    let smm = props.smm.resolve(true);
+    let smm = wired.resolve_smm(props.smm)?;
     let topology = &processors.topology;
     let possible =
         |index| PossibleCpu { apic_id: topology.apic_id(index), present: index < processors.count };
@@ -136,8 +137,9 @@ pub(super) fn build(
         pm: PmConfig { smm, ..PmConfig::default() },
     };
     let wires = PcWires {
-        apic_bus: processors.fabric.clone(),
-        intr: IrqLine::new(Arc::new(Lint0(processors.fabric.clone())), 0),
+        apic_bus: wired.apic_bus.clone(),
+        intr: wired.intr.clone(),
+        kernel_chips: wired.kernel_chips(),
         smi: IrqLine::new(
             Arc::new(FnSink(move |_, level| {
                 if level && smm {
@@ -155,15 +157,13 @@ pub(super) fn build(
         }),
     };
     let mut pc = Pc::new(map, &cfg, wires, &host.clocks).map_err(fault)?;
-    for apic in processors.fabric.apics() {
-        apic.connect_pic(pc.int_ack());
-    }
+    wired.connect_pic(&pc.int_ack());
     let mut equipment = Equipment {
         pc: &mut pc,
         clocks: &host.clocks,
         chardevs: &characters.all,
         requests: vm.request_sink(),
-        msi: processors.fabric.clone(),
+        msi: wired.apic_bus.clone(),
         facts: Vec::new(),
     };
     equipment.add_consoles(characters)?;
@@ -177,11 +177,8 @@ pub(super) fn build(
     }
     let kernel = Kernel::read(&config.kernel, processors.long_mode())?;
     let start = Start { kernel, tables, failure: failure.clone() };
-    let vcpus = match config.is_driven_by_test() {
-        true => processors::idle(processors.count, vm)?,
-        false => processors::start(engines, vm, "CPU {}/TCG")?,
-    };
-    vm.assemble(Arc::new(PcMachine { pc, start }), vcpus);
+    let vcpus = processors::start(wired.engines, vm, wired.names)?;
+    vm.assemble(Arc::new(PcMachine { pc, kvm: wired.kvm, start }), vcpus);
     Ok(())
 }
 

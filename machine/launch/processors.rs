@@ -1,21 +1,15 @@
 //! The processors of a machine, on the accelerator that was asked for.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use base::clock::Clocks;
 use base::memory::{FlatView, ViewListener};
-use cpu::Cpu;
-use cpu::apic::{ApicFabric, LocalApic};
-use cpu::bus::Bus;
-use cpu::cpuid::{Dynamic, Model, Support, Topology, select};
+use cpu::cpuid::{Dynamic, Model, Topology, select};
 use cpu::signals::{Signals, request};
-use cpu::soft::{SoftEngine, VirtualTsc};
-use cpu::vcpu::{Engine, NoEngine, Vcpus};
+use cpu::vcpu::{Engine, Vcpus};
 
+use super::accelerator::Accelerator;
 use super::fault;
 use crate::config::{ConfigError, MachineConfig, SmpLimits};
-use crate::pc::memory::PcMemory;
 use crate::vm::Vm;
 
 /// Most processors of a PC without interrupt remapping.
@@ -24,7 +18,6 @@ const MAX_CPUS: u32 = 255;
 /// What is known of the processors before the board is built.
 pub(super) struct Processors {
     pub model: Arc<Model>,
-    pub fabric: Arc<ApicFabric>,
     pub topology: Topology,
     pub count: u32,
     /// Processors there can be.
@@ -32,7 +25,11 @@ pub(super) struct Processors {
 }
 
 impl Processors {
-    pub fn choose(config: &MachineConfig, machine: &str) -> Result<Self, ConfigError> {
+    pub fn choose(
+        config: &MachineConfig,
+        machine: &str,
+        accelerator: &Accelerator,
+    ) -> Result<Self, ConfigError> {
         // On an i440FX dies and modules are allowed, as on every PC since.
         let limits = SmpLimits { machine, max_cpus: MAX_CPUS, dies_and_modules: true };
         let smp = config.smp.resolve(&limits)?;
@@ -44,13 +41,12 @@ impl Processors {
             threads: smp.threads,
         };
         let spec = config.cpu.as_deref().unwrap_or("qemu64");
-        let selection = select(spec, &Support::software(), topology).map_err(fault)?;
+        let selection = select(spec, &accelerator.support()?, topology).map_err(fault)?;
         for warning in &selection.warnings {
             eprintln!("qemu-system-x86_64: warning: {warning}");
         }
         Ok(Processors {
             model: Arc::new(selection.model),
-            fabric: ApicFabric::new(),
             topology,
             count: smp.cpus,
             max: smp.maxcpus,
@@ -67,36 +63,6 @@ impl Processors {
     /// Whether the model has long mode.
     pub fn long_mode(&self) -> bool {
         self.model.has(cpu::cpuid::feature::LM)
-    }
-
-    /// Makes the software processors, wired to the board's memory.
-    pub fn software(
-        &self,
-        map: &PcMemory,
-        a20: &Arc<AtomicBool>,
-        clocks: &Clocks,
-    ) -> Vec<(Arc<Signals>, Box<dyn Engine>)> {
-        let tsc = Arc::new(VirtualTsc(clocks.clone()));
-        (0..self.count)
-            .map(|index| {
-                let signals = Arc::<Signals>::default();
-                let boot = index == 0;
-                let id = self.topology.apic_id(index);
-                let apic =
-                    LocalApic::new(id, boot, signals.clone(), &self.fabric, clocks, tsc.clone());
-                let bus = Bus {
-                    memory: map.memory.clone(),
-                    smm: map.smm.clone(),
-                    ports: map.ports.clone(),
-                    a20: a20.clone(),
-                    apic: Some(apic.clone()),
-                    tsc: tsc.clone(),
-                };
-                let cpu = Cpu::new(index, self.model.clone(), bus, signals.clone());
-                let engine: Box<dyn Engine> = Box::new(SoftEngine::new(cpu, apic, boot));
-                (signals, engine)
-            })
-            .collect()
     }
 }
 
@@ -122,10 +88,4 @@ pub(super) fn start(
 /// No processor executes anything.
 pub(super) fn none(vm: &Arc<Vm>) -> Result<Vcpus, ConfigError> {
     start(Vec::new(), vm, "CPU {}")
-}
-
-/// Processors that are driven from outside.
-pub(super) fn idle(count: u32, vm: &Arc<Vm>) -> Result<Vcpus, ConfigError> {
-    let engines = (0..count).map(|_| (Arc::default(), Box::new(NoEngine) as _)).collect();
-    start(engines, vm, "CPU {}/DUMMY")
 }

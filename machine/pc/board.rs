@@ -81,12 +81,23 @@ pub struct PcConfig {
     pub pm: PmConfig,
 }
 
+/// The 8259 pair, the I/O APIC and the interval timer of an accelerator. Nobody meets the board's
+/// own then.
+pub struct KernelChips {
+    /// Their global system interrupts.
+    pub gsi: Arc<dyn IrqSink>,
+    /// Takes the interval timer's interrupt away, or gives it back.
+    pub cut_timer: Box<dyn Fn(bool) + Send + Sync>,
+}
+
 /// What the board needs of the processors' side.
 pub struct PcWires {
     /// Where interrupt messages go.
     pub apic_bus: Arc<dyn ApicBus>,
     /// The 8259 pair's output.
     pub intr: IrqLine,
+    /// Chips that the accelerator has itself.
+    pub kernel_chips: Option<KernelChips>,
     /// System management interrupt.
     pub smi: IrqLine,
     /// Address line 20, which the keyboard controller and port 92h drive.
@@ -155,7 +166,10 @@ impl Pc {
         let io = map.ports.root().clone();
         let place = |region: &Region, at: u64| io.add(region, at, 0);
 
-        let chips = cfg.chips;
+        let mut chips = cfg.chips;
+        if wires.kernel_chips.is_some() {
+            (chips.pic, chips.pit) = (false, false);
+        }
         // Without a place and an output nobody meets the chip.
         let pic = Pic::create(if chips.pic { wires.intr } else { IrqLine::unconnected() });
         if chips.pic {
@@ -164,13 +178,18 @@ impl Pc {
             place(&pic.elcr, ELCR_PORT);
         }
         let (ioapic, ioapic_registers) = Ioapic::create(wires.apic_bus);
-        map.low.system.add(&ioapic_registers, IOAPIC_ADDRESS, 0);
+        if wires.kernel_chips.is_none() {
+            map.low.system.add(&ioapic_registers, IOAPIC_ADDRESS, 0);
+        }
         let gsi = GsiFanout::new(
             Arc::new(PicInputs(pic.pic.clone())),
             Arc::new(IoapicInputs(ioapic.clone())),
         );
         let ioapic_inputs = gsi.ioapic_inputs();
-        let gsi: Arc<dyn IrqSink> = gsi;
+        let (gsi, cut_kernel_timer): (Arc<dyn IrqSink>, _) = match wires.kernel_chips {
+            Some(kernel) => (kernel.gsi, Some(kernel.cut_timer)),
+            None => (gsi, None),
+        };
         // ISA devices, PCI interrupts and the HPET share the sixteen wires.
         let shared = SharedIrqs::new(&gsi);
         let isa = IsaBus::new(io.clone(), &shared.isa);
@@ -213,6 +232,9 @@ impl Pc {
             let pit = pit.pit.clone();
             let legacy = move |on| {
                 pit.lock().set_irq_disabled(on || !chips.pit);
+                if let Some(cut) = &cut_kernel_timer {
+                    cut(on);
+                }
                 rtc_gate.set_cut(on);
             };
             let (hpet, registers) = Hpet::create(shared.hpet, Box::new(legacy), clocks);

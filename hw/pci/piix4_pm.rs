@@ -140,7 +140,9 @@ impl Piix4Pm {
     ) -> Result<Piix4PmParts, PciError> {
         let mut config = ConfigSpace::new(&IDENTITY);
         config.allow_device_registers();
-        for (offset, value) in [(0x07, 0x02), (0x09, 0), (PM_BASE, 1), (0x5f, 0x10), (0x63, 0x60)] {
+        for (offset, value) in
+            [(0x06, 0x80), (0x07, 0x02), (PM_BASE, 1), (0x5f, 0x10), (0x63, 0x60)]
+        {
             config.set_u8(offset, value);
         }
         config.set_u8(SMM_SET_UP, if cfg.smm { 0 } else { SMM_SET_UP_DONE });

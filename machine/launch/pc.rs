@@ -202,6 +202,7 @@ fn describe(
         sockets: topology.sockets,
         processor_id: processors.identity(),
         machine: machine.name.into(),
+        no_graphic: config.no_graphic,
         uuid: config.identity.uuid.map_or([0; 16], |uuid| uuid.0),
         pci: pc.pci.functions().iter().map(|f| (f.devfn(), f.name().to_owned())).collect(),
         serial: ports(|fact| match *fact {

@@ -7,13 +7,18 @@ use hw::firmware::e820::{self, Layout};
 use hw::firmware::fw_cfg::{FwCfg, FwCfgError, item};
 use hw::firmware::smbios::{self, SmbiosFiles};
 
+use super::memory::ABOVE_4G;
+
 use super::board::is_board_slot;
 
 /// First address that PCI devices may use below 4 GiB.
 const PCI_HOLE_END: u32 = 0xfebf_ffff;
-/// Least first address of the PCI hole.
-const PCI_HOLE_MIN: u64 = 0xc000_0000;
+/// Room for PCI devices above RAM.
+const PCI_HOLE_64_SIZE: u64 = 2 << 30;
 const GIB: u64 = 1 << 30;
+/// Port of the serial line that SeaBIOS uses as its console.
+const SERIAL_CONSOLE_FILE: &str = "etc/sercon-port";
+const COM1: u64 = 0x3f8;
 const FW_CFG_PORT: u16 = hw::firmware::fw_cfg::FW_CFG_PORT as u16;
 
 /// Everything the tables depend on.
@@ -32,6 +37,8 @@ pub struct Description {
     pub processor_id: (u32, u32),
     /// The machine type, with version.
     pub machine: String,
+    /// `-nographic`: firmware talks to the first serial port.
+    pub no_graphic: bool,
     /// `-uuid`.
     pub uuid: [u8; 16],
     /// Functions on the root bus: place and name.
@@ -116,15 +123,15 @@ impl Description {
             removable: index > 0,
             node: None,
         });
-        let hole = self.memory.0.max(PCI_HOLE_MIN.min(0xe000_0000)) as u32;
+        let hole64 = (ABOVE_4G + self.memory.1).next_multiple_of(GIB);
         acpi::build(&acpi::Board {
             oem: self.oem.clone(),
             cpus: cpus.collect(),
             power: acpi::PowerManagement { s3: self.s3, s4: self.s4, ..Default::default() },
             pci_root_uid: self.pci_root_uid,
             pci: self.pci_bus(),
-            pci_window: (hole, PCI_HOLE_END),
-            pci_window64: None,
+            pci_window: (self.memory.0 as u32, PCI_HOLE_END),
+            pci_window64: Some((hole64, hole64 + PCI_HOLE_64_SIZE - 1)),
             express: None,
             cpu_hotplug: self.cpu_hotplug,
             pci_hotplug: self.pci_hotplug,
@@ -167,7 +174,10 @@ impl Description {
         // Firmware waits for APIC ids below this one.
         fw_cfg.set_item(item::MAX_CPUS, (last_id as u16 + 1).to_le_bytes().to_vec());
         fw_cfg.set_item(item::UUID, self.uuid.to_vec());
-        fw_cfg.set_item(item::NO_GRAPHIC, 0u16.to_le_bytes().to_vec());
+        fw_cfg.set_item(item::NO_GRAPHIC, u16::from(self.no_graphic).to_le_bytes().to_vec());
+        if self.no_graphic {
+            fw_cfg.set_file(SERIAL_CONSOLE_FILE, COM1.to_le_bytes().to_vec())?;
+        }
         fw_cfg.set_item(item::IRQ0_OVERRIDE, 1u32.to_le_bytes().to_vec());
         fw_cfg.set_file(e820::FILE, e820::encode(&self.map_for_firmware()))?;
         for (name, data) in acpi.iter().flat_map(|acpi| acpi.files()) {

@@ -40,7 +40,7 @@ pub(super) trait Lane: Copy {
 
     /// Adjacent lanes of `a`, then of `b`, combined.
     #[inline]
-    fn pairs(a: u128, b: u128, f: impl Fn(Self, Self) -> Self) -> u128 {
+    fn pairs(a: u128, b: u128, mut f: impl FnMut(Self, Self) -> Self) -> u128 {
         let (a, b) = (Self::split(a), Self::split(b));
         let (a, b) = (a.as_ref(), b.as_ref());
         let half = a.len() / 2;
@@ -94,7 +94,7 @@ lanes! {
 
 /// Narrows the lanes of `a`, then of `b`.
 #[inline]
-pub(super) fn pack<From: Lane, To: Lane>(a: u128, b: u128, f: impl Fn(From) -> To) -> u128 {
+pub(super) fn pack<From: Lane, To: Lane>(a: u128, b: u128, mut f: impl FnMut(From) -> To) -> u128 {
     let (a, b) = (From::split(a), From::split(b));
     let (a, b) = (a.as_ref(), b.as_ref());
     To::build(|i| f(if i < a.len() { a[i] } else { b[i - a.len()] }))
@@ -102,7 +102,7 @@ pub(super) fn pack<From: Lane, To: Lane>(a: u128, b: u128, f: impl Fn(From) -> T
 
 /// Widens the lower lanes of `a`.
 #[inline]
-pub(super) fn widen<From: Lane, To: Lane>(a: u128, f: impl Fn(From) -> To) -> u128 {
+pub(super) fn widen<From: Lane, To: Lane>(a: u128, mut f: impl FnMut(From) -> To) -> u128 {
     let a = From::split(a);
     To::build(|i| f(a.as_ref()[i]))
 }

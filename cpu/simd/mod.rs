@@ -1,11 +1,15 @@
 //! What vector instructions compute: pure functions on 128-bit lanes, by mnemonic.
 
 mod crypto;
+mod float;
 mod immediate;
 mod integer;
 mod lanes;
 mod mmx;
 
+pub use float::{
+    Float, FromInt, Order, ToInt, Unit, float, float_from_int, float_order, float_to_int,
+};
 pub use immediate::{
     BinaryImm, Ternary, Test, extract_lane, insert_lane, int_immediate, int_ternary, int_test,
     sign_mask,

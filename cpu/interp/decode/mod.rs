@@ -28,6 +28,7 @@ mod alu;
 mod bit;
 mod branch;
 mod features;
+mod float;
 mod movement;
 mod sse;
 mod stack;
@@ -318,6 +319,7 @@ fn known(insn: &Insn<'_>) -> Option<Op> {
         .or_else(|| system::lower(insn, m))
         .or_else(|| sse::lower(insn, m))
         .or_else(|| vector::lower(insn, m))
+        .or_else(|| float::lower(insn, m))
         .or_else(|| x87::lower(insn, m, insn.x87_opcode()))
 }
 
@@ -339,5 +341,7 @@ pub(super) fn is_vector(raw: &Instruction, start: u64) -> bool {
     let insn = Insn { raw, key, start, bytes: &[] };
     let m = raw.mnemonic();
     string::lower(&insn, m).is_none()
-        && (sse::lower(&insn, m).is_some() || vector::lower(&insn, m).is_some())
+        && (sse::lower(&insn, m).is_some()
+            || vector::lower(&insn, m).is_some()
+            || float::lower(&insn, m).is_some())
 }

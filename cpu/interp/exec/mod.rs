@@ -7,6 +7,7 @@ pub mod branch;
 mod bulk;
 pub mod cond;
 pub mod decimal;
+pub mod float;
 pub mod movement;
 pub mod muldiv;
 pub mod shift;

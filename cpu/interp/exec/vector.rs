@@ -6,8 +6,6 @@
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
-use iced_x86::Mnemonic;
-
 use super::sse::{check, check_mmx};
 use crate::flags::{Arith, bit};
 use crate::interp::op::{Op, Source, Word};
@@ -18,15 +16,15 @@ use crate::{Cpu, Int, Trap};
 pub const MNEMONIC_SHIFT: u32 = 8;
 
 /// The functions of one kind, by number of the mnemonic.
-struct Table<F>(LazyLock<Vec<Option<F>>>);
+pub(super) struct Table<F>(LazyLock<Vec<Option<F>>>);
 
 impl<F: Copy> Table<F> {
-    const fn new(build: fn() -> Vec<Option<F>>) -> Self {
+    pub(super) const fn new(build: fn() -> Vec<Option<F>>) -> Self {
         Table(LazyLock::new(build))
     }
     /// The function for `op`, which was only decoded so because there is one.
     #[inline(always)]
-    fn of(&self, cpu: &mut Cpu, op: &Op) -> Result<F, Trap> {
+    pub(super) fn of(&self, cpu: &mut Cpu, op: &Op) -> Result<F, Trap> {
         let number = (op.imm >> MNEMONIC_SHIFT) as usize;
         self.0.get(number).copied().flatten().ok_or_else(|| cpu.undefined())
     }
@@ -34,9 +32,12 @@ impl<F: Copy> Table<F> {
 
 macro_rules! table {
     ($name:ident, $function:ty, $by:path) => {
-        static $name: Table<$function> = Table::new(|| Mnemonic::values().map($by).collect());
+        static $name: super::vector::Table<$function> =
+            super::vector::Table::new(|| iced_x86::Mnemonic::values().map($by).collect());
     };
 }
+pub(super) use table;
+
 table!(BINARY, Binary, simd::int_binary);
 table!(BINARY_IMM, BinaryImm, simd::int_immediate);
 table!(TERNARY, Ternary, simd::int_ternary);
@@ -182,7 +183,7 @@ impl MmxOperand for Immediate {
     }
 }
 
-fn set_mmx(cpu: &mut Cpu, number: u8, value: u64) {
+pub(super) fn set_mmx(cpu: &mut Cpu, number: u8, value: u64) {
     cpu.state.x87.enter_mmx();
     cpu.state.x87.set_mmx(number, value);
 }

@@ -1,0 +1,101 @@
+//! The floating-point instructions of SSE: pure functions on vectors, by mnemonic.
+//!
+//! The arithmetic is that of [`crate::fpu`], which knows every exception. Where operands and result
+//! are ordinary numbers the host's own arithmetic gives the same result (see [`native`]), and that is
+//! nearly always.
+
+mod approximate;
+mod convert;
+mod lanewise;
+mod native;
+
+pub use convert::{FromInt, ToInt, float_from_int, float_to_int};
+pub use lanewise::{Float, Order, float, float_order};
+
+use super::lanes::Lane;
+use crate::fpu::format::Unpacked;
+use crate::fpu::{Env, F32, F64, NanRule, Rounding, arith, flag};
+
+/// Fields of MXCSR (SDM volume 1, 10.2.3). The flags are in the low six bits, as [`flag`] has them.
+mod mxcsr {
+    pub const DENORMALS_ARE_ZERO: u32 = 1 << 6;
+    pub const MASKS_SHIFT: u32 = 7;
+    pub const ROUNDING_SHIFT: u32 = 13;
+    pub const FLUSH_TO_ZERO: u32 = 1 << 15;
+}
+
+/// What an instruction computes under, and the exceptions it raises.
+pub struct Unit {
+    env: Env,
+    /// Inexact results need not be noticed: they would set a flag that is set, and not trap.
+    inexact_is_moot: bool,
+}
+
+impl Unit {
+    /// The unit as MXCSR sets it up.
+    #[inline(always)]
+    pub fn new(mxcsr: u32) -> Self {
+        let masks = (mxcsr >> mxcsr::MASKS_SHIFT) as u8 & flag::ALL;
+        Unit {
+            env: Env {
+                rounding: Rounding::from_bits(mxcsr >> mxcsr::ROUNDING_SHIFT),
+                precision: 64,
+                masks,
+                flush_to_zero: mxcsr & mxcsr::FLUSH_TO_ZERO != 0,
+                denormals_are_zero: mxcsr & mxcsr::DENORMALS_ARE_ZERO != 0,
+                nan_rule: NanRule::FirstSource,
+                flags: 0,
+                rounded_up: false,
+            },
+            inexact_is_moot: mxcsr as u8 & masks & flag::PE != 0,
+        }
+    }
+
+    /// The flags to be set in MXCSR, and whether one of them is unmasked: then there is no result.
+    #[inline(always)]
+    pub fn outcome(mut self) -> (u32, bool) {
+        if self.env.flags == 0 {
+            return (0, false);
+        }
+        self.env.settle();
+        (self.env.flags.into(), self.env.unmasked(self.env.flags))
+    }
+
+    /// Takes an operand apart, noting nothing.
+    #[inline]
+    fn operand<F: crate::fpu::Float>(&self, value: F) -> Unpacked {
+        arith::operand(value, &self.env)
+    }
+}
+
+macro_rules! float_lanes {
+    ($($float:ident($bits:ty) x $count:literal,)*) => { $(
+        impl Lane for $float {
+            type Lanes = [$float; $count];
+
+            #[inline]
+            fn split(vector: u128) -> Self::Lanes {
+                <$bits>::split(vector).map($float)
+            }
+            #[inline]
+            fn join(lanes: Self::Lanes) -> u128 {
+                <$bits>::join(lanes.map(|lane| lane.0))
+            }
+        }
+    )* };
+}
+float_lanes! { F32(u32) x 4, F64(u64) x 2, }
+
+/// `value` in place of the lowest lane of `vector`.
+#[inline]
+fn with_low<L: Lane>(vector: u128, value: L) -> u128 {
+    let mut lanes = L::split(vector);
+    lanes.as_mut()[0] = value;
+    L::join(lanes)
+}
+
+/// The lowest lane.
+#[inline]
+fn low<L: Lane>(vector: u128) -> L {
+    L::split(vector).as_ref()[0]
+}

@@ -19,8 +19,14 @@ const LEVEL_TRIGGERED: u8 = 1 << (10 - 8) | 1 << (11 - 8);
 type Writes = &'static [(usize, u8, u32)];
 
 /// The BIOS area read-only, the parts behind it writable for the kernel's use; SMRAM closed.
-const HOST_BRIDGE: Writes =
-    &[(0x59, 1, 0x10), (0x5a, 4, 0x1111_1111), (0x5e, 1, 0x31), (0x5f, 1, 0x33), (0x72, 1, 0x0a)];
+const HOST_BRIDGE: Writes = &[
+    (0x57, 1, 0x40),
+    (0x59, 1, 0x10),
+    (0x5a, 4, 0x1111_1111),
+    (0x5e, 1, 0x31),
+    (0x5f, 1, 0x33),
+    (0x72, 1, 0x0a),
+];
 /// PM registers at 600h, SMI on APM commands, SMBus host at 700h.
 const POWER_MANAGEMENT: Writes = &[
     (reg::INTERRUPT_LINE, 1, 9),

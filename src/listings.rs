@@ -1,5 +1,8 @@
 //! What `help` as a value lists.
 
+use base::memory::backend::{self, Backend};
+use base::props::{PropSpec, PropValue, help_text};
+
 use crate::cli::Catalog;
 
 /// The lists of this build.
@@ -32,11 +35,14 @@ impl Catalog for Listings {
     }
 
     fn objects(&self) -> String {
-        "List of user creatable objects:\n".into()
+        let mut text = "List of user creatable objects:\n".to_owned();
+        backend::TYPES.iter().for_each(|name| text.push_str(&format!("  {name}\n")));
+        text
     }
 
-    fn object_props(&self, _: &str) -> Option<String> {
-        None
+    fn object_props(&self, type_name: &str) -> Option<String> {
+        let specs: Vec<_> = Backend::new(type_name)?.specs().iter().map(object_prop).collect();
+        Some(help_text(type_name, &specs))
     }
 
     fn chardevs(&self) -> String {
@@ -53,5 +59,18 @@ impl Catalog for Listings {
 
     fn data_dirs(&self) -> String {
         String::new()
+    }
+}
+
+/// A property as listings of objects have it: other words for its type, and no explanation of it.
+fn object_prop(spec: &PropSpec) -> PropSpec {
+    PropSpec {
+        type_name: match spec.type_name {
+            "size" | "uint32" => "int",
+            "str" => "string",
+            other => other,
+        },
+        help: if spec.help == bool::HELP { "" } else { spec.help },
+        ..spec.clone()
     }
 }

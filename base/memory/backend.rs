@@ -15,7 +15,7 @@ use super::host::Binding;
 use super::{Advice, Mapping, PAGE_SIZE, RamBlock, RamError};
 use crate::options::number::parse_int;
 use crate::prop_enum;
-use crate::props::{OnOffAuto, PropError, PropName, PropValue, Props, Size, Value};
+use crate::props::{OnOffAuto, PropError, PropName, PropSpec, PropValue, Props, Size, Value};
 use crate::report::strerror;
 
 /// Most NUMA nodes of a host.
@@ -262,6 +262,15 @@ impl Backend {
             Backend::Ram(_) => "memory-backend-ram",
             Backend::File(_) => "memory-backend-file",
             Backend::Memfd(_) => "memory-backend-memfd",
+        }
+    }
+
+    /// What properties there are of its type.
+    pub fn specs(&self) -> &'static [PropSpec] {
+        match self {
+            Backend::Ram(_) => BackendProps::specs(),
+            Backend::File(_) => FileProps::specs(),
+            Backend::Memfd(_) => MemfdProps::specs(),
         }
     }
 

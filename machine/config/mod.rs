@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 pub use boot::BootConfig;
 pub use consoles::Consoles;
 pub use memory::MemoryConfig;
-pub use numa::{CpuRange, NumaOption};
+pub use numa::{CpuRange, NumaNode, NumaOption, NumaPlan};
 pub use origin::{ConfigError, Located, Origin};
 pub use process::{
     Actions, AddFd, MemLock, Messages, OnPanic, OnReboot, OnShutdown, OnWatchdog, Overcommit,

@@ -109,11 +109,16 @@ fn map_smm_handler(pc: &Pc, vcpus: &Vcpus) {
     }
 }
 
+static ZEROS: [u8; 0x1_0000] = [0; 0x1_0000];
+
 /// Writes into RAM itself, whatever the memory map shows above it.
 fn store(pc: &Pc, tables: &[(u64, Vec<u8>)], image: &BootImage) {
     let map = &pc.map;
     for &(at, len) in &image.clears {
-        map.ram.fill(at, len.min(map.below_4g.saturating_sub(at)), 0);
+        let end = at.saturating_add(len).min(map.below_4g);
+        for start in (at..end).step_by(ZEROS.len()) {
+            map.ram.write(start, &ZEROS[..ZEROS.len().min((end - start) as usize)]);
+        }
     }
     for (at, data) in tables.iter().chain(&image.writes) {
         match at.checked_sub(ABOVE_4G) {

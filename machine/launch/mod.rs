@@ -8,6 +8,7 @@ mod characters;
 mod devices;
 mod firmware;
 mod kernel;
+mod memory;
 mod pc;
 mod processors;
 
@@ -17,11 +18,12 @@ use base::chardev::{Chardev, Chardevs, EscapeActions};
 use base::clock::Clocks;
 use base::event_loop::LoopHandle;
 use base::fdset::FdSets;
+use base::memory::backend::Defaults;
 use base::props::{PropInput, Props};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
-use crate::config::{ConfigError, Consoles, Located, MachineConfig, MonitorConfig};
+use crate::config::{ConfigError, Consoles, Located, MachineConfig, MonitorConfig, Origin};
 use crate::machines::{self, Kind, MachineType};
 use crate::none::NoneProps;
 use crate::vm::Vm;
@@ -88,7 +90,14 @@ pub fn launch(config: &MachineConfig, host: &Host) -> Result<Launched, ConfigErr
     let failure = Arc::default();
     match machine.kind {
         Kind::None => {
-            let _: NoneProps = machine_props(machine, &config.machine_props)?;
+            if let Some(option) = config.numa.first() {
+                let message = "NUMA is not supported by this machine-type";
+                return Err(ConfigError::at(&option.origin, message));
+            }
+            let props: NoneProps = machine_props(machine, &config.machine_props)?;
+            let defaults = Defaults { merge: props.mem_merge, dump: props.dump_guest_core };
+            // Made for the sake of their faults: the machine has no use for them.
+            memory::Backends::create(config, defaults)?;
             let none = crate::none::NoBoard::new();
             let vcpus = processors::none(&vm)?;
             vm.assemble(Arc::new(none), vcpus);
@@ -113,6 +122,16 @@ fn machine_props<P: Props + Default>(
         props.set(&machine.type_name(), name, input).map_err(fault)?;
     }
     Ok(props)
+}
+
+/// Tells the operator about a piece of configuration.
+fn warn(warning: &Located<String>) {
+    let _place = match &warning.origin {
+        Origin::None => None,
+        Origin::CommandLine(typed) => Some(base::report::at_argument(typed)),
+        Origin::File { name, line } => Some(base::report::at_line(name, *line)),
+    };
+    base::warn_report!("{}", warning.value);
 }
 
 /// A fault that is nobody's option's in particular.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::irq::{FnSink, IrqLine, IrqSink, Probe};
-use base::memory::{AddressSpace, RamBlock};
+use base::memory::AddressSpace;
+use base::memory::backend::Defaults;
 use cpu::kvm::KvmVm;
 use cpu::signals::{Signals, request};
 use cpu::vcpu::Vcpus;
 use hw::acpi::cpu_hotplug::{CPU_HOTPLUG_PORT, PossibleCpu};
 use hw::acpi::pci_hotplug::PCI_HOTPLUG_PORT;
-use hw::firmware::acpi::LegacyPort;
+use hw::firmware::acpi::{self, LegacyPort};
 use hw::firmware::smbios;
 use hw::pci::piix4_pm::PmConfig;
 use hw::registry::Fact;
@@ -20,9 +21,10 @@ use super::accelerator::{Accelerator, Surroundings};
 use super::characters::Characters;
 use super::devices::Equipment;
 use super::kernel::{Kernel, Start, Tables};
+use super::memory::{self, Backends};
 use super::processors::{self, FlushOnChange, Processors};
 use super::{Host, fault, firmware};
-use crate::config::{ConfigError, MachineConfig};
+use crate::config::{ConfigError, MachineConfig, NumaPlan};
 use crate::machines::MachineType;
 use crate::pc::board::{Chips, Pc, PcConfig, PcWires, default_rtc};
 use crate::pc::memory::PcMemory;
@@ -30,8 +32,6 @@ use crate::pc::props::PcProps;
 use crate::pc::tables::Description;
 use crate::vm::{Board, Vm};
 
-/// RAM of a machine that was not told how much it has.
-const DEFAULT_RAM: u64 = 128 << 20;
 
 /// Address line 20: the processors look at the flag, but remember translations made before.
 struct A20Gate {
@@ -97,15 +97,20 @@ pub(super) fn build(
 ) -> Result<(), ConfigError> {
     let props: PcProps = super::machine_props(machine, &config.machine_props)?;
     props.check()?;
-    let size = config.memory.size.unwrap_or(DEFAULT_RAM);
-    for warning in props.warnings(size) {
-        base::warn_report!("{warning}");
-    }
-    let ram = Arc::new(RamBlock::anonymous("pc.ram", size).map_err(fault)?);
-    let map = PcMemory::new(ram, props.max_below_4g());
-    let a20 = Arc::new(AtomicBool::new(true));
     let accelerator = Accelerator::choose(config)?;
     let processors = Processors::choose(config, machine.name, &accelerator)?;
+    // Nodes of a size were given up with version 5.1.
+    let numa = NumaPlan::resolve(&config.numa, &processors.smp, !machine.since(5, 1))?;
+    numa.warnings.iter().for_each(super::warn);
+    let defaults = Defaults { merge: props.mem_merge, dump: props.dump_guest_core };
+    let mut backends = Backends::create(config, defaults)?;
+    let node_sizes = memory::node_sizes(&numa, &backends)?;
+    let ram = memory::guest_ram(&config.memory, &numa, &mut backends)?;
+    for warning in props.warnings(ram.size) {
+        base::warn_report!("{warning}");
+    }
+    let map = PcMemory::new(ram.region, ram.size, props.max_below_4g());
+    let a20 = Arc::new(AtomicBool::new(true));
     let around = Surroundings { map: &map, a20: &a20, clocks: &host.clocks };
     let wired = accelerator.wire(&processors, &around, props.pit.resolve(true))?;
     let signals: Vec<_> = wired.engines.iter().map(|(signals, _)| signals.clone()).collect();
@@ -169,7 +174,8 @@ pub(super) fn build(
     equipment.add_consoles(characters)?;
     equipment.add_devices(config)?;
     let facts = equipment.facts;
-    let tables = describe(machine, config, &props, &cfg, &pc, &processors, &facts);
+    let choices = Choices { machine, config, props: &props, board: &cfg, numa, node_sizes };
+    let tables = describe(choices, &pc, &processors, &facts);
     {
         let mut fw_cfg = pc.fw_cfg.lock();
         let about = &tables.description;
@@ -182,21 +188,24 @@ pub(super) fn build(
     Ok(())
 }
 
+/// What was asked for, of what the tables tell.
+struct Choices<'a> {
+    machine: &'a MachineType,
+    config: &'a MachineConfig,
+    props: &'a PcProps,
+    board: &'a PcConfig,
+    numa: NumaPlan,
+    node_sizes: Vec<u64>,
+}
+
 /// What the board is, for the tables.
-fn describe(
-    machine: &MachineType,
-    config: &MachineConfig,
-    props: &PcProps,
-    cfg: &PcConfig,
-    pc: &Pc,
-    processors: &Processors,
-    facts: &[Fact],
-) -> Tables {
+fn describe(choices: Choices<'_>, pc: &Pc, processors: &Processors, facts: &[Fact]) -> Tables {
+    let Choices { machine, config, props, board, numa, node_sizes } = choices;
     let topology = &processors.topology;
     let ports = |select: fn(&Fact) -> Option<LegacyPort>| facts.iter().filter_map(select).collect();
     let description = Description {
         memory: (pc.map.below_4g, pc.map.above_4g),
-        cpus: cfg.cpus.clone(),
+        cpus: board.cpus.clone(),
         threads_per_socket: topology.threads_per_package(),
         cores_per_socket: topology.threads_per_package() / topology.threads.max(1),
         sockets: topology.sockets,
@@ -213,12 +222,12 @@ fn describe(
             Fact::Parallel(port) => Some(port),
             _ => None,
         }),
-        keyboard: cfg.chips.i8042,
+        keyboard: board.chips.i8042,
         oem: props.oem(),
         entry_point: props.entry_point(),
         // Fixed with version 5.2.
         pci_root_uid: if machine.since(5, 2) { 0 } else { 1 },
-        hpet: cfg.chips.hpet,
+        hpet: board.chips.hpet,
         cpu_hotplug: pc.hotplug.as_ref().map(|_| CPU_HOTPLUG_PORT as u16),
         pci_hotplug: pc.hotplug.as_ref().map(|_| PCI_HOTPLUG_PORT as u16),
         pvpanic: facts.iter().find_map(|fact| match *fact {
@@ -229,12 +238,18 @@ fn describe(
             Fact::GenerationId(id) => Some(id),
             _ => None,
         }),
+        numa: (!numa.nodes.is_empty()).then(|| acpi::Numa {
+            nodes: numa.nodes.len() as u32,
+            memory: acpi::numa_memory(&node_sizes, pc.map.below_4g),
+            distances: numa.distances,
+        }),
+        cpu_nodes: numa.cpus,
         s3: true,
         s4: Some(2),
     };
     let smbios = smbios::Config::default();
     Tables {
-        acpi: cfg.chips.acpi.then(|| description.acpi()),
+        acpi: board.chips.acpi.then(|| description.acpi()),
         smbios: smbios.build(&description.smbios_hardware()),
         description,
     }

@@ -19,6 +19,8 @@ const MAX_CPUS: u32 = 255;
 pub(super) struct Processors {
     pub model: Arc<Model>,
     pub topology: Topology,
+    /// The same as the command line has it.
+    pub smp: crate::config::Topology,
     pub count: u32,
     /// Processors there can be.
     pub max: u32,
@@ -48,6 +50,7 @@ impl Processors {
         Ok(Processors {
             model: Arc::new(selection.model),
             topology,
+            smp,
             count: smp.cpus,
             max: smp.maxcpus,
         })

@@ -28,8 +28,8 @@ pub struct PcMemory {
     pub ports: AddressSpace,
     /// The regions the host bridge switches.
     pub low: LowMemory,
-    /// All RAM.
-    pub ram: Arc<RamBlock>,
+    /// All RAM and nothing else, below and above 4 GiB in one piece.
+    pub ram: AddressSpace,
     /// Bytes of RAM below 4 GiB.
     pub below_4g: u64,
     /// Bytes of RAM above 4 GiB.
@@ -48,12 +48,11 @@ pub fn split(size: u64, limit: Option<u64>) -> (u64, u64) {
 }
 
 impl PcMemory {
-    /// Lays out `ram`.
-    pub fn new(ram: Arc<RamBlock>, max_below_4g: Option<u64>) -> Self {
-        let (below_4g, above_4g) = split(ram.len(), max_below_4g);
+    /// Lays out `size` bytes of RAM.
+    pub fn new(all: Region, size: u64, max_below_4g: Option<u64>) -> Self {
+        let (below_4g, above_4g) = split(size, max_below_4g);
         let system = Region::container("system", 1 << 64);
         let pci = Region::container("pci", 1 << 64);
-        let all = Region::ram(ram.clone());
         system.add(&Region::alias("ram-below-4g", &all, 0, below_4g.into()), 0, 0);
         if above_4g > 0 {
             let high = Region::alias("ram-above-4g", &all, below_4g, above_4g.into());
@@ -67,8 +66,8 @@ impl PcMemory {
             memory: AddressSpace::new("memory", system.clone()),
             smm: AddressSpace::new("cpu-smm", smm.clone()),
             ports: AddressSpace::with_unassigned("I/O", io, 0xff),
+            ram: AddressSpace::new("ram", all.clone()),
             low: LowMemory { system, smm, ram: all, pci },
-            ram,
             below_4g,
             above_4g,
         }
@@ -106,7 +105,7 @@ mod tests {
     #[test]
     fn the_bios_is_seen_twice() {
         let ram = Arc::new(RamBlock::anonymous("pc.ram", 16 << 20).unwrap());
-        let map = PcMemory::new(ram, None);
+        let map = PcMemory::new(Region::ram(ram), 16 << 20, None);
         let mut image = vec![0; 0x4_0000];
         image[0x3_fff0] = 0xea;
         map.place_bios(&image).unwrap();

@@ -65,6 +65,10 @@ pub struct Description {
     pub pvpanic: Option<u16>,
     /// The generation identifier, as it lies in memory.
     pub generation_id: Option<[u8; 16]>,
+    /// NUMA nodes, if there are any.
+    pub numa: Option<acpi::Numa>,
+    /// The node of each possible processor.
+    pub cpu_nodes: Vec<u32>,
     /// S3 is offered.
     pub s3: bool,
     /// Sleep type of S4, if it is offered.
@@ -121,7 +125,7 @@ impl Description {
             apic_id: cpu.apic_id,
             present: cpu.present,
             removable: index > 0,
-            node: None,
+            node: self.numa.as_ref().and_then(|_| self.cpu_nodes.get(index).copied()),
         });
         let hole64 = (ABOVE_4G + self.memory.1).next_multiple_of(GIB);
         acpi::build(&acpi::Board {
@@ -137,7 +141,7 @@ impl Description {
             pci_hotplug: self.pci_hotplug,
             fw_cfg: Some(FW_CFG_PORT),
             hpet: self.hpet,
-            numa: None,
+            numa: self.numa.clone(),
             generation_id: self.generation_id,
         })
     }

@@ -449,7 +449,7 @@ impl FileProps {
         // Stores stay with the guest if the file is not to be written.
         mapping.share &= !self.readonly;
         let (page, align, offset) = (mapping.page_size, self.align.0, self.offset.0);
-        if align % page != 0 {
+        if !align.is_multiple_of(page) {
             return Err(BackendError::Align { align, page });
         }
         if size < page {

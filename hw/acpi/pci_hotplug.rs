@@ -13,6 +13,8 @@ const PORTS: u64 = 0x18;
 /// General-purpose event of the controller.
 pub const PCI_HOTPLUG_GPE: u8 = 1;
 
+/// Numbers that a bus may have.
+const BUSES: u32 = 256;
 /// Slots of a bus.
 const SLOTS: u8 = 32;
 
@@ -96,8 +98,8 @@ impl Device for PciHotplug {
             reg::UP if self.here() => std::mem::take(&mut self.st.up),
             reg::DOWN if self.here() => std::mem::take(&mut self.st.down),
             reg::REMOVABLE if self.here() => self.slots(|slot| !self.bus.is_fixed(slot)),
-            reg::REMOVABLE => !0,
-            reg::BUS => self.st.bus,
+            reg::REMOVABLE if self.st.bus < BUSES => !0,
+            reg::BUS if self.st.bus < BUSES => self.st.bus,
             reg::LABEL => self.st.label,
             _ => 0,
         };
@@ -172,6 +174,8 @@ mod tests {
         assert_eq!((controller.read(0, 0xc, 1), controller.read(0, 2, 4)), (0, 0));
         controller.write(0, 0x10, 4, 1);
         assert_eq!((controller.read(0, 0xc, 4), controller.read(0, 0x10, 4)), (0xffff_ffff, 1));
+        controller.write(0, 0x10, 4, 256);
+        assert_eq!((controller.read(0, 0xc, 4), controller.read(0, 0x10, 4)), (0, 0));
         controller.write(0, 0x10, 4, 0);
         for (offset, value, reads) in [(0, 0xff, 0), (4, 0xff, 0), (0xc, 0, 0xffff_fffc)] {
             controller.write(0, offset, 4, value);

@@ -193,6 +193,7 @@ impl I8237 {
         let base =
             if register & 1 == 0 { &mut channel.base_address } else { &mut channel.base_count };
         *base = *base & !(0xff << shift) | u16::from(value) << shift;
+        // Base and current registers are written together, byte by byte.
         channel.reload();
     }
 

@@ -352,7 +352,7 @@ fn timer_at(offset: u64) -> Option<(usize, u64)> {
 /// Registers have 64 bits and are accessed whole or by halves; anything else goes nowhere. Returns
 /// the register's offset and the half's first bit.
 fn decode(offset: u64, size: u8) -> Option<(u64, u32)> {
-    let aligned = matches!(size, 4 | 8) && offset % u64::from(size) == 0;
+    let aligned = matches!(size, 4 | 8) && offset.is_multiple_of(u64::from(size));
     aligned.then_some((offset & !7, 8 * (offset & 7) as u32))
 }
 
@@ -388,7 +388,10 @@ impl Device for Hpet {
             // The counter takes writes only while it stands.
             reg::COUNTER if !self.st.enabled() => self.st.counter = merge(self.st.counter),
             _ => {
-                if let Some((n, register)) = timer_at(register) {
+                let Some((n, register)) = timer_at(register) else { return };
+                // A narrow comparator has no upper half.
+                let narrow = self.st.timers[n].has(timer::NARROW);
+                if !(narrow && register == reg::TIMER_COMPARATOR && shift == 32) {
                     self.write_timer(n, register, merge);
                 }
             }
@@ -520,6 +523,9 @@ mod tests {
         bed.write(0x108, 0x5000);
         assert_eq!(bed.read(0x108), 0x4000);
         assert_eq!(bed.hpet.lock().st.timers[0].period, 0x5000);
+        bed.write(0x100, timer::PERIODIC | timer::SET_ACCUMULATOR | timer::NARROW);
+        bed.hpet.lock().write(0, 0x10c, 4, 5);
+        assert_eq!((bed.read(0x108), bed.read(0x100)), (0x4000, 0x4_0000_0178));
     }
 
     #[test]

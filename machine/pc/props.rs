@@ -111,7 +111,7 @@ impl PcProps {
                 "Only {limit} bytes of RAM below the 4GiB boundary,BIOS may not work with less than 1MiB"
             ));
         }
-        if ram >= limit && limit % (1 << 30) != 0 {
+        if ram >= limit && !limit.is_multiple_of(1 << 30) {
             warnings.push(format!(
                 "Large machine and max_ram_below_4g ({limit}) not a multiple of 1G; possible bad performance."
             ));

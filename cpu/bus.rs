@@ -21,6 +21,9 @@ pub trait ApicPage: Send + Sync {
     fn write_msr(&self, index: u32, value: u64) -> bool;
     /// IA32_APIC_BASE was written with an allowed value.
     fn set_base(&self, value: u64);
+    /// The guest's time-stamp counter is this much ahead of [`TimeStamp::ticks`] from now on, which
+    /// the deadline timer must know.
+    fn set_tsc_offset(&self, offset: u64);
     /// Task priority class, as CR8 shows it (0..=15).
     fn tpr(&self) -> u8;
     /// Sets the task priority class.

@@ -139,7 +139,7 @@ impl Engine for SoftEngine {
         );
         self.cpu.reset();
         self.apic.reset();
-        self.cpu.state.msr.apic_base = self.apic.base_at_reset();
+        self.cpu.state.msr.apic_base = self.apic.base();
         self.cpu.signals.take(request::INIT | request::SIPI | request::NMI | request::SMI);
         self.waiting_for_startup = !self.boot;
     }

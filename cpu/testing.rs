@@ -49,6 +49,7 @@ impl ApicPage for Apic {
         index == 0x80b
     }
     fn set_base(&self, _: u64) {}
+    fn set_tsc_offset(&self, _: u64) {}
     fn tpr(&self) -> u8 {
         3
     }

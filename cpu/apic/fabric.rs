@@ -1,4 +1,4 @@
-//! The bus between local APICs and I/O APICs.
+//! What connects the local APICs with each other and with the I/O APICs.
 
 use std::sync::{Arc, Weak};
 
@@ -8,27 +8,8 @@ use base::interrupt::{
 };
 use parking_lot::RwLock;
 
+use super::core::{ApicCore, Ipi, Recipients};
 use super::lapic::LocalApic;
-
-/// Destination shorthands of the interrupt command register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shorthand {
-    None,
-    Myself,
-    All,
-    Others,
-}
-
-impl Shorthand {
-    pub fn from_bits(bits: u32) -> Self {
-        match bits & 3 {
-            0 => Shorthand::None,
-            1 => Shorthand::Myself,
-            2 => Shorthand::All,
-            _ => Shorthand::Others,
-        }
-    }
-}
 
 /// All local APICs of a machine.
 #[derive(Default)]
@@ -38,7 +19,7 @@ pub struct ApicFabric {
 }
 
 impl ApicFabric {
-    /// A bus with nobody on it yet.
+    /// A bus without processors.
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
@@ -52,24 +33,40 @@ impl ApicFabric {
         self.apics.read().clone()
     }
 
-    pub(super) fn send(&self, from: &LocalApic, message: &ApicMessage, shorthand: Shorthand) {
-        let apics = self.apics.read();
-        let to = |wanted: &dyn Fn(bool) -> bool| {
-            for apic in apics.iter().filter(|apic| wanted(std::ptr::eq(&***apic, from))) {
-                apic.accept(message);
-            }
-        };
-        match shorthand {
-            Shorthand::None => self.deliver(*message),
-            Shorthand::Myself => to(&|own| own),
-            Shorthand::All => to(&|_| true),
-            Shorthand::Others => to(&|own| !own),
+    pub(super) fn broadcast_eoi(&self, vector: u8) {
+        for listener in self.listeners.read().iter().filter_map(Weak::upgrade) {
+            listener.end_of_interrupt(vector);
         }
     }
 
-    pub(super) fn end_of_interrupt(&self, vector: u8) {
-        let listeners: Vec<_> = self.listeners.read().iter().filter_map(Weak::upgrade).collect();
-        listeners.iter().for_each(|listener| listener.end_of_interrupt(vector));
+    pub(super) fn send_ipi(&self, ipi: &Ipi, sender: u32) {
+        let message = match ipi.recipients {
+            Recipients::Destination => return self.deliver(ipi.message),
+            _ => ApicMessage { destination: BROADCAST, ..ipi.message },
+        };
+        for apic in self.apics.read().iter() {
+            let itself = apic.id() == sender;
+            // To all including itself, only an interrupt with a vector may go.
+            let excluded = ipi.recipients == Recipients::Others
+                || !matches!(message.delivery, DeliveryMode::Fixed | DeliveryMode::LowestPriority);
+            if !(itself && excluded) {
+                apic.offer(&message, |core| core.is_selected(message.destination, message.mode));
+            }
+        }
+    }
+
+    /// Lowest-priority delivery: to the focus processor if there is one, otherwise to the processor
+    /// with the lowest arbitration priority (SDM vol. 3, 12.6.2.4).
+    fn arbitrate(&self, message: &ApicMessage) {
+        let apics = self.apics.read();
+        let candidate = |core: &ApicCore| {
+            let selected = core.is_selected(message.destination, message.mode);
+            (selected && core.arbitrates()).then(|| (!core.is_focus(message.vector), core.apr()))
+        };
+        let ranked = apics.iter().filter_map(|apic| Some((apic.look(candidate)?, apic)));
+        if let Some((_, winner)) = ranked.min_by_key(|(rank, _)| *rank) {
+            winner.offer(message, |_| true);
+        }
     }
 }
 
@@ -81,16 +78,19 @@ impl MsiSink for ApicFabric {
 
 impl ApicBus for ApicFabric {
     fn deliver(&self, message: ApicMessage) {
+        if message.delivery == DeliveryMode::LowestPriority {
+            return self.arbitrate(&message);
+        }
+        let selected = |core: &ApicCore| core.is_selected(message.destination, message.mode);
         let apics = self.apics.read();
-        let selected = apics.iter().filter(|apic| apic.selected(&message));
-        let lowest = message.delivery == DeliveryMode::LowestPriority
-            && (message.mode == DestinationMode::Logical || message.destination == BROADCAST);
-        if lowest {
-            if let Some(apic) = selected.min_by_key(|apic| apic.priority()) {
-                apic.accept(&message);
+        if message.mode == DestinationMode::Physical && message.destination != BROADCAST {
+            if let Some(apic) = apics.iter().find(|apic| apic.id() == message.destination) {
+                apic.offer(&message, selected);
             }
-        } else {
-            selected.for_each(|apic| apic.accept(&message));
+            return;
+        }
+        for apic in apics.iter() {
+            apic.offer(&message, selected);
         }
     }
 

@@ -203,12 +203,14 @@ impl Cpu {
                 let msr = &mut self.state.msr;
                 msr.tsc_offset = msr.tsc_offset.wrapping_add(delta);
                 msr.tsc_adjust = msr.tsc_adjust.wrapping_add(delta);
+                self.tell_tsc_offset();
             }
             index::TSC_ADJUST if has(self, feature::TSC_ADJUST) => {
                 let msr = &mut self.state.msr;
                 let delta = value.wrapping_sub(msr.tsc_adjust);
                 msr.tsc_offset = msr.tsc_offset.wrapping_add(delta);
                 msr.tsc_adjust = value;
+                self.tell_tsc_offset();
             }
             index::APIC_BASE if has(self, feature::APIC) => return self.write_apic_base(value),
             index::TSC_DEADLINE if has(self, feature::TSC_DEADLINE) => {
@@ -279,6 +281,13 @@ impl Cpu {
             _ => return self.is_inert(number),
         }
         true
+    }
+
+    /// The deadline timer compares with the counter that the guest sees.
+    fn tell_tsc_offset(&self) {
+        if let Some(apic) = &self.bus.apic {
+            apic.set_tsc_offset(self.state.msr.tsc_offset);
+        }
     }
 
     fn write_efer(&mut self, value: u64) -> bool {

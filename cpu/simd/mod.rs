@@ -6,13 +6,15 @@ mod immediate;
 mod integer;
 mod lanes;
 mod mmx;
+mod strings;
 
 pub use float::{
     Float, FromInt, Order, ToInt, Unit, float, float_from_int, float_order, float_to_int,
 };
 pub use immediate::{
-    BinaryImm, Ternary, Test, extract_lane, insert_lane, int_immediate, int_ternary, int_test,
-    sign_mask,
+    BinaryImm, Ternary, Test, extract_bits, extract_lane, insert_bits, insert_lane, int_immediate,
+    int_ternary, int_test, sign_mask,
 };
 pub use integer::{Binary, int_binary};
 pub use mmx::{MmxBinary, mmx_binary, mmx_immediate};
+pub use strings::{StringMatch, compare_strings};

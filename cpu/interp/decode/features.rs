@@ -6,18 +6,31 @@ use crate::cpuid::{Feature, Model, feature};
 
 /// The feature of the model that an instruction set of the decoder stands for; `None` for what every
 /// processor in reach has.
-fn feature_of(set: C) -> Option<Feature> {
+pub(super) fn feature_of(set: C) -> Option<Feature> {
     Some(match set {
         C::ADX => feature::ADX,
+        C::AVX => feature::AVX,
+        C::AVX2 => feature::AVX2,
         C::BMI1 => feature::BMI1,
         C::BMI2 => feature::BMI2,
         C::CLFSH => feature::CLFLUSH,
         C::CLFLUSHOPT => feature::CLFLUSHOPT,
         C::CLWB => feature::CLWB,
+        C::CMPCCXADD => feature::CMPCCXADD,
         C::CMPXCHG16B => feature::CX16,
+        C::D3NOW => feature::NOW3D,
+        C::D3NOWEXT => feature::NOW3DEXT,
+        C::F16C => feature::F16C,
+        C::FMA => feature::FMA,
         C::FSGSBASE => feature::FSGSBASE,
         C::LZCNT => feature::ABM,
         C::FXSR => feature::FXSR,
+        C::GFNI => feature::GFNI,
+        C::MONITOR => feature::MONITOR,
+        C::PKU => feature::PKU,
+        C::SVM => feature::SVM,
+        C::VAES => feature::VAES,
+        C::VPCLMULQDQ => feature::VPCLMULQDQ,
         C::MMX => feature::MMX,
         C::SSE => feature::SSE,
         C::SSE2 => feature::SSE2,
@@ -29,6 +42,8 @@ fn feature_of(set: C) -> Option<Feature> {
         C::PCLMULQDQ => feature::PCLMULQDQ,
         C::SHA => feature::SHA,
         C::XSAVE => feature::XSAVE,
+        C::XSAVEC => feature::XSAVEC,
+        C::XSAVES => feature::XSAVES,
         C::XSAVEOPT => feature::XSAVEOPT,
         C::INVPCID => feature::INVPCID,
         C::MOVBE => feature::MOVBE,

@@ -345,3 +345,6 @@ pub(super) fn is_vector(raw: &Instruction, start: u64) -> bool {
             || vector::lower(&insn, m).is_some()
             || float::lower(&insn, m).is_some())
 }
+
+#[cfg(test)]
+mod tests;

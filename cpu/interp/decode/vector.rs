@@ -4,7 +4,9 @@ use iced_x86::{EncodingKind, Mnemonic as M};
 
 use super::sse::{Place, place};
 use super::{Insn, Kind};
-use crate::interp::exec::vector::{self, Aligned, Immediate, MNEMONIC_SHIFT, Mm, Part, Xmm};
+use crate::interp::exec::vector::{
+    self, Aligned, Explicit, Immediate, Implicit, MNEMONIC_SHIFT, Mm, Part, Xmm,
+};
 use crate::interp::op::{Handler, Mem, Op, Src};
 use crate::simd;
 
@@ -35,6 +37,16 @@ macro_rules! by_mmx_operand {
             (Place::Memory, 4) => vector::$f::<Part<u32>>,
             _ if $insn.kind(1) == Kind::Imm => vector::$f::<Immediate>,
             _ => return None,
+        }
+    };
+}
+
+/// The instance of a string comparison, whose second operand may be anywhere in memory.
+macro_rules! strings {
+    ($insn:expr, $f:ident, $lengths:ty) => {
+        match $insn.kind(1) {
+            Kind::Reg => vector::$f::<$lengths, Xmm> as Handler,
+            _ => vector::$f::<$lengths, Part<u128>>,
         }
     };
 }
@@ -80,8 +92,14 @@ fn sse(insn: &Insn<'_>, mnemonic: M) -> Option<Handler> {
         M::Pextrw => to_general!(insn, u16),
         M::Pextrd | M::Extractps => to_general!(insn, u32),
         M::Pextrq => to_general!(insn, u64),
-        // Their immediates are two.
-        M::Extrq | M::Insertq if insn.kind(insn.raw.op_count() - 1) == Kind::Imm => return None,
+        M::Extrq if insn.kind(1) == Kind::Imm => vector::extract_bits,
+        M::Insertq if insn.kind(2) == Kind::Imm => vector::insert_bits,
+        M::Pcmpistri => strings!(insn, string_index, Implicit),
+        M::Pcmpistrm => strings!(insn, string_mask, Implicit),
+        M::Pcmpestri => strings!(insn, string_index, Explicit<u32>),
+        M::Pcmpestrm => strings!(insn, string_mask, Explicit<u32>),
+        M::Pcmpestri64 => strings!(insn, string_index, Explicit<u64>),
+        M::Pcmpestrm64 => strings!(insn, string_mask, Explicit<u64>),
         _ if simd::sign_mask(mnemonic).is_some() => vector::sign_mask,
         _ if simd::int_test(mnemonic).is_some() => by_operand!(insn, test),
         _ if simd::int_ternary(mnemonic).is_some() => by_operand!(insn, ternary),
@@ -101,6 +119,12 @@ pub(super) fn lower(insn: &Insn<'_>, mnemonic: M) -> Option<Op> {
     if mnemonic == M::Insertps && insn.kind(1) == Kind::Mem {
         // There is only one lane to select from in memory.
         op.imm &= 0x3f;
+    }
+    if matches!(mnemonic, M::Extrq | M::Insertq) && insn.kind(insn.raw.op_count() - 1) == Kind::Imm
+    {
+        let last = insn.raw.op_count() - 1;
+        op.imm = insn.raw.immediate(last - 1) & 0xff | (insn.raw.immediate(last) & 0xff) << 8;
+        return Some(op);
     }
     op.imm |= (mnemonic as u64) << MNEMONIC_SHIFT;
     Some(op)

@@ -9,7 +9,8 @@ use std::sync::LazyLock;
 use super::sse::{check, check_mmx};
 use crate::flags::{Arith, bit};
 use crate::interp::op::{Op, Source, Word};
-use crate::simd::{self, Binary, BinaryImm, MmxBinary, Ternary, Test};
+use crate::simd::{self, Binary, BinaryImm, MmxBinary, StringMatch, Ternary, Test};
+use crate::state::gpr;
 use crate::{Cpu, Int, Trap};
 
 /// Where the number of the mnemonic begins in `imm`.
@@ -158,6 +159,74 @@ pub fn extract_to_memory<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let value = simd::extract_lane(cpu.xmm(op.src), T::BITS, op.imm as u8);
     op.store(cpu, T::of(value))?;
     cpu.stored()
+}
+
+/// EXTRQ with immediates: length and index of the bit field, a byte each.
+pub fn extract_bits(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check(cpu)?;
+    let result = simd::extract_bits(cpu.xmm(op.dst), op.imm as u8, (op.imm >> 8) as u8);
+    cpu.set_xmm(op.dst, result);
+    Ok(())
+}
+
+/// INSERTQ with immediates.
+pub fn insert_bits(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check(cpu)?;
+    let (a, b) = (cpu.xmm(op.dst), cpu.xmm(op.src));
+    cpu.set_xmm(op.dst, simd::insert_bits(a, b, op.imm as u8, (op.imm >> 8) as u8));
+    Ok(())
+}
+
+/// How long the strings of a comparison are.
+pub trait Lengths {
+    /// The lengths, if they are given.
+    fn read(cpu: &Cpu) -> Option<(i64, i64)>;
+}
+/// As long as there are elements that are not zero.
+pub struct Implicit;
+/// EAX and EDX, or RAX and RDX.
+pub struct Explicit<T>(PhantomData<T>);
+
+impl Lengths for Implicit {
+    fn read(_: &Cpu) -> Option<(i64, i64)> {
+        None
+    }
+}
+impl<T: Word> Lengths for Explicit<T> {
+    fn read(cpu: &Cpu) -> Option<(i64, i64)> {
+        let length = |number: usize| T::get(cpu, number as u8).sx() as i64;
+        Some((length(gpr::RAX), length(gpr::RDX)))
+    }
+}
+
+fn compare_strings<L: Lengths, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<StringMatch, Trap> {
+    check(cpu)?;
+    let b = S::read(cpu, op)?;
+    let found = simd::compare_strings(cpu.xmm(op.dst), b, L::read(cpu), op.imm as u8);
+    let flags = &found.flags;
+    let set = [
+        (flags.overflow, bit::OF),
+        (flags.sign, bit::SF),
+        (flags.zero, bit::ZF),
+        (flags.carry, bit::CF),
+    ];
+    let bits = set.iter().filter(|(set, _)| *set).fold(0, |bits, (_, bit)| bits | bit);
+    cpu.set_arith(Arith::from_bits(bits));
+    Ok(found)
+}
+
+/// PCMPESTRI and PCMPISTRI: an index to ECX.
+pub fn string_index<L: Lengths, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let found = compare_strings::<L, S>(cpu, op)?;
+    found.index().set(cpu, gpr::RCX as u8);
+    Ok(())
+}
+
+/// PCMPESTRM and PCMPISTRM: a mask to XMM0.
+pub fn string_mask<L: Lengths, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let found = compare_strings::<L, S>(cpu, op)?;
+    cpu.set_xmm(0, found.mask());
+    Ok(())
 }
 
 /// The second operand of an MMX instruction.

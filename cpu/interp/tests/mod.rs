@@ -32,6 +32,7 @@ const PF: u64 = 0x5200;
 const NM: u64 = 0x5300;
 const MF: u64 = 0x5400;
 const GP: u64 = 0x5500;
+const XM: u64 = 0x5600;
 const GDT: u64 = 0x6000;
 const IDT: u64 = 0x7000;
 const STACK: usize = 0x10_0000;
@@ -42,7 +43,7 @@ fn bed_with_handlers(code: &[u8]) -> Testbed {
     bed.ram.write(0x1000, code);
     bed.ram.write_uint(GDT + 8, 8, 0x00af_9b00_0000_ffff);
     bed.ram.write_uint(GDT + 16, 8, 0x00cf_9300_0000_ffff);
-    for (vector, handler) in [(1, DB), (6, UD), (7, NM), (13, GP), (14, PF), (16, MF)] {
+    for (vector, handler) in [(1, DB), (6, UD), (7, NM), (13, GP), (14, PF), (16, MF), (19, XM)] {
         let low = handler & 0xffff | 8 << 16 | 0x8e00 << 32;
         bed.ram.write_uint(IDT + vector * 16, 8, low);
         bed.ram.write(handler, &[0xf4]);

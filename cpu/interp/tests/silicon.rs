@@ -377,6 +377,12 @@ fn generate_float(rng: &mut Rng) -> Vec<u8> {
     vector_instruction(rng, opcode)
 }
 
+/// Bytes of a string comparison.
+fn generate_strings(rng: &mut Rng) -> Vec<u8> {
+    let opcode = [0x3a, 0x60 | rng.next() as u8 & 3];
+    vector_instruction(rng, &opcode)
+}
+
 /// An SSE instruction with operands by chance.
 fn vector_instruction(rng: &mut Rng, opcode: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -457,22 +463,19 @@ fn start(rng: &mut Rng, insn: &Instruction) -> State {
     for word in data.chunks_mut(8) {
         word.copy_from_slice(&rng.value().to_le_bytes());
     }
-    let vectors = if rng.below(2) == 0 {
-        std::array::from_fn(|_| u128::from(rng.value()) << 64 | u128::from(rng.value()))
-    } else {
-        let mut random = Random::seeded(rng.next());
-        let double = rng.below(2) == 0;
-        let mut half = || match double {
-            true => random.f64(),
-            false => u64::from(random.f32()) << 32 | u64::from(random.f32()),
-        };
-        for at in [0x800_usize, 0x880] {
-            for word in data[at - 0x80..at].chunks_mut(8) {
-                word.copy_from_slice(&half().to_le_bytes());
-            }
-        }
-        std::array::from_fn(|_| u128::from(half()) << 64 | u128::from(half()))
+    let mut random = Random::seeded(rng.next());
+    let kind = rng.below(5);
+    let mut half = || match kind {
+        0 | 1 => rng.value(),
+        2 => random.f64(),
+        3 => u64::from(random.f32()) << 32 | u64::from(random.f32()),
+        // Strings of few different characters.
+        _ => rng.next() & 0x0303_0303_0303_0303,
     };
+    for word in data[0x780..0x900].chunks_mut(8) {
+        word.copy_from_slice(&half().to_le_bytes());
+    }
+    let vectors = std::array::from_fn(|_| u128::from(half()) << 64 | u128::from(half()));
     // All exceptions masked; any rounding mode, FTZ and DAZ.
     let mxcsr = 0x1f80 | rng.next() as u32 & [0, 0x3f, 0xe07f][rng.below(3)];
     State { regs, vectors, mxcsr, flags: rng.next() & bit::ARITH | direction, data }
@@ -513,6 +516,7 @@ fn instructions_do_what_the_host_does() {
     let mut sandbox = Sandbox::new();
     compare(&mut sandbox, 60_000, 90, generate, is_safe);
     compare(&mut sandbox, 60_000, 90, generate_vector, is_safe_vector);
+    compare(&mut sandbox, 20_000, 3, generate_strings, is_safe_vector);
     compare(&mut sandbox, 200_000, 60, generate_float, is_safe_vector);
 }
 

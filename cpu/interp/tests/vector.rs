@@ -1,8 +1,8 @@
 //! x87, MMX and SSE as far as the interpreter itself is concerned: operands and state areas.
 
-use super::{GP, MF, NM, bed_with_handlers, pushed_rip};
+use super::{GP, MF, NM, UD, XM, bed_with_handlers, pushed_rip};
 use crate::interp::RunExit;
-use crate::state::cr0;
+use crate::state::{cr0, cr4};
 
 const AREA: u64 = 0x8000;
 
@@ -128,4 +128,73 @@ fn a_reserved_bit_of_mxcsr_is_refused() {
     bed.run(0x1000);
     assert_eq!(bed.cpu.state.rip, GP + 1);
     assert_eq!(bed.cpu.state.mxcsr, 0x1f80);
+}
+
+fn floats(lanes: [f32; 4]) -> u128 {
+    lanes.iter().rev().fold(0, |vector, lane| vector << 32 | u128::from(lane.to_bits()))
+}
+
+#[test]
+fn an_unmasked_sse_exception_stops_before_any_result() {
+    const ZE: u32 = 1 << 2;
+    const ZM: u32 = ZE << 7;
+    for (reported, handler) in [(true, XM), (false, UD)] {
+        // divps xmm0, xmm1: one lane divides by zero, the others are inexact
+        let mut bed = bed_with_handlers(&[0x0f, 0x5e, 0xc1, 0xf4]);
+        let state = &mut bed.cpu.state;
+        let dividend = floats([1.0; 4]);
+        state.vec[0].0[0] = dividend;
+        state.vec[1].0[0] = floats([3.0, 3.0, 0.0, 3.0]);
+        state.mxcsr = 0x1f80 & !ZM;
+        if !reported {
+            state.cr4 &= !cr4::OSXMMEXCPT;
+        }
+        bed.cpu.update_mode();
+        bed.run(0x1000);
+        assert_eq!(bed.cpu.state.rip, handler + 1);
+        assert_eq!(pushed_rip(&bed, false), 0x1000);
+        assert_eq!(bed.cpu.state.vec[0].0[0], dividend);
+        assert_eq!(bed.cpu.state.mxcsr, 0x1f80 & !ZM | ZE);
+    }
+}
+
+#[test]
+fn packed_floats_must_be_aligned_in_memory_and_scalar_ones_need_not() {
+    // addss xmm0, [0x8001]; addps xmm0, [0x8001]
+    let code =
+        [0xf3, 0x0f, 0x58, 0x04, 0x25, 1, 0x80, 0, 0, 0x0f, 0x58, 0x04, 0x25, 1, 0x80, 0, 0, 0xf4];
+    let mut bed = bed_with_handlers(&code);
+    bed.ram.write(AREA + 1, &1.5_f32.to_le_bytes());
+    bed.cpu.state.vec[0].0[0] = floats([2.0, 7.0, 7.0, 7.0]);
+    bed.run(0x1000);
+    assert_eq!(bed.cpu.state.rip, GP + 1);
+    assert_eq!(pushed_rip(&bed, true), 0x1009);
+    assert_eq!(bed.cpu.state.vec[0].0[0], floats([3.5, 7.0, 7.0, 7.0]));
+}
+
+#[test]
+fn conversions_reach_mmx_registers() {
+    // cvtpi2ps xmm0, mm1; cvttps2pi mm2, xmm3; cvtpd2pi mm4, xmm5; cvtpi2pd xmm6, [0x8000]; hlt
+    let mut bed = bed_with_handlers(&[
+        0x0f, 0x2a, 0xc1, 0x0f, 0x2c, 0xd3, 0x66, 0x0f, 0x2d, 0xe5, 0x66, 0x0f, 0x2a, 0x34, 0x25,
+        0, 0x80, 0, 0, 0xf4,
+    ]);
+    let pair = |low: i32, high: i32| u64::from(high as u32) << 32 | u64::from(low as u32);
+    let state = &mut bed.cpu.state;
+    state.x87.fninit();
+    state.x87.set_mmx(1, pair(-3, 1 << 24));
+    state.vec[0].0[0] = floats([9.0; 4]);
+    state.vec[3].0[0] = floats([-2.75, 1e10, 5.0, 5.0]);
+    state.vec[5].0[0] = u128::from((-2.75_f64).to_bits()) << 64 | u128::from(2.5_f64.to_bits());
+    bed.ram.write(AREA, &pair(-1, 6).to_le_bytes());
+    assert_eq!(bed.run(0x1000), RunExit::Halted);
+    let state = &bed.cpu.state;
+    assert_eq!(state.vec[0].0[0], floats([-3.0, 16_777_216.0, 9.0, 9.0]));
+    assert_eq!(state.x87.mmx(2), pair(-2, i32::MIN));
+    assert_eq!(state.x87.mmx(4), pair(2, -3));
+    let expected = u128::from(6_f64.to_bits()) << 64 | u128::from((-1_f64).to_bits());
+    assert_eq!(state.vec[6].0[0], expected);
+    assert_eq!(state.x87.abridged_tags(), 0xff);
+    // Inexact, and invalid for 1e10.
+    assert_eq!(state.mxcsr, 0x1f80 | 0x21);
 }

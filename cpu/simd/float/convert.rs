@@ -26,21 +26,23 @@ impl Unit {
         }
         convert::convert(a, &mut self.env)
     }
-    fn from_int<F: Native>(&mut self, value: i64) -> F {
+    /// An integer as a number.
+    fn number<F: Native>(&mut self, value: i64) -> F {
         if value.unsigned_abs() >> F::PRECISION == 0 {
             return F::from_int(value);
         }
         convert::convert(Unpacked::from_i64(value), &mut self.env)
     }
-    fn to_int<F: Native>(&mut self, a: F, bits: u32, rounding: Rounding) -> i64 {
+    /// A number as an integer of `bits`; the "integer indefinite" if it is none.
+    fn integer<F: Native>(&mut self, a: F, bits: u32, rounding: Rounding) -> i64 {
         convert::to_int(self.operand(a), bits, rounding, &mut self.env)
             .unwrap_or(i64::MIN >> (64 - bits))
     }
     fn rounded<F: Native>(&mut self, a: F, bits: u32) -> i64 {
-        self.to_int(a, bits, self.env.rounding)
+        self.integer(a, bits, self.env.rounding)
     }
     fn truncated<F: Native>(&mut self, a: F, bits: u32) -> i64 {
-        self.native_truncated(a, bits).unwrap_or_else(|| self.to_int(a, bits, Rounding::Zero))
+        self.native_truncated(a, bits).unwrap_or_else(|| self.integer(a, bits, Rounding::Zero))
     }
     /// ROUNDPS and its like: bit 2 of `imm` selects the rounding mode of MXCSR instead of that in
     /// the bits below, bit 3 suppresses PE.
@@ -61,14 +63,14 @@ pub(super) fn between_vectors(mnemonic: M) -> Option<Float> {
     Some(match mnemonic {
         M::Cvtdq2ps => |_, b, _, unit| {
             let b = i32::split(b);
-            F32::build(|i| unit.from_int(b[i].into()))
+            F32::build(|i| unit.number(b[i].into()))
         },
         M::Cvtdq2pd | M::Cvtpi2pd => {
-            |_, b, _, unit| widen(b, |x: i32| unit.from_int::<F64>(x.into()))
+            |_, b, _, unit| widen(b, |x: i32| unit.number::<F64>(x.into()))
         }
         M::Cvtpi2ps => |a, b, _, unit| {
             let (a, b) = (F32::split(a), i32::split(b));
-            F32::build(|i| if i < 2 { unit.from_int(b[i].into()) } else { a[i] })
+            F32::build(|i| if i < 2 { unit.number(b[i].into()) } else { a[i] })
         },
         M::Cvtps2dq => |_, b, _, unit| {
             let b = F32::split(b);
@@ -103,8 +105,8 @@ pub(super) fn between_vectors(mnemonic: M) -> Option<Float> {
 /// CVTSI2SS and CVTSI2SD.
 pub fn float_from_int(mnemonic: M) -> Option<FromInt> {
     Some(match mnemonic {
-        M::Cvtsi2ss => |a, value, unit| with_low(a, unit.from_int::<F32>(value)),
-        M::Cvtsi2sd => |a, value, unit| with_low(a, unit.from_int::<F64>(value)),
+        M::Cvtsi2ss => |a, value, unit| with_low(a, unit.number::<F32>(value)),
+        M::Cvtsi2sd => |a, value, unit| with_low(a, unit.number::<F64>(value)),
         _ => return None,
     })
 }

@@ -40,7 +40,7 @@ pub(super) fn bios(config: &MachineConfig) -> Result<Vec<u8>, ConfigError> {
     })?;
     let image = std::fs::read(&path).map_err(|error| refuse(&format!(": {error}")))?;
     let size = image.len() as u64;
-    if size == 0 || size % GRANULE != 0 || size > MAX_SIZE {
+    if size == 0 || !size.is_multiple_of(GRANULE) || size > MAX_SIZE {
         return Err(refuse(""));
     }
     Ok(image)

@@ -32,7 +32,6 @@ use crate::pc::props::PcProps;
 use crate::pc::tables::Description;
 use crate::vm::{Board, Vm};
 
-
 /// Address line 20: the processors look at the flag, but remember translations made before.
 struct A20Gate {
     open: Arc<AtomicBool>,

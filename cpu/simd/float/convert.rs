@@ -24,7 +24,17 @@ impl Unit {
         if a.denormal {
             self.env.raise(flag::DE);
         }
-        convert::convert(a, &mut self.env)
+        let before = std::mem::take(&mut self.env.flags);
+        let result = convert::convert(a, &mut self.env);
+        if self.env.unmasked(self.env.flags & (flag::OE | flag::UE)) {
+            // The significand alone is rounded then, whatever the exponent.
+            self.env.flags &= !flag::PE;
+            if a.sig << To::PRECISION != 0 {
+                self.env.raise(flag::PE);
+            }
+        }
+        self.env.raise(before);
+        result
     }
     /// An integer as a number.
     fn number<F: Native>(&mut self, value: i64) -> F {

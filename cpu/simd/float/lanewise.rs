@@ -74,12 +74,14 @@ impl Unit {
     fn dot_product<F: Native>(&mut self, a: u128, b: u128, imm: u8) -> u128 {
         let zero = F::zero(false);
         let mut lane = 0;
-        let products = F::zip(a, b, |a, b| {
+        let mut sums = F::zip(a, b, |a, b| {
             lane += 1;
             if imm >> (3 + lane) & 1 != 0 { self.mul(a, b) } else { zero }
         });
-        let mut sums = products;
         for _ in 0..F::split(0).as_ref().len().ilog2() {
+            if self.end_step() {
+                return 0;
+            }
             sums = F::pairs(sums, sums, |a, b| self.add(a, b));
         }
         F::build(|i| if imm >> i & 1 != 0 { low(sums) } else { zero })

@@ -27,6 +27,8 @@ mod mxcsr {
 /// What an instruction computes under, and the exceptions it raises.
 pub struct Unit {
     env: Env,
+    /// The exceptions of the steps before this one.
+    settled: u8,
     /// Inexact results need not be noticed: they would set a flag that is set, and not trap.
     inexact_is_moot: bool,
 }
@@ -47,18 +49,29 @@ impl Unit {
                 flags: 0,
                 rounded_up: false,
             },
+            settled: 0,
             inexact_is_moot: mxcsr as u8 & masks & flag::PE != 0,
         }
+    }
+
+    /// Ends one of several steps that each look for exceptions in all lanes; returns whether an
+    /// unmasked one ends the instruction.
+    #[inline(always)]
+    fn end_step(&mut self) -> bool {
+        if self.env.flags == 0 {
+            return false;
+        }
+        self.env.settle();
+        let flags = std::mem::take(&mut self.env.flags);
+        self.settled |= flags;
+        self.env.unmasked(flags)
     }
 
     /// The flags to be set in MXCSR, and whether one of them is unmasked: then there is no result.
     #[inline(always)]
     pub fn outcome(mut self) -> (u32, bool) {
-        if self.env.flags == 0 {
-            return (0, false);
-        }
-        self.env.settle();
-        (self.env.flags.into(), self.env.unmasked(self.env.flags))
+        self.end_step();
+        (self.settled.into(), self.env.unmasked(self.settled))
     }
 
     /// Takes an operand apart, noting nothing.
@@ -99,3 +112,6 @@ fn with_low<L: Lane>(vector: u128, value: L) -> u128 {
 fn low<L: Lane>(vector: u128) -> L {
     L::split(vector).as_ref()[0]
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod silicon_tests;

@@ -1,0 +1,114 @@
+//! The packed operations against the processor that runs the tests, with exceptions unmasked too: then
+//! SIGFPE arrives, and its handler goes on behind the instruction.
+#![allow(unsafe_code)] // The oracle is inline assembly.
+
+use super::*;
+use crate::fpu::testing::Random;
+use iced_x86::Mnemonic as M;
+use nix::libc;
+
+const CASES: usize = 20_000;
+
+extern "C" fn resume_at_r11(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes the interrupted context, which is this handler's to change. Only the
+    // code below raises SIGFPE, with the address to go on at in r11.
+    unsafe {
+        let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
+        registers[libc::REG_RIP as usize] = registers[libc::REG_R11 as usize];
+    }
+}
+
+fn catch_exceptions() {
+    // SAFETY: the handler has the type that SA_SIGINFO asks for.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = resume_at_r11 as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        assert_eq!(libc::sigaction(libc::SIGFPE, &action, std::ptr::null_mut()), 0);
+    }
+}
+
+/// Destination and MXCSR after `instruction` on xmm0 and xmm1.
+macro_rules! on_silicon {
+    ($instruction:literal, $a:expr, $b:expr, $mxcsr:expr) => {{
+        let mut vectors: [u128; 2] = [$a, $b];
+        let mut control: [u32; 2] = [$mxcsr, 0x1f80];
+        // SAFETY: rdi points to two vectors and rsi to two words, ours; MXCSR ends as the calling
+        // convention wants it.
+        unsafe {
+            core::arch::asm!(
+                "movdqu xmm0, [rdi]", "movdqu xmm1, [rdi + 16]", "ldmxcsr [rsi]",
+                "lea r11, [rip + 2f]", $instruction, "2:", "stmxcsr [rsi]", "ldmxcsr [rsi + 4]",
+                "movdqu [rdi], xmm0",
+                in("rdi") vectors.as_mut_ptr(), in("rsi") control.as_mut_ptr(),
+                out("r11") _, out("xmm0") _, out("xmm1") _,
+            );
+        }
+        (vectors[0], control[0])
+    }};
+}
+
+macro_rules! matches_silicon {
+    ($($instruction:literal => $mnemonic:ident $imm:literal,)*) => {
+        #[test]
+        fn exceptions_are_those_of_silicon() {
+            catch_exceptions();
+            let mut differing = Vec::new();
+            $({
+                let mut random = Random::new($instruction);
+                let f = float(M::$mnemonic).unwrap();
+                for case in 0..CASES {
+                    let mut half = || match case % 2 {
+                        0 => random.f64(),
+                        _ => u64::from(random.f32()) << 32 | u64::from(random.f32()),
+                    };
+                    let a = u128::from(half()) << 64 | u128::from(half());
+                    let b = u128::from(half()) << 64 | u128::from(half());
+                    let mxcsr = random.next() as u32 & 0xffff | [0, 0x1f80][random.below(2) as usize];
+                    let mxcsr = mxcsr & [!0, !0x3f][random.below(2) as usize];
+                    let theirs = on_silicon!($instruction, a, b, mxcsr);
+                    let mut unit = Unit::new(mxcsr);
+                    let result = f(a, b, $imm, &mut unit);
+                    let (flags, unmasked) = unit.outcome();
+                    let ours = (if unmasked { a } else { result }, mxcsr | flags);
+                    if ours != theirs {
+                        differing.push(format!(
+                            "{} on {a:#x} {b:#x} {mxcsr:#x}\n   ours: {ours:x?}\nsilicon: {theirs:x?}",
+                            $instruction
+                        ));
+                        break;
+                    }
+                }
+            })*
+            assert!(differing.is_empty(), "{}", differing.join("\n\n"));
+        }
+    };
+}
+
+matches_silicon! {
+    "addps xmm0, xmm1" => Addps 0,
+    "addsd xmm0, xmm1" => Addsd 0,
+    "subpd xmm0, xmm1" => Subpd 0,
+    "mulps xmm0, xmm1" => Mulps 0,
+    "mulpd xmm0, xmm1" => Mulpd 0,
+    "divps xmm0, xmm1" => Divps 0,
+    "divss xmm0, xmm1" => Divss 0,
+    "sqrtpd xmm0, xmm1" => Sqrtpd 0,
+    "minps xmm0, xmm1" => Minps 0,
+    "maxsd xmm0, xmm1" => Maxsd 0,
+    "cmpps xmm0, xmm1, 2" => Cmpps 2,
+    "cmppd xmm0, xmm1, 4" => Cmppd 4,
+    "haddps xmm0, xmm1" => Haddps 0,
+    "hsubpd xmm0, xmm1" => Hsubpd 0,
+    "addsubps xmm0, xmm1" => Addsubps 0,
+    "dpps xmm0, xmm1, 0xf1" => Dpps 0xf1,
+    "dppd xmm0, xmm1, 0x33" => Dppd 0x33,
+    "roundps xmm0, xmm1, 4" => Roundps 4,
+    "roundpd xmm0, xmm1, 9" => Roundpd 9,
+    "cvtdq2ps xmm0, xmm1" => Cvtdq2ps 0,
+    "cvtps2dq xmm0, xmm1" => Cvtps2dq 0,
+    "cvttpd2dq xmm0, xmm1" => Cvttpd2dq 0,
+    "cvtps2pd xmm0, xmm1" => Cvtps2pd 0,
+    "cvtpd2ps xmm0, xmm1" => Cvtpd2ps 0,
+    "cvtsd2ss xmm0, xmm1" => Cvtsd2ss 0,
+}

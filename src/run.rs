@@ -1,5 +1,6 @@
 //! Running a machine: the main loop around it, signals, and how the program ends.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -58,7 +59,13 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
         clocks: clocks.clone(),
         fd_sets: Arc::new(FdSets::default()),
     };
-    let launched = launch(config, &host)?;
+    for given in &config.process.fds {
+        host.fd_sets
+            .add_inherited(i64::try_from(given.set).ok(), Some(given.fd), given.opaque.clone())
+            .map_err(|error| ConfigError::new(format!("-add-fd: {error}")))?;
+    }
+    let launched = launch(config, &host, |launched| serve_monitors(config, &host, launched))?;
+    let _pid_file = config.process.pidfile.as_deref().map(PidFile::create).transpose()?;
     let vm = launched.vm.clone();
     let ended = Arc::downgrade(&vm);
     let _signals = main_loop
@@ -73,7 +80,6 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
             }
         })
         .map_err(|error| failed("cannot watch for signals", error))?;
-    serve_monitors(config, &host, &launched)?;
     vm.power_up();
     if let Some(error) = launched.failure.lock().take() {
         return Err(error);
@@ -84,6 +90,28 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
     main_loop.run(&clocks).map_err(|error| failed("the main loop failed", error))?;
     launched.chardevs.clean_up();
     Ok(ExitCode::from(vm.exit_status().unwrap_or(0) as u8))
+}
+
+/// A file with the process's number, which is removed when the program ends.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn create(path: &str) -> Result<Self, ConfigError> {
+        let text = format!("{}\n", std::process::id());
+        std::fs::write(path, text).map_err(|error| {
+            let reason = base::report::strerror(&error);
+            ConfigError::new(format!("cannot create PID file: Cannot open pid file: {reason}"))
+        })?;
+        // The program may change directory later.
+        Ok(PidFile(std::fs::canonicalize(path).unwrap_or_else(|_| path.into())))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // If somebody else has removed it, there is nothing left to do.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Gives each monitor, and the test protocol, its character device.

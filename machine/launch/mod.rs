@@ -9,6 +9,7 @@ mod devices;
 mod firmware;
 mod kernel;
 mod memory;
+mod options;
 mod pc;
 mod processors;
 
@@ -27,7 +28,6 @@ use crate::config::{ConfigError, Consoles, Located, MachineConfig, MonitorConfig
 use crate::machines::{self, Kind, MachineType};
 use crate::none::NoneProps;
 use crate::vm::Vm;
-use characters::Characters;
 
 /// What the program gives the machine to stand on.
 pub struct Host {
@@ -67,12 +67,19 @@ impl EscapeActions for Escape {
     fn commit_snapshots(&self) {}
 }
 
-/// Builds the machine that `config` describes.
-pub fn launch(config: &MachineConfig, host: &Host) -> Result<Launched, ConfigError> {
+/// Builds the machine that `config` describes. `serve_monitors` is called before devices attach to
+/// character devices: on a shared terminal the last to attach has the focus, which is to be a serial
+/// port.
+pub fn launch(
+    config: &MachineConfig,
+    host: &Host,
+    serve_monitors: impl FnOnce(&Launched) -> Result<(), ConfigError>,
+) -> Result<Launched, ConfigError> {
     let machine = machines::find(config.machine.as_deref())?;
     if let Some(warning) = machine.warning() {
         base::warn_report!("{warning}");
     }
+    options::refuse_unsupported(config)?;
     if config.is_driven_by_test() {
         host.clocks.step_by_hand();
     }
@@ -86,8 +93,16 @@ pub fn launch(config: &MachineConfig, host: &Host) -> Result<Launched, ConfigErr
         chardevs.set_daemonized();
     }
     let chardevs = Arc::new(chardevs);
-    let consoles = characters::create(config, Consoles::of(config), &chardevs)?;
-    let failure = Arc::default();
+    let mut consoles = characters::create(config, Consoles::of(config), &chardevs)?;
+    let failure: Arc<Mutex<Option<ConfigError>>> = Arc::default();
+    let launched = Launched {
+        vm: vm.clone(),
+        chardevs,
+        failure: failure.clone(),
+        monitors: std::mem::take(&mut consoles.monitors),
+        qtest: consoles.qtest.take(),
+    };
+    serve_monitors(&launched)?;
     match machine.kind {
         Kind::None => {
             if let Some(option) = config.numa.first() {
@@ -104,8 +119,7 @@ pub fn launch(config: &MachineConfig, host: &Host) -> Result<Launched, ConfigErr
         }
         Kind::Pc(..) => pc::build(machine, config, host, &vm, &consoles, &failure)?,
     }
-    let Characters { monitors, qtest, .. } = consoles;
-    Ok(Launched { vm, chardevs, failure, monitors, qtest })
+    Ok(launched)
 }
 
 /// Reads the properties of a machine type.

@@ -23,10 +23,10 @@ use super::devices::Equipment;
 use super::kernel::{Kernel, Start, Tables};
 use super::memory::{self, Backends};
 use super::processors::{self, FlushOnChange, Processors};
-use super::{Host, fault, firmware};
+use super::{Host, fault, firmware, options};
 use crate::config::{ConfigError, MachineConfig, NumaPlan};
 use crate::machines::MachineType;
-use crate::pc::board::{Chips, Pc, PcConfig, PcWires, default_rtc};
+use crate::pc::board::{Chips, Pc, PcConfig, PcWires};
 use crate::pc::memory::PcMemory;
 use crate::pc::props::PcProps;
 use crate::pc::tables::Description;
@@ -137,7 +137,7 @@ pub(super) fn build(
         cpus: (0..processors.max).map(possible).collect(),
         boot_order: config.boot.order.clone().unwrap_or_else(|| "cad".into()),
         floppy_boot_check: props.floppy_boot_check,
-        rtc: default_rtc(&host.clocks),
+        rtc: options::rtc(config, &host.clocks)?,
         pm: PmConfig { smm, ..PmConfig::default() },
     };
     let wires = PcWires {
@@ -174,11 +174,12 @@ pub(super) fn build(
     equipment.add_devices(config)?;
     let facts = equipment.facts;
     let choices = Choices { machine, config, props: &props, board: &cfg, numa, node_sizes };
-    let tables = describe(choices, &pc, &processors, &facts);
+    let tables = describe(choices, &pc, &processors, &facts, &options::smbios(config)?);
     {
         let mut fw_cfg = pc.fw_cfg.lock();
         let about = &tables.description;
         about.store(&mut fw_cfg, tables.acpi.as_ref(), &tables.smbios).map_err(fault)?;
+        options::add_files(config, &mut fw_cfg)?;
     }
     let kernel = Kernel::read(&config.kernel, processors.long_mode())?;
     let start = Start { kernel, tables, failure: failure.clone() };
@@ -198,7 +199,13 @@ struct Choices<'a> {
 }
 
 /// What the board is, for the tables.
-fn describe(choices: Choices<'_>, pc: &Pc, processors: &Processors, facts: &[Fact]) -> Tables {
+fn describe(
+    choices: Choices<'_>,
+    pc: &Pc,
+    processors: &Processors,
+    facts: &[Fact],
+    smbios: &smbios::Config,
+) -> Tables {
     let Choices { machine, config, props, board, numa, node_sizes } = choices;
     let topology = &processors.topology;
     let ports = |select: fn(&Fact) -> Option<LegacyPort>| facts.iter().filter_map(select).collect();
@@ -246,7 +253,6 @@ fn describe(choices: Choices<'_>, pc: &Pc, processors: &Processors, facts: &[Fac
         s3: true,
         s4: Some(2),
     };
-    let smbios = smbios::Config::default();
     Tables {
         acpi: board.chips.acpi.then(|| description.acpi()),
         smbios: smbios.build(&description.smbios_hardware()),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::clock::{ClockKind, Clocks};
+use base::clock::Clocks;
 use base::device::{self, AnyDevice, Shared};
 use base::interrupt::{ApicBus, IntAck};
 use base::irq::{IrqLine, IrqSink, Probe};
@@ -352,12 +352,6 @@ impl Pc {
         self.config_ports.reset();
         self.pci.reset();
     }
-}
-
-/// The clock that the real-time clock follows, and the date it starts at, when nothing is said.
-pub fn default_rtc(clocks: &Clocks) -> RtcConfig {
-    let now = clocks.now(ClockKind::Host);
-    RtcConfig { clock: ClockKind::Host, shows: now, at: now }
 }
 
 /// Whether a slot of the root bus holds chips of the board, which stay.

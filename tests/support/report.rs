@@ -66,8 +66,7 @@ impl Report {
         let mut acpi = String::new();
         // The DSDT is a program, and not kept: the unit tests of hw/firmware/acpi hold Rhea's to the
         // length and checksum of QEMU's. It differs by the floppy controller.
-        for (table, lines) in self.group("acpi/").into_iter().filter(|(table, _)| *table != "DSDT")
-        {
+        for (table, lines) in self.group("acpi/").filter(|(table, _)| *table != "DSDT") {
             let mut bytes = bytes(lines).with_context(|| format!("ACPI table {table}"))?;
             forget_addresses(&mut bytes);
             writeln!(acpi, "{table}\n{}", hex(&bytes))?;

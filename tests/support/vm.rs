@@ -14,6 +14,10 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// How often a process is asked about; short, since start-up times are
+/// measured through it.
+const POLL: Duration = Duration::from_micros(200);
+
 /// A command line in the making.
 pub struct Launch {
     program: PathBuf,
@@ -194,21 +198,20 @@ impl Vm {
 
     /// Waits for the process to end by itself.
     pub fn finish(mut self) -> Result<Finished> {
+        // A process closes its output when it ends: wait for that, then only
+        // for the little that is left.
+        let stdout = self.console.to_end(DEADLINE).context("still running")?;
         let deadline = Instant::now() + DEADLINE;
         let status = loop {
             if let Some(status) = self.child.try_wait()? {
                 break status;
             }
             if Instant::now() > deadline {
-                bail!("still running; the last output was:\n{}", self.output());
+                bail!("still running with its output closed");
             }
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(POLL);
         };
-        Ok(Finished {
-            status,
-            stdout: self.console.to_end(DEADLINE)?,
-            stderr: self.messages.to_end(DEADLINE)?,
-        })
+        Ok(Finished { status, stdout, stderr: self.messages.to_end(DEADLINE)? })
     }
 
     fn accept(&mut self, listener: &UnixListener) -> Result<UnixStream> {
@@ -230,7 +233,7 @@ impl Vm {
             if Instant::now() > deadline {
                 bail!("the emulator did not connect:\n{}", self.messages());
             }
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(POLL);
         }
     }
 }

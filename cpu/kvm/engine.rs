@@ -43,6 +43,13 @@ const APIC_BASE: u64 = 0xfee0_0800;
 const APIC_BASE_BSP: u64 = 1 << 8;
 const APIC_BASE_ENABLED: u64 = 1 << 11;
 
+/// What keeps a processor out of guest code.
+enum Obstacle {
+    Exit(Exit),
+    /// Memory slots are being rearranged.
+    Gate,
+}
+
 /// A processor of a [`KvmVm`].
 pub struct KvmEngine {
     fd: VcpuFd,
@@ -420,23 +427,32 @@ impl KvmEngine {
         text
     }
 
+    /// Why guest code is not to be entered now.
+    fn obstacle(&mut self) -> Result<Option<Obstacle>, KvmError> {
+        if let Some(exit) = self.serve_requests()? {
+            return Ok(Some(Obstacle::Exit(exit)));
+        }
+        if let Some(failure) = self.broken.as_deref().or(self.vm.memory().failure()) {
+            return Ok(Some(Obstacle::Exit(Exit::Failed(failure.to_owned()))));
+        }
+        Ok(self.vm.gate.is_closing().then_some(Obstacle::Gate))
+    }
+
     fn run_until_exit(&mut self) -> Result<Exit, KvmError> {
         loop {
             self.kick.enter();
-            let served = self.serve_requests();
-            if !matches!(served, Ok(None)) || self.vm.gate.is_closing() {
+            let obstacle = self.obstacle();
+            // Guest code is entered only as somebody who can be kicked.
+            if !matches!(obstacle, Ok(None)) {
                 self.kick.leave();
             }
-            if let Some(exit) = served? {
-                return Ok(exit);
-            }
-            if self.vm.gate.is_closing() {
-                drop(self.vm.gate.pass());
-                continue;
-            }
-            if let Some(failure) = self.broken.as_deref().or(self.vm.memory().failure()) {
-                self.kick.leave();
-                return Ok(Exit::Failed(failure.to_owned()));
+            match obstacle? {
+                Some(Obstacle::Exit(exit)) => return Ok(exit),
+                Some(Obstacle::Gate) => {
+                    drop(self.vm.gate.pass());
+                    continue;
+                }
+                None => {}
             }
             // The kernel completes the access first, whatever happens then.
             self.access_under_way = false;

@@ -116,7 +116,8 @@ pub(super) fn build(
     for space in [&map.memory, &map.smm] {
         space.listen(Arc::new(FlushOnChange(signals.clone())));
     }
-    let smi_targets = signals.clone();
+    // As on QEMU's board, SMIs of the chipset reach the boot processor.
+    let smi_target = signals.first().cloned();
     let smm = wired.resolve_smm(props.smm)?;
     let topology = &processors.topology;
     let possible =
@@ -146,8 +147,8 @@ pub(super) fn build(
         kernel_chips: wired.kernel_chips(),
         smi: IrqLine::new(
             Arc::new(FnSink(move |_, level| {
-                if level && smm {
-                    smi_targets.iter().for_each(|signals| signals.post(request::SMI));
+                if let Some(signals) = smi_target.as_ref().filter(|_| level && smm) {
+                    signals.post(request::SMI);
                 }
             })),
             0,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -338,6 +338,29 @@ fn changes_of_the_memory_map_reach_a_running_guest() {
         while bed.next().2 != 0 {}
     }
     bed.vcpus.pause();
+}
+
+#[test]
+fn no_pause_is_lost_while_the_memory_map_changes() {
+    let Some(bed) = bed(Irqchip::Kernel, 2) else { return };
+    let other = Arc::new(RamBlock::anonymous("other", 0x1000).unwrap());
+    let window = Region::ram(other);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                bed.root.add(&window, 0x4000, 1);
+                bed.root.remove(&window);
+            }
+        });
+        bed.start(&[0xeb, 0xfe]);
+        for _ in 0..100 {
+            bed.vcpus.pause();
+            bed.vcpus.resume();
+        }
+        bed.vcpus.pause();
+        stop.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

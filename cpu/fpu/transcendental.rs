@@ -50,8 +50,7 @@ impl Reduced {
             let n = first + 2 * k;
             Wide::ONE.sub(square.mul(sum).div_int(n * (n + 1)))
         });
-        // Below one however small the argument, for the sake of directed rounding.
-        if sum.exp == 0 { Wide::BELOW_ONE } else { sum }
+        below_one(sum)
     }
 
     fn sine(&self) -> Wide {
@@ -95,6 +94,11 @@ fn argument(a: Unpacked, env: &mut Env) -> Argument {
             Argument::Reduced(reduced)
         }
     }
+}
+
+/// A series that stays below one however small its argument, for the sake of directed rounding.
+fn below_one(sum: Wide) -> Wide {
+    if sum.exp == 0 { Wide::BELOW_ONE } else { sum }
 }
 
 const ONE: F80 = F80::new(0x3fff, 1 << 63);
@@ -229,7 +233,12 @@ pub fn y_log2_x(x: Unpacked, y: Unpacked, env: &mut Env) -> F80 {
     }
     env.raise(flag::PE);
     if x.sig == 1 << 63 {
-        return super::arith::mul(y, Unpacked::from_i64(x.exp.into()), env);
+        let product: F80 = super::arith::mul(y, Unpacked::from_i64(x.exp.into()), env);
+        // Silicon calls even this inexact, hence a denormal one an underflow.
+        if product.unpack().denormal {
+            env.raise(flag::UE);
+        }
+        return product;
     }
     log2(Wide::from_unpacked(x)).mul(Wide::from_unpacked(y)).round(env)
 }
@@ -267,7 +276,7 @@ pub fn y_log2_x_plus_1(x: Unpacked, y: Unpacked, env: &mut Env) -> F80 {
 
 /// arctan of a value of at most 1.
 fn arctan_of(t: Wide) -> Wide {
-    let near = |t: Wide| t.mul(arc_series(t.mul(t).neg()));
+    let near = |t: Wide| t.mul(below_one(arc_series(t.mul(t).neg())));
     if t.exp < -2 {
         near(t)
     } else {

@@ -19,5 +19,7 @@ mod wide;
 
 pub use env::{Env, NanRule, Rounding, flag};
 pub use format::{F16, F32, F64, F80, Float};
+#[cfg(all(test, target_arch = "x86_64"))]
+mod silicon_tests;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -201,3 +201,59 @@ impl X87 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> X87 {
+        let mut x87 = X87::default();
+        x87.set_control(0x027f);
+        x87.set_status(0x3841);
+        x87.set_abridged_tags(0x80);
+        (x87.fop, x87.fcs, x87.fip) = (0x5ab, 0xf123, 0x4567);
+        (x87.fds, x87.fdp) = (0x8000, 0x9abc);
+        x87
+    }
+
+    fn words(image: &[u8]) -> Vec<u16> {
+        image.as_chunks::<2>().0.iter().map(|word| u16::from_le_bytes(*word)).collect()
+    }
+
+    /// SDM volume 1, figures 8-9 to 8-12. Linear addresses: 0xf123 * 16 + 0x4567 = 0xf5797, and
+    /// 0x8000 * 16 + 0x9abc = 0x89abc.
+    #[test]
+    fn environments_are_laid_out_by_mode_and_operand_size() {
+        let image = |layout: EnvLayout| words(&state().fnstenv(layout)[..layout.size()]);
+        let head = [0x027f, 0x3841, 0x7fff];
+        let long_head = [0x027f, 0xffff, 0x3841, 0xffff, 0x7fff, 0xffff];
+        assert_eq!(
+            image(EnvLayout::Protected16),
+            [&head[..], &[0x4567, 0xf123, 0x9abc, 0x8000]].concat()
+        );
+        assert_eq!(
+            image(EnvLayout::Real16),
+            [&head[..], &[0x5797, 0xf5ab, 0x9abc, 0x8000]].concat()
+        );
+        assert_eq!(
+            image(EnvLayout::Protected32),
+            [&long_head[..], &[0x4567, 0, 0xf123, 0x05ab, 0x9abc, 0, 0x8000, 0xffff]].concat()
+        );
+        assert_eq!(
+            image(EnvLayout::Real32),
+            [&long_head[..], &[0x5797, 0xffff, 0xf5ab, 0, 0x9abc, 0xffff, 0x8000, 0]].concat()
+        );
+    }
+
+    #[test]
+    fn environments_load_what_they_hold() {
+        for layout in
+            [EnvLayout::Real16, EnvLayout::Protected16, EnvLayout::Real32, EnvLayout::Protected32]
+        {
+            let image = state().fnsave(layout);
+            let mut loaded = X87::default();
+            loaded.frstor(layout, &image);
+            assert_eq!(loaded.clone().fnsave(layout), image, "{layout:?}");
+        }
+    }
+}

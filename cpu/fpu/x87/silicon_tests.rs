@@ -2,6 +2,7 @@
 //! words and operands go through FRSTOR, the instruction and FNSAVE, and through [`X87`].
 #![allow(unsafe_code)] // The oracle is inline assembly.
 
+use super::images::FSAVE_SIZE;
 use super::*;
 use crate::fpu::format::{F32, F64, Unpacked};
 use crate::fpu::testing::Random;
@@ -373,5 +374,44 @@ fn packed_decimal_loads() {
             silicon,
             "{state:x?} {operand:x?}"
         );
+    }
+}
+
+/// FNSAVE with a 16-bit operand, and FXSAVE, of the same random states. Pointers are zero: processors
+/// differ in when they keep them.
+#[test]
+fn other_images() {
+    #[repr(align(16))]
+    struct Area([u8; 512]);
+
+    let mut random = Random::new("images");
+    for _ in 0..CASES {
+        let state = random_state(&mut random);
+        let image = state.clone().fnsave(LAYOUT);
+        let mut short = [0u8; FSAVE_SIZE];
+        let mut area = Area([0; 512]);
+        // SAFETY: rdi points to an FSAVE image, rsi to room for one, rdx to an aligned FXSAVE area, all
+        // ours. FNSAVE leaves the FPU initialised and empty, as the calling convention wants it.
+        unsafe {
+            core::arch::asm!(
+                "frstor [rdi]", "fxsave [rdx]", ".byte 0x66", "fnsave [rsi]",
+                in("rdi") image.as_ptr(), in("rsi") short.as_mut_ptr(), in("rdx") area.0.as_mut_ptr(),
+                out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
+                out("st(4)") _, out("st(5)") _, out("st(6)") _, out("st(7)") _,
+            );
+        }
+        let size = EnvLayout::Protected16.size() + 80;
+        assert_eq!(
+            state.clone().fnsave(EnvLayout::Protected16)[..size],
+            short[..size],
+            "{state:x?}"
+        );
+        let mut ours = [0; 512];
+        state.fxsave(false, &mut ours);
+        assert_eq!(ours[..24], area.0[..24], "{state:x?}");
+        assert_eq!(ours[32..160], area.0[32..160], "{state:x?}");
+        let mut restored = X87::default();
+        restored.fxrstor(false, &area.0);
+        assert_eq!(restored, state);
     }
 }

@@ -12,6 +12,7 @@ use base::event_loop::{BottomHalf, LoopHandle};
 use base::irq::Probe;
 use base::memory::AddressSpace;
 use base::request::{Request, RequestSink};
+use base::trace_event;
 use cpu::vcpu::{EventSink, VcpuEvent, Vcpus};
 use parking_lot::Mutex;
 
@@ -232,9 +233,17 @@ impl Vm {
         }
     }
 
+    /// Takes on `state` and returns the one before.
+    fn take_on(&self, state: RunState) -> RunState {
+        let was = std::mem::replace(&mut *self.state.lock(), state);
+        let (old, new) = (was.name(), state.name());
+        trace_event!(runstate_set, "current_run_state {old} new_state {new}");
+        was
+    }
+
     /// Stops guest time and processors and takes on `state`.
     fn halt(&self, state: RunState) {
-        let was = std::mem::replace(&mut *self.state.lock(), state);
+        let was = self.take_on(state);
         if was.runs() && !state.runs() {
             if let Some(parts) = self.parts.get() {
                 parts.vcpus.pause();
@@ -255,13 +264,11 @@ impl Vm {
 
     /// Lets the guest run; without effect in states that only a reset ends.
     pub fn resume(&self) {
-        {
-            let mut state = self.state.lock();
-            if *state == RunState::Running || state.needs_reset() {
-                return;
-            }
-            *state = RunState::Running;
+        let state = self.state();
+        if state == RunState::Running || state.needs_reset() {
+            return;
         }
+        self.take_on(RunState::Running);
         self.clocks.start_virtual();
         self.tell(&VmEvent::Resume);
         if let Some(parts) = self.parts.get() {
@@ -288,16 +295,19 @@ impl Vm {
         match state {
             RunState::Running => vcpus.resume(),
             RunState::Suspended => {
-                *self.state.lock() = RunState::Running;
+                self.take_on(RunState::Running);
                 vcpus.resume();
             }
             RunState::PreLaunch => {}
-            _ => *self.state.lock() = RunState::Paused,
+            _ => {
+                self.take_on(RunState::Paused);
+            }
         }
     }
 
     /// Ends the machine, or keeps it stopped if the operator asked for that.
     pub fn shut_down(&self, cause: Cause) {
+        trace_event!(qemu_system_shutdown_request, "reason={}", cause.name());
         self.tell(&VmEvent::Shutdown(cause));
         if self.actions().shutdown == OnShutdown::Pause && cause.by_guest() {
             self.halt(RunState::Shutdown);
@@ -317,6 +327,7 @@ impl Vm {
 
     /// Presses the power button. A suspended machine wakes up by it.
     pub fn power_down(&self) {
+        trace_event!(qemu_system_powerdown_request, "");
         if let Some(parts) = self.parts.get() {
             if self.state() == RunState::Suspended {
                 self.wake_up(false);
@@ -334,7 +345,7 @@ impl Vm {
         if let Some(parts) = self.parts.get() {
             parts.vcpus.pause();
         }
-        *self.state.lock() = RunState::Suspended;
+        self.take_on(RunState::Suspended);
         self.tell(&VmEvent::Suspend);
     }
 
@@ -344,10 +355,11 @@ impl Vm {
         if self.state() != RunState::Suspended {
             return false;
         }
+        trace_event!(system_wakeup_request, "by_rtc={by_rtc}");
         if let Some(Parts { board, vcpus }) = self.parts.get() {
             vcpus.reset();
             board.wake_up(by_rtc);
-            *self.state.lock() = RunState::Running;
+            self.take_on(RunState::Running);
             self.tell(&VmEvent::WakeUp);
             vcpus.resume();
         }

@@ -18,7 +18,7 @@ impl Catalog for Listings {
     }
 
     fn cpus(&self) -> String {
-        "Available CPUs:\n".into()
+        cpu::cpuid::listing()
     }
 
     fn accels(&self) -> String {
@@ -46,19 +46,21 @@ impl Catalog for Listings {
     }
 
     fn chardevs(&self) -> String {
-        "Available chardev backend types: \n".into()
+        let mut text = "Available chardev backend types: \n".to_owned();
+        base::chardev::BACKENDS.iter().for_each(|name| text.push_str(&format!("  {name}\n")));
+        text
     }
 
     fn log_items(&self) -> String {
-        "Log items (comma separated):\n".into()
+        base::log::help()
     }
 
     fn trace_events(&self) -> String {
-        String::new()
+        base::trace::names().into_iter().map(|name| format!("{name}\n")).collect()
     }
 
-    fn data_dirs(&self) -> String {
-        String::new()
+    fn data_dirs(&self, own: &[String]) -> String {
+        machine::launch::data_dirs(own).map(|dir| format!("{dir}\n")).collect()
     }
 }
 

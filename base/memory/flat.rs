@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::ram::{RamBlock, mask};
 use super::region::{AccessSizes, IoHandler, Kind, Region};
+use crate::trace_event;
 
 /// Who answers a range.
 #[derive(Clone)]
@@ -149,7 +150,13 @@ impl FlatView {
                     block.read_uint(offset + skip, size)
                 }
                 Backing::Io { handler, offset, sizes, .. } => {
-                    io_read(&**handler, *sizes, offset + skip, size)
+                    let value = io_read(&**handler, *sizes, offset + skip, size);
+                    let name = &range.name;
+                    trace_event!(
+                        memory_region_ops_read,
+                        "addr {addr:#x} value {value:#x} size {size} name '{name}'"
+                    );
+                    value
                 }
             };
         }
@@ -169,6 +176,13 @@ impl FlatView {
         match self.find(addr) {
             Ok(range) if range.takes(addr, size) => {
                 let skip = addr - range.start;
+                if range.ram().is_none_or(|(_, _, writable)| !writable) {
+                    let name = &range.name;
+                    trace_event!(
+                        memory_region_ops_write,
+                        "addr {addr:#x} value {value:#x} size {size} name '{name}'"
+                    );
+                }
                 match &range.backing {
                     Backing::Ram { block, offset, writable: true } => {
                         block.write_uint(offset + skip, size, value);

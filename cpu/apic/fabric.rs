@@ -6,6 +6,7 @@ use base::interrupt::{
     ApicBus, ApicMessage, BROADCAST, DeliveryMode, DestinationMode, EoiListener, MsiMessage,
     MsiSink,
 };
+use base::trace_event;
 use parking_lot::RwLock;
 
 use super::core::{ApicCore, Ipi, Recipients};
@@ -78,6 +79,15 @@ impl MsiSink for ApicFabric {
 
 impl ApicBus for ApicFabric {
     fn deliver(&self, message: ApicMessage) {
+        trace_event!(
+            apic_deliver_irq,
+            "dest {} dest_mode {} delivery_mode {} vector {} trigger_mode {}",
+            message.destination,
+            message.mode as u8,
+            message.delivery as u8,
+            message.vector,
+            message.trigger as u8
+        );
         if message.delivery == DeliveryMode::LowestPriority {
             return self.arbitrate(&message);
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use base::clock::{ClockKind, Clocks, Timer};
 use base::interrupt::{ApicMessage, DeliveryMode, IntAck};
 use base::irq::IrqSink;
+use base::trace_event;
 use parking_lot::Mutex;
 
 use super::core::{ApicCore, ApicState, Ipi, Outcome, Recipients};
@@ -236,7 +237,9 @@ impl ApicPage for LocalApic {
         if offset & 0xc != 0 {
             return 0;
         }
-        let value = self.change(|core| core.read(offset >> 4 & 0xff, &self.time));
+        let register = offset >> 4 & 0xff;
+        let value = self.change(|core| core.read(register, &self.time));
+        trace_event!(apic_register_read, "register {register:#04x} = {value:#x}");
         let value = value >> (8 * (offset & 3));
         match size {
             1 => value & 0xff,
@@ -249,6 +252,7 @@ impl ApicPage for LocalApic {
     fn write(&self, offset: u32, size: u8, value: u32) {
         if offset & 0xf == 0 && size == 4 {
             let number = offset >> 4 & 0xff;
+            trace_event!(apic_register_write, "register {number:#04x} = {value:#x}");
             self.write_register(number, |core| Some(core.write(number, value, &self.time)));
         }
     }

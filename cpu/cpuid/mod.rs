@@ -7,7 +7,7 @@ mod options;
 mod topology;
 
 pub use feature::{Feature, FeatureSet};
-pub use models::{Definition, definitions, find, help};
+pub use models::{Definition, definitions, find, listing};
 pub use options::{ModelError, Selection, Support, select};
 pub use topology::Topology;
 

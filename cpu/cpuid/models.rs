@@ -41,7 +41,7 @@ pub fn find(name: &str) -> Option<&'static Definition> {
 }
 
 /// The lines of `-cpu help` before the list of flags: name and description.
-pub fn help() -> Vec<(String, String)> {
+fn help() -> Vec<(String, String)> {
     let table = table();
     let mut lines = Vec::new();
     for definition in &table.definitions {
@@ -67,6 +67,30 @@ pub fn help() -> Vec<(String, String)> {
         lines.push((name.to_owned(), description.to_owned()));
     }
     lines
+}
+
+/// Longest line in the list of flags.
+const LINE_WIDTH: usize = 75;
+
+/// What `-cpu help` prints.
+pub fn listing() -> String {
+    let mut text = "Available CPUs:\n".to_owned();
+    for (name, description) in help() {
+        text += &format!("  {name:<20}  {description}\n");
+    }
+    let mut flags: Vec<_> = feature::names().iter().map(|named| named.name).collect();
+    flags.sort_unstable();
+    text += "\nRecognized CPUID flags:\n";
+    let mut line = String::new();
+    for flag in flags {
+        // Two blanks before a line, one between words.
+        if !line.is_empty() && 1 + line.len() + 1 + flag.len() > LINE_WIDTH {
+            text += &format!(" {line}\n");
+            line.clear();
+        }
+        line += &format!(" {flag}");
+    }
+    text + &format!(" {line}\n\n")
 }
 
 /// Reads the table. It is part of the program and checked by a test; what does not parse is left

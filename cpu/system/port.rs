@@ -1,8 +1,19 @@
 //! Port I/O with its permission checks (SDM vol. 1, chapter 19).
 
+use base::trace_event;
+
 use super::segment::kind;
 use crate::core::{Cpu, Trap};
 use crate::state::attr;
+
+/// The letter traces know an operand width by.
+fn letter(size: u8) -> char {
+    match size {
+        1 => 'b',
+        2 => 'w',
+        _ => 'l',
+    }
+}
 
 impl Cpu {
     /// #GP(0) unless `size` ports from `port` may be accessed: by IOPL, or by the permission bit
@@ -34,6 +45,7 @@ impl Cpu {
     pub fn io_in(&mut self, port: u16, size: u8) -> Result<u32, Trap> {
         self.check_port(port, size)?;
         let value = self.bus.ports.read_uint(port.into(), size) as u32;
+        trace_event!(cpu_in, "addr {port:#x}({}) value {value}", letter(size));
         self.watch_port(port, size.into());
         self.after_io();
         Ok(value)
@@ -42,6 +54,7 @@ impl Cpu {
     /// OUT: `size` is 1, 2 or 4 bytes.
     pub fn io_out(&mut self, port: u16, size: u8, value: u32) -> Result<(), Trap> {
         self.check_port(port, size)?;
+        trace_event!(cpu_out, "addr {port:#x}({}) value {value}", letter(size));
         self.bus.ports.write_uint(port.into(), size, value.into());
         self.watch_port(port, size.into());
         self.after_io();

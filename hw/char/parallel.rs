@@ -8,6 +8,7 @@ use base::device::{self, Device, Shared, WeakShared};
 use base::irq::IrqLine;
 use base::memory::{AccessSizes, Region};
 use base::state::State;
+use base::trace_event;
 
 /// Number of ports.
 pub const PORTS: u64 = 8;
@@ -145,11 +146,13 @@ impl Device for Parallel {
             reg::CONTROL => self.st.control,
             _ => 0xff,
         };
+        trace_event!(parallel_ioport_read, "read addr {offset:#04x} val {value:#04x}");
         self.irq.set(self.st.interrupt);
         value.into()
     }
 
     fn write(&mut self, _: u32, offset: u64, _: u8, value: u64) {
+        trace_event!(parallel_ioport_write, "write addr {offset:#04x} val {value:#04x}");
         match offset {
             reg::DATA => self.st.data = value as u8,
             reg::CONTROL => self.write_control(value as u8),

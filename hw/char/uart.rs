@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use base::state::{State, StateError};
+use base::trace_event;
 
 /// Register numbers.
 #[allow(missing_docs)]
@@ -378,11 +379,13 @@ impl Uart {
             reg::MSR => self.modem_status(),
             _ => self.st.scr,
         };
+        trace_event!(serial_read, "read addr {register:#04x} val {value:#04x}");
         (value, effects)
     }
 
     /// Writes a register.
     pub fn write(&mut self, register: u8, value: u8) -> Effects {
+        trace_event!(serial_write, "write addr {register:#04x} val {value:#04x}");
         let divisor = self.st.lcr & lcr::DIVISOR_LATCH != 0;
         let mut effects = Effects::default();
         match register {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use base::device::{self, Device, Shared};
 use base::memory::{AccessSizes, Dma, Region};
 use base::state::State;
+use base::trace_event;
 
 /// Port of the selector; the data register follows it.
 pub const FW_CFG_PORT: u64 = 0x510;
@@ -198,6 +199,8 @@ impl FwCfg {
         {
             file.data = refresh();
         }
+        let known = self.items.contains_key(&self.st.selected) || self.selected_file().is_some();
+        trace_event!(fw_cfg_select, "key {number:#06x}, ret: {}", u8::from(known));
     }
 
     /// The rest of the selected item, from the current offset.
@@ -217,7 +220,9 @@ impl FwCfg {
         if byte.is_some() {
             self.st.offset += 1;
         }
-        byte.unwrap_or(0)
+        let byte = byte.unwrap_or(0);
+        trace_event!(fw_cfg_read, "= {byte:#04x}");
+        byte
     }
 
     /// Carries out the DMA command at the address that was written.

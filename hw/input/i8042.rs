@@ -9,6 +9,7 @@ use base::irq::IrqLine;
 use base::memory::{AccessSizes, Region};
 use base::request::{Request, RequestSink};
 use base::state::State;
+use base::trace_event;
 
 use super::ps2_keyboard::Ps2Keyboard;
 use super::ps2_mouse::Ps2Mouse;
@@ -310,16 +311,31 @@ impl I8042 {
 
 impl Device for I8042 {
     fn read(&mut self, region: u32, _: u64, _: u8) -> u64 {
-        match region {
-            DATA => self.read_data().into(),
-            _ => self.status().into(),
-        }
+        let value = match region {
+            DATA => {
+                let value = self.read_data();
+                trace_event!(pckbd_kbd_read_data, "{value:#04x}");
+                value
+            }
+            _ => {
+                let value = self.status();
+                trace_event!(pckbd_kbd_read_status, "{value:#04x}");
+                value
+            }
+        };
+        value.into()
     }
 
     fn write(&mut self, region: u32, _: u64, _: u8, value: u64) {
         match region {
-            DATA => self.write_data(value as u8),
-            _ => self.command(value as u8),
+            DATA => {
+                trace_event!(pckbd_kbd_write_data, "{value:#04x}");
+                self.write_data(value as u8);
+            }
+            _ => {
+                trace_event!(pckbd_kbd_write_command, "{value:#04x}");
+                self.command(value as u8);
+            }
         }
         self.update();
     }

@@ -8,6 +8,7 @@ use base::interrupt::IntAck;
 use base::irq::{IrqLine, IrqSink};
 use base::memory::{AccessSizes, Region};
 use base::state::State;
+use base::trace_event;
 use parking_lot::Mutex;
 
 /// First port of the primary controller.
@@ -245,6 +246,8 @@ impl Pic {
 
     fn set_input(&mut self, n: u8, level: bool) {
         if n < 16 && n != CASCADE {
+            let (chip, irq, level_bit) = (n >> 3 ^ 1, n & 7, u8::from(level));
+            trace_event!(pic_set_irq, "master {chip} irq {irq} level {level_bit}");
             self.st.chips[usize::from(n >> 3)].set_input(n & 7, level);
             self.update();
         }
@@ -277,6 +280,7 @@ impl Pic {
             }
             None => self.st.chips[0].vector_base | 7,
         };
+        trace_event!(pic_interrupt, "irq {} intno {vector}", vector & 7);
         self.update();
         vector
     }
@@ -320,7 +324,14 @@ impl Device for Pic {
         let (port, value) = ((offset & 1) as usize, value as u8);
         match region {
             ELCR => self.st.chips[port].elcr = value & ELCR_MASKS[port],
-            _ => self.st.chips[region as usize & 1].write(offset & 1, value),
+            _ => {
+                trace_event!(
+                    pic_ioport_write,
+                    "master {} addr {port:#x} val {value:#x}",
+                    region & 1 ^ 1
+                );
+                self.st.chips[region as usize & 1].write(offset & 1, value);
+            }
         }
         self.update();
     }

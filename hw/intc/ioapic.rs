@@ -7,6 +7,7 @@ use base::interrupt::{ApicBus, ApicMessage, DeliveryMode, DestinationMode, EoiLi
 use base::irq::IrqSink;
 use base::memory::{AccessSizes, Region};
 use base::state::State;
+use base::trace_event;
 use parking_lot::Mutex;
 
 /// Where the board places the registers.
@@ -173,15 +174,26 @@ impl Ioapic {
 }
 
 impl Device for Ioapic {
-    fn read(&mut self, _: u32, offset: u64, _: u8) -> u64 {
-        match offset & 0xff {
+    fn read(&mut self, _: u32, offset: u64, size: u8) -> u64 {
+        let value = match offset & 0xff {
             SELECT => self.st.select.into(),
             WINDOW => self.register().into(),
             _ => 0,
-        }
+        };
+        let select = self.st.select;
+        trace_event!(
+            ioapic_mem_read,
+            "ioapic mem read addr {offset:#04x} regsel: {select:#04x} size {size:#x} retval {value:#x}"
+        );
+        value
     }
 
-    fn write(&mut self, _: u32, offset: u64, _: u8, value: u64) {
+    fn write(&mut self, _: u32, offset: u64, size: u8, value: u64) {
+        let select = self.st.select;
+        trace_event!(
+            ioapic_mem_write,
+            "ioapic mem write addr {offset:#04x} regsel: {select:#04x} size {size:#x} val {value:#x}"
+        );
         match offset & 0xff {
             SELECT => self.st.select = value as u8,
             WINDOW => self.set_register(value as u32),

@@ -140,6 +140,11 @@ impl PciFunction {
         &self.name
     }
 
+    /// How traces call it: model, and the place on the root bus.
+    pub(super) fn trace_name(&self) -> String {
+        format!("{} 00:{:02x}.{:x}", self.name, self.devfn >> 3, self.devfn & 7)
+    }
+
     /// Slot and function number.
     pub fn devfn(&self) -> u8 {
         self.devfn

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use base::memory::{IoHandler, Region};
+use base::trace_event;
 
 use super::bus::PciBus;
 use super::function::PciFunction;
@@ -62,10 +63,15 @@ impl IoHandler for AddressPort {
 
 impl IoHandler for DataPort {
     fn read(&self, offset: u64, size: u8) -> u64 {
-        self.0.target(offset).map_or(!0, |(function, at)| function.config_read(at, size).into())
+        self.0.target(offset).map_or(!0, |(function, at)| {
+            let value = function.config_read(at, size);
+            trace_event!(pci_cfg_read, "{} @{at:#x} -> {value:#x}", function.trace_name());
+            value.into()
+        })
     }
     fn write(&self, offset: u64, size: u8, value: u64) {
         if let Some((function, at)) = self.0.target(offset) {
+            trace_event!(pci_cfg_write, "{} @{at:#x} <- {value:#x}", function.trace_name());
             function.config_write(at, size, value as u32);
         }
     }

@@ -21,14 +21,18 @@ const MAX_SIZE: u64 = 16 << 20;
 /// BIOS images are whole multiples of this.
 const GRANULE: u64 = 64 << 10;
 
+/// Where data files are looked for: first in `own`, `-L`'s directories.
+pub fn data_dirs(own: &[String]) -> impl Iterator<Item = &str> {
+    own.iter().map(String::as_str).chain(DIRECTORIES)
+}
+
 /// Looks for a data file: as it is named, in `-L`'s directories, in the distribution's.
 pub(super) fn find(config: &MachineConfig, name: &str) -> Option<PathBuf> {
     let direct = Path::new(name);
     if direct.exists() {
         return Some(direct.into());
     }
-    let own = config.data_dirs.iter().map(String::as_str);
-    own.chain(DIRECTORIES).map(|dir| Path::new(dir).join(name)).find(|path| path.exists())
+    data_dirs(&config.data_dirs).map(|dir| Path::new(dir).join(name)).find(|path| path.exists())
 }
 
 /// Reads the BIOS.

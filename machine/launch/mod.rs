@@ -24,6 +24,8 @@ use base::props::{PropInput, Props};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
+pub use firmware::data_dirs;
+
 use crate::config::{ConfigError, Consoles, Located, MachineConfig, MonitorConfig, Origin};
 use crate::machines::{self, Kind, MachineType};
 use crate::none::NoneProps;

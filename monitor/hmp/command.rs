@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use base::trace_event;
 use cpu::dump::Dump;
 use machine::run_state::{Cause, RunState};
 
@@ -200,6 +201,7 @@ pub(crate) fn execute(target: &Arc<Target>, line: &str) -> String {
     if line.trim().is_empty() {
         return String::new();
     }
+    trace_event!(handle_hmp_command, "cmdline: {line}");
     run(target, COMMANDS, "", line).replace('\n', "\r\n")
 }
 

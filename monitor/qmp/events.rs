@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use base::clock::{ClockKind, SECOND, Timer};
+use base::trace_event;
 use machine::run_state::{Cause, VmEvent};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -161,6 +162,7 @@ impl Listeners {
     }
 
     fn send(&self, message: &Value) {
+        trace_event!(monitor_protocol_event_emit, "{message}");
         let sessions: Vec<_> = self.sessions.lock().iter().filter_map(Weak::upgrade).collect();
         sessions.iter().for_each(|session| session.tell(message));
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::chardev::{CharClient, CharEvent, Chardev, ChardevError};
+use base::trace_event;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
@@ -89,6 +90,9 @@ impl Session {
     /// Answers one message.
     fn answer(&self, message: Result<Value, String>) {
         let mut id = None;
+        if let Ok(request) = &message {
+            trace_event!(handle_qmp_command, "req: {request}");
+        }
         let result = match message {
             Ok(Value::Object(request)) => self.execute(request, &mut id),
             Ok(_) => Err(QmpError::new("QMP input must be a JSON object")),
@@ -105,7 +109,9 @@ impl Session {
         if let Some(id) = id {
             reply.insert("id".into(), id);
         }
-        self.send(&reply.into());
+        let reply = reply.into();
+        trace_event!(monitor_qmp_respond, "resp: {reply}");
+        self.send(&reply);
     }
 
     fn execute(

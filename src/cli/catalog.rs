@@ -25,6 +25,6 @@ pub trait Catalog {
     fn log_items(&self) -> String;
     /// `-trace help`
     fn trace_events(&self) -> String;
-    /// `-L help`
-    fn data_dirs(&self) -> String;
+    /// `-L help`, after `-L` named directories of its own.
+    fn data_dirs(&self, own: &[String]) -> String;
 }

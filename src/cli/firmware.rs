@@ -63,7 +63,7 @@ fn set(builder: &mut Builder<'_, '_>, key: &str, text: &str) -> Done {
 
 fn data_dir(builder: &mut Builder<'_, '_>, text: &str, _: &Origin) -> Done {
     if base::options::is_help(text) {
-        let dirs = builder.catalog.data_dirs();
+        let dirs = builder.catalog.data_dirs(&builder.config.data_dirs);
         builder.list(dirs);
     } else {
         builder.config.data_dirs.push(text.into());

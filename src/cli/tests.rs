@@ -44,7 +44,7 @@ impl Catalog for Lists {
     fn trace_events(&self) -> String {
         "events\n".into()
     }
-    fn data_dirs(&self) -> String {
+    fn data_dirs(&self, _: &[String]) -> String {
         "dirs\n".into()
     }
 }

@@ -90,7 +90,7 @@ impl Unpacked {
     }
 
     /// The same with the sign inverted; NaNs stay as they are, as operands of a subtraction do.
-    pub(super) fn negated(mut self) -> Self {
+    pub fn negated(mut self) -> Self {
         if !self.is_nan() {
             self.sign = !self.sign;
         }

@@ -8,7 +8,7 @@ use iced_x86::Mnemonic as M;
 pub type BinaryImm = fn(u128, u128, u8) -> u128;
 
 /// `f(destination, source, third)`; the third is XMM0 of the SSE forms, the mask register of the VEX
-/// forms.
+/// forms, or the accumulator.
 pub type Ternary = fn(u128, u128, u128) -> u128;
 
 fn field(imm: u8, i: usize) -> usize {
@@ -23,88 +23,124 @@ fn bit(imm: u8, i: usize) -> bool {
 /// register files are functions of their own.
 pub fn int_immediate(mnemonic: M) -> Option<BinaryImm> {
     Some(match mnemonic {
-        M::Pshufd | M::Vpshufd | M::Vpermilps => {
+        M::Pshufd | M::Vpermilps => {
             |_, b, imm| u32::build(|i| u32::split(b)[field(imm, i)])
         }
-        M::Pshuflw | M::Vpshuflw => |_, b, imm| {
+        M::Pshuflw => |_, b, imm| {
             let b = u16::split(b);
             u16::build(|i| if i < 4 { b[field(imm, i)] } else { b[i] })
         },
-        M::Pshufhw | M::Vpshufhw => |_, b, imm| {
+        M::Pshufhw => |_, b, imm| {
             let b = u16::split(b);
             u16::build(|i| if i < 4 { b[i] } else { b[4 + field(imm, i - 4)] })
         },
-        M::Shufps | M::Vshufps => {
+        M::Shufps => {
             |a, b, imm| u32::build(|i| u32::split(if i < 2 { a } else { b })[field(imm, i)])
         }
-        M::Shufpd | M::Vshufpd => |a, b, imm| {
+        M::Shufpd => |a, b, imm| {
             u64::build(|i| u64::split(if i == 0 { a } else { b })[usize::from(bit(imm, i))])
         },
         M::Vpermilpd => |_, b, imm| u64::build(|i| u64::split(b)[usize::from(bit(imm, i))]),
-        M::Palignr | M::Vpalignr => |a, b, imm| match u32::from(imm) {
+        M::Palignr => |a, b, imm| match u32::from(imm) {
             0 => b,
             n @ 1..16 => b >> (8 * n) | a << (128 - 8 * n),
             n @ 16..32 => a >> (8 * (n - 16)),
             _ => 0,
         },
-        M::Pslldq | M::Vpslldq => |a, _, imm| a.checked_shl(8 * u32::from(imm)).unwrap_or(0),
-        M::Psrldq | M::Vpsrldq => |a, _, imm| a.checked_shr(8 * u32::from(imm)).unwrap_or(0),
-        M::Pblendw | M::Vpblendw => {
+        M::Pslldq => |a, _, imm| a.checked_shl(8 * u32::from(imm)).unwrap_or(0),
+        M::Psrldq => |a, _, imm| a.checked_shr(8 * u32::from(imm)).unwrap_or(0),
+        M::Pblendw => {
             |a, b, imm| u16::build(|i| u16::split(if bit(imm, i) { b } else { a })[i])
         }
-        M::Blendps | M::Vblendps | M::Vpblendd => {
+        M::Blendps | M::Vpblendd => {
             |a, b, imm| u32::build(|i| u32::split(if bit(imm, i) { b } else { a })[i])
         }
-        M::Blendpd | M::Vblendpd => {
+        M::Blendpd => {
             |a, b, imm| u64::build(|i| u64::split(if bit(imm, i) { b } else { a })[i])
         }
-        M::Mpsadbw | M::Vmpsadbw => |a, b, imm| {
+        M::Mpsadbw => |a, b, imm| {
             let (a, b) = (u8::split(a), u8::split(b));
             let (from, block) = (4 * usize::from(bit(imm, 2)), 4 * field(imm, 0));
             u16::build(|i| (0..4).map(|j| u16::from(a[from + i + j].abs_diff(b[block + j]))).sum())
         },
-        M::Insertps | M::Vinsertps => |a, b, imm| {
+        M::Insertps => |a, b, imm| {
             let mut lanes = u32::split(a);
             lanes[field(imm, 2)] = u32::split(b)[field(imm, 3)];
             u32::build(|i| if bit(imm, i) { 0 } else { lanes[i] })
         },
-        M::Pclmulqdq | M::Vpclmulqdq => |a, b, imm| {
+        M::Pclmulqdq => |a, b, imm| {
             crypto::carryless(
                 u64::split(a)[usize::from(bit(imm, 0))],
                 u64::split(b)[usize::from(bit(imm, 4))],
             )
         },
-        M::Aeskeygenassist | M::Vaeskeygenassist => |_, b, imm| crypto::aeskeygenassist(b, imm),
+        M::Aeskeygenassist => |_, b, imm| crypto::aeskeygenassist(b, imm),
         M::Sha1rnds4 => crypto::sha1rnds4,
-        M::Gf2p8affineqb | M::Vgf2p8affineqb => |a, b, imm| crypto::gf_affine(a, b, imm, |x| x),
-        M::Gf2p8affineinvqb | M::Vgf2p8affineinvqb => {
+        M::Gf2p8affineqb => |a, b, imm| crypto::gf_affine(a, b, imm, |x| x),
+        M::Gf2p8affineinvqb => {
             |a, b, imm| crypto::gf_affine(a, b, imm, crypto::gf_inverse)
         }
         _ => return None,
     })
 }
 
-/// Blends by a mask vector, and the SHA-256 rounds.
+/// How far the second lane of a 256-bit form looks into the immediate: where each lane has bits of its
+/// own.
+pub fn immediate_step(mnemonic: M) -> u32 {
+    match mnemonic {
+        M::Blendps | M::Vpblendd => 4,
+        M::Mpsadbw => 3,
+        M::Blendpd | M::Shufpd | M::Vpermilpd => 2,
+        _ => 0,
+    }
+}
+
+/// Blends by a mask vector, the SHA-256 rounds, and dot products added to an accumulator.
 pub fn int_ternary(mnemonic: M) -> Option<Ternary> {
     Some(match mnemonic {
-        M::Pblendvb | M::Vpblendvb => |a, b, c| select(a, b, i8::map(c, |c| c >> 7)),
-        M::Blendvps | M::Vblendvps => |a, b, c| select(a, b, i32::map(c, |c| c >> 31)),
-        M::Blendvpd | M::Vblendvpd => |a, b, c| select(a, b, i64::map(c, |c| c >> 63)),
+        M::Pblendvb => |a, b, c| select(a, b, i8::map(c, |c| c >> 7)),
+        M::Blendvps => |a, b, c| select(a, b, i32::map(c, |c| c >> 31)),
+        M::Blendvpd => |a, b, c| select(a, b, i64::map(c, |c| c >> 63)),
         M::Sha256rnds2 => crypto::sha256rnds2,
+        M::Vpdpbusd => |a, b, sum| accumulate(sum, byte_products(a, b), |sum| sum as i32),
+        M::Vpdpbusds => |a, b, sum| accumulate(sum, byte_products(a, b), saturated),
+        M::Vpdpwssd => |a, b, sum| accumulate(sum, word_products(a, b), |sum| sum as i32),
+        M::Vpdpwssds => |a, b, sum| accumulate(sum, word_products(a, b), saturated),
         _ => return None,
     })
+}
+
+/// Per dword the sum of four products, of unsigned bytes with signed ones.
+fn byte_products(a: u128, b: u128) -> [i64; 4] {
+    let (a, b) = (u8::split(a), i8::split(b));
+    std::array::from_fn(|i| (4 * i..4 * i + 4).map(|j| i64::from(a[j]) * i64::from(b[j])).sum())
+}
+
+/// Per dword the sum of two products of signed words.
+fn word_products(a: u128, b: u128) -> [i64; 4] {
+    let (a, b) = (i16::split(a), i16::split(b));
+    std::array::from_fn(|i| (2 * i..2 * i + 2).map(|j| i64::from(a[j]) * i64::from(b[j])).sum())
+}
+
+fn accumulate(sums: u128, products: [i64; 4], narrow: fn(i64) -> i32) -> u128 {
+    let sums = i32::split(sums);
+    i32::build(|i| narrow(i64::from(sums[i]) + products[i]))
+}
+
+fn saturated(sum: i64) -> i32 {
+    sum.clamp(i32::MIN.into(), i32::MAX.into()) as i32
 }
 
 fn select(a: u128, b: u128, mask: u128) -> u128 {
     a & !mask | b & mask
 }
 
-/// PMOVMSKB, MOVMSKPS, MOVMSKPD: the sign bits of all lanes.
-pub fn sign_mask(mnemonic: M) -> Option<fn(u128) -> u32> {
+/// PMOVMSKB, MOVMSKPS, MOVMSKPD: the sign bits of all lanes, and their number.
+pub fn sign_mask(mnemonic: M) -> Option<(fn(u128) -> u32, u32)> {
     Some(match mnemonic {
-        M::Pmovmskb | M::Vpmovmskb => |a| gather(u8::split(a).map(|x| x >> 7 != 0)),
-        M::Movmskps | M::Vmovmskps => |a| gather(u32::split(a).map(|x| x >> 31 != 0)),
-        M::Movmskpd | M::Vmovmskpd => |a| gather(u64::split(a).map(|x| x >> 63 != 0)),
+        M::Pmovmskb => (|a| gather(u8::split(a).map(|x| x >> 7 != 0)), 16),
+        M::Movmskps => (|a| gather(u32::split(a).map(|x| x >> 31 != 0)), 4),
+        M::Movmskpd => (|a| gather(u64::split(a).map(|x| x >> 63 != 0)), 2),
         _ => return None,
     })
 }
@@ -122,7 +158,7 @@ pub fn int_test(mnemonic: M) -> Option<Test> {
     const SIGNS_32: u128 = 0x8000_0000_8000_0000_8000_0000_8000_0000;
     const SIGNS_64: u128 = 0x8000_0000_0000_0000_8000_0000_0000_0000;
     Some(match mnemonic {
-        M::Ptest | M::Vptest => |a, b| (a & b == 0, !a & b == 0),
+        M::Ptest => |a, b| (a & b == 0, !a & b == 0),
         M::Vtestps => |a, b| (a & b & SIGNS_32 == 0, !a & b & SIGNS_32 == 0),
         M::Vtestpd => |a, b| (a & b & SIGNS_64 == 0, !a & b & SIGNS_64 == 0),
         _ => return None,

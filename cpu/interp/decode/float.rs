@@ -1,59 +1,78 @@
-//! SSE floating-point arithmetic.
+//! SSE, AVX and FMA floating-point arithmetic.
 
-use iced_x86::{EncodingKind, Mnemonic as M};
+use iced_x86::Mnemonic as M;
 
-use super::sse::{Place, place};
+use super::form::{Form, Place, Source, by_form, by_narrow_source, by_source};
+use super::form::{form, name, place, source, vector_op};
 use super::{Insn, Kind};
 use crate::interp::exec::float;
-use crate::interp::exec::vector::{Aligned, MNEMONIC_SHIFT, Part, Xmm};
-use crate::interp::op::{Handler, Mem, Op, Src};
+use crate::interp::exec::form::{
+    Immediate, Narrow, Part, Register, Sse, Vex128, Vex256, Whole,
+};
+use crate::interp::exec::vector::MNEMONIC_SHIFT;
+use crate::interp::op::{Handler, Mem, Op, Src2};
 use crate::simd;
 
-/// The instance of a handler for the second operand, after other parameters.
-macro_rules! by_operand {
-    ($insn:expr, $f:path $(, $t:ty)*) => {{
-        use $f as handler;
-        match (place($insn, 1), $insn.raw.memory_size().size()) {
-            (Place::Xmm, _) => handler::<$($t,)* Xmm> as Handler,
-            (Place::Memory, 16) => handler::<$($t,)* Aligned>,
-            (Place::Memory, 8) => handler::<$($t,)* Part<u64>>,
-            (Place::Memory, 4) => handler::<$($t,)* Part<u32>>,
-            _ => return None,
-        }
-    }};
-}
-
-fn handler(insn: &Insn<'_>, mnemonic: M) -> Option<Handler> {
-    if simd::float_order(mnemonic).is_some() {
-        return Some(by_operand!(insn, float::order));
-    }
-    if simd::float_from_int(mnemonic).is_some() {
-        return Some(match (insn.kind(1), insn.size(1)) {
-            (Kind::Reg, 8) => float::from_general::<u64, Src>,
-            (Kind::Reg, _) => float::from_general::<u32, Src>,
-            (_, 8) => float::from_general::<u64, Mem>,
-            _ => float::from_general::<u32, Mem>,
-        });
-    }
-    if simd::float_to_int(mnemonic).is_some() {
-        return Some(match insn.size(0) {
-            8 => by_operand!(insn, float::to_general, u64),
-            _ => by_operand!(insn, float::to_general, u32),
-        });
-    }
-    simd::float(mnemonic)?;
-    Some(match (place(insn, 0), place(insn, 1)) {
-        (Place::Mmx, _) => by_operand!(insn, float::to_mmx),
-        (_, Place::Mmx) => float::from_mmx,
-        _ => by_operand!(insn, float::float),
+/// The instance for a source that is a general register or memory.
+fn from_general(insn: &Insn<'_>) -> Option<Handler> {
+    let n = insn.raw.op_count() - 1;
+    Some(match (insn.kind(n), insn.size(n)) {
+        (Kind::Reg, 8) => by_form!(insn, float::from_general, u64, Src2),
+        (Kind::Reg, _) => by_form!(insn, float::from_general, u32, Src2),
+        (_, 8) => by_form!(insn, float::from_general, u64, Mem),
+        _ => by_form!(insn, float::from_general, u32, Mem),
     })
 }
 
-pub(super) fn lower(insn: &Insn<'_>, mnemonic: M) -> Option<Op> {
-    if insn.raw.encoding() != EncodingKind::Legacy {
-        return None;
+/// Between an MMX and an XMM register.
+fn mmx(insn: &Insn<'_>) -> Option<Handler> {
+    Some(match (place(insn, 0), source(insn)?) {
+        (Place::Vector, Source::Register) => float::from_mmx,
+        (_, Source::Register) => float::to_mmx::<Register>,
+        (_, Source::Whole) => float::to_mmx::<Whole>,
+        _ => float::to_mmx::<Part<u64>>,
+    })
+}
+
+fn handler(insn: &Insn<'_>, mnemonic: M) -> Option<Handler> {
+    if simd::float_ternary(mnemonic).is_some() {
+        return Some(by_source!(insn, float::ternary));
     }
-    let mut op = insn.op(handler(insn, mnemonic)?);
-    op.imm = op.imm & 0xff | (mnemonic as u64) << MNEMONIC_SHIFT;
+    if simd::float_order(mnemonic).is_some() {
+        return Some(by_source!(insn, float::order));
+    }
+    if simd::float_from_int(mnemonic).is_some() {
+        return from_general(insn);
+    }
+    if simd::float_to_int(mnemonic).is_some() {
+        return Some(match insn.size(0) {
+            8 => by_source!(insn, float::to_general, u64),
+            _ => by_source!(insn, float::to_general, u32),
+        });
+    }
+    simd::float(mnemonic)?;
+    let between_files = |n| place(insn, n) == Place::Mmx;
+    Some(match mnemonic {
+        _ if between_files(0) || between_files(1) => mmx(insn)?,
+        M::Cvtdq2pd | M::Cvtps2pd | M::Vcvtph2ps => by_narrow_source!(insn, float::float, 64),
+        M::Cvtpd2ps | M::Cvtpd2dq | M::Cvttpd2dq => by_source!(insn, float::narrow),
+        M::Vcvtps2ph => match (insn.kind(0), form(insn)?) {
+            (Kind::Reg, _) => by_form!(insn, float::narrow, Register),
+            (_, Form::Vex256) => float::narrow_to_memory::<Vex256, u128>,
+            _ => float::narrow_to_memory::<Vex128, u64>,
+        },
+        _ => by_source!(insn, float::float),
+    })
+}
+
+pub(super) fn lower(insn: &Insn<'_>) -> Option<Op> {
+    let mnemonic = name(insn)?;
+    let mut op = vector_op(insn, handler(insn, mnemonic)?);
+    op.imm &= 0xff;
+    if matches!(mnemonic, M::Cmpps | M::Cmppd | M::Cmpss | M::Cmpsd) && form(insn)? == Form::Sse {
+        // The other predicates came with VEX.
+        op.imm &= 7;
+    }
+    op.imm |= (mnemonic as u64) << MNEMONIC_SHIFT;
     Some(op)
 }

@@ -29,6 +29,7 @@ mod bit;
 mod branch;
 mod features;
 mod float;
+mod form;
 mod movement;
 mod sse;
 mod stack;
@@ -201,7 +202,8 @@ impl Insn<'_> {
                     match n {
                         0 => op.dst = number,
                         1 => op.src = number,
-                        _ => op.src2 = number,
+                        2 => op.src2 = number,
+                        _ => {}
                     }
                 }
                 Kind::Imm => op.imm = raw.immediate(n),
@@ -317,9 +319,9 @@ fn known(insn: &Insn<'_>) -> Option<Op> {
         .or_else(|| bit::lower(insn, m))
         .or_else(|| string::lower(insn, m))
         .or_else(|| system::lower(insn, m))
-        .or_else(|| sse::lower(insn, m))
-        .or_else(|| vector::lower(insn, m))
-        .or_else(|| float::lower(insn, m))
+        .or_else(|| sse::lower(insn))
+        .or_else(|| vector::lower(insn))
+        .or_else(|| float::lower(insn))
         .or_else(|| x87::lower(insn, m, insn.x87_opcode()))
 }
 
@@ -341,9 +343,9 @@ pub(super) fn is_vector(raw: &Instruction, start: u64) -> bool {
     let insn = Insn { raw, key, start, bytes: &[] };
     let m = raw.mnemonic();
     string::lower(&insn, m).is_none()
-        && (sse::lower(&insn, m).is_some()
-            || vector::lower(&insn, m).is_some()
-            || float::lower(&insn, m).is_some())
+        && (sse::lower(&insn).is_some()
+            || vector::lower(&insn).is_some()
+            || float::lower(&insn).is_some())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! FXSAVE, FXRSTOR, XSAVE and XRSTOR: state in memory (SDM vol. 1, 10.5 and 13).
 
+use super::form::Form;
 use crate::interp::op::{Op, Word};
 use crate::state::cr4;
 use crate::{Cpu, Trap};
@@ -48,7 +49,7 @@ fn vector(area: &[u8], at: usize) -> u128 {
 
 impl Cpu {
     /// XMM registers that can be named: eight outside 64-bit code.
-    fn vectors(&self) -> usize {
+    pub(super) fn vectors(&self) -> usize {
         if self.mode.code_bits == 64 { 16 } else { 8 }
     }
     fn put_xmm(&self, area: &mut [u8]) {
@@ -265,8 +266,8 @@ pub fn xrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 /// LDMXCSR.
-pub fn ldmxcsr(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    super::sse::check(cpu)?;
+pub fn ldmxcsr<F: Form>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
     let value: u32 = op.load(cpu)?;
     if value & !MXCSR_MASK != 0 {
         return Err(cpu.gp(0));
@@ -276,8 +277,8 @@ pub fn ldmxcsr(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 /// STMXCSR.
-pub fn stmxcsr(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    super::sse::check(cpu)?;
+pub fn stmxcsr<F: Form>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
     let value = cpu.state.mxcsr;
     op.store(cpu, value)?;
     cpu.stored()

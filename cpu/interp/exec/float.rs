@@ -3,15 +3,17 @@
 
 use std::cmp::Ordering;
 
+use super::form::{Form, Operand, Sse};
 use super::sse::{check, check_mmx};
-use super::vector::{Mm, MmxOperand, Operand, set_mmx, table};
+use super::vector::{Mm, MmxOperand, set_mmx, table};
 use crate::flags::{Arith, bit};
 use crate::interp::op::{Op, Source, Word};
-use crate::simd::{self, Float, FromInt, Order, ToInt, Unit};
+use crate::simd::{self, Float, FloatTernary, FromInt, Order, ToInt, Unit, Vector};
 use crate::state::cr4;
-use crate::{Cpu, Trap, vector};
+use crate::{Cpu, Int, Trap, vector};
 
 table!(FLOAT, Float, simd::float);
+table!(TERNARY, FloatTernary, simd::float_ternary);
 table!(ORDER, Order, simd::float_order);
 table!(FROM_INT, FromInt, simd::float_from_int);
 table!(TO_INT, ToInt, simd::float_to_int);
@@ -38,25 +40,73 @@ impl Cpu {
     }
 }
 
-/// `dst = f(dst, S, imm8)`.
-pub fn float<S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let b = S::read(cpu, op)?;
+/// `dst = f(src, S, imm8)`.
+pub fn float<F: Form, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let b = S::read::<F>(cpu, op)?;
+    let result = compute::<F>(cpu, op, b)?;
+    F::set(cpu, op.dst, result);
+    Ok(())
+}
+
+/// `f(src, b, imm8)`.
+#[inline(always)]
+fn compute<F: Form>(cpu: &mut Cpu, op: &Op, b: Vector) -> Result<Vector, Trap> {
     let f = FLOAT.of(cpu, op)?;
+    let a = F::get(cpu, op.src);
     let mut unit = cpu.float_unit();
-    let result = f(cpu.xmm(op.dst), b, op.imm as u8, &mut unit);
+    let result = F::build(|i| f(a[i], b[i], op.imm as u8, &mut unit));
     cpu.settle(unit)?;
-    cpu.set_xmm(op.dst, result);
+    Ok(result)
+}
+
+/// The results of a conversion to a format of half the width: the low half of each lane.
+fn narrowed([low, high]: Vector) -> u128 {
+    u128::from(low as u64) | high << 64
+}
+
+/// Conversions to half the width: 256 bits become 128.
+pub fn narrow<F: Form, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let b = S::read::<F>(cpu, op)?;
+    let result = narrowed(compute::<F>(cpu, op, b)?);
+    F::set(cpu, op.dst, [result, 0]);
+    Ok(())
+}
+
+/// VCVTPS2PH to memory; `T` is what becomes of the vector.
+pub fn narrow_to_memory<F: Form, T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let flags = cpu.state.mxcsr;
+    let b = F::get(cpu, op.src2);
+    let result = narrowed(compute::<F>(cpu, op, b)?);
+    if let Err(trap) = op.store(cpu, T::truncate(result)) {
+        cpu.state.mxcsr = flags;
+        return Err(trap);
+    }
+    cpu.stored()
+}
+
+/// The fused operations: `f(src, S, dst)`.
+pub fn ternary<F: Form, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let b = S::read::<F>(cpu, op)?;
+    let f = TERNARY.of(cpu, op)?;
+    let (a, c) = (F::get(cpu, op.src), F::get(cpu, op.dst));
+    let mut unit = cpu.float_unit();
+    let result = F::build(|i| f(a[i], b[i], c[i], &mut unit));
+    cpu.settle(unit)?;
+    F::set(cpu, op.dst, result);
     Ok(())
 }
 
 /// COMISS and its like: ZF, PF and CF.
-pub fn order<S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let b = S::read(cpu, op)?;
+pub fn order<F: Form, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let [b, _] = S::read::<F>(cpu, op)?;
     let f = ORDER.of(cpu, op)?;
     let mut unit = cpu.float_unit();
-    let order = f(cpu.xmm(op.dst), b, &mut unit);
+    let order = f(cpu.xmm(op.src), b, &mut unit);
     cpu.settle(unit)?;
     cpu.set_arith(Arith::from_bits(match order {
         None => bit::ZF | bit::PF | bit::CF,
@@ -68,21 +118,21 @@ pub fn order<S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 /// CVTSI2SS and CVTSI2SD from a `T`.
-pub fn from_general<T: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
+pub fn from_general<F: Form, T: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
     let value: T = S::read(cpu, op)?;
     let f = FROM_INT.of(cpu, op)?;
     let mut unit = cpu.float_unit();
-    let result = f(cpu.xmm(op.dst), value.sx() as i64, &mut unit);
+    let result = f(cpu.xmm(op.src), value.sx() as i64, &mut unit);
     cpu.settle(unit)?;
-    cpu.set_xmm(op.dst, result);
+    F::set(cpu, op.dst, [result, 0]);
     Ok(())
 }
 
 /// CVTSS2SI and its like to a `T`.
-pub fn to_general<T: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let b = S::read(cpu, op)?;
+pub fn to_general<F: Form, T: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let [b, _] = S::read::<F>(cpu, op)?;
     let f = TO_INT.of(cpu, op)?;
     let mut unit = cpu.float_unit();
     let result = f(b, T::BITS, &mut unit);
@@ -109,7 +159,7 @@ pub fn from_mmx(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 pub fn to_mmx<S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     check(cpu)?;
     check_mmx(cpu)?;
-    let b = S::read(cpu, op)?;
+    let [b, _] = S::read::<Sse>(cpu, op)?;
     let f = FLOAT.of(cpu, op)?;
     let mut unit = cpu.float_unit();
     let result = f(0, b, 0, &mut unit);

@@ -8,6 +8,8 @@ mod bulk;
 pub mod cond;
 pub mod decimal;
 pub mod float;
+pub mod form;
+pub mod masked;
 pub mod movement;
 pub mod muldiv;
 pub mod shift;

@@ -1,5 +1,6 @@
 //! SSE and MMX data movement, and the way of all other vector instructions to their operands.
 
+use super::form::{Form, Vex128};
 use crate::interp::op::{Op, Word};
 use crate::state::cr0;
 use crate::{Cpu, Int, Trap, vector};
@@ -55,135 +56,133 @@ fn merged<T: Int>(old: u128, value: T) -> u128 {
     old & !mask | value.widen()
 }
 
-/// The linear address of an operand that must be aligned to 16 bytes.
+/// The linear address of an operand of `size` bytes that must be aligned.
 #[inline(always)]
-pub(super) fn aligned(cpu: &mut Cpu, op: &Op, write: bool) -> Result<u64, Trap> {
-    let linear = op.linear(cpu, 16, write)?;
-    if linear & 15 != 0 {
+pub(super) fn aligned(cpu: &mut Cpu, op: &Op, size: u32, write: bool) -> Result<u64, Trap> {
+    let linear = op.linear(cpu, size, write)?;
+    if linear & u64::from(size - 1) != 0 {
         return Err(cpu.gp(0));
     }
     Ok(linear)
 }
 
 /// MOVAPS, MOVUPS and their like between registers.
-pub fn mov_registers(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let value = cpu.xmm(op.src);
-    cpu.set_xmm(op.dst, value);
+pub fn mov_registers<F: Form>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let value = F::get(cpu, op.src2);
+    F::set(cpu, op.dst, value);
     Ok(())
 }
 
-/// MOVAPS and its like from memory.
-pub fn load_aligned(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let linear = aligned(cpu, op, false)?;
-    let value = cpu.load(linear)?;
-    cpu.set_xmm(op.dst, value);
+/// MOVAPS (`ALIGNED`), MOVUPS and their like from memory.
+pub fn load_whole<F: Form, const ALIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let linear = whole::<F, ALIGNED>(cpu, op, false)?;
+    let value = F::load(cpu, linear)?;
+    F::set(cpu, op.dst, value);
     Ok(())
 }
 
-/// MOVUPS and its like from memory; with a smaller `T`, the rest of the register is cleared (MOVSS,
-/// MOVSD, MOVD, MOVQ).
-pub fn load<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let value: T = op.load(cpu)?;
-    cpu.set_xmm(op.dst, value.widen());
-    Ok(())
-}
-
-/// MOVAPS, MOVNTPS and their like to memory.
-pub fn store_aligned(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let linear = aligned(cpu, op, true)?;
-    cpu.store(linear, cpu.xmm(op.src))?;
+/// MOVAPS (`ALIGNED`), MOVUPS and their like to memory.
+pub fn store_whole<F: Form, const ALIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let linear = whole::<F, ALIGNED>(cpu, op, true)?;
+    F::store(cpu, linear, F::get(cpu, op.src2))?;
     cpu.stored()
 }
 
+#[inline(always)]
+fn whole<F: Form, const ALIGNED: bool>(cpu: &mut Cpu, op: &Op, write: bool) -> Result<u64, Trap> {
+    let size = 16 * F::LANES as u32;
+    if ALIGNED { aligned(cpu, op, size, write) } else { op.linear(cpu, size, write) }
+}
+
+/// MOVSS, MOVSD, MOVD and MOVQ from memory: the rest of the register is cleared.
+pub fn load<F: Form, T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let value: T = op.load(cpu)?;
+    F::set(cpu, op.dst, [value.widen(), 0]);
+    Ok(())
+}
+
 /// The low `T` of a register to memory.
-pub fn store<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let value = T::truncate(cpu.xmm(op.src));
+pub fn store<F: Form, T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let value = T::truncate(cpu.xmm(op.src2));
     op.store(cpu, value)?;
     cpu.stored()
 }
 
-/// MOVSS and MOVSD between registers: the rest of the destination stays.
-pub fn merge<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let value = merged(cpu.xmm(op.dst), T::truncate(cpu.xmm(op.src)));
-    cpu.set_xmm(op.dst, value);
+/// MOVSS and MOVSD between registers: the rest is that of the first source.
+pub fn merge<F: Form, T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let value = merged(cpu.xmm(op.src), T::truncate(cpu.xmm(op.src2)));
+    F::set(cpu, op.dst, [value, 0]);
     Ok(())
 }
 
 /// MOVQ between registers: the upper half is cleared.
-pub fn movq_registers(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let value = cpu.xmm(op.src) as u64;
-    cpu.set_xmm(op.dst, value.into());
+pub fn movq_registers<F: Form>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let value = cpu.xmm(op.src2) as u64;
+    F::set(cpu, op.dst, [value.into(), 0]);
     Ok(())
 }
 
 /// MOVLPS and MOVLPD from memory.
-pub fn load_low(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
+pub fn load_low<F: Form>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
     let value: u64 = op.load(cpu)?;
-    let value = merged(cpu.xmm(op.dst), value);
-    cpu.set_xmm(op.dst, value);
+    let value = merged(cpu.xmm(op.src), value);
+    F::set(cpu, op.dst, [value, 0]);
     Ok(())
 }
 
 /// MOVHPS and MOVHPD from memory.
-pub fn load_high(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
+pub fn load_high<F: Form>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
     let value: u64 = op.load(cpu)?;
-    let low = cpu.xmm(op.dst) as u64;
-    cpu.set_xmm(op.dst, u128::from(value) << 64 | u128::from(low));
+    let low = cpu.xmm(op.src) as u64;
+    F::set(cpu, op.dst, [u128::from(value) << 64 | u128::from(low), 0]);
     Ok(())
 }
 
 /// MOVHPS and MOVHPD to memory.
-pub fn store_high(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let value = (cpu.xmm(op.src) >> 64) as u64;
+pub fn store_high<F: Form>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let value = (cpu.xmm(op.src2) >> 64) as u64;
     op.store(cpu, value)?;
     cpu.stored()
 }
 
-/// MOVHLPS.
-pub fn high_to_low(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let value = merged(cpu.xmm(op.dst), (cpu.xmm(op.src) >> 64) as u64);
-    cpu.set_xmm(op.dst, value);
-    Ok(())
-}
-
-/// MOVLHPS.
-pub fn low_to_high(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let low = cpu.xmm(op.dst) as u64;
-    let value = cpu.xmm(op.src) << 64 | u128::from(low);
-    cpu.set_xmm(op.dst, value);
-    Ok(())
-}
-
 /// MOVD and MOVQ from a general register.
-pub fn from_general<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let value = T::get(cpu, op.src);
-    cpu.set_xmm(op.dst, value.widen());
+pub fn from_general<F: Form, T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let value = T::get(cpu, op.src2);
+    F::set(cpu, op.dst, [value.widen(), 0]);
     Ok(())
 }
 
 /// MOVD and MOVQ to a general register.
-pub fn to_general<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    T::truncate(cpu.xmm(op.src)).set(cpu, op.dst);
+pub fn to_general<F: Form, T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    T::truncate(cpu.xmm(op.src2)).set(cpu, op.dst);
+    Ok(())
+}
+
+/// VZEROUPPER, and VZEROALL (`ALL`), on the registers that can be named.
+pub fn vzero<const ALL: bool>(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
+    Vex128::check(cpu)?;
+    for number in 0..cpu.vectors() as u8 {
+        let low = if ALL { 0 } else { cpu.xmm(number) };
+        Vex128::set(cpu, number, [low, 0]);
+    }
     Ok(())
 }
 
 /// MASKMOVDQU: the bytes that the mask's top bits select, to DS:RDI.
-pub fn maskmovdqu(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
+pub fn maskmovdqu<F: Form>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
     let (value, mask) = (cpu.xmm(op.dst).to_le_bytes(), cpu.xmm(op.src).to_le_bytes());
     store_masked(cpu, op, &value, &mask)
 }
@@ -213,7 +212,7 @@ pub mod mmx {
     /// MOVQ between registers.
     pub fn mov_registers(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         check_mmx(cpu)?;
-        let value = cpu.state.x87.mmx(op.src);
+        let value = cpu.state.x87.mmx(op.src2);
         set(cpu, op.dst, value);
         Ok(())
     }
@@ -227,7 +226,7 @@ pub mod mmx {
     /// MOVD, MOVQ and MOVNTQ to memory.
     pub fn store<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         check_mmx(cpu)?;
-        let value = T::truncate(cpu.state.x87.mmx(op.src).into());
+        let value = T::truncate(cpu.state.x87.mmx(op.src2).into());
         op.store(cpu, value)?;
         cpu.state.x87.enter_mmx();
         cpu.stored()
@@ -235,14 +234,14 @@ pub mod mmx {
     /// MOVD and MOVQ from a general register.
     pub fn from_general<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         check_mmx(cpu)?;
-        let value = T::get(cpu, op.src).zx();
+        let value = T::get(cpu, op.src2).zx();
         set(cpu, op.dst, value);
         Ok(())
     }
     /// MOVD and MOVQ to a general register.
     pub fn to_general<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         check_mmx(cpu)?;
-        let value = cpu.state.x87.mmx(op.src);
+        let value = cpu.state.x87.mmx(op.src2);
         cpu.state.x87.enter_mmx();
         T::of(value).set(cpu, op.dst);
         Ok(())
@@ -251,7 +250,7 @@ pub mod mmx {
     pub fn from_xmm(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         super::check(cpu)?;
         check_mmx(cpu)?;
-        let value = cpu.xmm(op.src) as u64;
+        let value = cpu.xmm(op.src2) as u64;
         set(cpu, op.dst, value);
         Ok(())
     }
@@ -259,7 +258,7 @@ pub mod mmx {
     pub fn to_xmm(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         super::check(cpu)?;
         check_mmx(cpu)?;
-        let value = cpu.state.x87.mmx(op.src);
+        let value = cpu.state.x87.mmx(op.src2);
         cpu.state.x87.enter_mmx();
         cpu.set_xmm(op.dst, value.into());
         Ok(())

@@ -1,20 +1,24 @@
 //! Vector arithmetic without floating-point exceptions: operands for the functions of `crate::simd`.
 //!
-//! `imm` holds the immediate in its low byte and the number of the mnemonic above it: the tables
-//! below give the function for that number.
+//! `imm` holds the immediate in its low byte, the number of the mnemonic above it (the tables below
+//! give the function for that number), and above that by how much the second lane shifts the immediate.
 
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
+use super::form::{Form, Immediate, Operand, Part, Vex256};
 use super::sse::{check, check_mmx};
 use crate::flags::{Arith, bit};
 use crate::interp::op::{Op, Source, Word};
-use crate::simd::{self, Binary, BinaryImm, MmxBinary, StringMatch, Ternary, Test};
+use crate::simd::{self, AcrossLanes, Binary, BinaryImm, MmxBinary, StringMatch, Ternary, Test};
 use crate::state::gpr;
 use crate::{Cpu, Int, Trap};
 
 /// Where the number of the mnemonic begins in `imm`.
 pub const MNEMONIC_SHIFT: u32 = 8;
+
+/// Where the shift of the second lane's immediate begins in `imm`.
+pub const STEP_SHIFT: u32 = 32;
 
 /// The functions of one kind, by number of the mnemonic.
 pub(super) struct Table<F>(LazyLock<Vec<Option<F>>>);
@@ -26,7 +30,7 @@ impl<F: Copy> Table<F> {
     /// The function for `op`, which was only decoded so because there is one.
     #[inline(always)]
     pub(super) fn of(&self, cpu: &mut Cpu, op: &Op) -> Result<F, Trap> {
-        let number = (op.imm >> MNEMONIC_SHIFT) as usize;
+        let number = usize::from((op.imm >> MNEMONIC_SHIFT) as u16);
         self.0.get(number).copied().flatten().ok_or_else(|| cpu.undefined())
     }
 }
@@ -42,121 +46,117 @@ pub(super) use table;
 table!(BINARY, Binary, simd::int_binary);
 table!(BINARY_IMM, BinaryImm, simd::int_immediate);
 table!(TERNARY, Ternary, simd::int_ternary);
-table!(SIGNS, fn(u128) -> u32, simd::sign_mask);
+table!(SIGNS, (fn(u128) -> u32, u32), simd::sign_mask);
 table!(TEST, Test, simd::int_test);
+table!(ACROSS_LANES, AcrossLanes, simd::across_lanes);
 table!(MMX_BINARY, MmxBinary, simd::mmx_binary);
 table!(MMX_IMM, fn(u64, u64, u8) -> u64, simd::mmx_immediate);
 
-/// The second operand of an SSE instruction.
-pub trait Operand {
-    /// Its value, zero-extended.
-    fn read(cpu: &mut Cpu, op: &Op) -> Result<u128, Trap>;
-}
-/// An XMM register.
-pub struct Xmm;
-/// Memory, aligned to 16 bytes.
-pub struct Aligned;
-/// A smaller piece of memory, at any address.
-pub struct Part<T>(PhantomData<T>);
-/// The immediate.
-pub struct Immediate;
-
-impl Operand for Xmm {
-    #[inline(always)]
-    fn read(cpu: &mut Cpu, op: &Op) -> Result<u128, Trap> {
-        Ok(cpu.xmm(op.src))
-    }
-}
-impl Operand for Aligned {
-    #[inline(always)]
-    fn read(cpu: &mut Cpu, op: &Op) -> Result<u128, Trap> {
-        let linear = super::sse::aligned(cpu, op, false)?;
-        cpu.load(linear)
-    }
-}
-impl<T: Int> Operand for Part<T> {
-    #[inline(always)]
-    fn read(cpu: &mut Cpu, op: &Op) -> Result<u128, Trap> {
-        Ok(op.load::<T>(cpu)?.widen())
-    }
-}
-impl Operand for Immediate {
-    #[inline(always)]
-    fn read(_: &mut Cpu, op: &Op) -> Result<u128, Trap> {
-        Ok((op.imm & 0xff).into())
-    }
-}
-
-/// `dst = f(dst, S)`.
-pub fn binary<S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let b = S::read(cpu, op)?;
+/// `dst = f(src, S)`.
+pub fn binary<F: Form, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let b = S::read::<F>(cpu, op)?;
     let f = BINARY.of(cpu, op)?;
-    let result = f(cpu.xmm(op.dst), b);
-    cpu.set_xmm(op.dst, result);
+    let a = F::get(cpu, op.src);
+    F::set(cpu, op.dst, F::build(|i| f(a[i], b[i])));
     Ok(())
 }
 
-/// `dst = f(dst, S, imm8)`.
-pub fn binary_imm<S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let b = S::read(cpu, op)?;
+/// The part of the immediate that lane `i` goes by.
+#[inline(always)]
+pub(super) fn immediate(op: &Op, lane: usize) -> u8 {
+    let step = if lane == 0 { 0 } else { op.imm >> STEP_SHIFT & 7 };
+    (op.imm as u8) >> step
+}
+
+/// `dst = f(src, S, imm8)`.
+pub fn binary_imm<F: Form, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let b = S::read::<F>(cpu, op)?;
     let f = BINARY_IMM.of(cpu, op)?;
-    let result = f(cpu.xmm(op.dst), b, op.imm as u8);
-    cpu.set_xmm(op.dst, result);
+    let a = F::get(cpu, op.src);
+    F::set(cpu, op.dst, F::build(|i| f(a[i], b[i], immediate(op, i))));
     Ok(())
 }
 
-/// `dst = f(dst, S, xmm0)`.
-pub fn ternary<S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let b = S::read(cpu, op)?;
+/// `dst = f(src, S, third)`; the number of the third register is in the immediate.
+pub fn ternary<F: Form, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let b = S::read::<F>(cpu, op)?;
     let f = TERNARY.of(cpu, op)?;
-    let result = f(cpu.xmm(op.dst), b, cpu.xmm(0));
-    cpu.set_xmm(op.dst, result);
+    let (a, c) = (F::get(cpu, op.src), F::get(cpu, op.imm as u8));
+    F::set(cpu, op.dst, F::build(|i| f(a[i], b[i], c[i])));
     Ok(())
+}
+
+/// Permutations and broadcasts of whole registers.
+pub fn across_lanes<F: Form, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let b = S::read::<Vex256>(cpu, op)?;
+    let f = ACROSS_LANES.of(cpu, op)?;
+    let result = f(Vex256::get(cpu, op.src), b, op.imm as u8);
+    F::set(cpu, op.dst, F::build(|i| result[i]));
+    Ok(())
+}
+
+/// VEXTRACTF128 and VEXTRACTI128 to a register.
+pub fn extract_half(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    Vex256::check(cpu)?;
+    let half = Vex256::get(cpu, op.src2)[op.imm as usize & 1];
+    Vex256::set(cpu, op.dst, [half, 0]);
+    Ok(())
+}
+
+/// The same to memory.
+pub fn extract_half_to_memory(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    Vex256::check(cpu)?;
+    let half = Vex256::get(cpu, op.src2)[op.imm as usize & 1];
+    op.store(cpu, half)?;
+    cpu.stored()
 }
 
 /// PMOVMSKB, MOVMSKPS and MOVMSKPD.
-pub fn sign_mask(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let f = SIGNS.of(cpu, op)?;
-    f(cpu.xmm(op.src)).set(cpu, op.dst);
+pub fn sign_mask<F: Form>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let (f, lanes) = SIGNS.of(cpu, op)?;
+    let [low, high] = F::get(cpu, op.src2).map(f);
+    (low | high << lanes).set(cpu, op.dst);
     Ok(())
 }
 
-/// PTEST: ZF and CF.
-pub fn test<S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let b = S::read(cpu, op)?;
+/// PTEST and its like: ZF and CF.
+pub fn test<F: Form, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let b = S::read::<F>(cpu, op)?;
     let f = TEST.of(cpu, op)?;
-    let (zf, cf) = f(cpu.xmm(op.dst), b);
+    let a = F::get(cpu, op.src);
+    let (zf, cf) = (F::all(|i| f(a[i], b[i]).0), F::all(|i| f(a[i], b[i]).1));
     let flags = if zf { bit::ZF } else { 0 } | if cf { bit::CF } else { 0 };
     cpu.set_arith(Arith::from_bits(flags));
     Ok(())
 }
 
 /// PINSRB, PINSRW, PINSRD and PINSRQ: the low `T` of a general register or memory.
-pub fn insert<T: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
+pub fn insert<F: Form, T: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
     let value: T = S::read(cpu, op)?;
-    let result = simd::insert_lane(cpu.xmm(op.dst), value.zx(), T::BITS, op.imm as u8);
-    cpu.set_xmm(op.dst, result);
+    let result = simd::insert_lane(cpu.xmm(op.src), value.zx(), T::BITS, op.imm as u8);
+    F::set(cpu, op.dst, [result, 0]);
     Ok(())
 }
 
 /// PEXTRB, PEXTRW, PEXTRD, PEXTRQ and EXTRACTPS to a general register, zero-extended.
-pub fn extract<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let value = simd::extract_lane(cpu.xmm(op.src), T::BITS, op.imm as u8);
+pub fn extract<F: Form, T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let value = simd::extract_lane(cpu.xmm(op.src2), T::BITS, op.imm as u8);
     value.set(cpu, op.dst);
     Ok(())
 }
 
 /// The same to memory.
-pub fn extract_to_memory<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    check(cpu)?;
-    let value = simd::extract_lane(cpu.xmm(op.src), T::BITS, op.imm as u8);
+pub fn extract_to_memory<F: Form, T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    F::check(cpu)?;
+    let value = simd::extract_lane(cpu.xmm(op.src2), T::BITS, op.imm as u8);
     op.store(cpu, T::of(value))?;
     cpu.stored()
 }
@@ -172,7 +172,7 @@ pub fn extract_bits(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 /// INSERTQ with immediates.
 pub fn insert_bits(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     check(cpu)?;
-    let (a, b) = (cpu.xmm(op.dst), cpu.xmm(op.src));
+    let (a, b) = (cpu.xmm(op.dst), cpu.xmm(op.src2));
     cpu.set_xmm(op.dst, simd::insert_bits(a, b, op.imm as u8, (op.imm >> 8) as u8));
     Ok(())
 }
@@ -199,10 +199,13 @@ impl<T: Word> Lengths for Explicit<T> {
     }
 }
 
-fn compare_strings<L: Lengths, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<StringMatch, Trap> {
-    check(cpu)?;
-    let b = S::read(cpu, op)?;
-    let found = simd::compare_strings(cpu.xmm(op.dst), b, L::read(cpu), op.imm as u8);
+fn compare_strings<F: Form, L: Lengths, S: Operand>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Result<StringMatch, Trap> {
+    F::check(cpu)?;
+    let [b, _] = S::read::<F>(cpu, op)?;
+    let found = simd::compare_strings(cpu.xmm(op.src), b, L::read(cpu), op.imm as u8);
     let flags = &found.flags;
     let set = [
         (flags.overflow, bit::OF),
@@ -216,16 +219,16 @@ fn compare_strings<L: Lengths, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<Str
 }
 
 /// PCMPESTRI and PCMPISTRI: an index to ECX.
-pub fn string_index<L: Lengths, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    let found = compare_strings::<L, S>(cpu, op)?;
+pub fn string_index<F: Form, L: Lengths, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let found = compare_strings::<F, L, S>(cpu, op)?;
     found.index().set(cpu, gpr::RCX as u8);
     Ok(())
 }
 
 /// PCMPESTRM and PCMPISTRM: a mask to XMM0.
-pub fn string_mask<L: Lengths, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    let found = compare_strings::<L, S>(cpu, op)?;
-    cpu.set_xmm(0, found.mask());
+pub fn string_mask<F: Form, L: Lengths, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let found = compare_strings::<F, L, S>(cpu, op)?;
+    F::set(cpu, 0, [found.mask(), 0]);
     Ok(())
 }
 
@@ -238,7 +241,7 @@ pub trait MmxOperand {
 pub struct Mm;
 impl MmxOperand for Mm {
     fn read(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-        Ok(cpu.state.x87.mmx(op.src))
+        Ok(cpu.state.x87.mmx(op.src2))
     }
 }
 impl<T: Int> MmxOperand for Part<T> {
@@ -280,8 +283,8 @@ pub fn mmx_imm<S: MmxOperand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 /// PMOVMSKB of an MMX register.
 pub fn mmx_sign_mask(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     check_mmx(cpu)?;
-    let f = SIGNS.of(cpu, op)?;
-    let value = cpu.state.x87.mmx(op.src);
+    let (f, _) = SIGNS.of(cpu, op)?;
+    let value = cpu.state.x87.mmx(op.src2);
     cpu.state.x87.enter_mmx();
     f(value.into()).set(cpu, op.dst);
     Ok(())
@@ -300,7 +303,7 @@ pub fn mmx_insert<S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 /// PEXTRW of an MMX register.
 pub fn mmx_extract(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     check_mmx(cpu)?;
-    let value = simd::extract_lane(cpu.state.x87.mmx(op.src).into(), 16, op.imm as u8 & 3);
+    let value = simd::extract_lane(cpu.state.x87.mmx(op.src2).into(), 16, op.imm as u8 & 3);
     cpu.state.x87.enter_mmx();
     value.set(cpu, op.dst);
     Ok(())

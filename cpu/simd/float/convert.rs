@@ -1,11 +1,11 @@
 //! Conversions between formats and integers, and rounding to an integral value.
 
 use super::super::lanes::{Lane, pack, widen};
-use super::lanewise::Float;
+use super::lanewise::Float as Function;
 use super::native::Native;
 use super::{Unit, low, with_low};
 use crate::fpu::format::Unpacked;
-use crate::fpu::{F32, F64, Rounding, convert, flag};
+use crate::fpu::{F16, F32, F64, Float, Rounding, convert, flag};
 use iced_x86::Mnemonic as M;
 
 /// `f(destination, integer, unit)`: CVTSI2SS and CVTSI2SD.
@@ -17,9 +17,9 @@ pub type ToInt = fn(u128, u32, &mut Unit) -> i64;
 impl Unit {
     /// Changes the format.
     fn convert<From: Native, To: Native>(&mut self, a: From) -> To {
-        if let Some(result) = self.native_convert(a) {
-            return result;
-        }
+        self.native_convert(a).unwrap_or_else(|| self.convert_in_software(a))
+    }
+    fn convert_in_software<From: Float, To: Float>(&mut self, a: From) -> To {
         let a = self.operand(a);
         if a.denormal {
             self.env.raise(flag::DE);
@@ -34,6 +34,22 @@ impl Unit {
             }
         }
         self.env.raise(before);
+        result
+    }
+    /// VCVTPH2PS: DAZ does not matter, and no denormal is reported.
+    fn widen_half(&mut self, a: F16) -> F32 {
+        convert::convert(a.unpack(), &mut self.env)
+    }
+    /// VCVTPS2PH: bit 2 of `imm` selects the rounding mode of MXCSR instead of that in the bits below;
+    /// FTZ does not matter.
+    fn narrow_to_half(&mut self, a: F32, imm: u8) -> F16 {
+        let (rounding, flush_to_zero) = (self.env.rounding, self.env.flush_to_zero);
+        self.env.flush_to_zero = false;
+        if imm & 4 == 0 {
+            self.env.rounding = Rounding::from_bits(imm.into());
+        }
+        let result = self.convert_in_software(a);
+        (self.env.rounding, self.env.flush_to_zero) = (rounding, flush_to_zero);
         result
     }
     /// An integer as a number.
@@ -68,8 +84,8 @@ impl Unit {
 }
 
 /// The conversions from one vector register to another, one of which may be an MMX register. Results
-/// of two dwords leave the upper half zero.
-pub(super) fn between_vectors(mnemonic: M) -> Option<Float> {
+/// of 64 bits leave the upper half zero.
+pub(super) fn between_vectors(mnemonic: M) -> Option<Function> {
     Some(match mnemonic {
         M::Cvtdq2ps => |_, b, _, unit| {
             let b = i32::split(b);
@@ -106,6 +122,11 @@ pub(super) fn between_vectors(mnemonic: M) -> Option<Float> {
         }
         M::Cvtps2pd => |_, b, _, unit| widen(b, |x: F32| unit.convert::<F32, F64>(x)),
         M::Cvtpd2ps => |_, b, _, unit| pack(b, 0, |x: F64| unit.convert::<F64, F32>(x)),
+        M::Vcvtph2ps => |_, b, _, unit| widen(b, |x: F16| unit.widen_half(x)),
+        M::Vcvtps2ph => |_, b, imm, unit| {
+            let b = F32::split(b);
+            F16::build(|i| b.get(i).map_or(F16(0), |x| unit.narrow_to_half(*x, imm)))
+        },
         M::Cvtss2sd => |a, b, _, unit| with_low(a, unit.convert::<F32, F64>(low(b))),
         M::Cvtsd2ss => |a, b, _, unit| with_low(a, unit.convert::<F64, F32>(low(b))),
         _ => return None,

@@ -60,15 +60,31 @@ impl Unit {
     /// CMPPS and its like: all ones where the predicate holds (SDM volume 2, table 3-1).
     #[inline(always)]
     fn predicate<F: Native>(&mut self, a: F, b: F, predicate: u8) -> F {
-        let order = self.compare(a, b, matches!(predicate & 3, 1 | 2));
-        let holds = match predicate & 3 {
-            0 => order == Some(Ordering::Equal),
-            1 => order == Some(Ordering::Less),
-            2 => matches!(order, Some(Ordering::Less | Ordering::Equal)),
-            _ => order.is_none(),
+        const LESS: u8 = 1;
+        const EQUAL: u8 = 2;
+        const GREATER: u8 = 4;
+        const UNORDERED: u8 = 8;
+        /// The outcomes that satisfy a predicate, by its low four bits.
+        const SATISFYING: [u8; 16] = {
+            let simple = [EQUAL, LESS, LESS | EQUAL, UNORDERED];
+            let other = [EQUAL | UNORDERED, LESS | UNORDERED, LESS | EQUAL | UNORDERED, 0];
+            let (mut table, mut i) = ([0; 16], 0);
+            while i < 4 {
+                (table[i], table[4 + i]) = (simple[i], simple[i] ^ 15);
+                (table[8 + i], table[12 + i]) = (other[i], other[i] ^ 15);
+                i += 1;
+            }
+            table
         };
-        // The other four are their negations.
-        if holds != (predicate & 4 != 0) { F::ones() } else { F::zero(false) }
+        let signaling = matches!(predicate & 3, 1 | 2) != (predicate & 16 != 0);
+        let outcome = match self.compare(a, b, signaling) {
+            Some(Ordering::Less) => LESS,
+            Some(Ordering::Equal) => EQUAL,
+            Some(Ordering::Greater) => GREATER,
+            None => UNORDERED,
+        };
+        let holds = SATISFYING[usize::from(predicate & 15)] & outcome != 0;
+        if holds { F::ones() } else { F::zero(false) }
     }
     /// DPPS and DPPD: the selected products, summed up pairwise, in the selected lanes.
     fn dot_product<F: Native>(&mut self, a: u128, b: u128, imm: u8) -> u128 {

@@ -6,15 +6,17 @@
 
 mod approximate;
 mod convert;
+mod fused;
 mod lanewise;
 mod native;
 
 pub use convert::{FromInt, ToInt, float_from_int, float_to_int};
+pub use fused::{FloatTernary, float_ternary};
 pub use lanewise::{Float, Order, float, float_order};
 
 use super::lanes::Lane;
 use crate::fpu::format::Unpacked;
-use crate::fpu::{Env, F32, F64, NanRule, Rounding, arith, flag};
+use crate::fpu::{Env, F16, F32, F64, NanRule, Rounding, arith, flag};
 
 /// Fields of MXCSR (SDM volume 1, 10.2.3). The flags are in the low six bits, as [`flag`] has them.
 mod mxcsr {
@@ -97,7 +99,7 @@ macro_rules! float_lanes {
         }
     )* };
 }
-float_lanes! { F32(u32) x 4, F64(u64) x 2, }
+float_lanes! { F16(u16) x 8, F32(u32) x 4, F64(u64) x 2, }
 
 /// `value` in place of the lowest lane of `vector`.
 #[inline]

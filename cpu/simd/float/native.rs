@@ -17,6 +17,7 @@ pub(super) trait Native: Float + Lane {
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
     fn div(self, other: Self) -> Self;
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
     fn sqrt(self) -> Self;
     fn compare(self, other: Self) -> Option<Ordering>;
     fn from_int(value: i64) -> Self;
@@ -56,6 +57,11 @@ macro_rules! native {
             #[inline(always)]
             fn div(self, other: Self) -> Self {
                 $format((<$host>::from_bits(self.0) / <$host>::from_bits(other.0)).to_bits())
+            }
+            #[inline(always)]
+            fn mul_add(self, factor: Self, addend: Self) -> Self {
+                let [a, b, c] = [self, factor, addend].map(|x| <$host>::from_bits(x.0));
+                $format(a.mul_add(b, c).to_bits())
             }
             #[inline(always)]
             fn sqrt(self) -> Self {
@@ -178,6 +184,18 @@ impl Unit {
             && b.is_plain()
             && self.takes(product, a.is_zero() || b.is_zero(), || exact_product(a, b));
         taken.then_some(product)
+    }
+
+    /// `a * b + c`, if the host may tell.
+    #[inline(always)]
+    pub(super) fn native_mul_add<F: Native>(&self, a: F, b: F, c: F) -> Option<F> {
+        let plain = self.nearest() && a.is_plain() && b.is_plain() && c.is_plain();
+        // Whether it is exact is too much to ask.
+        if !plain || !self.inexact_is_moot {
+            return None;
+        }
+        let result = a.mul_add(b, c);
+        result.is_safe().then_some(result)
     }
 
     /// `a / b`, if the host may tell.

@@ -52,6 +52,11 @@ impl Assets {
         self.dir.join("initrd-tools.cpio")
     }
 
+    /// What the guests are built around: every tool in one static program.
+    pub fn busybox(&self) -> PathBuf {
+        self.dir.join("busybox")
+    }
+
     /// memtest86+ as a Linux boot image.
     pub fn memtest(&self) -> PathBuf {
         self.dir.join("memtest86+x64.bin")

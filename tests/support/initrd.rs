@@ -15,11 +15,12 @@ pub const READY: &str = "rhea-guest: ready";
 /// The line that `/init` prints before it hands the console to a shell.
 pub const SHELL: &str = "rhea-guest: shell";
 
-const SCRIPTS: [(&str, &str); 4] = [
+const SCRIPTS: [(&str, &str); 5] = [
     ("report", include_str!("guest/report")),
     ("stress", include_str!("guest/stress")),
     ("poweroff", include_str!("guest/poweroff")),
     ("reboot", include_str!("guest/reboot")),
+    ("workloads", include_str!("guest/workloads")),
 ];
 
 /// Builds the guest around a static busybox.
@@ -42,6 +43,14 @@ pub fn build_with_tools(busybox: &Path, tools: &Path) -> Result<Vec<u8>> {
         }
     }
     archive.symlink("lib64", "lib");
+    Ok(archive.finish())
+}
+
+/// Builds the guest with one more program, as `/bin/NAME` after its file name.
+pub fn build_with_program(busybox: &Path, program: &Path) -> Result<Vec<u8>> {
+    let mut archive = base(busybox)?;
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    archive.file(&format!("bin/{name}"), 0o755, &read(program)?);
     Ok(archive.finish())
 }
 

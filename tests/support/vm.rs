@@ -56,9 +56,15 @@ impl Launch {
     /// Boots `kernel` with the test guest, which runs `scripts` (see
     /// [`crate::initrd`]).
     pub fn guest(self, kernel: &Path, assets: &Assets, scripts: &str) -> Self {
+        self.kernel(kernel, &assets.initrd(), scripts)
+    }
+
+    /// The same with an initrd of the caller's, and more words of the kernel
+    /// command line after the scripts' names, if any.
+    pub fn kernel(self, kernel: &Path, initrd: &Path, scripts: &str) -> Self {
         let append = format!("console=ttyS0 panic=-1 rhea.run={scripts}");
         self.args([OsStr::new("-kernel"), kernel.as_os_str()])
-            .args([OsStr::new("-initrd"), assets.initrd().as_os_str()])
+            .args([OsStr::new("-initrd"), initrd.as_os_str()])
             .args(["-append", &append])
     }
 

@@ -16,7 +16,8 @@ Usage: cargo xtask COMMAND
   demo [ARG...]     boot Debian's cloud kernel to a shell in Rhea; ARGs go to Rhea
   test [--full]     static checks, then every test; --full adds the soak tests
   check             the static checks alone: format, lints, house rules
-  bench [ROW...]    compare with QEMU, print a Markdown table
+  bench [OPTION...] [ROW...]
+                    Rhea, QEMU and the host side by side; `bench help` says more
   fuzz [TARGET...] [--time SECONDS]
                     run fuzz targets, each for so long (60 unless said)
   assets            fetch the guests' kernels, firmware and tools
@@ -38,6 +39,10 @@ fn main() -> Result<()> {
             Ok(())
         }
         "assets" => assets(&rest),
+        "bench" if rest == ["help"] => {
+            print!("{}", bench::HELP);
+            Ok(())
+        }
         "bench" => bench::run(&rest),
         "check" => {
             no_more(&rest)?;

@@ -40,8 +40,20 @@ pub fn shown(command: &Command) -> String {
 /// Builds the release programs and returns the path of the emulator.
 pub fn release_build() -> Result<PathBuf> {
     run(&mut cargo(&["build", "--release", "--package", "rhea"]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| root().join("target"));
-    Ok(target.join("release/qemu-system-x86_64"))
+    Ok(target().join("release/qemu-system-x86_64"))
+}
+
+/// Where Cargo puts what it builds.
+pub fn target() -> PathBuf {
+    let chosen = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    chosen.unwrap_or_else(|| root().join("target"))
+}
+
+/// What a command prints, without the end of its last line.
+pub fn output(program: &str, args: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
 }

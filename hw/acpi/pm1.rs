@@ -72,7 +72,7 @@ impl Pm1 {
 
     /// Back to the state after power-up.
     pub fn reset(&mut self) {
-        self.st = Pm1State { overflow: self.next_overflow(), ..Pm1State::default() };
+        self.st = Pm1State::default();
         self.alarm.cancel();
     }
 

@@ -40,6 +40,8 @@ mod control {
     pub const NO_INIT: u8 = 1 << 2;
     pub const SELECT: u8 = 1 << 3;
     pub const INTERRUPT: u8 = 1 << 4;
+    /// The data lines are inputs.
+    pub const INPUT: u8 = 1 << 5;
     /// These read as ones.
     pub const UNUSED: u8 = 0xc0;
 }
@@ -141,6 +143,8 @@ impl Parallel {
 impl Device for Parallel {
     fn read(&mut self, _: u32, offset: u64, _: u8) -> u64 {
         let value = match offset {
+            // A printer drives no data lines.
+            reg::DATA if self.st.control & control::INPUT != 0 => 0xff,
             reg::DATA => self.st.data,
             reg::STATUS => self.read_status(),
             reg::CONTROL => self.st.control,

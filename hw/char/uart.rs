@@ -106,6 +106,8 @@ pub struct UartState {
     msr: u8,
     scr: u8,
     received: VecDeque<u8>,
+    /// What the receiver buffer holds without FIFOs, read or not.
+    holding: u8,
     /// Written by the guest, not yet taken by the peer.
     sending: VecDeque<u8>,
     /// The transmitter-empty interrupt waits to be identified.
@@ -125,6 +127,7 @@ impl UartState {
             msr: msr::DCD | msr::DSR | msr::CTS,
             scr: 0,
             received: VecDeque::new(),
+            holding: 0,
             sending: VecDeque::new(),
             empty_pending: false,
             timeout_pending: false,
@@ -274,6 +277,9 @@ impl Uart {
             } else {
                 self.st.received.push_back(byte);
             }
+            if !self.fifos() {
+                self.st.holding = byte;
+            }
         }
         if !self.st.received.is_empty() {
             self.st.lsr |= lsr::DATA_READY;
@@ -328,7 +334,8 @@ impl Uart {
     }
 
     fn read_data(&mut self) -> u8 {
-        let byte = self.st.received.pop_front().unwrap_or(0);
+        let empty = if self.fifos() { 0 } else { self.st.holding };
+        let byte = self.st.received.pop_front().unwrap_or(empty);
         if self.st.received.is_empty() {
             self.st.lsr &= !(lsr::DATA_READY | lsr::BREAK);
         }

@@ -297,7 +297,8 @@ impl FwCfg {
 impl Device for FwCfg {
     fn read(&mut self, region: u32, offset: u64, size: u8) -> u64 {
         match (region, offset, size) {
-            (CONTROL, 1, 1) => self.read_byte().into(),
+            // The selector reads as the data register does.
+            (CONTROL, _, 1) => self.read_byte().into(),
             (CONTROL, ..) => 0,
             (_, 0..=7, 1..=8) => {
                 // The signature, big-endian, whatever part of it is read.

@@ -30,7 +30,6 @@ const ELCR_MASKS: [u8; 2] = [0xf8, 0xde];
 const ICW1_INIT: u8 = 1 << 4;
 const ICW1_NEEDS_ICW4: u8 = 1;
 const ICW1_SINGLE: u8 = 1 << 1;
-const ICW1_LEVEL: u8 = 1 << 3;
 const ICW4_AUTO_EOI: u8 = 1 << 1;
 const ICW4_NESTED: u8 = 1 << 4;
 const OCW3: u8 = 1 << 3;
@@ -79,12 +78,11 @@ pub struct ChipState {
     expect: u8,
     needs_icw4: bool,
     single: bool,
-    all_level: bool,
 }
 
 impl ChipState {
     fn level_triggered(&self, n: u8) -> bool {
-        self.all_level || self.elcr >> n & 1 != 0
+        self.elcr >> n & 1 != 0
     }
 
     fn set_input(&mut self, n: u8, level: bool) {
@@ -164,12 +162,12 @@ impl ChipState {
                 *self = ChipState {
                     inputs: self.inputs,
                     elcr: self.elcr,
-                    // Edges seen before are forgotten, levels are not.
-                    irr: self.inputs & if value & ICW1_LEVEL != 0 { 0xff } else { self.elcr },
+                    // Edges seen before are forgotten, levels are not. Bit 3, which made all inputs
+                    // level-triggered once, has given way to the edge/level control registers.
+                    irr: self.inputs & self.elcr,
                     expect: Expect::Icw2 as u8,
                     needs_icw4: value & ICW1_NEEDS_ICW4 != 0,
                     single: value & ICW1_SINGLE != 0,
-                    all_level: value & ICW1_LEVEL != 0,
                     ..ChipState::default()
                 };
             } else if value & OCW3 != 0 {

@@ -27,7 +27,6 @@ pub mod reg {
     pub const COMMAND_IO: u16 = 1;
     pub const COMMAND_MEMORY: u16 = 1 << 1;
     pub const COMMAND_MASTER: u16 = 1 << 2;
-    pub const COMMAND_PARITY: u16 = 1 << 6;
     pub const COMMAND_SERR: u16 = 1 << 8;
     pub const COMMAND_INTX_DISABLE: u16 = 1 << 10;
     pub const STATUS_INTERRUPT: u16 = 1 << 3;
@@ -118,7 +117,6 @@ impl ConfigSpace {
         let command = reg::COMMAND_IO
             | reg::COMMAND_MEMORY
             | reg::COMMAND_MASTER
-            | reg::COMMAND_PARITY
             | reg::COMMAND_SERR
             | reg::COMMAND_INTX_DISABLE;
         space.allow_u16(reg::COMMAND, command);

@@ -49,13 +49,13 @@ impl ConfigPorts {
     }
 }
 
-/// Narrower accesses do not reach the address register.
+/// Narrower accesses do not change the address register, and read its low bits wherever they are.
 impl IoHandler for AddressPort {
-    fn read(&self, _: u64, size: u8) -> u64 {
-        if size == 4 { self.0.address.load(Ordering::Relaxed).into() } else { !0 }
+    fn read(&self, _: u64, _: u8) -> u64 {
+        self.0.address.load(Ordering::Relaxed).into()
     }
-    fn write(&self, _: u64, size: u8, value: u64) {
-        if size == 4 {
+    fn write(&self, offset: u64, size: u8, value: u64) {
+        if (offset, size) == (0, 4) {
             self.0.address.store(value as u32, Ordering::Relaxed);
         }
     }

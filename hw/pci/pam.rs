@@ -75,8 +75,9 @@ impl Pam {
         for half in 0..2 {
             let attributes = value >> (4 * half) & 3;
             if let Some(Some(segment)) = self.segments.get(2 * n + half) {
-                // Writes to RAM with reads from PCI are treated as PCI: no firmware relies on it.
-                segment.pci.set_enabled(attributes & 1 == 0);
+                // Writes to RAM with reads from PCI are treated as RAM, as in QEMU: no firmware relies
+                // on it, since all know QEMU.
+                segment.pci.set_enabled(attributes == 0);
                 segment.rom.configure(attributes == 1, true);
             }
         }

@@ -30,10 +30,20 @@ const SMBUS_BASE: usize = 0x90;
 const SMBUS_CONFIG: usize = 0xd2;
 const PM_LEN: u64 = 64;
 
-const PM_REGION: u32 = 0;
-const GPE_REGION: u32 = 1;
-const APM_REGION: u32 = 2;
-const SMBUS_REGION: u32 = 3;
+const EVENT_REGION: u32 = 0;
+const CONTROL_REGION: u32 = 1;
+const TIMER_REGION: u32 = 2;
+const GPE_REGION: u32 = 3;
+const APM_REGION: u32 = 4;
+const SMBUS_REGION: u32 = 5;
+
+/// The registers among the power management ports: region, name, offset, length. Nothing answers
+/// between them.
+const PM_BLOCKS: [(u32, &str, u64, u64); 3] = [
+    (EVENT_REGION, "acpi-evt", 0, 4),
+    (CONTROL_REGION, "acpi-cnt", 4, 2),
+    (TIMER_REGION, "acpi-tmr", 8, 4),
+];
 
 const IDENTITY: Identity = Identity {
     vendor: ids::INTEL,
@@ -93,6 +103,15 @@ pub struct Piix4Pm {
     smbus: Smbus,
 }
 
+/// A 16-bit register after a write of a byte or more at `offset` into it.
+fn merge(old: u16, offset: u64, size: u8, value: u32) -> u16 {
+    match (size, offset & 1) {
+        (1, 0) => old & 0xff00 | value as u16 & 0xff,
+        (1, _) => old & 0x00ff | (value as u16) << 8,
+        _ => value as u16,
+    }
+}
+
 /// A block of ports that the guest places by registers of its own.
 struct Movable {
     ports: Region,
@@ -146,7 +165,6 @@ impl Piix4Pm {
             config.set_u8(offset, value);
         }
         config.set_u8(SMM_SET_UP, if cfg.smm { 0 } else { SMM_SET_UP_DONE });
-        config.allow_u8(super::reg::INTERRUPT_PIN, 1);
         config.set_u32(SMBUS_BASE, u32::from(cfg.smbus_base) | 1);
         config.set_u8(SMBUS_CONFIG, 0x09);
         let sleep = SleepTypes {
@@ -169,8 +187,10 @@ impl Piix4Pm {
                 smbus: Smbus::default(),
             }
         });
-        let sizes = AccessSizes { min: 1, max: 4 };
-        pm_window.add(&device::region(&device, PM_REGION, "acpi-evt", PM_LEN, sizes), 0, 0);
+        for (number, name, offset, len) in PM_BLOCKS {
+            let block = device::region(&device, number, name, len, AccessSizes::UP_TO_DWORD);
+            pm_window.add(&block, offset, 0);
+        }
         let smbus = device::region(&device, SMBUS_REGION, "pm-smbus", SMBUS_LEN, AccessSizes::BYTE);
         smbus_window.add(&smbus, 0, 0);
         bus.plug("PIIX4_PM", Some(devfn), config, |_| (device.clone(), Vec::new()))?;
@@ -202,37 +222,20 @@ impl Piix4Pm {
         self.wires.sci.set(level);
     }
 
-    /// The registers are words; bytes of the timer are read one by one too.
-    fn pm_read(&mut self, offset: u64, size: u8) -> u64 {
-        let register = |value: u32, base: u64| u64::from(value) >> (8 * (offset - base));
-        match (offset, size) {
-            (0..=3, 4) => u64::from(self.pm1.status()) | u64::from(self.pm1.enable()) << 16,
-            (0..=1, _) => register(self.pm1.status().into(), 0),
-            (2..=3, _) => register(self.pm1.enable().into(), 2),
-            (4..=7, _) => register(self.pm1.control().into(), 4),
-            (8..=11, _) => register(self.pm1.timer(), 8),
-            _ => 0,
-        }
+    /// Bytes, words and the doubleword of two registers are read alike.
+    fn event_read(&mut self, offset: u64) -> u64 {
+        let both = u32::from(self.pm1.status()) | u32::from(self.pm1.enable()) << 16;
+        u64::from(both) >> (8 * offset)
     }
 
-    fn pm_write(&mut self, offset: u64, size: u8, value: u64) {
-        let value = value as u32;
-        if size == 4 && offset == 0 {
-            self.pm_write(0, 2, u64::from(value & 0xffff));
-            self.pm_write(2, 2, u64::from(value >> 16));
-            return;
-        }
-        // A byte write changes its half of the register.
-        let merge = |old: u16| match (size, offset & 1) {
-            (1, 0) => old & 0xff00 | value as u16 & 0xff,
-            (1, _) => old & 0x00ff | (value as u16) << 8,
-            _ => value as u16,
-        };
-        match offset {
-            0 | 1 => self.pm1.write_status(merge(0)),
-            2 | 3 => self.pm1.write_enable(merge(self.pm1.enable())),
-            4 | 5 => self.pm1.write_control(merge(self.pm1.control())),
-            _ => {}
+    fn event_write(&mut self, offset: u64, size: u8, value: u32) {
+        if size == 4 {
+            self.event_write(0, 2, value & 0xffff);
+            self.event_write(2, 2, value >> 16);
+        } else if offset < 2 {
+            self.pm1.write_status(merge(0, offset, size, value));
+        } else {
+            self.pm1.write_enable(merge(self.pm1.enable(), offset, size, value));
         }
     }
 
@@ -263,9 +266,11 @@ impl PciDevice for Piix4Pm {
 }
 
 impl Device for Piix4Pm {
-    fn read(&mut self, region: u32, offset: u64, size: u8) -> u64 {
+    fn read(&mut self, region: u32, offset: u64, _: u8) -> u64 {
         match region {
-            PM_REGION => self.pm_read(offset, size),
+            EVENT_REGION => self.event_read(offset),
+            CONTROL_REGION => u64::from(self.pm1.control()) >> (8 * offset),
+            TIMER_REGION => u64::from(self.pm1.timer()) >> (8 * offset),
             GPE_REGION => self.gpe.read(offset).into(),
             SMBUS_REGION => self.smbus.read(offset).into(),
             _ => self.apm.read(offset).into(),
@@ -274,7 +279,12 @@ impl Device for Piix4Pm {
 
     fn write(&mut self, region: u32, offset: u64, size: u8, value: u64) {
         match region {
-            PM_REGION => self.pm_write(offset, size, value),
+            EVENT_REGION => self.event_write(offset, size, value as u32),
+            CONTROL_REGION => {
+                let control = self.pm1.control();
+                self.pm1.write_control(merge(control, offset, size, value as u32));
+            }
+            TIMER_REGION => {}
             GPE_REGION => self.gpe.write(offset, value as u8),
             SMBUS_REGION => return self.smbus.write(offset, value as u8),
             _ => self.apm_write(offset, value as u8),

@@ -21,8 +21,8 @@ pub const ISA_IRQS: [u32; 2] = [14, 15];
 const COMMAND_LEN: u64 = 8;
 const BUS_MASTER_BAR: usize = 4;
 const BUS_MASTER_LEN: u64 = 16;
-/// Length of one channel's half of the bus master block.
-const BUS_MASTER_HALF: u64 = 8;
+/// Length of one channel's command and status registers, and of its descriptor table address.
+const BUS_MASTER_QUARTER: u64 = 4;
 
 const IDENTITY: Identity = Identity {
     vendor: ids::INTEL,
@@ -77,9 +77,10 @@ pub struct Piix3Ide {
     st: [ChannelState; 2],
 }
 
-/// Numbers of the regions: command blocks 0 and 1, control registers 2 and 3, the bus master.
+/// Numbers of the regions, each the first of two: one for each channel.
 const CONTROL_REGIONS: u32 = 2;
-const BUS_MASTER_REGION: u32 = 4;
+const BUS_MASTER_REGIONS: u32 = 4;
+const DESCRIPTOR_REGIONS: u32 = 6;
 
 impl Piix3Ide {
     /// Plugs the function. The legacy ports are decoded whatever the guest sets.
@@ -99,7 +100,15 @@ impl Piix3Ide {
                 let control = region(CONTROL_REGIONS + number, "ide-control", 1);
                 bus.io().add(&control, CONTROL_PORTS[channel], 0);
             }
-            let master = region(BUS_MASTER_REGION, "piix-bmdma", BUS_MASTER_LEN);
+            let master = Region::container("piix-bmdma-container", BUS_MASTER_LEN.into());
+            for channel in 0..2u32 {
+                let registers =
+                    region(BUS_MASTER_REGIONS + channel, "piix-bmdma", BUS_MASTER_QUARTER);
+                let table = region(DESCRIPTOR_REGIONS + channel, "bmdma", BUS_MASTER_QUARTER);
+                let at = 2 * BUS_MASTER_QUARTER * u64::from(channel);
+                master.add(&registers, at, 0);
+                master.add(&table, at + BUS_MASTER_QUARTER, 0);
+            }
             (device, vec![(BUS_MASTER_BAR, master)])
         })?;
         Ok(())
@@ -138,21 +147,21 @@ impl Piix3Ide {
         }
     }
 
-    fn read_bus_master(&self, offset: u64, size: u8) -> u64 {
-        let st = &self.st[(offset / BUS_MASTER_HALF) as usize & 1];
-        match (offset % BUS_MASTER_HALF, size) {
+    /// Wide accesses to the byte registers go nowhere.
+    fn read_bus_master(&self, channel: usize, offset: u64, size: u8) -> u64 {
+        let st = &self.st[channel];
+        match (offset, size) {
             (0, 1) => st.bus_master_command.into(),
             (2, 1) => st.bus_master_status.into(),
-            (at @ 4..=7, _) => u64::from(st.descriptors) >> (8 * (at - 4)),
             _ => u64::MAX,
         }
     }
 
-    fn write_bus_master(&mut self, offset: u64, size: u8, value: u64) {
-        let st = &mut self.st[(offset / BUS_MASTER_HALF) as usize & 1];
-        match (offset % BUS_MASTER_HALF, size) {
+    fn write_bus_master(&mut self, channel: usize, offset: u64, size: u8, value: u8) {
+        let st = &mut self.st[channel];
+        match (offset, size) {
             (0, 1) => {
-                let value = value as u8 & (bus_master::START | bus_master::WRITE_TO_MEMORY);
+                let value = value & (bus_master::START | bus_master::WRITE_TO_MEMORY);
                 // Without a drive a transfer that was started stays active until it is stopped.
                 if (st.bus_master_command ^ value) & bus_master::START != 0 {
                     st.bus_master_status &= !bus_master::ACTIVE;
@@ -163,44 +172,48 @@ impl Piix3Ide {
                 st.bus_master_command = value;
             }
             (2, 1) => {
-                let cleared = value as u8 & (bus_master::INTERRUPT | bus_master::ERROR);
+                let cleared = value & (bus_master::INTERRUPT | bus_master::ERROR);
                 let kept = st.bus_master_status & !bus_master::DRIVES_CAN_DMA & !cleared;
-                st.bus_master_status = kept | value as u8 & bus_master::DRIVES_CAN_DMA;
-            }
-            (at @ 4..=7, _) => {
-                let mask = u32::MAX >> (32 - 8 * u32::from(size.clamp(1, 4)));
-                let shift = 8 * (at - 4) as u32;
-                let new = (value as u32 & mask) << shift;
-                st.descriptors = (st.descriptors & !(mask << shift) | new) & !3;
+                st.bus_master_status = kept | value & bus_master::DRIVES_CAN_DMA;
             }
             _ => {}
         }
+    }
+
+    fn write_descriptors(&mut self, channel: usize, offset: u64, size: u8, value: u32) {
+        let st = &mut self.st[channel];
+        let mask = u32::MAX >> (32 - 8 * u32::from(size.clamp(1, 4)));
+        let shift = 8 * (offset & 3) as u32;
+        let new = (value & mask) << shift;
+        st.descriptors = (st.descriptors & !(mask << shift) | new) & !3;
     }
 }
 
 impl Device for Piix3Ide {
     fn read(&mut self, region: u32, offset: u64, size: u8) -> u64 {
-        match region {
-            BUS_MASTER_REGION => self.read_bus_master(offset, size),
-            channel @ 0..CONTROL_REGIONS => {
+        let channel = region as usize & 1;
+        match region & !1 {
+            BUS_MASTER_REGIONS => self.read_bus_master(channel, offset, size),
+            DESCRIPTOR_REGIONS => u64::from(self.st[channel].descriptors) >> (8 * (offset & 3)),
+            CONTROL_REGIONS => 0,
+            _ => {
                 if offset == reg::COMMAND {
                     // Reading the status acknowledges the interrupt.
-                    self.set_interrupt(channel as usize, false);
+                    self.set_interrupt(channel, false);
                 }
                 // Only the data register is as wide as that.
                 if size == 4 && offset > 0 { u64::MAX } else { 0 }
             }
-            _ => 0,
         }
     }
 
     fn write(&mut self, region: u32, offset: u64, size: u8, value: u64) {
-        match region {
-            BUS_MASTER_REGION => self.write_bus_master(offset, size, value),
-            channel @ 0..CONTROL_REGIONS => {
-                self.write_command_block(channel as usize, offset, value as u8);
-            }
-            control => self.write_control((control - CONTROL_REGIONS) as usize & 1, value as u8),
+        let channel = region as usize & 1;
+        match region & !1 {
+            BUS_MASTER_REGIONS => self.write_bus_master(channel, offset, size, value as u8),
+            DESCRIPTOR_REGIONS => self.write_descriptors(channel, offset, size, value as u32),
+            CONTROL_REGIONS => self.write_control(channel, value as u8),
+            _ => self.write_command_block(channel, offset, value as u8),
         }
     }
 
@@ -252,28 +265,28 @@ mod tests {
     #[test]
     fn the_bus_master_has_its_registers() {
         let mut ide = device();
-        let mut write = |offset, size, value| {
-            ide.write(BUS_MASTER_REGION, offset, size, value);
-            ide.read(BUS_MASTER_REGION, offset, size)
+        let mut write = |region, offset, size, value| {
+            ide.write(region, offset, size, value);
+            ide.read(region, offset, size)
         };
-        assert_eq!(write(0, 1, 0xff), 0x09);
-        assert_eq!(write(1, 1, 0xff) as u8, 0xff);
-        assert_eq!(write(2, 1, 0xff), 0x61);
-        assert_eq!(write(4, 4, 0xffff_ffff), 0xffff_fffc);
-        assert_eq!(write(4, 4, 0), 0);
-        assert_eq!(write(5, 1, 0x55), 0x55);
-        assert_eq!(write(6, 2, 0x1234), 0x1234);
-        assert_eq!(write(0, 1, 0), 0);
-        assert_eq!(ide.read(BUS_MASTER_REGION, 4, 4), 0x1234_5500);
-        assert_eq!(ide.read(BUS_MASTER_REGION, 2, 1), 0x60, "stopped");
-        assert_eq!(ide.read(BUS_MASTER_REGION, 8, 1), 0, "the other channel");
+        assert_eq!(write(BUS_MASTER_REGIONS, 0, 1, 0xff), 0x09);
+        assert_eq!(write(BUS_MASTER_REGIONS, 1, 1, 0xff) as u8, 0xff);
+        assert_eq!(write(BUS_MASTER_REGIONS, 2, 1, 0xff), 0x61);
+        assert_eq!(write(DESCRIPTOR_REGIONS, 0, 4, 0xffff_ffff), 0xffff_fffc);
+        assert_eq!(write(DESCRIPTOR_REGIONS, 0, 4, 0), 0);
+        assert_eq!(write(DESCRIPTOR_REGIONS, 1, 1, 0x55), 0x55);
+        assert_eq!(write(DESCRIPTOR_REGIONS, 2, 2, 0x1234), 0x1234);
+        assert_eq!(write(BUS_MASTER_REGIONS, 0, 1, 0), 0);
+        assert_eq!(ide.read(DESCRIPTOR_REGIONS, 0, 4), 0x1234_5500);
+        assert_eq!(ide.read(BUS_MASTER_REGIONS, 2, 1), 0x60, "stopped");
+        assert_eq!(ide.read(BUS_MASTER_REGIONS + 1, 0, 1), 0, "the other channel");
     }
 
     proptest! {
         #[test]
         fn any_access_is_survived_and_undone_by_reset(
             accesses in prop::collection::vec(
-                (any::<bool>(), 0..5u32, 0..16u64, 0..3u32, any::<u64>()), 0..200),
+                (any::<bool>(), 0..8u32, 0..16u64, 0..3u32, any::<u64>()), 0..200),
         ) {
             let mut ide = device();
             for (write, region, offset, size, value) in accesses {

@@ -20,7 +20,8 @@ const PIT: u32 = 0;
 const SPEAKER: u32 = 1;
 
 /// How a channel's bytes are accessed: which half comes next.
-const ACCESS_LOW: u8 = 1;
+/// Nobody has chosen yet; the low half is accessed, as with 1.
+const ACCESS_NONE: u8 = 0;
 const ACCESS_HIGH: u8 = 2;
 const ACCESS_BOTH: u8 = 3;
 
@@ -47,7 +48,7 @@ impl ChannelState {
     fn at_reset(gate: bool) -> Self {
         ChannelState {
             mode: 3,
-            access: ACCESS_BOTH,
+            access: ACCESS_NONE,
             bcd: false,
             gate,
             count: 0x10000,
@@ -170,12 +171,12 @@ impl ChannelState {
         }
         let value = self.latched.unwrap_or_else(|| self.counter(now)).to_le_bytes();
         let (byte, complete) = match self.access {
-            ACCESS_LOW => (value[0], true),
             ACCESS_HIGH => (value[1], true),
-            _ => {
+            ACCESS_BOTH => {
                 self.read_high = !self.read_high;
                 if self.read_high { (value[0], false) } else { (value[1], true) }
             }
+            _ => (value[0], true),
         };
         if complete {
             self.latched = None;
@@ -185,13 +186,13 @@ impl ChannelState {
 
     fn write(&mut self, value: u8, now: i64) {
         match (self.access, self.write_low) {
-            (ACCESS_LOW, _) => self.load(value.into(), now),
             (ACCESS_HIGH, _) => self.load(u16::from(value) << 8, now),
-            (_, None) => self.write_low = Some(value),
-            (_, Some(low)) => {
+            (ACCESS_BOTH, None) => self.write_low = Some(value),
+            (ACCESS_BOTH, Some(low)) => {
                 self.write_low = None;
                 self.load(u16::from_le_bytes([low, value]), now);
             }
+            _ => self.load(value.into(), now),
         }
     }
 

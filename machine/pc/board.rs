@@ -291,8 +291,7 @@ impl Pc {
             map.place_bios(bios)?;
         }
 
-        let mut devices: Vec<Arc<dyn AnyDevice>> =
-            vec![pic.pic.clone(), ioapic.clone(), rtc.rtc.clone(), fw_cfg.clone()];
+        let mut devices: Vec<Arc<dyn AnyDevice>> = vec![rtc.rtc.clone(), fw_cfg.clone()];
         let keyboard = keyboard.map(|(keyboard, port92)| {
             devices.push(keyboard.clone());
             devices.push(port92);
@@ -351,6 +350,9 @@ impl Pc {
         self.devices.iter().for_each(|device| device.reset());
         self.config_ports.reset();
         self.pci.reset();
+        // Last, so that what the others' outputs do as they are reset leaves no request behind.
+        AnyDevice::reset(&*self.ioapic);
+        AnyDevice::reset(&*self.pic);
     }
 }
 

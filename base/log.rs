@@ -135,6 +135,11 @@ pub fn open(template: &str) -> Result<(), LogError> {
     Ok(())
 }
 
+/// Another descriptor of the log's file, if it goes to one.
+pub fn file() -> io::Result<Option<File>> {
+    OUTPUT.lock().as_ref().map(File::try_clone).transpose()
+}
+
 fn expand(template: &str, pid: u32) -> Result<String, LogError> {
     match template.split_once('%') {
         None => Ok(template.into()),

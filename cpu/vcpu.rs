@@ -91,11 +91,11 @@ pub struct Vcpus {
 
 impl Vcpus {
     /// Starts a parked thread for each engine. `name` is what threads are called, with the number
-    /// for `{}`.
+    /// for `{}`; without one they have the process's.
     pub fn start(
         engines: Vec<(Arc<Signals>, Box<dyn Engine>)>,
         events: &EventSink,
-        name: &str,
+        name: Option<&str>,
     ) -> io::Result<Self> {
         let vcpus = engines
             .into_iter()
@@ -109,9 +109,11 @@ impl Vcpus {
                     changed: Condvar::new(),
                 });
                 let (mine, events) = (slot.clone(), events.clone());
-                let thread = std::thread::Builder::new()
-                    .name(name.replace("{}", &index.to_string()))
-                    .spawn(move || mine.serve(engine, &events))?;
+                let mut thread = std::thread::Builder::new();
+                if let Some(name) = name {
+                    thread = thread.name(name.replace("{}", &index.to_string()));
+                }
+                let thread = thread.spawn(move || mine.serve(engine, &events))?;
                 Ok(Vcpu { slot, thread: Some(thread) })
             })
             .collect::<io::Result<_>>()?;
@@ -299,7 +301,7 @@ mod tests {
                 (signals, Box::new(engine) as Box<dyn Engine>)
             })
             .collect();
-        (Vcpus::start(engines, &(Arc::new(|_| ()) as EventSink), "CPU {}").unwrap(), rounds)
+        (Vcpus::start(engines, &(Arc::new(|_| ()) as EventSink), Some("CPU {}")).unwrap(), rounds)
     }
 
     #[test]
@@ -342,7 +344,7 @@ mod tests {
         let send = Mutex::new(send);
         let sink: EventSink = Arc::new(move |event| drop(send.lock().send(event)));
         let engines: Vec<(_, Box<dyn Engine>)> = vec![(Arc::default(), Box::new(Dies))];
-        let vcpus = Vcpus::start(engines, &sink, "CPU {}").unwrap();
+        let vcpus = Vcpus::start(engines, &sink, None).unwrap();
         vcpus.resume();
         assert_eq!(receive.recv().unwrap(), VcpuEvent::Shutdown { index: 0 });
         vcpus.pause();

@@ -2,6 +2,7 @@
 
 mod cli;
 mod listings;
+mod process;
 mod run;
 
 use std::io::Write;

@@ -1,6 +1,5 @@
 //! Running a machine: the main loop around it, signals, and how the program ends.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,6 +10,9 @@ use machine::config::{ConfigError, MachineConfig};
 use machine::launch::{Host, Launched, launch};
 use machine::run_state::Cause;
 use monitor::{Target, hmp, qmp, qtest};
+
+use crate::cli::PROGRAM;
+use crate::process::{self, Setting};
 
 /// Signals that end the machine in good order.
 const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
@@ -46,7 +48,12 @@ fn start_log(config: &MachineConfig) -> Result<(), ConfigError> {
 /// Builds and runs the machine; returns the program's exit status.
 pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
     let failed = |what: &str, error: std::io::Error| ConfigError::new(format!("{what}: {error}"));
+    base::report::set_program(PROGRAM);
+    base::report::set_timestamp(config.messages.timestamp);
+    let guest_name = config.identity.name.clone();
+    base::report::set_guest_name(guest_name.filter(|_| config.messages.guest_name));
     start_log(config)?;
+    let mut setting = Setting::prepare(config)?;
     // Before any thread starts, so that no thread has them unblocked.
     block_signals(&ENDING).map_err(|error| failed("cannot block signals", error))?;
     let mut main_loop =
@@ -65,16 +72,17 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
             .map_err(|error| ConfigError::new(format!("-add-fd: {error}")))?;
     }
     let launched = launch(config, &host, |launched| serve_monitors(config, &host, launched))?;
-    let _pid_file = config.process.pidfile.as_deref().map(PidFile::create).transpose()?;
     let vm = launched.vm.clone();
     let ended = Arc::downgrade(&vm);
     let _signals = main_loop
         .handle()
         .on_signals(&ENDING, move |info| {
             if let Some(vm) = ended.upgrade() {
-                eprintln!(
-                    "qemu-system-x86_64: terminating on signal {} from pid {}",
-                    info.signal as i32, info.pid
+                base::error_report!(
+                    "terminating on signal {} from pid {} ({})",
+                    info.signal as i32,
+                    info.pid,
+                    process::name_of(info.pid)
                 );
                 vm.shut_down(Cause::HostSignal);
             }
@@ -84,34 +92,13 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
     if let Some(error) = launched.failure.lock().take() {
         return Err(error);
     }
+    setting.settle()?;
     if !config.start_paused {
         vm.resume();
     }
     main_loop.run(&clocks).map_err(|error| failed("the main loop failed", error))?;
     launched.chardevs.clean_up();
     Ok(ExitCode::from(vm.exit_status().unwrap_or(0) as u8))
-}
-
-/// A file with the process's number, which is removed when the program ends.
-struct PidFile(PathBuf);
-
-impl PidFile {
-    fn create(path: &str) -> Result<Self, ConfigError> {
-        let text = format!("{}\n", std::process::id());
-        std::fs::write(path, text).map_err(|error| {
-            let reason = base::report::strerror(&error);
-            ConfigError::new(format!("cannot create PID file: Cannot open pid file: {reason}"))
-        })?;
-        // The program may change directory later.
-        Ok(PidFile(std::fs::canonicalize(path).unwrap_or_else(|_| path.into())))
-    }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        // If somebody else has removed it, there is nothing left to do.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 /// Gives each monitor, and the test protocol, its character device.

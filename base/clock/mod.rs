@@ -5,6 +5,7 @@
 //! qtest decide what time it is. Timers of all clocks live in one queue that the main loop serves.
 
 mod timer;
+mod zone;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -14,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use timer::Queue;
 pub use timer::Timer;
+pub use zone::local_offset;
 
 /// Nanoseconds in a second.
 pub const SECOND: i64 = 1_000_000_000;

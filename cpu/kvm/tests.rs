@@ -82,7 +82,13 @@ fn bed(irqchip: Irqchip, cpus: u32) -> Option<Bed> {
     let topology = Topology { threads: cpus, ..Topology::default() };
     let support = kvm.support(irqchip).unwrap();
     let model: Arc<Model> = Arc::new(select("host", &support, topology).unwrap().model);
-    let options = VmOptions { irqchip, pit: false, max_vcpus: cpus as usize };
+    let options = VmOptions {
+        irqchip,
+        pit: false,
+        pit_catches_up: true,
+        host_sleep: false,
+        max_vcpus: cpus as usize,
+    };
     let vm = KvmVm::new(kvm, options).unwrap();
 
     let ram = Arc::new(RamBlock::anonymous("ram", RAM).unwrap());

@@ -8,13 +8,17 @@ use std::sync::Arc;
 use base::interrupt::MsiMessage;
 use base::memory::AddressSpace;
 use kvm_bindings::{
-    KVM_CLOCK_TSC_STABLE, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KVM_MAX_CPUID_ENTRIES, KVM_PIT_FLAGS_HPET_LEGACY, KVM_PIT_SPEAKER_DUMMY, kvm_clock_data,
-    kvm_enable_cap, kvm_irqchip, kvm_pit_config,
+    KVM_CAP_X86_DISABLE_EXITS, KVM_CLOCK_TSC_STABLE, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_FLAGS_HPET_LEGACY, KVM_PIT_SPEAKER_DUMMY,
+    KVM_X86_DISABLE_EXITS_CSTATE, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_MWAIT,
+    KVM_X86_DISABLE_EXITS_PAUSE, kvm_clock_data, kvm_enable_cap, kvm_irqchip, kvm_pit_config,
+    kvm_reinject_control,
 };
 use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VmFd};
 use parking_lot::Mutex;
 use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl_io_nr;
 
 use super::cpuid::Supported;
 use super::error::KvmError;
@@ -24,6 +28,8 @@ use super::memory::{Follower, KvmMemory};
 use super::routes::{PINS, Routes};
 use super::system::Kvm;
 use crate::cpuid::Model;
+
+ioctl_io_nr!(KVM_REINJECT_CONTROL, kvm_bindings::KVMIO, 0x71);
 
 /// Who has the interrupt controllers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +50,10 @@ pub struct VmOptions {
     pub irqchip: Irqchip,
     /// Whether the kernel has the interval timer, which needs its interrupt controllers.
     pub pit: bool,
+    /// Whether its interrupts come late, rather than never, if the guest was too late for them.
+    pub pit_catches_up: bool,
+    /// Whether the guest's HLT, MWAIT and PAUSE act on the host's processors themselves.
+    pub host_sleep: bool,
     /// Most processors there will be.
     pub max_vcpus: usize,
 }
@@ -52,6 +62,12 @@ pub struct VmOptions {
 /// its page table: in the gap below the firmware, which memory maps keep free.
 const IDENTITY_MAP: u64 = 0xfeff_c000;
 const TSS: usize = 0xfeff_d000;
+
+/// Instructions by which a guest rests.
+const SLEEP_EXITS: u64 = (KVM_X86_DISABLE_EXITS_MWAIT
+    | KVM_X86_DISABLE_EXITS_HLT
+    | KVM_X86_DISABLE_EXITS_PAUSE
+    | KVM_X86_DISABLE_EXITS_CSTATE) as u64;
 
 /// A virtual machine.
 pub struct KvmVm {
@@ -101,11 +117,23 @@ impl KvmVm {
             }
             Irqchip::User => Routes::default(),
         };
+        if options.host_sleep {
+            let offered = fd.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
+            let cap = kvm_enable_cap {
+                cap: KVM_CAP_X86_DISABLE_EXITS,
+                args: [offered as u64 & SLEEP_EXITS, 0, 0, 0],
+                ..Default::default()
+            };
+            fd.enable_cap(&cap).map_err(KvmError::ioctl("KVM_CAP_X86_DISABLE_EXITS"))?;
+        }
         let pit = options.pit && options.irqchip == Irqchip::Kernel;
         if pit {
             // The speaker's port answers in the kernel too.
             let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
             fd.create_pit2(config).map_err(KvmError::ioctl("KVM_CREATE_PIT2"))?;
+            if !options.pit_catches_up {
+                discard_late_interrupts(&fd)?;
+            }
         }
         let fresh_chips = match options.irqchip {
             Irqchip::Kernel => read_chips(&fd)?,
@@ -320,6 +348,16 @@ fn duplicate(event: BorrowedFd<'_>) -> Result<EventFd, KvmError> {
         .map_err(|error| KvmError::Ioctl { call: "F_DUPFD_CLOEXEC", error })?;
     // SAFETY: the descriptor is this function's own, and is handed over.
     Ok(unsafe { EventFd::from_raw_fd(owned.into_raw_fd()) })
+}
+
+/// Has the kernel's interval timer forget interrupts that the guest was too late for.
+fn discard_late_interrupts(fd: &VmFd) -> Result<(), KvmError> {
+    let control = kvm_reinject_control { pit_reinject: 0, ..Default::default() };
+    // SAFETY: the ioctl reads a structure of this type, which outlives the call.
+    match unsafe { ioctl_with_ref(fd, KVM_REINJECT_CONTROL(), &control) } {
+        0 => Ok(()),
+        _ => Err(KvmError::ioctl("KVM_REINJECT_CONTROL")(kvm_ioctls::Error::last())),
+    }
 }
 
 fn read_chips(fd: &VmFd) -> Result<Vec<kvm_irqchip>, KvmError> {

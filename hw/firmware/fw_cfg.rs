@@ -44,7 +44,8 @@ const MAX_FILES: usize = 0x100;
 /// Longest name, with its terminating zero.
 const NAME_LEN: usize = 56;
 
-const FEATURES: u32 = 1 | 1 << 1;
+const FEATURE_PORTS: u32 = 1;
+const FEATURE_DMA: u32 = 1 << 1;
 const DMA_SIGNATURE: u64 = 0x51454d5520434647;
 
 const DMA_ERROR: u32 = 1;
@@ -122,8 +123,13 @@ impl FwCfg {
             st: FwCfgState::default(),
         };
         device.set_item(item::SIGNATURE, b"QEMU".to_vec());
-        device.set_item(item::ID, FEATURES.to_le_bytes().to_vec());
+        device.set_item(item::ID, (FEATURE_PORTS | FEATURE_DMA).to_le_bytes().to_vec());
         device
+    }
+
+    /// Tells firmware that it is to read through the ports.
+    pub fn deny_dma(&mut self) {
+        self.set_item(item::ID, FEATURE_PORTS.to_le_bytes().to_vec());
     }
 
     /// Sets a numbered item.

@@ -32,6 +32,8 @@ pub mod reg {
     pub const C: u8 = 12;
     pub const D: u8 = 13;
     pub const CENTURY: u8 = 0x32;
+    /// The same, where the PS/2 had it.
+    pub const CENTURY_PS2: u8 = 0x37;
 }
 
 const A_UPDATING: u8 = 0x80;
@@ -54,6 +56,8 @@ const DONT_CARE: u8 = 0xc0;
 /// The update-in-progress bit is set so long before the second changes.
 const UPDATE_WARNING: i64 = 244_000;
 const PERIODIC_HZ: i64 = 32_768;
+/// Interrupts that are made up for come so many times as fast as others.
+const CATCH_UP_SPEED: i64 = 8;
 
 /// What the clock shows at start, and what moves it.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +68,8 @@ pub struct RtcConfig {
     pub shows: i64,
     /// See `shows`.
     pub at: i64,
+    /// Whether periodic interrupts that the guest was too late for are made up for.
+    pub slew: bool,
 }
 
 /// Registers.
@@ -79,6 +85,10 @@ pub struct RtcState {
     seen: i64,
     /// When the next period ends, in shown time.
     period_ends: i64,
+    /// Periodic interrupts to make up for.
+    lost_ticks: u32,
+    /// When the next of them is due, in shown time.
+    catch_up: i64,
 }
 
 /// Called with the difference to the host's time in seconds when the guest has set the clock.
@@ -117,6 +127,8 @@ impl Rtc {
                 frozen: None,
                 seen: cfg.shows,
                 period_ends: cfg.shows,
+                lost_ticks: 0,
+                catch_up: cfg.shows,
             };
             let timer = device::timer(me, clocks, cfg.clock, Rtc::update);
             Rtc { irq, timer, clocks: clocks.clone(), cfg, changed, st }
@@ -271,10 +283,28 @@ impl Rtc {
             && now >= self.st.period_ends
         {
             flags |= B_PERIODIC;
-            let missed = (now - self.st.period_ends) / period;
-            self.st.period_ends += (missed + 1) * period;
+            let ended = (now - self.st.period_ends) / period + 1;
+            self.st.period_ends += ended * period;
+            self.count_lost(ended);
+        }
+        if self.st.lost_ticks > 0
+            && now >= self.st.catch_up
+            && (flags | self.cmos(reg::C)) & B_PERIODIC == 0
+        {
+            flags |= B_PERIODIC;
+            self.st.lost_ticks -= 1;
         }
         self.st.cmos[usize::from(reg::C)] |= flags;
+    }
+
+    /// One of the periods that have ended is told with the flag, unless the guest has not even
+    /// seen the last one's.
+    fn count_lost(&mut self, ended: i64) {
+        if self.cfg.slew && self.cmos(reg::B) & B_PERIODIC != 0 {
+            let seen = i64::from(self.cmos(reg::C) & B_PERIODIC == 0);
+            let lost = u32::try_from(ended - seen).unwrap_or(u32::MAX);
+            self.st.lost_ticks = self.st.lost_ticks.saturating_add(lost);
+        }
     }
 
     /// Collects flags, drives the interrupt and waits for what would change it.
@@ -293,7 +323,9 @@ impl Rtc {
             (enabled & (B_UPDATE | B_ALARM) != 0).then_some((now.div_euclid(SECOND) + 1) * SECOND);
         let period =
             (enabled & B_PERIODIC != 0 && self.period().is_some()).then_some(self.st.period_ends);
-        let next = [second, period].into_iter().flatten().min();
+        let lost =
+            (enabled & B_PERIODIC != 0 && self.st.lost_ticks > 0).then_some(self.st.catch_up);
+        let next = [second, period, lost].into_iter().flatten().min();
         match next.filter(|_| !self.stopped() && !level) {
             Some(at) => self.timer.set(at - self.st.offset),
             None => self.timer.cancel(),
@@ -320,10 +352,12 @@ impl Rtc {
                 let updating = !self.stopped() && left <= UPDATE_WARNING;
                 self.cmos(reg::A) | if updating { A_UPDATING } else { 0 }
             }
+            reg::CENTURY_PS2 => self.read_register(reg::CENTURY),
             reg::C => {
                 self.update();
                 let value = self.cmos(reg::C);
                 self.set_cmos(reg::C, 0);
+                self.st.catch_up = self.now() + self.period().unwrap_or(0) / CATCH_UP_SPEED;
                 self.update();
                 value
             }
@@ -356,12 +390,16 @@ impl Rtc {
             reg::B => {
                 // Setting the time forbids the update-ended interrupt.
                 let value = if value & B_SET != 0 { value & !B_UPDATE } else { value };
+                if value & B_PERIODIC == 0 {
+                    self.st.lost_ticks = 0;
+                }
                 if value & B_PERIODIC & !self.cmos(reg::B) != 0 {
                     self.st.period_ends = self.now() + self.period().unwrap_or(0);
                 }
                 self.set_cmos(reg::B, value);
                 self.follow_controls();
             }
+            reg::CENTURY_PS2 => return self.write_register(reg::CENTURY, value),
             reg::C | reg::D => {}
             _ => self.set_cmos(index, value),
         }
@@ -389,6 +427,7 @@ impl Device for Rtc {
         let b = self.cmos(reg::B);
         self.set_cmos(reg::B, b & !(B_PERIODIC | B_ALARM | B_UPDATE));
         self.set_cmos(reg::C, 0);
+        self.st.lost_ticks = 0;
         self.st.index = 0;
         self.update();
     }
@@ -406,6 +445,10 @@ mod tests {
 
     /// 2024-02-28 23:59:58, on a virtual clock at zero.
     fn bed() -> Bed {
+        bed_with(false)
+    }
+
+    fn bed_with(slew: bool) -> Bed {
         let clocks = Clocks::new();
         clocks.step_by_hand();
         let sink = std::sync::Arc::new(base::irq::FnSink(|_, _| ()));
@@ -419,7 +462,8 @@ mod tests {
             second: 58,
             weekday: 0,
         };
-        let cfg = RtcConfig { clock: ClockKind::Virtual, shows: date.to_seconds() * SECOND, at: 0 };
+        let cfg =
+            RtcConfig { clock: ClockKind::Virtual, shows: date.to_seconds() * SECOND, at: 0, slew };
         let rtc = Rtc::create(cfg, irq.clone(), &clocks, Box::new(|_| ())).rtc;
         Bed { clocks, rtc, irq }
     }
@@ -504,6 +548,26 @@ mod tests {
             assert!(!bed.irq.level(), "{n}");
             bed.clocks.step_to(n * SECOND / 2);
             assert_eq!(read(&bed, reg::C) & B_PERIODIC, B_PERIODIC, "{n}");
+        }
+    }
+
+    #[test]
+    fn a_late_guest_catches_up() {
+        for (slew, expected) in [(false, 1), (true, 5)] {
+            let bed = bed_with(slew);
+            write(&bed, reg::A, 0x2f);
+            write(&bed, reg::B, B_24_HOURS | B_PERIODIC);
+            read(&bed, reg::C);
+            // Five periods end before the guest looks, none while it catches up.
+            bed.clocks.step_to(5 * SECOND / 2);
+            let mut seen = 0;
+            for step in 0..7 {
+                bed.clocks.step_to(5 * SECOND / 2 + step * SECOND / 16);
+                if bed.irq.level() {
+                    seen += u32::from(read(&bed, reg::C) & B_PERIODIC != 0);
+                }
+            }
+            assert_eq!(seen, expected, "slew {slew}");
         }
     }
 

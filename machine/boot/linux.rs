@@ -13,6 +13,7 @@ const LOADED_HIGH: u8 = 1 << 0;
 const CAN_USE_HEAP: u8 = 1 << 7;
 const XLF_KERNEL_64: u64 = 1 << 0;
 const ENTRY_64_OFFSET: u64 = 0x200;
+const SETUP_DTB: u32 = 2;
 const SETUP_RNG_SEED: u32 = 9;
 /// Limit for initial RAM disks before kernels could say theirs.
 const OLD_INITRD_MAX: u64 = 0x37ff_ffff;
@@ -203,9 +204,15 @@ pub fn load(request: &Request<'_>) -> Result<BootImage, BootError> {
     } else {
         put(&mut page, field::CMD_LINE_PTR, &(command_line_at as u32).to_le_bytes());
     }
+    let setup_data = setup_data(request, &kernel, kernel_end);
+    let kernel_end =
+        setup_data.iter().map(|(at, data)| at + data.len() as u64).fold(kernel_end, u64::max);
     place_initrd(request, &kernel, kernel_end, &mut page, &mut writes)?;
     if way != Way::Real {
-        place_setup_data(request, &kernel, &mut page, &mut writes);
+        if let Some((first, _)) = setup_data.first() {
+            put(&mut page, field::SETUP_DATA, &first.to_le_bytes());
+        }
+        writes.extend(setup_data);
         describe_memory(request, &mut page);
         put(&mut page, parameter::ACPI_RSDP, &request.rsdp.unwrap_or(0).to_le_bytes());
         put(&mut page, field::CODE32_START, &(start as u32).to_le_bytes());
@@ -296,22 +303,26 @@ fn place_initrd(
     Ok(())
 }
 
-fn place_setup_data(
-    request: &Request<'_>,
-    kernel: &Kernel<'_>,
-    page: &mut [u8],
-    writes: &mut Vec<(u64, Vec<u8>)>,
-) {
-    if let Some(seed) = request.random_seed
-        && kernel.since(0x209, field::SETUP_DATA, 8).is_some()
-    {
-        let mut node = vec![0; 8];
-        node.extend(SETUP_RNG_SEED.to_le_bytes());
-        node.extend((seed.len() as u32).to_le_bytes());
-        node.extend(seed);
-        writes.push((low::SETUP_DATA, node));
-        put(page, field::SETUP_DATA, &low::SETUP_DATA.to_le_bytes());
+/// What is handed over besides the parameters, as a list in memory, with the place of each entry.
+/// The device tree, which can be large, goes behind the kernel.
+fn setup_data(request: &Request<'_>, kernel: &Kernel<'_>, kernel_end: u64) -> Vec<(u64, Vec<u8>)> {
+    if kernel.since(0x209, field::SETUP_DATA, 8).is_none() {
+        return Vec::new();
     }
+    let seed =
+        request.random_seed.as_ref().map(|seed| (low::SETUP_DATA, SETUP_RNG_SEED, &seed[..]));
+    let tree = request.device_tree.map(|tree| (kernel_end.next_multiple_of(PAGE), SETUP_DTB, tree));
+    let mut list: Vec<(u64, Vec<u8>)> = Vec::new();
+    // Each points to the next.
+    for (at, kind, data) in tree.into_iter().chain(seed) {
+        let next = list.first().map_or(0, |(next, _)| *next);
+        let mut node = next.to_le_bytes().to_vec();
+        node.extend(kind.to_le_bytes());
+        node.extend((data.len() as u32).to_le_bytes());
+        node.extend(data);
+        list.insert(0, (at, node));
+    }
+    list
 }
 
 /// The memory map, and for kernels that do not read it the size of memory above 1 MiB.

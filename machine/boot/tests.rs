@@ -20,6 +20,7 @@ fn request<'a>(kernel: &'a [u8], modules: &'a [Module], map: &'a [Entry]) -> Req
         memory_map: map,
         usable_below_4g: MEMORY - 0x2_0000,
         rsdp: Some(0xf_5250),
+        device_tree: None,
         random_seed: Some([7; 32]),
         long_mode: true,
     }

@@ -25,7 +25,7 @@ pub use numa::{CpuRange, NumaNode, NumaOption, NumaPlan};
 pub use origin::{ConfigError, Located, Origin};
 pub use process::{
     Actions, AddFd, MemLock, Messages, OnPanic, OnReboot, OnShutdown, OnWatchdog, Overcommit,
-    ProcessConfig, RunWith, Sandbox, SandboxElevate,
+    ProcessConfig, RunAs, RunWith, Sandbox, SandboxElevate,
 };
 pub use smp::{SmpConfig, SmpLimits, Topology};
 pub use tree::Tree;

@@ -91,8 +91,19 @@ pub struct RunWith {
     pub async_teardown: bool,
     /// The directory to change root to.
     pub chroot: Option<String>,
-    /// The user to become: a name or `uid:gid`.
-    pub user: Option<String>,
+    /// The user to become.
+    pub user: Option<RunAs>,
+}
+
+/// A user to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunAs {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The user's name, whose other groups come along.
+    pub name: Option<String>,
 }
 
 /// `-sandbox on`

@@ -22,6 +22,7 @@ use super::processors::Processors;
 use crate::config::{ConfigError, MachineConfig, Origin};
 use crate::pc::board::KernelChips;
 use crate::pc::memory::PcMemory;
+use crate::pc::onboard::LostTickPolicy;
 
 /// The name that messages begin with.
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -36,6 +37,8 @@ pub(super) enum Accelerator {
 /// A KVM machine before it has processors.
 pub(super) struct Kvm {
     irqchip: Irqchip,
+    /// Whether the guest may put host processors to sleep.
+    host_sleep: bool,
     kvm: cpu::kvm::Kvm,
 }
 
@@ -65,7 +68,8 @@ impl Accelerator {
             Some(Accel::Tcg(_)) => Ok(Accelerator::Software),
             Some(Accel::Qtest) => Ok(Accelerator::Nobody),
             Some(Accel::Kvm(props, kvm)) => {
-                Ok(Accelerator::Kvm(Kvm { irqchip: props.kernel_irqchip.into(), kvm }))
+                let host_sleep = config.overcommit.cpu_pm;
+                Ok(Accelerator::Kvm(Kvm { irqchip: props.kernel_irqchip.into(), host_sleep, kvm }))
             }
             None => Err(last.unwrap_or_else(|| ConfigError::new("No accelerator found"))),
         }
@@ -154,6 +158,8 @@ pub(super) struct Surroundings<'a> {
     pub map: &'a PcMemory,
     pub a20: &'a Arc<AtomicBool>,
     pub clocks: &'a Clocks,
+    /// What becomes of the interval timer's late interrupts, if there is one.
+    pub timer: Option<LostTickPolicy>,
 }
 
 impl Surroundings<'_> {
@@ -170,15 +176,14 @@ impl Surroundings<'_> {
 }
 
 impl Accelerator {
-    /// Makes the processors. `timer` tells whether the board has an interval timer.
+    /// Makes the processors.
     pub fn wire(
         self,
         processors: &Processors,
         around: &Surroundings<'_>,
-        timer: bool,
     ) -> Result<Wired, ConfigError> {
         match self {
-            Accelerator::Kvm(kvm) => kvm.wire(processors, around, timer).map_err(fault),
+            Accelerator::Kvm(kvm) => kvm.wire(processors, around).map_err(fault),
             Accelerator::Software | Accelerator::Nobody => {
                 let fabric = ApicFabric::new();
                 let engine = |index: u32| {
@@ -219,14 +224,14 @@ fn our_apic(
 }
 
 impl Kvm {
-    fn wire(
-        self,
-        processors: &Processors,
-        around: &Surroundings<'_>,
-        timer: bool,
-    ) -> Result<Wired, KvmError> {
-        let options =
-            VmOptions { irqchip: self.irqchip, pit: timer, max_vcpus: processors.max as usize };
+    fn wire(self, processors: &Processors, around: &Surroundings<'_>) -> Result<Wired, KvmError> {
+        let options = VmOptions {
+            irqchip: self.irqchip,
+            pit: around.timer.is_some(),
+            pit_catches_up: around.timer != Some(LostTickPolicy::Discard),
+            host_sleep: self.host_sleep,
+            max_vcpus: processors.max as usize,
+        };
         let vm = KvmVm::new(self.kvm, options)?;
         vm.attach_memory(&around.map.memory, &around.map.smm);
         let fabric = ApicFabric::new();

@@ -15,10 +15,10 @@ use hw::firmware::acpi::LegacyPort;
 use hw::firmware::fw_cfg::FwCfg;
 use hw::isa::IsaBus;
 use hw::pci::PciBus;
-use hw::registry::{self, BusKind, DeviceType, Fact, Setting, Slots};
+use hw::registry::{self, BusKind, DeviceError, DeviceType, Fact, Setting, Slots};
 
 use super::characters::Characters;
-use super::fault;
+use super::{fault, globals};
 use crate::config::{ConfigError, DeviceConfig, Located, MachineConfig, PropList};
 use crate::pc::board::Pc;
 
@@ -68,6 +68,17 @@ impl Slots for Equipment<'_> {
     }
 }
 
+/// Why a device could not be added.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    /// Its bus will not have it.
+    #[error("{0}")]
+    Place(String),
+    /// The device says so.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
 impl Equipment<'_> {
     /// Adds serial and parallel ports and debug consoles.
     pub fn add_consoles(&mut self, characters: &Characters) -> Result<(), ConfigError> {
@@ -101,24 +112,24 @@ impl Equipment<'_> {
     /// Adds the devices of `-device`.
     pub fn add_devices(&mut self, config: &MachineConfig) -> Result<(), ConfigError> {
         for Located { value: device, origin } in &config.devices {
-            let globals = config.globals.iter().filter(|global| global.driver == device.driver);
-            let globals =
-                globals.map(|global| (global.property.as_str(), PropInput::Global(&global.value)));
-            self.add_device(device, globals.collect())
-                .map_err(|message| ConfigError::at(origin, message))?;
+            let kind = registry::find(&device.driver).ok_or_else(|| {
+                let message = format!("'{}' is not a valid device model name", device.driver);
+                ConfigError::at(origin, message)
+            })?;
+            self.add_device(kind, device, globals::of_device(config, kind))
+                .map_err(|error| ConfigError::at(origin, globals::explain(config, error)))?;
         }
         Ok(())
     }
 
     fn add_device<'c>(
         &mut self,
+        kind: &DeviceType,
         device: &'c DeviceConfig,
         mut settings: Vec<Setting<'c>>,
-    ) -> Result<(), String> {
-        let kind = registry::find(&device.driver)
-            .ok_or_else(|| format!("'{}' is not a valid device model name", device.driver))?;
+    ) -> Result<(), Refusal> {
         if let Some(name) = &device.bus {
-            check_bus(kind, name)?;
+            check_bus(kind, name).map_err(Refusal::Place)?;
         }
         match &device.props {
             PropList::Text(props) => {
@@ -128,7 +139,7 @@ impl Equipment<'_> {
                 settings.extend(props.iter().map(|(name, value)| (&**name, PropInput::Json(value))))
             }
         }
-        kind.realize(&settings, self).map_err(|error| error.to_string())
+        Ok(kind.realize(&settings, self)?)
     }
 }
 

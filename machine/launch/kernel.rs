@@ -24,6 +24,7 @@ pub(super) struct Kernel {
     image: Vec<u8>,
     command_line: String,
     modules: Vec<Module>,
+    device_tree: Option<Vec<u8>>,
     long_mode: bool,
 }
 
@@ -50,8 +51,15 @@ impl Kernel {
             .into_iter()
             .map(|module| Ok(Module { data: read(&module.file, "initrd")?, text: module.text }))
             .collect::<Result<_, ConfigError>>()?;
+        let device_tree = config.dtb.as_ref().map(|dtb| {
+            std::fs::read(dtb).map_err(|error| {
+                let reason = base::report::strerror(&error);
+                ConfigError::new(format!("error reading dtb {dtb}: {reason}"))
+            })
+        });
+        let device_tree = device_tree.transpose()?;
         let command_line = config.append.clone().unwrap_or_default();
-        Ok(Some(Kernel { name, image, command_line, modules, long_mode }))
+        Ok(Some(Kernel { name, image, command_line, modules, device_tree, long_mode }))
     }
 
     /// Does firmware's work, puts the kernel into memory, and the first processor at its entry.
@@ -79,6 +87,7 @@ impl Kernel {
             memory_map: &about.description.map_for_kernel(placed.reserved_top),
             usable_below_4g: below_4g - placed.reserved_top,
             rsdp: placed.rsdp,
+            device_tree: self.device_tree.as_deref(),
             random_seed: None,
             long_mode: self.long_mode,
         })?;

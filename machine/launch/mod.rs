@@ -7,6 +7,7 @@ mod accelerator;
 mod characters;
 mod devices;
 mod firmware;
+mod globals;
 mod kernel;
 mod memory;
 mod options;
@@ -81,7 +82,6 @@ pub fn launch(
     if let Some(warning) = machine.warning() {
         base::warn_report!("{warning}");
     }
-    options::refuse_unsupported(config)?;
     if config.is_driven_by_test() {
         host.clocks.step_by_hand();
     }
@@ -121,6 +121,7 @@ pub fn launch(
         }
         Kind::Pc(..) => pc::build(machine, config, host, &vm, &consoles, &failure)?,
     }
+    globals::warn_of_unused(config, machine.kind);
     Ok(launched)
 }
 

@@ -1,46 +1,15 @@
-//! What the operator adds to firmware's view of the machine, and the wishes that this build cannot
-//! fulfil.
+//! What the operator adds to firmware's view of the machine.
 
-use base::clock::{ClockKind, Clocks, SECOND};
+use base::clock::{ClockKind, Clocks, SECOND, local_offset};
 use hw::firmware::fw_cfg::{FileHooks, FwCfg, item};
 use hw::firmware::smbios;
 use hw::timer::rtc::RtcConfig;
 
 use super::fault;
-use crate::config::{
-    ConfigError, FwCfgSource, MachineConfig, MemLock, RtcBase, RtcClock, SmbiosEntry,
-};
-
-/// Refuses what is understood but not there yet, by name, rather than to ignore it.
-pub(super) fn refuse_unsupported(config: &MachineConfig) -> Result<(), ConfigError> {
-    let process = &config.process;
-    let run_with = &process.run_with;
-    let wishes = [
-        (process.daemonize, "-daemonize"),
-        (process.sandbox.is_some(), "-sandbox on"),
-        (run_with.async_teardown, "-run-with async-teardown=on"),
-        (run_with.chroot.is_some(), "-run-with chroot"),
-        (run_with.user.is_some(), "-run-with user"),
-        (config.overcommit.mem_lock != MemLock::Off, "-overcommit mem-lock"),
-        (config.overcommit.cpu_pm, "-overcommit cpu-pm=on"),
-        (config.kernel.shim.is_some(), "-shim"),
-        (config.kernel.dtb.is_some(), "-dtb"),
-        (config.identity.process.is_some(), "-name process"),
-        (config.boot.once.is_some(), "-boot once"),
-        (config.boot.splash.is_some(), "-boot splash"),
-        (config.boot.strict, "-boot strict=on"),
-        (config.rtc.slew, "-rtc driftfix=slew"),
-    ];
-    match wishes.iter().find(|(wanted, _)| *wanted) {
-        Some((_, option)) => {
-            Err(ConfigError::new(format!("{option}: not supported by this build")))
-        }
-        None => Ok(()),
-    }
-}
+use crate::config::{ConfigError, FwCfgSource, MachineConfig, RtcBase, RtcClock, SmbiosEntry};
 
 /// What the real-time clock follows, and what it shows at start.
-pub(super) fn rtc(config: &MachineConfig, clocks: &Clocks) -> Result<RtcConfig, ConfigError> {
+pub(super) fn rtc(config: &MachineConfig, slew: bool, clocks: &Clocks) -> RtcConfig {
     let clock = match config.rtc.clock {
         RtcClock::Host => ClockKind::Host,
         RtcClock::Realtime => ClockKind::Realtime,
@@ -50,25 +19,35 @@ pub(super) fn rtc(config: &MachineConfig, clocks: &Clocks) -> Result<RtcConfig, 
     let shows = match config.rtc.base {
         RtcBase::Utc => host,
         RtcBase::At(seconds) => seconds.saturating_mul(SECOND),
-        RtcBase::Localtime => {
-            return Err(ConfigError::new("-rtc base=localtime: not supported by this build"));
-        }
+        RtcBase::Localtime => host + local_offset(host.div_euclid(SECOND)) * SECOND,
     };
-    Ok(RtcConfig { clock, shows, at: clocks.now(clock) })
+    RtcConfig { clock, shows, at: clocks.now(clock), slew }
 }
 
 /// Adds `-fw_cfg`'s files, and what `-boot` tells firmware.
 pub(super) fn add_files(config: &MachineConfig, fw_cfg: &mut FwCfg) -> Result<(), ConfigError> {
-    if let Some(menu) = config.boot.menu {
+    let boot = &config.boot;
+    if let Some(menu) = boot.menu {
         fw_cfg.set_item(item::BOOT_MENU, u16::from(menu).to_le_bytes().to_vec());
     }
-    let word = |value: i64| (value as u16).to_le_bytes().to_vec();
-    if let Some(time) = config.boot.splash_time {
-        fw_cfg.set_file("etc/boot-menu-wait", word(time)).map_err(fault)?;
+    // No device has a boot index yet; with one, `strict` would end the list.
+    fw_cfg.set_file("bootorder", Vec::new()).map_err(fault)?;
+    if let Some(time) = boot.splash_time {
+        fw_cfg
+            .set_file("etc/boot-menu-wait", (time as u16).to_le_bytes().to_vec())
+            .map_err(fault)?;
     }
-    if let Some(time) = config.boot.reboot_timeout {
-        let value = (time as i32).to_le_bytes().to_vec();
-        fw_cfg.set_file("etc/boot-fail-wait", value).map_err(fault)?;
+    let timeout = boot.reboot_timeout.unwrap_or(-1) as i32;
+    fw_cfg.set_file("etc/boot-fail-wait", timeout.to_le_bytes().to_vec()).map_err(fault)?;
+    if let Some(name) = &boot.splash {
+        add_splash(config, name, fw_cfg)?;
+    }
+    if let Some(shim) = &config.kernel.shim {
+        let data = std::fs::read(shim).map_err(|error| {
+            let reason = base::report::strerror(&error);
+            ConfigError::new(format!("error reading shim {shim}: {reason}"))
+        })?;
+        fw_cfg.set_file("etc/boot/shim", data).map_err(fault)?;
     }
     for entry in &config.fw_cfg {
         let data = match &entry.value.source {
@@ -85,6 +64,37 @@ pub(super) fn add_files(config: &MachineConfig, fw_cfg: &mut FwCfg) -> Result<()
             .map_err(|error| ConfigError::at(&entry.origin, error.to_string()))?;
     }
     Ok(())
+}
+
+/// Adds the picture of `-boot splash=`. Without one the machine boots as well.
+fn add_splash(config: &MachineConfig, name: &str, fw_cfg: &mut FwCfg) -> Result<(), ConfigError> {
+    let data = super::firmware::find(config, name).and_then(|path| std::fs::read(path).ok());
+    let Some(data) = data else {
+        base::error_report!("failed to find file '{name}'");
+        return Ok(());
+    };
+    match picture_format(&data) {
+        Some(format) => fw_cfg.set_file(&format!("bootsplash.{format}"), data).map_err(fault),
+        None => {
+            base::error_report!(
+                "splash file '{name}' format not recognized; must be JPEG or 24 bit BMP"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// The format of a picture that SeaBIOS can show.
+fn picture_format(data: &[u8]) -> Option<&'static str> {
+    /// Shorter files have no whole header.
+    const HEADERS: usize = 30;
+    const BITS_PER_PIXEL: usize = 28;
+    match data {
+        _ if data.len() < HEADERS => None,
+        [0xff, 0xd8, ..] => Some("jpg"),
+        [b'B', b'M', ..] if data[BITS_PER_PIXEL] == 24 => Some("bmp"),
+        _ => None,
+    }
 }
 
 /// Reads `-smbios`.

@@ -23,11 +23,13 @@ use super::devices::Equipment;
 use super::kernel::{Kernel, Start, Tables};
 use super::memory::{self, Backends};
 use super::processors::{self, FlushOnChange, Processors};
-use super::{Host, fault, firmware, options};
+use super::{Host, fault, firmware, globals, options};
 use crate::config::{ConfigError, MachineConfig, NumaPlan};
 use crate::machines::MachineType;
 use crate::pc::board::{Chips, Pc, PcConfig, PcWires};
+use crate::pc::cmos::set_boot_order;
 use crate::pc::memory::PcMemory;
+use crate::pc::onboard::LostTickPolicy;
 use crate::pc::props::PcProps;
 use crate::pc::tables::Description;
 use crate::vm::{Board, Vm};
@@ -46,8 +48,17 @@ impl IrqSink for A20Gate {
     }
 }
 
+/// `-boot once=`: the order that firmware finds from the second start on.
+struct LaterBoots {
+    order: String,
+    floppy_boot_check: bool,
+    /// Whether there was a start.
+    started: AtomicBool,
+}
+
 struct PcMachine {
     pc: Pc,
+    later_boots: Option<LaterBoots>,
     /// Has the interrupt controllers and the interval timer instead of the board, perhaps.
     kvm: Option<Arc<KvmVm>>,
     start: Start,
@@ -56,6 +67,11 @@ struct PcMachine {
 impl Board for PcMachine {
     fn reset(&self) {
         self.pc.reset();
+        if let Some(later) = &self.later_boots
+            && later.started.swap(true, Ordering::Relaxed)
+        {
+            set_boot_order(&mut self.pc.rtc.lock(), &later.order, later.floppy_boot_check);
+        }
         if let Some(kvm) = &self.kvm
             && let Err(error) = kvm.reset_chips()
         {
@@ -97,6 +113,7 @@ pub(super) fn build(
     let props: PcProps = super::machine_props(machine, &config.machine_props)?;
     props.check()?;
     let accelerator = Accelerator::choose(config)?;
+    let chips = globals::onboard(config)?;
     let processors = Processors::choose(config, machine.name, &accelerator)?;
     // Nodes of a size were given up with version 5.1.
     let numa = NumaPlan::resolve(&config.numa, &processors.smp, !machine.since(5, 1))?;
@@ -110,8 +127,9 @@ pub(super) fn build(
     }
     let map = PcMemory::new(ram.region, ram.size, props.max_below_4g());
     let a20 = Arc::new(AtomicBool::new(true));
-    let around = Surroundings { map: &map, a20: &a20, clocks: &host.clocks };
-    let wired = accelerator.wire(&processors, &around, props.pit.resolve(true))?;
+    let timer = props.pit.resolve(true).then_some(chips.kernel_pit.lost_tick_policy);
+    let around = Surroundings { map: &map, a20: &a20, clocks: &host.clocks, timer };
+    let wired = accelerator.wire(&processors, &around)?;
     let signals: Vec<_> = wired.engines.iter().map(|(signals, _)| signals.clone()).collect();
     for space in [&map.memory, &map.smm] {
         space.listen(Arc::new(FlushOnChange(signals.clone())));
@@ -122,6 +140,7 @@ pub(super) fn build(
     let topology = &processors.topology;
     let possible =
         |index| PossibleCpu { apic_id: topology.apic_id(index), present: index < processors.count };
+    let usual_order = config.boot.order.clone().unwrap_or_else(|| "cad".into());
     let cfg = PcConfig {
         chips: Chips {
             pic: props.pic.resolve(true),
@@ -136,10 +155,23 @@ pub(super) fn build(
             None
         },
         cpus: (0..processors.max).map(possible).collect(),
-        boot_order: config.boot.order.clone().unwrap_or_else(|| "cad".into()),
+        boot_order: config.boot.once.clone().unwrap_or_else(|| usual_order.clone()),
         floppy_boot_check: props.floppy_boot_check,
-        rtc: options::rtc(config, &host.clocks)?,
-        pm: PmConfig { smm, ..PmConfig::default() },
+        rtc: options::rtc(
+            config,
+            config.rtc.slew || chips.rtc.lost_tick_policy == LostTickPolicy::Slew,
+            &host.clocks,
+        ),
+        pm: PmConfig {
+            smm,
+            disable_s3: chips.pm.disable_s3 != 0,
+            disable_s4: chips.pm.disable_s4 != 0,
+            s4_value: chips.pm.s4_val.into(),
+            ..PmConfig::default()
+        },
+        rtc_place: (chips.rtc.iobase.into(), chips.rtc.irq.into()),
+        keyboard_irqs: [chips.i8042.keyboard_irq, chips.i8042.mouse_irq].map(u32::from),
+        fw_cfg_dma: chips.fw_cfg.dma_enabled,
     };
     let wires = PcWires {
         apic_bus: wired.apic_bus.clone(),
@@ -184,8 +216,14 @@ pub(super) fn build(
     }
     let kernel = Kernel::read(&config.kernel, processors.long_mode())?;
     let start = Start { kernel, tables, failure: failure.clone() };
-    let vcpus = processors::start(wired.engines, vm, wired.names)?;
-    vm.assemble(Arc::new(PcMachine { pc, kvm: wired.kvm, start }), vcpus);
+    let vcpus =
+        processors::start(wired.engines, vm, config.identity.debug_threads.then_some(wired.names))?;
+    let later_boots = config.boot.once.is_some().then(|| LaterBoots {
+        order: usual_order,
+        floppy_boot_check: props.floppy_boot_check,
+        started: AtomicBool::new(false),
+    });
+    vm.assemble(Arc::new(PcMachine { pc, later_boots, kvm: wired.kvm, start }), vcpus);
     Ok(())
 }
 
@@ -251,8 +289,8 @@ fn describe(
             distances: numa.distances,
         }),
         cpu_nodes: numa.cpus,
-        s3: true,
-        s4: Some(2),
+        s3: !board.pm.disable_s3,
+        s4: (!board.pm.disable_s4).then_some(board.pm.s4_value as u8),
     };
     Tables {
         acpi: board.chips.acpi.then(|| description.acpi()),

@@ -8,7 +8,7 @@ use cpu::signals::{Signals, request};
 use cpu::vcpu::{Engine, Vcpus};
 
 use super::accelerator::Accelerator;
-use super::fault;
+use super::{fault, globals};
 use crate::config::{ConfigError, MachineConfig, SmpLimits};
 use crate::vm::Vm;
 
@@ -42,8 +42,8 @@ impl Processors {
             cores: smp.cores,
             threads: smp.threads,
         };
-        let spec = config.cpu.as_deref().unwrap_or("qemu64");
-        let selection = select(spec, &accelerator.support()?, topology).map_err(fault)?;
+        let spec = globals::processor(config, "qemu64");
+        let selection = select(&spec, &accelerator.support()?, topology).map_err(fault)?;
         for warning in &selection.warnings {
             eprintln!("qemu-system-x86_64: warning: {warning}");
         }
@@ -82,7 +82,7 @@ impl ViewListener for FlushOnChange {
 pub(super) fn start(
     engines: Vec<(Arc<Signals>, Box<dyn Engine>)>,
     vm: &Arc<Vm>,
-    name: &str,
+    name: Option<&str>,
 ) -> Result<Vcpus, ConfigError> {
     Vcpus::start(engines, &vm.vcpu_events(), name)
         .map_err(|error| ConfigError::new(format!("cannot start a vCPU thread: {error}")))
@@ -90,5 +90,5 @@ pub(super) fn start(
 
 /// No processor executes anything.
 pub(super) fn none(vm: &Arc<Vm>) -> Result<Vcpus, ConfigError> {
-    start(Vec::new(), vm, "CPU {}")
+    start(Vec::new(), vm, None)
 }

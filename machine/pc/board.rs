@@ -15,9 +15,7 @@ use hw::acpi::cpu_hotplug::{
 use hw::acpi::pci_hotplug::{HotplugBus, PCI_HOTPLUG_GPE, PCI_HOTPLUG_PORT, PciHotplug};
 use hw::dma::i8237::DmaPair;
 use hw::firmware::fw_cfg::{FW_CFG_DMA_PORT, FW_CFG_PORT, FwCfg};
-use hw::input::i8042::{
-    COMMAND_PORT, DATA_PORT as KEYBOARD_PORT, I8042, I8042Wires, KEYBOARD_IRQ, MOUSE_IRQ,
-};
+use hw::input::i8042::{COMMAND_PORT, DATA_PORT as KEYBOARD_PORT, I8042, I8042Wires};
 use hw::intc::gsi::{GSI_COUNT, GsiFanout};
 use hw::intc::i8259::{ELCR_PORT, PRIMARY_PORT, Pic, PicAck, PicInputs, SECONDARY_PORT};
 use hw::intc::ioapic::{IOAPIC_ADDRESS, Ioapic, IoapicInputs};
@@ -32,7 +30,7 @@ use hw::pci::{PciBus, devfn};
 use hw::storage::piix3_ide::{self, Piix3Ide};
 use hw::timer::hpet::{HPET_ADDRESS, Hpet, LegacyGate};
 use hw::timer::i8254::{PIT_PORT, Pit, SPEAKER_PORT};
-use hw::timer::rtc::{RTC_PORT, Rtc, RtcConfig, TimeChanged};
+use hw::timer::rtc::{Rtc, RtcConfig, TimeChanged};
 
 use super::cmos::CmosContent;
 use super::memory::PcMemory;
@@ -41,7 +39,6 @@ use crate::MachineError;
 /// ISA interrupts of the board's own chips.
 mod isa_irq {
     pub const TIMER: u32 = 0;
-    pub const RTC: u32 = 8;
     pub const SCI: u32 = 9;
 }
 
@@ -77,8 +74,14 @@ pub struct PcConfig {
     pub floppy_boot_check: bool,
     /// The real-time clock.
     pub rtc: RtcConfig,
+    /// Its index register's port, and its interrupt.
+    pub rtc_place: (u64, u32),
+    /// Interrupts of keyboard and mouse.
+    pub keyboard_irqs: [u32; 2],
     /// Power management.
     pub pm: PmConfig,
+    /// Whether firmware configuration can be read by DMA.
+    pub fw_cfg_dma: bool,
 }
 
 /// The 8259 pair, the I/O APIC and the interval timer of an accelerator. Nobody meets the board's
@@ -199,10 +202,11 @@ impl Pc {
             place(&pit.ports, PIT_PORT);
             place(&pit.speaker, SPEAKER_PORT);
         }
-        let rtc_gate = LegacyGate::new(isa.irq(isa_irq::RTC));
+        let (rtc_port, rtc_irq) = cfg.rtc_place;
+        let rtc_gate = LegacyGate::new(isa.irq(rtc_irq));
         let rtc_irq = IrqLine::new(rtc_gate.clone(), 0);
         let rtc = Rtc::create(cfg.rtc, rtc_irq, clocks, wires.time_changed);
-        place(&rtc.ports, RTC_PORT);
+        place(&rtc.ports, rtc_port);
         CmosContent {
             below_4g: map.below_4g,
             above_4g: map.above_4g,
@@ -214,8 +218,8 @@ impl Pc {
 
         let keyboard = chips.i8042.then(|| {
             let parts = I8042::create(I8042Wires {
-                keyboard_irq: isa.irq(KEYBOARD_IRQ),
-                mouse_irq: isa.irq(MOUSE_IRQ),
+                keyboard_irq: isa.irq(cfg.keyboard_irqs[0]),
+                mouse_irq: isa.irq(cfg.keyboard_irqs[1]),
                 a20: wires.a20.clone(),
                 requests: wires.requests.clone(),
             });
@@ -286,7 +290,11 @@ impl Pc {
 
         let (fw_cfg, control, dma) = FwCfg::create(Dma::new(map.memory.clone()));
         place(&control, FW_CFG_PORT);
-        place(&dma, FW_CFG_DMA_PORT);
+        if cfg.fw_cfg_dma {
+            place(&dma, FW_CFG_DMA_PORT);
+        } else {
+            fw_cfg.lock().deny_dma();
+        }
         if let Some(bios) = &cfg.bios {
             map.place_bios(bios)?;
         }

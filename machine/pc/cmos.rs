@@ -63,14 +63,15 @@ impl CmosContent<'_> {
         word(MEMORY_ABOVE_4G, above_4g);
         rtc.set_cmos(MEMORY_ABOVE_4G + 2, (above_4g >> 16) as u8);
         rtc.set_cmos(OTHER_CPUS, self.cpus.saturating_sub(1) as u8);
-        self.set_boot_order(rtc);
+        set_boot_order(rtc, self.boot_order, self.floppy_boot_check);
         rtc.set_cmos(FLOPPY_TYPES, 0);
         rtc.set_cmos(EQUIPMENT, EQUIPMENT_FPU | EQUIPMENT_PS2_MOUSE);
     }
+}
 
-    fn set_boot_order(&self, rtc: &mut Rtc) {
-        let device = |n: usize| self.boot_order.as_bytes().get(n).map_or(0, |&b| boot_device(b));
-        rtc.set_cmos(BOOT_FIRST, device(1) << 4 | device(0));
-        rtc.set_cmos(BOOT_THIRD, device(2) << 4 | u8::from(!self.floppy_boot_check));
-    }
+/// Tells firmware which devices to try, and whether floppies without a signature will do.
+pub fn set_boot_order(rtc: &mut Rtc, order: &str, floppy_boot_check: bool) {
+    let device = |n: usize| order.as_bytes().get(n).map_or(0, |&letter| boot_device(letter));
+    rtc.set_cmos(BOOT_FIRST, device(1) << 4 | device(0));
+    rtc.set_cmos(BOOT_THIRD, device(2) << 4 | u8::from(!floppy_boot_check));
 }

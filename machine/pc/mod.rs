@@ -3,6 +3,7 @@
 pub mod board;
 pub mod cmos;
 pub mod memory;
+pub mod onboard;
 pub mod props;
 pub mod setup;
 pub mod tables;

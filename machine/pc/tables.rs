@@ -187,8 +187,17 @@ impl Description {
         for (name, data) in acpi.iter().flat_map(|acpi| acpi.files()) {
             fw_cfg.set_file(name, data)?;
         }
+        fw_cfg.set_file("etc/system-states", self.system_states().to_vec())?;
         fw_cfg.set_file(smbios::ANCHOR_FILE, smbios.anchor.clone())?;
         fw_cfg.set_file(smbios::TABLES_FILE, smbios.tables.clone())?;
         Ok(())
+    }
+
+    /// Which sleep states there are, S0 to S5, and the sleep type of each.
+    fn system_states(&self) -> [u8; 6] {
+        const PRESENT: u8 = 1 << 7;
+        let s3 = if self.s3 { PRESENT | 1 } else { 1 };
+        let s4 = self.s4.map_or(0, |sleep_type| PRESENT | sleep_type);
+        [PRESENT, 0, 0, s3, s4, PRESENT]
     }
 }

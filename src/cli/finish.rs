@@ -24,6 +24,9 @@ impl Builder<'_, '_> {
             return Err(Stop::Exit(exit));
         }
 
+        if self.config.process.daemonize && self.config.no_graphic {
+            return Err(ConfigError::new("-nographic cannot be used with -daemonize").into());
+        }
         self.config.rtc = rtc(&self.rtc)?;
         let config = &mut self.config;
         config.firmware = tree.text("firmware")?;

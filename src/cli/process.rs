@@ -4,7 +4,8 @@ use base::options::Opts;
 use machine::config::{AddFd, OnReboot, OnShutdown, Origin, Sandbox, SandboxElevate};
 
 use super::table::CliOption;
-use super::{Builder, Done, fault, groups, take_bool, take_enum, take_text};
+use super::{Builder, Done, Stop, fault, groups, take_bool, take_enum, take_text};
+use crate::process::find_user;
 
 pub(super) const OPTIONS: &[CliOption] = &[
     CliOption::flag(&["S"], "do not start the CPUs", |builder| {
@@ -63,8 +64,11 @@ pub(super) const OPTIONS: &[CliOption] = &[
         |builder, opts, origin| {
             let run_with = &mut builder.config.process.run_with;
             take_text(&opts, "chroot", &mut run_with.chroot);
-            take_text(&opts, "user", &mut run_with.user);
-            take_bool(&opts, "async-teardown", &mut run_with.async_teardown, origin)
+            take_bool(&opts, "async-teardown", &mut run_with.async_teardown, origin)?;
+            if let Some(user) = opts.get("user") {
+                run_with.user = Some(find_user(user).map_or_else(|| no_user(origin), Ok)?);
+            }
+            Ok(())
         },
     ),
     CliOption::opts(
@@ -100,6 +104,15 @@ pub(super) const OPTIONS: &[CliOption] = &[
         },
     ),
 ];
+
+/// QEMU shows the whole argument as the user.
+fn no_user<T>(origin: &Origin) -> Result<T, Stop> {
+    let text = match origin {
+        Origin::CommandLine(typed) => typed.split_once(' ').map_or("", |(_, argument)| argument),
+        _ => "",
+    };
+    fault(origin, format!("User \"{text}\" doesn't exist (and is not <uid>:<gid>)"))
+}
 
 fn sandbox(builder: &mut Builder<'_, '_>, opts: Opts, origin: &Origin) -> Done {
     let mut on = false;

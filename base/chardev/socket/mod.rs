@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -39,6 +40,8 @@ pub(super) struct Socket {
 struct Listener {
     socket: Arc<Listening>,
     watch: Watch,
+    /// The socket's file, wherever the program's directory is at the end.
+    file: Option<PathBuf>,
 }
 
 #[derive(Default)]
@@ -77,7 +80,13 @@ impl Socket {
                         socket.accept();
                     }
                 });
-                Listener { socket, watch }
+                let file = match &spec.address {
+                    SocketAddress::Unix { path, abstract_name: false, .. } => {
+                        std::path::absolute(path).ok()
+                    }
+                    _ => None,
+                };
+                Listener { socket, watch, file }
             }),
             state: Mutex::default(),
             this: this.clone(),
@@ -300,10 +309,8 @@ impl Backend for Socket {
     }
 
     fn clean_up(&self) {
-        if let (Some(_), SocketAddress::Unix { path, abstract_name: false, .. }) =
-            (&self.listener, &self.spec.address)
-        {
-            let _ = std::fs::remove_file(path);
+        if let Some(file) = self.listener.as_ref().and_then(|listener| listener.file.as_ref()) {
+            let _ = std::fs::remove_file(file);
         }
     }
 

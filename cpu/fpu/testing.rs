@@ -11,11 +11,6 @@ impl Random {
         }))
     }
 
-    /// Seeded by another generator.
-    pub(crate) fn seeded(seed: u64) -> Self {
-        Self(seed)
-    }
-
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -23,9 +23,7 @@ fn bit(imm: u8, i: usize) -> bool {
 /// register files are functions of their own.
 pub fn int_immediate(mnemonic: M) -> Option<BinaryImm> {
     Some(match mnemonic {
-        M::Pshufd | M::Vpermilps => {
-            |_, b, imm| u32::build(|i| u32::split(b)[field(imm, i)])
-        }
+        M::Pshufd | M::Vpermilps => |_, b, imm| u32::build(|i| u32::split(b)[field(imm, i)]),
         M::Pshuflw => |_, b, imm| {
             let b = u16::split(b);
             u16::build(|i| if i < 4 { b[field(imm, i)] } else { b[i] })
@@ -49,15 +47,11 @@ pub fn int_immediate(mnemonic: M) -> Option<BinaryImm> {
         },
         M::Pslldq => |a, _, imm| a.checked_shl(8 * u32::from(imm)).unwrap_or(0),
         M::Psrldq => |a, _, imm| a.checked_shr(8 * u32::from(imm)).unwrap_or(0),
-        M::Pblendw => {
-            |a, b, imm| u16::build(|i| u16::split(if bit(imm, i) { b } else { a })[i])
-        }
+        M::Pblendw => |a, b, imm| u16::build(|i| u16::split(if bit(imm, i) { b } else { a })[i]),
         M::Blendps | M::Vpblendd => {
             |a, b, imm| u32::build(|i| u32::split(if bit(imm, i) { b } else { a })[i])
         }
-        M::Blendpd => {
-            |a, b, imm| u64::build(|i| u64::split(if bit(imm, i) { b } else { a })[i])
-        }
+        M::Blendpd => |a, b, imm| u64::build(|i| u64::split(if bit(imm, i) { b } else { a })[i]),
         M::Mpsadbw => |a, b, imm| {
             let (a, b) = (u8::split(a), u8::split(b));
             let (from, block) = (4 * usize::from(bit(imm, 2)), 4 * field(imm, 0));
@@ -77,9 +71,7 @@ pub fn int_immediate(mnemonic: M) -> Option<BinaryImm> {
         M::Aeskeygenassist => |_, b, imm| crypto::aeskeygenassist(b, imm),
         M::Sha1rnds4 => crypto::sha1rnds4,
         M::Gf2p8affineqb => |a, b, imm| crypto::gf_affine(a, b, imm, |x| x),
-        M::Gf2p8affineinvqb => {
-            |a, b, imm| crypto::gf_affine(a, b, imm, crypto::gf_inverse)
-        }
+        M::Gf2p8affineinvqb => |a, b, imm| crypto::gf_affine(a, b, imm, crypto::gf_inverse),
         _ => return None,
     })
 }

@@ -48,21 +48,15 @@ pub fn int_binary(mnemonic: M) -> Option<Binary> {
         M::Pmulhw => {
             |a, b| i16::zip(a, b, |a, b| high16((i32::from(a) * i32::from(b)) as u32) as i16)
         }
-        M::Pmulhuw => {
-            |a, b| u16::zip(a, b, |a, b| high16(u32::from(a) * u32::from(b)))
-        }
+        M::Pmulhuw => |a, b| u16::zip(a, b, |a, b| high16(u32::from(a) * u32::from(b))),
         M::Pmulhrsw => {
             |a, b| i16::zip(a, b, |a, b| (((i32::from(a) * i32::from(b) >> 14) + 1) >> 1) as i16)
         }
         M::Pmulhrw => {
             |a, b| i16::zip(a, b, |a, b| ((i32::from(a) * i32::from(b) + 0x8000) >> 16) as i16)
         }
-        M::Pmuludq => {
-            |a, b| u64::zip(a, b, |a, b| (a & 0xffff_ffff) * (b & 0xffff_ffff))
-        }
-        M::Pmuldq => {
-            |a, b| i64::zip(a, b, |a, b| i64::from(a as i32) * i64::from(b as i32))
-        }
+        M::Pmuludq => |a, b| u64::zip(a, b, |a, b| (a & 0xffff_ffff) * (b & 0xffff_ffff)),
+        M::Pmuldq => |a, b| i64::zip(a, b, |a, b| i64::from(a as i32) * i64::from(b as i32)),
         M::Pmaddwd => |a, b| {
             i32::zip(a, b, |a, b| {
                 let low = i32::from(a as i16) * i32::from(b as i16);
@@ -83,9 +77,7 @@ pub fn int_binary(mnemonic: M) -> Option<Binary> {
         M::Pavgb | M::Pavgusb => {
             |a, b| u8::zip(a, b, |a, b| (u16::from(a) + u16::from(b)).div_ceil(2) as u8)
         }
-        M::Pavgw => {
-            |a, b| u16::zip(a, b, |a, b| (u32::from(a) + u32::from(b)).div_ceil(2) as u16)
-        }
+        M::Pavgw => |a, b| u16::zip(a, b, |a, b| (u32::from(a) + u32::from(b)).div_ceil(2) as u16),
         M::Pminub => |a, b| u8::zip(a, b, u8::min),
         M::Pminsb => |a, b| i8::zip(a, b, i8::min),
         M::Pminuw => |a, b| u16::zip(a, b, u16::min),
@@ -145,20 +137,12 @@ pub fn int_binary(mnemonic: M) -> Option<Binary> {
         M::Packusdw => |a, b| pack(a, b, |x: i32| x.clamp(0, 0xffff) as u16),
         M::Punpcklbw => |a, b| u8::interleave(a, b, false),
         M::Punpcklwd => |a, b| u16::interleave(a, b, false),
-        M::Punpckldq | M::Unpcklps => {
-            |a, b| u32::interleave(a, b, false)
-        }
-        M::Punpcklqdq | M::Unpcklpd | M::Movlhps => {
-            |a, b| u64::interleave(a, b, false)
-        }
+        M::Punpckldq | M::Unpcklps => |a, b| u32::interleave(a, b, false),
+        M::Punpcklqdq | M::Unpcklpd | M::Movlhps => |a, b| u64::interleave(a, b, false),
         M::Punpckhbw => |a, b| u8::interleave(a, b, true),
         M::Punpckhwd => |a, b| u16::interleave(a, b, true),
-        M::Punpckhdq | M::Unpckhps => {
-            |a, b| u32::interleave(a, b, true)
-        }
-        M::Punpckhqdq | M::Unpckhpd => {
-            |a, b| u64::interleave(a, b, true)
-        }
+        M::Punpckhdq | M::Unpckhps => |a, b| u32::interleave(a, b, true),
+        M::Punpckhqdq | M::Unpckhpd => |a, b| u64::interleave(a, b, true),
         M::Movhlps => |a, b| u64::interleave(b, a, true),
         M::Movddup => |_, b| u64::interleave(b, b, false),
         M::Movsldup => |_, b| u32::build(|i| u32::split(b)[i & 2]),

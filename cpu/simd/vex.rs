@@ -10,8 +10,9 @@ use iced_x86::Mnemonic as M;
 /// SSE instruction it extends, if there is one.
 pub fn sse_name(mnemonic: M) -> M {
     static NAMES: LazyLock<HashMap<M, M>> = LazyLock::new(|| {
-        let by_name: HashMap<String, M> =
-            M::values().map(|mnemonic| (format!("{mnemonic:?}").to_lowercase(), mnemonic)).collect();
+        let by_name: HashMap<String, M> = M::values()
+            .map(|mnemonic| (format!("{mnemonic:?}").to_lowercase(), mnemonic))
+            .collect();
         let extended = by_name.iter().filter_map(|(name, mnemonic)| {
             Some((*mnemonic, *by_name.get(name.strip_prefix('v')?)?))
         });

@@ -309,7 +309,7 @@ impl Cpu {
         }
         match index {
             0 => Ok(self.state.xcr0),
-            1 if self.model.has(feature::XGETBV1) => Ok(self.state.xcr0),
+            1 if self.model.has(feature::XGETBV1) => Ok(self.state.xcr0 & self.xinuse()),
             _ => Err(self.gp(0)),
         }
     }

@@ -143,6 +143,17 @@ impl X87 {
         }
     }
 
+    /// FSTPNCE ST(i): no exception at all, so that an empty register is copied like any other.
+    pub fn fstpnce(&mut self, i: u8) {
+        let empty = self.is_empty(0);
+        self.set_st(i, self.st(0));
+        if empty {
+            self.empty(i);
+        }
+        self.pop_after(Some(()), true);
+        self.set_c1(false);
+    }
+
     /// ST(0) as it is; the indefinite for a masked, `None` for an unmasked stack underflow.
     fn plain_st0(&mut self) -> Option<F80> {
         if self.is_empty(0) {

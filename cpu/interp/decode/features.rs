@@ -11,6 +11,7 @@ pub(super) fn feature_of(set: C) -> Option<Feature> {
         C::ADX => feature::ADX,
         C::AVX => feature::AVX,
         C::AVX2 => feature::AVX2,
+        C::AVX_VNNI => feature::AVX_VNNI,
         C::BMI1 => feature::BMI1,
         C::BMI2 => feature::BMI2,
         C::CLFSH => feature::CLFLUSH,

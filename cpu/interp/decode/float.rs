@@ -6,9 +6,7 @@ use super::form::{Form, Place, Source, by_form, by_narrow_source, by_source};
 use super::form::{form, name, place, source, vector_op};
 use super::{Insn, Kind};
 use crate::interp::exec::float;
-use crate::interp::exec::form::{
-    Immediate, Narrow, Part, Register, Sse, Vex128, Vex256, Whole,
-};
+use crate::interp::exec::form::{Immediate, Narrow, Part, Register, Sse, Vex128, Vex256, Whole};
 use crate::interp::exec::vector::MNEMONIC_SHIFT;
 use crate::interp::op::{Handler, Mem, Op, Src2};
 use crate::simd;

@@ -1,6 +1,6 @@
 //! Operands and encodings of vector instructions, for all groups of them.
 
-use iced_x86::{EncodingKind, Mnemonic, Register};
+use iced_x86::{EncodingKind, Mnemonic as M, Register};
 
 use super::{Insn, Kind};
 use crate::interp::op::{Handler, Op};
@@ -72,9 +72,9 @@ pub(super) enum Source {
     Immediate,
 }
 
-/// The second source, which is the last operand but for an immediate or a mask register.
+/// The second source, which is the last operand but for an immediate that is none, or a mask register.
 pub(super) fn source(insn: &Insn<'_>) -> Option<Source> {
-    let n = if has_three(insn) { 2 } else { 1 };
+    let n = if has_three(insn) || shifts_elsewhere(insn) { 2 } else { 1 };
     let whole = if form(insn)? == Form::Vex256 { 32 } else { 16 };
     Some(match (insn.kind(n), insn.raw.memory_size().size()) {
         (Kind::Reg, _) => Source::Register,
@@ -98,15 +98,23 @@ fn has_three(insn: &Insn<'_>) -> bool {
 pub(super) fn vector_op(insn: &Insn<'_>, run: Handler) -> Op {
     let mut op = insn.op(run);
     if !has_three(insn) {
-        let is_shift = insn.raw.encoding() == EncodingKind::VEX && insn.kind(2) == Kind::Imm;
-        (op.src, op.src2) = (if is_shift { op.src } else { op.dst }, op.src);
+        let first = if shifts_elsewhere(insn) { op.src } else { op.dst };
+        (op.src, op.src2) = (first, op.src);
     }
     op
 }
 
+/// Whether it is a shift by an immediate whose first source is not its destination.
+fn shifts_elsewhere(insn: &Insn<'_>) -> bool {
+    let name = simd::sse_name(insn.mnemonic());
+    let shifts = simd::int_binary(name).is_some() && simd::int_immediate(name).is_none()
+        || matches!(name, M::Pslldq | M::Psrldq);
+    insn.raw.encoding() == EncodingKind::VEX && insn.kind(2) == Kind::Imm && shifts
+}
+
 /// The name an instruction goes by in the tables of `crate::simd`; `None` of encodings that are not
 /// known.
-pub(super) fn name(insn: &Insn<'_>) -> Option<Mnemonic> {
+pub(super) fn name(insn: &Insn<'_>) -> Option<M> {
     match insn.raw.encoding() {
         EncodingKind::Legacy => Some(insn.mnemonic()),
         EncodingKind::VEX => Some(simd::sse_name(insn.mnemonic())),

@@ -336,17 +336,5 @@ pub fn decoder(bytes: &[u8], key: Key, rip: u64) -> Decoder<'_> {
     Decoder::with_ip(key.code_bits(), bytes, rip, DecoderOptions::NONE)
 }
 
-/// Whether `raw` is a vector instruction that is known.
-#[cfg(test)]
-pub(super) fn is_vector(raw: &Instruction, start: u64) -> bool {
-    let key = Key(2 << 8 | 0x3f);
-    let insn = Insn { raw, key, start, bytes: &[] };
-    let m = raw.mnemonic();
-    string::lower(&insn, m).is_none()
-        && (sse::lower(&insn).is_some()
-            || vector::lower(&insn).is_some()
-            || float::lower(&insn).is_some())
-}
-
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use super::form::{Form, Place, by_form, form, name, place, vector_op};
 use super::{Insn, Kind};
 use crate::interp::exec::form::{Sse, Vex128, Vex256};
 use crate::interp::exec::sse::{self, mmx};
-use crate::interp::exec::{area, masked};
+use crate::interp::exec::{area, masked, xsave};
 use crate::interp::op::{Handler, Op};
 
 /// MOVD and MOVQ.
@@ -97,12 +97,18 @@ fn handler(insn: &Insn<'_>, mnemonic: M) -> Option<Handler> {
         M::Fxsave64 => area::fxsave::<true>,
         M::Fxrstor => area::fxrstor::<false>,
         M::Fxrstor64 => area::fxrstor::<true>,
-        M::Xsave => area::xsave::<false, false>,
-        M::Xsave64 => area::xsave::<true, false>,
-        M::Xsaveopt => area::xsave::<false, true>,
-        M::Xsaveopt64 => area::xsave::<true, true>,
-        M::Xrstor => area::xrstor::<false>,
-        M::Xrstor64 => area::xrstor::<true>,
+        M::Xsave => xsave::xsave::<false, false>,
+        M::Xsave64 => xsave::xsave::<true, false>,
+        M::Xsaveopt => xsave::xsave::<false, true>,
+        M::Xsaveopt64 => xsave::xsave::<true, true>,
+        M::Xsavec => xsave::xsave_compacted::<false, false>,
+        M::Xsavec64 => xsave::xsave_compacted::<true, false>,
+        M::Xsaves => xsave::xsave_compacted::<false, true>,
+        M::Xsaves64 => xsave::xsave_compacted::<true, true>,
+        M::Xrstor => xsave::xrstor::<false, false>,
+        M::Xrstor64 => xsave::xrstor::<true, false>,
+        M::Xrstors => xsave::xrstor::<false, true>,
+        M::Xrstors64 => xsave::xrstor::<true, true>,
         M::Vzeroupper => sse::vzero::<false>,
         M::Vzeroall => sse::vzero::<true>,
         M::Vmaskmovps | M::Vpmaskmovd => masked!(insn, u32),

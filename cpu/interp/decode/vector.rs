@@ -82,7 +82,7 @@ fn uneven(insn: &Insn<'_>, mnemonic: M) -> Option<Handler> {
             match source(insn)? {
                 Source::Register => vector::binary::<Vex256, Uniform<Register>>,
                 Source::Immediate => vector::binary::<Vex256, Immediate>,
-                _ => vector::binary::<Vex256, Part<u128>>,
+                _ => vector::binary::<Vex256, Uniform<Part<u128>>>,
             }
         }
         M::Vextractf128 | M::Vextracti128 => match insn.kind(0) {

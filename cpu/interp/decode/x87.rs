@@ -69,7 +69,8 @@ fn transfer(insn: &Insn<'_>, mnemonic: M) -> Option<Handler> {
         (M::Fst | M::Fstp, MemorySize::Float32) => fst_32,
         (M::Fst | M::Fstp, MemorySize::Float64) => fst_64,
         (M::Fstp, MemorySize::Float80) => fstp_80,
-        (M::Fst | M::Fstp | M::Fstpnce, _) => internal::<Fst>,
+        (M::Fst | M::Fstp, _) => internal::<Fst>,
+        (M::Fstpnce, _) => internal::<Fstpnce>,
         (M::Fild, MemorySize::Int16) => fild::<u16>,
         (M::Fild, MemorySize::Int32) => fild::<u32>,
         (M::Fild, _) => fild::<u64>,
@@ -149,8 +150,7 @@ fn handler(insn: &Insn<'_>, mnemonic: M) -> Option<Handler> {
         M::Fldenv => environment(insn, fldenv::<u16>, fldenv::<u32>),
         M::Fnsave => environment(insn, fnsave::<u16>, fnsave::<u32>),
         M::Frstor => environment(insn, frstor::<u16>, frstor::<u32>),
-        // What the 8087 and the 287 needed; nothing since.
-        M::Fneni | M::Fndisi | M::Fnsetpm => internal::<Fnop>,
+        M::Fneni | M::Fndisi | M::Fnsetpm => fneni,
         _ => return None,
     })
 }
@@ -158,7 +158,7 @@ fn handler(insn: &Insn<'_>, mnemonic: M) -> Option<Handler> {
 fn pops(mnemonic: M) -> bool {
     matches!(
         mnemonic,
-        M::Fstp | M::Fstpnce | M::Fistp | M::Fcomp | M::Ficomp | M::Fucomp | M::Fcomip | M::Fucomip
+        M::Fstp | M::Fistp | M::Fcomp | M::Ficomp | M::Fucomp | M::Fcomip | M::Fucomip
     )
 }
 

@@ -55,7 +55,11 @@ fn compute<F: Form>(cpu: &mut Cpu, op: &Op, b: Vector) -> Result<Vector, Trap> {
     let f = FLOAT.of(cpu, op)?;
     let a = F::get(cpu, op.src);
     let mut unit = cpu.float_unit();
-    let result = F::build(|i| f(a[i], b[i], op.imm as u8, &mut unit));
+    let result = F::build(|i| {
+        let result = f(a[i], b[i], op.imm as u8, &mut unit);
+        unit.end_lane();
+        result
+    });
     cpu.settle(unit)?;
     Ok(result)
 }
@@ -141,7 +145,8 @@ pub fn to_general<F: Form, T: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Resul
     Ok(())
 }
 
-/// CVTPI2PS and CVTPI2PD of an MMX register, which marks the x87 registers as in use.
+/// CVTPI2PS and CVTPI2PD of an MMX register, which marks the x87 registers as in use: even if there is
+/// an exception.
 pub fn from_mmx(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     check(cpu)?;
     check_mmx(cpu)?;
@@ -149,8 +154,8 @@ pub fn from_mmx(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let f = FLOAT.of(cpu, op)?;
     let mut unit = cpu.float_unit();
     let result = f(cpu.xmm(op.dst), b.into(), 0, &mut unit);
-    cpu.settle(unit)?;
     cpu.state.x87.enter_mmx();
+    cpu.settle(unit)?;
     cpu.set_xmm(op.dst, result);
     Ok(())
 }
@@ -163,6 +168,7 @@ pub fn to_mmx<S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let f = FLOAT.of(cpu, op)?;
     let mut unit = cpu.float_unit();
     let result = f(0, b, 0, &mut unit);
+    cpu.state.x87.enter_mmx();
     cpu.settle(unit)?;
     set_mmx(cpu, op.dst, result as u64);
     Ok(())

@@ -41,9 +41,8 @@ pub fn load<F: Form, T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 pub fn store<F: Form, T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     F::check(cpu)?;
     let (mask, value) = (F::get(cpu, op.src), F::get(cpu, op.src2));
-    let mut address = |cpu: &mut Cpu, i: usize| {
-        op.linear_at(cpu, (i * T::SIZE) as u64, T::SIZE as u32, true)
-    };
+    let address =
+        |cpu: &mut Cpu, i: usize| op.linear_at(cpu, (i * T::SIZE) as u64, T::SIZE as u32, true);
     for i in selected::<F, T>(mask) {
         let linear = address(cpu, i)?;
         cpu.probe_write(linear, T::SIZE as u64)?;

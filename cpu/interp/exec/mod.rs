@@ -19,3 +19,4 @@ pub mod string;
 pub mod system;
 pub mod vector;
 pub mod x87;
+pub mod xsave;

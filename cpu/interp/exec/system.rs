@@ -364,6 +364,8 @@ pub fn store_word<T: Word, V: StoresWord, D: Place>(cpu: &mut Cpu, op: &Op) -> R
 
 /// LLDT, LTR and LMSW: take a word.
 pub trait TakesWord {
+    /// Whether it is refused to the user before the word is looked at.
+    const PRIVILEGED: bool;
     /// Executes it.
     fn take(cpu: &mut Cpu, value: u16) -> Result<(), Trap>;
 }
@@ -378,21 +380,25 @@ pub struct Verr;
 /// VERW.
 pub struct Verw;
 impl TakesWord for Lldt {
+    const PRIVILEGED: bool = true;
     fn take(cpu: &mut Cpu, value: u16) -> Result<(), Trap> {
         cpu.lldt(value)
     }
 }
 impl TakesWord for Ltr {
+    const PRIVILEGED: bool = true;
     fn take(cpu: &mut Cpu, value: u16) -> Result<(), Trap> {
         cpu.ltr(value)
     }
 }
 impl TakesWord for Lmsw {
+    const PRIVILEGED: bool = true;
     fn take(cpu: &mut Cpu, value: u16) -> Result<(), Trap> {
         cpu.lmsw(value)
     }
 }
 impl TakesWord for Verr {
+    const PRIVILEGED: bool = false;
     fn take(cpu: &mut Cpu, value: u16) -> Result<(), Trap> {
         let readable = cpu.verr(value)?;
         cpu.set_zf(readable);
@@ -400,6 +406,7 @@ impl TakesWord for Verr {
     }
 }
 impl TakesWord for Verw {
+    const PRIVILEGED: bool = false;
     fn take(cpu: &mut Cpu, value: u16) -> Result<(), Trap> {
         let writable = cpu.verw(value)?;
         cpu.set_zf(writable);
@@ -410,6 +417,9 @@ impl TakesWord for Verw {
 /// LLDT, LTR, LMSW, VERR and VERW.
 pub fn take_word<V: TakesWord, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     begin(cpu, op);
+    if V::PRIVILEGED && cpu.mode.cpl != 0 && !cpu.mode.v86 {
+        return Err(cpu.gp(0));
+    }
     let value: u16 = S::read(cpu, op)?;
     V::take(cpu, value)
 }

@@ -162,8 +162,11 @@ internal! {
     /// FFREEP.
     Ffreep = |x, op| {
         x.ffree(op.dst);
+        x.ffree(0);
         x.fincstp();
     };
+    /// FSTPNCE.
+    Fstpnce = |x, op| x.fstpnce(op.dst);
     /// FINCSTP.
     Fincstp = |x, _| x.fincstp();
     /// FDECSTP.
@@ -373,6 +376,11 @@ pub fn fninit(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
     available(cpu)?;
     cpu.state.x87.fninit();
     Ok(())
+}
+
+/// FNENI, FNDISI and FNSETPM: what the 8087 and the 287 needed; nothing since.
+pub fn fneni(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
+    available(cpu)
 }
 
 /// FNCLEX.

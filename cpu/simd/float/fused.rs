@@ -1,6 +1,5 @@
 //! Multiplication and addition with one rounding (FMA).
 
-use super::super::lanes::Lane;
 use super::native::Native;
 use super::{Unit, low, with_low};
 use crate::fpu::{F32, F64, arith};

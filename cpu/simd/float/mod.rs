@@ -29,11 +29,16 @@ mod mxcsr {
 /// What an instruction computes under, and the exceptions it raises.
 pub struct Unit {
     env: Env,
-    /// The exceptions of the steps before this one.
-    settled: u8,
+    /// The exceptions by steps that each look for exceptions in all lanes.
+    steps: [u8; STEPS],
+    /// The step that is going on.
+    step: usize,
     /// Inexact results need not be noticed: they would set a flag that is set, and not trap.
     inexact_is_moot: bool,
 }
+
+/// A dot product multiplies and adds twice.
+const STEPS: usize = 3;
 
 impl Unit {
     /// The unit as MXCSR sets it up.
@@ -51,29 +56,47 @@ impl Unit {
                 flags: 0,
                 rounded_up: false,
             },
-            settled: 0,
+            steps: [0; STEPS],
+            step: 0,
             inexact_is_moot: mxcsr as u8 & masks & flag::PE != 0,
         }
     }
 
-    /// Ends one of several steps that each look for exceptions in all lanes; returns whether an
-    /// unmasked one ends the instruction.
+    /// Ends one of several steps of a lane; returns whether an unmasked exception ends the lane.
     #[inline(always)]
     fn end_step(&mut self) -> bool {
-        if self.env.flags == 0 {
-            return false;
-        }
-        self.env.settle();
         let flags = std::mem::take(&mut self.env.flags);
-        self.settled |= flags;
+        self.steps[self.step % STEPS] |= flags;
+        self.step += 1;
         self.env.unmasked(flags)
+    }
+
+    /// Ends a lane of 128 bits.
+    #[inline(always)]
+    pub fn end_lane(&mut self) {
+        if self.env.flags != 0 {
+            self.end_step();
+        }
+        self.step = 0;
     }
 
     /// The flags to be set in MXCSR, and whether one of them is unmasked: then there is no result.
     #[inline(always)]
     pub fn outcome(mut self) -> (u32, bool) {
-        self.end_step();
-        (self.settled.into(), self.env.unmasked(self.settled))
+        self.end_lane();
+        if self.steps == [0; STEPS] {
+            return (0, false);
+        }
+        let mut raised = 0;
+        for flags in self.steps {
+            self.env.flags = flags;
+            self.env.settle();
+            raised |= self.env.flags;
+            if self.env.unmasked(raised) {
+                return (raised.into(), true);
+            }
+        }
+        (raised.into(), false)
     }
 
     /// Takes an operand apart, noting nothing.

@@ -1,0 +1,340 @@
+//! The XSAVE family (SDM vol. 1, 13).
+//!
+//! The modified optimisation, which spares a write of what has not changed since the last XRSTOR from
+//! the same area, is left out: nothing but time shows it.
+
+use std::ops::Range;
+
+use super::area::{LEGACY, MXCSR, MXCSR_DEFAULT, MXCSR_MASK, area_address, vector, word, write};
+use crate::fpu::x87::X87;
+use crate::interp::op::{Op, Word};
+use crate::state::{cr4, gpr, xcr0};
+use crate::{Cpu, Trap};
+
+/// The header behind the legacy area: XSTATE_BV, XCOMP_BV, and zeros.
+const HEADER_END: usize = LEGACY + 64;
+const XSTATE_BV: usize = LEGACY;
+const XCOMP_BV: usize = LEGACY + 8;
+/// XCOMP_BV: the area is in the compacted format.
+const COMPACTED: u64 = 1 << 63;
+
+/// What an extended component is made of.
+enum Content {
+    /// These 128-bit parts of vector registers from this one on.
+    Vectors(usize, Range<usize>),
+    Opmasks,
+    Pkru,
+}
+
+/// A component beyond the legacy area.
+struct Component {
+    bit: u64,
+    /// Where it is in the standard format.
+    offset: usize,
+    size: usize,
+    content: Content,
+}
+
+/// Those that exist, in the order of their bits.
+const COMPONENTS: &[Component] = &[
+    Component { bit: xcr0::AVX, offset: 576, size: 256, content: Content::Vectors(0, 1..2) },
+    Component { bit: xcr0::OPMASK, offset: 1088, size: 64, content: Content::Opmasks },
+    Component { bit: xcr0::ZMM_HIGH, offset: 1152, size: 512, content: Content::Vectors(0, 2..4) },
+    Component {
+        bit: xcr0::ZMM_16_31,
+        offset: 1664,
+        size: 1024,
+        content: Content::Vectors(16, 0..4),
+    },
+    Component { bit: xcr0::PKRU, offset: 2688, size: 8, content: Content::Pkru },
+];
+
+impl Content {
+    /// Every register's number and part, and where it is.
+    fn vectors(cpu: &Cpu, first: usize, parts: &Range<usize>) -> Vec<(usize, usize, usize)> {
+        // Outside 64-bit code there are eight registers.
+        let count = match first {
+            0 => cpu.vectors(),
+            _ if cpu.vectors() == 8 => 0,
+            _ => 16,
+        };
+        let place = |register: usize, part: usize| {
+            let at = (register * parts.len() + part - parts.start) * 16;
+            (first + register, part, at)
+        };
+        let registers = 0..count;
+        registers
+            .flat_map(|register| parts.clone().map(move |part| place(register, part)))
+            .collect()
+    }
+
+    fn save(&self, cpu: &Cpu, to: &mut [u8]) {
+        match self {
+            Content::Vectors(first, parts) => {
+                for (register, part, at) in Self::vectors(cpu, *first, parts) {
+                    write(to, at, &cpu.state.vec[register].0[part].to_le_bytes());
+                }
+            }
+            Content::Opmasks => {
+                for (number, mask) in cpu.state.opmask.iter().enumerate() {
+                    write(to, 8 * number, &mask.to_le_bytes());
+                }
+            }
+            Content::Pkru => write(to, 0, &cpu.state.pkru.to_le_bytes()),
+        }
+    }
+
+    /// Zeros restore the initial configuration.
+    fn restore(&self, cpu: &mut Cpu, from: &[u8]) {
+        match self {
+            Content::Vectors(first, parts) => {
+                for (register, part, at) in Self::vectors(cpu, *first, parts) {
+                    cpu.state.vec[register].0[part] = vector(from, at);
+                }
+            }
+            Content::Opmasks => {
+                for (number, mask) in cpu.state.opmask.iter_mut().enumerate() {
+                    *mask = quadword(from, 8 * number);
+                }
+            }
+            Content::Pkru => {
+                let value = word(from, 0);
+                if value != cpu.state.pkru {
+                    cpu.state.pkru = value;
+                    cpu.mmu.tlb.flush_all();
+                }
+            }
+        }
+    }
+}
+
+impl Component {
+    /// Its bytes in an area.
+    fn place(&self, format: u64) -> Range<usize> {
+        let at = if format & COMPACTED == 0 {
+            self.offset
+        } else {
+            let before = COMPONENTS.iter().take_while(|other| other.bit < self.bit);
+            before.filter(|other| other.bit & format != 0).map(|other| other.size).sum::<usize>()
+                + HEADER_END
+        };
+        at..at + self.size
+    }
+    fn in_use(&self, cpu: &Cpu) -> bool {
+        let mut bytes = vec![0; self.size];
+        self.content.save(cpu, &mut bytes);
+        bytes.iter().any(|byte| *byte != 0)
+    }
+}
+
+fn quadword(area: &[u8], at: usize) -> u64 {
+    u64::from(word(area, at)) | u64::from(word(area, at + 4)) << 32
+}
+
+impl Cpu {
+    /// The components that are not in their initial configuration: XINUSE.
+    pub(crate) fn xinuse(&self) -> u64 {
+        let xmm = self.state.vec[..self.vectors()].iter().any(|vector| vector.0[0] != 0);
+        let mut set = 0;
+        if self.state.x87 != X87::default() {
+            set |= xcr0::X87;
+        }
+        if xmm {
+            set |= xcr0::SSE;
+        }
+        let extended = COMPONENTS.iter().filter(|component| component.in_use(self));
+        extended.fold(set, |set, component| set | component.bit)
+    }
+}
+
+/// #UD or #NM if the XSAVE family may not run.
+fn check(cpu: &mut Cpu) -> Result<(), Trap> {
+    if !cpu.cr4_has(cr4::OSXSAVE) {
+        return Err(cpu.undefined());
+    }
+    if cpu.mode.task_switched {
+        return Err(cpu.device_not_available());
+    }
+    Ok(())
+}
+
+/// The same for XSAVES and XRSTORS, which also need privilege.
+fn check_supervisor(cpu: &mut Cpu) -> Result<(), Trap> {
+    if !cpu.cr4_has(cr4::OSXSAVE) {
+        return Err(cpu.undefined());
+    }
+    if cpu.mode.cpl != 0 {
+        return Err(cpu.gp(0));
+    }
+    check(cpu)
+}
+
+/// The components that EDX:EAX asks for, of those `allowed`.
+fn requested(cpu: &Cpu, allowed: u64) -> u64 {
+    let mask = u32::get(cpu, gpr::RDX as u8).zx() << 32 | u32::get(cpu, gpr::RAX as u8).zx();
+    mask & allowed
+}
+
+/// Bytes of an area with `components`.
+fn area_len(components: u64, format: u64) -> usize {
+    let asked = COMPONENTS.iter().filter(|component| component.bit & components != 0);
+    asked.map(|component| component.place(format).end).fold(HEADER_END, usize::max)
+}
+
+/// The area of a store instruction, as it is.
+fn old_area(cpu: &mut Cpu, op: &Op, len: usize) -> Result<(u64, Vec<u8>), Trap> {
+    let linear = area_address(cpu, op, 64, len, true)?;
+    let mut area = vec![0; len];
+    cpu.load_bytes(linear, &mut area)?;
+    Ok((linear, area))
+}
+
+impl Cpu {
+    /// Puts `components` into an area.
+    fn put_components(
+        &self,
+        area: &mut [u8],
+        components: u64,
+        mxcsr: bool,
+        format: u64,
+        wide: bool,
+    ) {
+        let mut legacy = [0; LEGACY];
+        legacy.copy_from_slice(&area[..LEGACY]);
+        if components & xcr0::X87 != 0 {
+            self.state.x87.fxsave(wide, &mut legacy);
+        }
+        if mxcsr {
+            write(&mut legacy, MXCSR, &self.state.mxcsr.to_le_bytes());
+            write(&mut legacy, MXCSR + 4, &MXCSR_MASK.to_le_bytes());
+        }
+        if components & xcr0::SSE != 0 {
+            self.put_xmm(&mut legacy);
+        }
+        write(area, 0, &legacy);
+        for component in COMPONENTS.iter().filter(|component| component.bit & components != 0) {
+            component.content.save(self, &mut area[component.place(format)]);
+        }
+    }
+}
+
+/// XSAVE, and XSAVEOPT, which leaves out (`OPTIMISED`) what is in its initial configuration.
+pub fn xsave<const WIDE: bool, const OPTIMISED: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    check(cpu)?;
+    let components = requested(cpu, cpu.state.xcr0);
+    let (linear, mut area) = old_area(cpu, op, area_len(components, 0))?;
+    let in_use = cpu.xinuse();
+    let written = if OPTIMISED { components & in_use } else { components };
+    let mxcsr = components & (xcr0::SSE | xcr0::AVX) != 0;
+    cpu.put_components(&mut area, written, mxcsr, 0, WIDE);
+    let header = quadword(&area, XSTATE_BV) & !components | components & in_use;
+    write(&mut area, XSTATE_BV, &header.to_le_bytes());
+    cpu.store_bytes(linear, &area)?;
+    cpu.stored()
+}
+
+/// XSAVEC, and XSAVES (`SUPERVISOR`).
+pub fn xsave_compacted<const WIDE: bool, const SUPERVISOR: bool>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Result<(), Trap> {
+    let mut allowed = cpu.state.xcr0;
+    if SUPERVISOR {
+        check_supervisor(cpu)?;
+        allowed |= cpu.state.msr.xss;
+    } else {
+        check(cpu)?;
+    }
+    let components = requested(cpu, allowed);
+    let format = components | COMPACTED;
+    let (linear, mut area) = old_area(cpu, op, area_len(components, format))?;
+    let mut written = components & cpu.xinuse();
+    // MXCSR belongs to SSE here, though XINUSE does not tell of it.
+    if cpu.state.mxcsr != MXCSR_DEFAULT {
+        written |= components & xcr0::SSE;
+    }
+    cpu.put_components(&mut area, written, written & xcr0::SSE != 0, format, WIDE);
+    write(&mut area, XSTATE_BV, &written.to_le_bytes());
+    write(&mut area, XCOMP_BV, &format.to_le_bytes());
+    cpu.store_bytes(linear, &area)?;
+    cpu.stored()
+}
+
+/// The header of an area to be restored: XSTATE_BV and XCOMP_BV, and whether it is well-formed, with no
+/// components but those `allowed`.
+fn header(area: &[u8], allowed: u64) -> (u64, u64, bool) {
+    let (present, format) = (quadword(area, XSTATE_BV), quadword(area, XCOMP_BV));
+    let compacted = format & COMPACTED != 0;
+    let beyond = if compacted {
+        (format & !COMPACTED & !allowed) | (present & !format)
+    } else {
+        (present & !allowed) | format
+    };
+    let zeros = if compacted { XCOMP_BV + 8..HEADER_END } else { XCOMP_BV + 8..XCOMP_BV + 16 };
+    (present, format, beyond == 0 && area[zeros].iter().all(|byte| *byte == 0))
+}
+
+/// XRSTOR, and XRSTORS (`SUPERVISOR`).
+pub fn xrstor<const WIDE: bool, const SUPERVISOR: bool>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Result<(), Trap> {
+    let mut allowed = cpu.state.xcr0;
+    if SUPERVISOR {
+        check_supervisor(cpu)?;
+        allowed |= cpu.state.msr.xss;
+    } else {
+        check(cpu)?;
+    }
+    let components = requested(cpu, allowed);
+    let linear = area_address(cpu, op, 64, HEADER_END, false)?;
+    let mut area = vec![0; HEADER_END];
+    cpu.load_bytes(linear, &mut area)?;
+    let (present, format, good) = header(&area, allowed);
+    let compacted = format & COMPACTED != 0;
+    if !good
+        || SUPERVISOR && !compacted
+        || compacted && !cpu.model.has(crate::cpuid::feature::XSAVEC)
+    {
+        return Err(cpu.gp(0));
+    }
+    let restored = components & present;
+    area.resize(area_len(restored, format), 0);
+    let linear = area_address(cpu, op, 64, area.len(), false)?;
+    cpu.load_bytes(linear, &mut area)?;
+
+    let mut legacy = [0; LEGACY];
+    legacy.copy_from_slice(&area[..LEGACY]);
+    // The standard format has MXCSR whether or not there are vectors in it.
+    let mxcsr = match compacted {
+        true if components & xcr0::SSE == 0 => None,
+        true if present & xcr0::SSE == 0 => Some(MXCSR_DEFAULT),
+        false if components & (xcr0::SSE | xcr0::AVX) == 0 => None,
+        _ => Some(word(&legacy, MXCSR)),
+    };
+    if let Some(mxcsr) = mxcsr {
+        if mxcsr & !MXCSR_MASK != 0 {
+            return Err(cpu.gp(0));
+        }
+        cpu.state.mxcsr = mxcsr;
+    }
+    if restored & xcr0::X87 != 0 {
+        cpu.state.x87.fxrstor(WIDE, &legacy);
+    } else if components & xcr0::X87 != 0 {
+        cpu.state.x87 = X87::default();
+    }
+    if components & xcr0::SSE != 0 {
+        if restored & xcr0::SSE == 0 {
+            legacy = [0; LEGACY];
+        }
+        cpu.take_xmm(&legacy);
+    }
+    for component in COMPONENTS.iter().filter(|component| component.bit & components != 0) {
+        if component.bit & restored != 0 {
+            component.content.restore(cpu, &area[component.place(format)]);
+        } else {
+            component.content.restore(cpu, &vec![0; component.size]);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,659 @@
+//! Random instructions of a group, and the state they begin with.
+
+use iced_x86::{
+    Code, CpuidFeature as C, Decoder, DecoderOptions, EncodingKind, Instruction,
+    InstructionInfoFactory, Mnemonic as M, OpKind, Register,
+};
+
+use super::layout::*;
+use crate::flags::bit;
+use crate::fpu::testing::Random;
+use crate::state::gpr;
+
+/// What is tested together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Integer,
+    X87,
+    Sse,
+    Avx,
+    Bmi,
+    Crypto,
+}
+
+/// The group of an instruction that may run; `None` of others.
+fn group(insn: &Instruction) -> Option<Group> {
+    let mut found = Group::Integer;
+    for feature in insn.cpuid_features() {
+        let of_feature = match feature {
+            C::INTEL8086
+            | C::INTEL8086_ONLY
+            | C::INTEL186
+            | C::INTEL286
+            | C::INTEL386
+            | C::INTEL486
+            | C::X64
+            | C::CMOV
+            | C::CX8
+            | C::CMPXCHG16B
+            | C::CLFSH
+            | C::CLFLUSHOPT
+            | C::CLWB
+            | C::MULTIBYTENOP
+            | C::PAUSE
+            | C::PREFETCHW
+            | C::SSE
+                if is_general(insn) =>
+            {
+                Group::Integer
+            }
+            C::FPU | C::FPU287 | C::FPU387 | C::FPU287XL_ONLY => Group::X87,
+            C::MMX
+            | C::SSE
+            | C::SSE2
+            | C::SSE3
+            | C::SSSE3
+            | C::SSE4_1
+            | C::SSE4_2
+            | C::SSE4A
+            | C::FXSR => {
+                if insn.mnemonic() == M::Crc32 {
+                    Group::Bmi
+                } else {
+                    Group::Sse
+                }
+            }
+            C::AVX | C::AVX2 | C::FMA | C::F16C => Group::Avx,
+            C::AVX_VNNI if std::arch::is_x86_feature_detected!("avxvnni") => Group::Avx,
+            C::BMI1 | C::BMI2 | C::ADX | C::LZCNT | C::POPCNT | C::MOVBE => Group::Bmi,
+            C::AES | C::PCLMULQDQ | C::SHA => Group::Crypto,
+            C::VAES if std::arch::is_x86_feature_detected!("vaes") => Group::Crypto,
+            C::VPCLMULQDQ if std::arch::is_x86_feature_detected!("vpclmulqdq") => Group::Crypto,
+            C::GFNI if std::arch::is_x86_feature_detected!("gfni") => Group::Crypto,
+            _ => return None,
+        };
+        if found == Group::Integer || of_feature == Group::Crypto {
+            found = of_feature;
+        }
+    }
+    Some(found)
+}
+
+/// Whether no operand is a vector register.
+fn is_general(insn: &Instruction) -> bool {
+    (0..insn.op_count())
+        .all(|n| insn.op_kind(n) != OpKind::Register || insn.op_register(n).is_gpr())
+}
+
+/// Whether the processor may execute it here, and what it does is defined and its own: not that of the
+/// operating system, of time or of chance.
+fn is_fit(insn: &Instruction) -> bool {
+    let segment =
+        |n: u32| insn.op_kind(n) == OpKind::Register && insn.op_register(n).is_segment_register();
+    let fit = !matches!(
+        insn.mnemonic(),
+        // Control flow, and what enters the kernel.
+        M::Call | M::Jmp | M::Ret | M::Retf | M::Iret | M::Iretd | M::Iretq | M::Int | M::Int1
+            | M::Int3 | M::Into | M::Syscall | M::Sysenter | M::Loop | M::Loope | M::Loopne
+            | M::Jcxz | M::Jecxz | M::Jrcxz | M::Xbegin | M::Xabort
+            // The kernel's tables and flags.
+            | M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw | M::Lar | M::Lsl | M::Verr | M::Verw
+            | M::Pushf | M::Pushfd | M::Pushfq | M::Popf | M::Popfd | M::Popfq | M::Arpl
+            // The bits of MXCSR that exist are the processor's own.
+            | M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64
+            // Segments.
+            | M::Lds | M::Les | M::Lss | M::Lfs | M::Lgs
+            // Time, chance and identity.
+            | M::Rdtsc | M::Rdtscp | M::Cpuid | M::Rdpmc | M::Xgetbv
+            // Approximations of the processor's own.
+            | M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss
+            | M::Vrcpps | M::Vrcpss | M::Vrsqrtps | M::Vrsqrtss
+            | M::F2xm1 | M::Fyl2x | M::Fyl2xp1 | M::Fptan | M::Fpatan | M::Fsin | M::Fcos | M::Fsincos
+            // Not in the manual, and with an empty register it has a result by chance.
+            | M::Fstpnce
+            // With REX.B, some processors take it for XCHG.
+            | M::Pause
+    );
+    // INS and OUTS fault on the port or on memory, which of both first is open.
+    let ports =
+        matches!(insn.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd);
+    let other_segments = matches!(insn.segment_prefix(), Register::FS);
+    fit && !ports
+        && !other_segments
+        && !insn.is_jcc_short_or_near()
+        // With a register a prefetch to some, undefined to others; reads a word or a doubleword.
+        && !matches!(insn.code(), Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D | Code::Movsxd_r16_rm16)
+        && !(0..insn.op_count()).any(segment)
+        // A frame of its own size, far below the page.
+        && (insn.mnemonic() != M::Enter || insn.immediate16() < 512 && insn.immediate8_2nd() & 31 <= 1)
+}
+
+/// A piece of code: instructions, the first of which may reach memory.
+pub struct Case {
+    pub code: Vec<u8>,
+    pub insns: Vec<Instruction>,
+}
+
+/// Generates cases for code of so many bits.
+pub struct Generator {
+    pub random: Random,
+    pub bits: u32,
+    group: Group,
+    info: InstructionInfoFactory,
+}
+
+impl Generator {
+    pub fn new(group: Group, bits: u32) -> Self {
+        let random = Random::new(&format!("{group:?} {bits}"));
+        Generator { random, bits, group, info: InstructionInfoFactory::new() }
+    }
+    fn below(&mut self, limit: usize) -> usize {
+        self.random.below(limit as u64) as usize
+    }
+    fn chance(&mut self, one_in: usize) -> bool {
+        self.below(one_in) == 0
+    }
+    fn byte(&mut self) -> u8 {
+        self.random.next() as u8
+    }
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+    /// A value that is often close to a limit.
+    pub fn value(&mut self) -> u64 {
+        let random = self.random.next();
+        match self.below(6) {
+            0 => random & 0xff,
+            1 => 0_u64.wrapping_sub(random & 0xff),
+            2 => 1 << (random & 63),
+            3 => (1_u64 << (random & 63)).wrapping_sub(1),
+            4 => random & 0xffff_ffff,
+            _ => random,
+        }
+    }
+
+    /// Prefixes of the legacy kind and the escape of an opcode map.
+    fn legacy(&mut self, bytes: &mut Vec<u8>, memory: bool, mandatory: bool) {
+        if self.chance(8) {
+            // 0x65 (GS) has base 0 here as it has in the host's processes; so have the others.
+            let segment = self.pick(&[0x26, 0x2e, 0x36, 0x3e, 0x65]);
+            bytes.push(segment);
+        }
+        if self.chance(16) && self.bits == 64 {
+            bytes.push(0x67);
+        }
+        match self.below(if mandatory { 6 } else { 16 }) {
+            0 | 1 | 2 => bytes.push(0x66),
+            3 => bytes.push(0xf2),
+            4 => bytes.push(0xf3),
+            _ => {}
+        }
+        if memory && !mandatory && self.chance(8) {
+            bytes.push(0xf0);
+        }
+        if self.bits == 64 && self.chance(2) {
+            let rex = 0x40 | self.byte() & 15;
+            bytes.push(rex);
+        }
+    }
+
+    fn vex(&mut self, bytes: &mut Vec<u8>, map: u8) {
+        let mut vvvv = self.byte() & 15;
+        if self.chance(2) {
+            vvvv = 15;
+        }
+        let tail = vvvv << 3 | self.byte() & 7;
+        // In 32-bit code only the low eight registers have names, and other prefixes mean LES and LDS.
+        let registers = if self.bits == 64 { self.byte() & 0xe0 } else { 0xe0 };
+        let tail = if self.bits == 64 { tail } else { tail | 0x40 };
+        if map == 1 && self.chance(2) {
+            bytes.extend([0xc5, registers & 0x80 | if self.bits == 64 { 0 } else { 0x40 } | tail]);
+        } else {
+            let w = if self.chance(3) { 0x80 } else { 0 };
+            bytes.extend([0xc4, registers | map, tail | w]);
+        }
+    }
+
+    /// Everything up to the ModRM byte.
+    fn opcode(&mut self, bytes: &mut Vec<u8>, memory: bool) {
+        let opcode = self.byte();
+        match self.group {
+            Group::Integer => {
+                self.legacy(bytes, memory, false);
+                match self.below(20) {
+                    0..13 => {}
+                    13..19 => bytes.push(0x0f),
+                    _ => bytes.extend([0x0f, 0x38]),
+                }
+                bytes.push(opcode);
+            }
+            Group::X87 => {
+                if self.chance(4) {
+                    self.legacy(bytes, false, false);
+                }
+                bytes.push(if self.chance(64) { 0x9b } else { 0xd8 | opcode & 7 });
+            }
+            Group::Sse => {
+                self.legacy(bytes, false, true);
+                match self.below(8) {
+                    0 => bytes.extend([0x0f, 0x38, opcode & 0x7f]),
+                    1 => bytes.extend([0x0f, 0x3a, opcode & 0x7f]),
+                    _ => bytes.extend([0x0f, opcode]),
+                }
+            }
+            Group::Avx => {
+                let map = 1 + self.below(3) as u8;
+                self.vex(bytes, map);
+                bytes.push(if map == 3 && self.chance(2) { opcode & 0x7f } else { opcode });
+            }
+            Group::Bmi => {
+                if self.chance(2) {
+                    let (map, opcode) = self.pick(&[
+                        (2, 0xf2),
+                        (2, 0xf3),
+                        (2, 0xf5),
+                        (2, 0xf6),
+                        (2, 0xf7),
+                        (3, 0xf0),
+                    ]);
+                    self.vex(bytes, map);
+                    bytes.push(opcode);
+                } else {
+                    self.legacy(bytes, false, true);
+                    let opcodes: [&[u8]; 6] =
+                        [&[0xb8], &[0xbc], &[0xbd], &[0x38, 0xf0], &[0x38, 0xf1], &[0x38, 0xf6]];
+                    bytes.push(0x0f);
+                    let opcode = self.pick(&opcodes);
+                    bytes.extend(opcode);
+                }
+            }
+            Group::Crypto => {
+                const OPCODES: &[(u8, u8)] = &[
+                    (2, 0xc8),
+                    (2, 0xc9),
+                    (2, 0xca),
+                    (2, 0xcb),
+                    (2, 0xcc),
+                    (2, 0xcd),
+                    (2, 0xcf),
+                    (2, 0xdb),
+                    (2, 0xdc),
+                    (2, 0xdd),
+                    (2, 0xde),
+                    (2, 0xdf),
+                    (3, 0xcc),
+                    (3, 0xce),
+                    (3, 0xcf),
+                    (3, 0xdf),
+                    (3, 0x44),
+                ];
+                let (map, opcode) = self.pick(OPCODES);
+                if self.chance(2) {
+                    self.vex(bytes, map);
+                } else {
+                    self.legacy(bytes, false, true);
+                    bytes.extend([0x0f, if map == 2 { 0x38 } else { 0x3a }]);
+                }
+                bytes.push(opcode);
+            }
+        }
+    }
+
+    /// Bytes that look like an instruction of the group.
+    fn bytes(&mut self, may_reach_memory: bool) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let memory = may_reach_memory && self.chance(2);
+        self.opcode(&mut bytes, memory);
+        let modrm = self.byte();
+        bytes.push(if memory && modrm >= 0xc0 {
+            modrm & 0x3f | (modrm & 0x40) << 1
+        } else if memory {
+            modrm
+        } else {
+            modrm | 0xc0
+        });
+        let rest = self.random.next().to_le_bytes();
+        bytes.extend(rest);
+        bytes.extend(rest);
+        bytes
+    }
+
+    /// One instruction.
+    fn instruction(&mut self, at: u64, first: bool) -> (Vec<u8>, Instruction) {
+        loop {
+            let mut bytes = self.bytes(first);
+            let insn = Decoder::with_ip(self.bits, &bytes, at, DecoderOptions::NONE).decode();
+            if insn.is_invalid() {
+                // Undefined on the host as well, if anything is sure: a wrong field of a VEX prefix.
+                let is_vex = matches!(bytes[0], 0xc4 | 0xc5) && !first;
+                let opcode_at = if bytes[0] == 0xc5 { 2 } else { 3 };
+                if is_vex && self.chance(64) && !is_beyond(bytes[opcode_at]) {
+                    bytes.truncate(opcode_at + 3);
+                    return (bytes, insn);
+                }
+                continue;
+            }
+            if group(&insn) != Some(self.group) || !is_fit(&insn) {
+                continue;
+            }
+            if insn.encoding() == EncodingKind::VEX && self.group == Group::Integer {
+                continue;
+            }
+            let by_state = matches!(insn.mnemonic(), M::Shld | M::Shrd | M::Bswap);
+            if !first && (by_state || self.reaches_memory(&insn)) {
+                continue;
+            }
+            bytes.truncate(insn.len());
+            return (bytes, insn);
+        }
+    }
+
+    fn reaches_memory(&mut self, insn: &Instruction) -> bool {
+        !self.info.info(insn).used_memory().is_empty()
+    }
+
+    /// Code to be placed at `at`.
+    pub fn case(&mut self, at: u64) -> Case {
+        let mut case = Case { code: Vec::new(), insns: Vec::new() };
+        let count = 1 + if self.chance(4) { self.below(3) } else { 0 };
+        for i in 0..count {
+            let next = at + case.code.len() as u64;
+            let (mut bytes, insn) = self.instruction(next, i == 0);
+            let invalid = insn.is_invalid();
+            if insn.memory_base() == Register::RIP || insn.memory_base() == Register::EIP {
+                self.aim_displacement(&mut bytes, &insn, next + insn.len() as u64);
+            } else if insn.memory_base() == Register::None
+                && insn.memory_index() == Register::None
+                && insn.memory_displ_size() >= 4
+            {
+                self.aim_displacement(&mut bytes, &insn, 0);
+            }
+            case.insns
+                .push(Decoder::with_ip(self.bits, &bytes, next, DecoderOptions::NONE).decode());
+            case.code.extend(bytes);
+            // What follows must not depend on what is undefined.
+            if invalid || insn.rflags_undefined() != 0 {
+                break;
+            }
+        }
+        case
+    }
+
+    /// Makes the displacement, relative to `from`, lead to the data.
+    fn aim_displacement(&mut self, bytes: &mut [u8], insn: &Instruction, from: u64) {
+        let mut decoder = Decoder::with_ip(self.bits, bytes, insn.ip(), DecoderOptions::NONE);
+        let same = decoder.decode();
+        let offsets = decoder.get_constant_offsets(&same);
+        if !offsets.has_displacement() {
+            return;
+        }
+        let size = insn.memory_size().size().max(1);
+        let align = if insn.cpuid_features().contains(&C::SHA) { 15 } else { 0 };
+        let target = (self.target(size) & !align).wrapping_sub(from).to_le_bytes();
+        let at = offsets.displacement_offset();
+        let len = offsets.displacement_size().min(8);
+        bytes[at..at + len].copy_from_slice(&target[..len]);
+    }
+
+    /// An address for an operand of `size` bytes.
+    fn target(&mut self, size: usize) -> u64 {
+        let size = size as u64;
+        let within = |random: u64, from: u64, len: u64| from + random % len;
+        let random = self.random.next() >> 8;
+        // Far enough from the pages' ends for strings and bit strings.
+        let inside = within(random, DATA + 0x800, 0x1000 - 0x80);
+        let address = match self.below(64) {
+            // Across the two pages, and out of the second.
+            0..4 => within(random, DATA + 0x1000 - size.min(0x800), size.min(0x800) + 1),
+            4 => within(random, HOLE - size.min(0x800), size.min(0x800) + 1),
+            5 => within(random, CONSTANT + 0x400, 0x800),
+            6 => within(random, CONSTANT - size.min(0x800), size.min(0x800) + 1),
+            7..24 => inside,
+            _ => inside & !63 | (random >> 20) & 48,
+        };
+        if self.chance(2) { address } else { address & !(size.next_power_of_two().min(64) - 1) }
+    }
+
+    /// Sets the registers that the first instruction addresses memory by; `false` if that cannot be.
+    pub fn aim(&mut self, case: &Case, state: &mut State) -> bool {
+        let insn = &case.insns[0];
+        if insn.is_invalid() {
+            return true;
+        }
+        let number = |register: Register| register.full_register().number();
+        let size = insn.memory_size().size().max(1);
+        let repeated = insn.has_rep_prefix() || insn.has_repne_prefix();
+        if insn.is_string_instruction() && repeated {
+            state.regs[gpr::RCX] = self.below(24) as u64;
+        }
+        for n in 0..insn.op_count() {
+            match insn.op_kind(n) {
+                OpKind::MemorySegSI | OpKind::MemorySegESI | OpKind::MemorySegRSI => {
+                    state.regs[gpr::RSI] = self.target(size);
+                }
+                OpKind::MemoryESDI
+                | OpKind::MemoryESEDI
+                | OpKind::MemoryESRDI
+                | OpKind::MemorySegDI
+                | OpKind::MemorySegEDI
+                | OpKind::MemorySegRDI => {
+                    state.regs[gpr::RDI] = self.target(size);
+                }
+                _ => {}
+            }
+        }
+        if insn.is_stack_instruction() || insn.mnemonic() == M::Enter {
+            state.regs[gpr::RSP] = self.target(8);
+            if matches!(insn.mnemonic(), M::Enter | M::Leave) {
+                state.regs[gpr::RBP] = self.target(8);
+            }
+        }
+        if insn.mnemonic() == M::Xlatb {
+            state.regs[gpr::RBX] = self.target(256);
+            return true;
+        }
+        let Some(n) = (0..insn.op_count()).find(|&n| insn.op_kind(n) == OpKind::Memory) else {
+            return true;
+        };
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        if insn.is_vsib() {
+            self.aim_indices(insn, state);
+            if base == Register::None {
+                return false;
+            }
+            state.regs[number(base)] = (DATA + 0x1000).wrapping_sub(insn.memory_displacement64());
+            return true;
+        }
+        let mut target = self.target(size);
+        if insn.cpuid_features().contains(&C::SHA) {
+            // Where the manual wants alignment, some processors do not.
+            target &= !15;
+        }
+        if matches!(insn.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
+            && n == 0
+            && insn.op1_kind() == OpKind::Register
+        {
+            // A bit number that is also an address leads far away.
+            let by = number(insn.op1_register());
+            if base != Register::None && number(base) == by
+                || index != Register::None && number(index) == by
+            {
+                return false;
+            }
+            state.regs[by] = (self.random.next() & 0x1fff).wrapping_sub(0x1000);
+            target = DATA + 0x1000 + target % 0x100;
+        }
+        if insn.mnemonic() == M::Pop && base.full_register() == Register::RSP {
+            // The address is that after the pop.
+            return false;
+        }
+        if base == Register::RIP || base == Register::EIP {
+            return true;
+        }
+        let displacement = insn.memory_displacement64();
+        let scale = u64::from(insn.memory_index_scale());
+        if insn.mnemonic() == M::Lea {
+            return true;
+        }
+        let mask = if self.bits == 32 { 0xffff_ffff } else { u64::MAX };
+        match (base, index) {
+            (Register::None, Register::None) => true,
+            (Register::None, _) => {
+                if scale != 1 {
+                    return false;
+                }
+                state.regs[number(index)] = target.wrapping_sub(displacement) & mask;
+                true
+            }
+            (_, Register::None) => {
+                state.regs[number(base)] = target.wrapping_sub(displacement) & mask;
+                true
+            }
+            _ => {
+                if number(base) == number(index) {
+                    return false;
+                }
+                // With a stack pointer as the base, of which the target is known, the index aims.
+                let offset = state.regs[number(index)].wrapping_mul(scale);
+                state.regs[number(base)] =
+                    target.wrapping_sub(displacement).wrapping_sub(offset) & mask;
+                true
+            }
+        }
+    }
+
+    /// Small indices for a gather, and once in a while one that leads out.
+    fn aim_indices(&mut self, insn: &Instruction, state: &mut State) {
+        let wide = matches!(
+            insn.mnemonic(),
+            M::Vgatherqps | M::Vgatherqpd | M::Vpgatherqd | M::Vpgatherqq
+        );
+        let mut lane = || {
+            let index = |generator: &mut Self| match generator.below(32) {
+                0 => 0x800_i64,
+                _ => generator.below(400) as i64 - 200,
+            };
+            if wide {
+                u128::from(index(self) as u64) | u128::from(index(self) as u64) << 64
+            } else {
+                (0..4).fold(0, |lanes, _| lanes << 32 | u128::from(index(self) as u32))
+            }
+        };
+        let vector = [lane(), lane()];
+        state.set_vector(insn.memory_index().number(), vector);
+    }
+
+    /// Fresh registers.
+    pub fn state(&mut self) -> State {
+        let mut state = State { regs: [0; 16], flags: 0, image: [0; IMAGE] };
+        for number in 0..16 {
+            state.regs[number] = self.value();
+        }
+        state.flags = self.random.next() & bit::ARITH | if self.chance(4) { bit::DF } else { 0 };
+        self.fill_x87(&mut state);
+        let masks = if self.chance(4) { self.random.next() as u32 & 0x1f80 } else { 0x1f80 };
+        let rest = [0, 0x3f, 0xe07f, 0x6000][self.below(4)];
+        let mxcsr = masks | self.random.next() as u32 & rest;
+        state.set(image::MXCSR, &mxcsr.to_le_bytes());
+        let kind = self.below(6);
+        for number in 0..16 {
+            let mut half = || match kind {
+                0 | 1 => self.value(),
+                2 => self.random.f64(),
+                3 => u64::from(self.random.f32()) << 32 | u64::from(self.random.f32()),
+                4 => (0..4).fold(0, |word, _| word << 16 | self.f16()),
+                // Strings of few different characters.
+                _ => self.random.next() & 0x0303_0303_0303_0303,
+            };
+            let mut lane = || u128::from(half()) << 64 | u128::from(half());
+            state.set_vector(number, [lane(), lane()]);
+        }
+        state.image[image::HEADER] = 7;
+        state
+    }
+
+    fn f16(&mut self) -> u64 {
+        // The upper half of a single-precision number, its exponent in range.
+        let wide = self.random.f32();
+        u64::from(wide >> 16 & 0x83ff | (wide >> 23 & 31) << 10)
+    }
+
+    fn fill_x87(&mut self, state: &mut State) {
+        let masks = if self.chance(4) { self.byte() & 0x3f } else { 0x3f };
+        let control = 0x40 | u16::from(masks) | (self.random.next() as u16 & 0x1f00);
+        let control = if control & 0x300 == 0x100 { control | 0x200 } else { control };
+        let raised = if self.chance(3) { self.byte() & 0x7f } else { 0 };
+        let mut status = self.random.next() as u16 & 0x7f00 & !0x80 | u16::from(raised);
+        if raised & !masks & 0x3f != 0 {
+            status |= 0x8080;
+        }
+        state.set(image::CONTROL, &control.to_le_bytes());
+        state.set(image::STATUS, &status.to_le_bytes());
+        let tags = match self.below(3) {
+            0 => self.byte(),
+            1 => 0xff,
+            _ => self.byte() | self.byte(),
+        };
+        state.image[image::TAGS] = tags;
+        for number in 0..8 {
+            let (sign_exp, sig) = self.f80();
+            let at = image::X87 + 16 * number;
+            state.set(at, &sig.to_le_bytes());
+            state.set(at + 8, &sign_exp.to_le_bytes());
+        }
+    }
+
+    /// Sign and exponent, and significand.
+    pub fn f80(&mut self) -> (u16, u64) {
+        let sign = (self.random.next() as u16) << 15;
+        let exp = match self.below(8) {
+            0 => self.below(3) as u16,
+            1 => 0x7fff - self.below(3) as u16,
+            2 => (0x3fff - 0x3ff - 60 + self.below(64)) as u16,
+            3 => (0x3fff - 0x7f - 30 + self.below(34)) as u16,
+            4 => 0x3fff + [0x3fe, 0x7e][self.below(2)] + self.below(4) as u16,
+            5 => self.random.next() as u16,
+            _ => (0x3fff - 70 + self.below(140)) as u16,
+        };
+        let sig = self.random.pattern(64);
+        match self.below(16) {
+            0 => (sign | exp & 0x7fff, sig & !(1 << 63)),
+            1 => (sign, 0),
+            _ => (sign | exp & 0x7fff, sig | 1 << 63),
+        }
+    }
+
+    /// What to put into memory where the operand is.
+    pub fn operand(&mut self, insn: &Instruction) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        let kind = self.below(5);
+        for word in bytes.chunks_mut(8) {
+            let value = match kind {
+                0 | 1 => self.value(),
+                2 => self.random.f64(),
+                3 => u64::from(self.random.f32()) << 32 | u64::from(self.random.f32()),
+                _ => self.random.next() & 0x0303_0303_0303_0303,
+            };
+            word.copy_from_slice(&value.to_le_bytes());
+        }
+        match insn.mnemonic() {
+            M::Fld | M::Fbld if kind < 4 && insn.memory_size().size() == 10 => {
+                let (sign_exp, sig) = self.f80();
+                bytes[..8].copy_from_slice(&sig.to_le_bytes());
+                bytes[8..10].copy_from_slice(&sign_exp.to_le_bytes());
+            }
+            M::Ldmxcsr | M::Vldmxcsr => {
+                let reserved = if self.chance(8) { 1 << 16 } else { 0 };
+                let value = self.random.next() as u32 & 0xffff | reserved;
+                bytes[..4].copy_from_slice(&value.to_le_bytes());
+            }
+            _ => {}
+        }
+        bytes
+    }
+}
+
+/// Whether an opcode of a VEX map belongs to what the host may have beyond the decoder's knowledge.
+fn is_beyond(opcode: u8) -> bool {
+    opcode == 0x49 || opcode == 0x4b || opcode >= 0xb0 || (0x50..0x54).contains(&opcode)
+}

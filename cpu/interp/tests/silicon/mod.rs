@@ -1,0 +1,276 @@
+//! The interpreter against the processor it runs on: random instructions from the same registers and
+//! memory, both ways, exceptions included.
+//!
+//! Each group runs in a process of its own, which executes generated code. The normal run takes a
+//! slice; the long one, ten million instructions of each group (`cargo xtask test --full`).
+
+mod generate;
+mod guest;
+mod layout;
+mod sandbox;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use iced_x86::{Instruction, Mnemonic as M, OpKind, RflagsBits};
+
+use crate::flags::bit;
+use crate::state::gpr;
+use generate::{Case, Generator, Group};
+use guest::Guest;
+use layout::*;
+use sandbox::Sandbox;
+
+/// RFLAGS bits that the manual leaves undefined after `insn`.
+fn undefined_flags(insn: &Instruction) -> u64 {
+    let pairs = [
+        (RflagsBits::OF, bit::OF),
+        (RflagsBits::SF, bit::SF),
+        (RflagsBits::ZF, bit::ZF),
+        (RflagsBits::AF, bit::AF),
+        (RflagsBits::CF, bit::CF),
+        (RflagsBits::PF, bit::PF),
+    ];
+    let mask = insn.rflags_undefined();
+    pairs.iter().filter(|(iced, _)| mask & iced != 0).fold(0, |set, (_, bit)| set | bit)
+}
+
+/// Whether what the manual leaves undefined is in a register.
+fn undefined_result(insn: &Instruction, before: &State) -> bool {
+    match insn.mnemonic() {
+        M::Bswap => insn.op0_register().is_gpr16(),
+        M::Shld | M::Shrd if insn.op1_register().is_gpr16() => {
+            let count = if insn.op2_kind() == OpKind::Register {
+                before.regs[gpr::RCX] as u8
+            } else {
+                insn.immediate8()
+            };
+            count & 31 > 16
+        }
+        _ => false,
+    }
+}
+
+/// Both sides, with the memory they share the contents of.
+struct Pair {
+    sandbox: Sandbox,
+    guest: Guest,
+    generator: Generator,
+    compared: usize,
+    faults: BTreeMap<u8, usize>,
+    mnemonics: BTreeSet<String>,
+    differing: BTreeMap<String, String>,
+}
+
+impl Pair {
+    fn new(group: Group, bits: u32) -> Self {
+        let mut pair = Pair {
+            sandbox: Sandbox::new(bits),
+            guest: Guest::new(bits),
+            generator: Generator::new(group, bits),
+            compared: 0,
+            faults: BTreeMap::new(),
+            mnemonics: BTreeSet::new(),
+            differing: BTreeMap::new(),
+        };
+        for at in (DATA..HOLE).step_by(64) {
+            let bytes: Vec<u8> =
+                (0..8).flat_map(|_| pair.generator.value().to_le_bytes()).collect();
+            pair.write(at, &bytes);
+        }
+        pair
+    }
+
+    fn write(&mut self, at: u64, bytes: &[u8]) {
+        self.sandbox.bytes(at, bytes.len()).copy_from_slice(bytes);
+        self.guest.write(at, bytes);
+    }
+
+    /// Compares about `count` instructions.
+    fn compare(&mut self, count: usize) {
+        while self.compared < count && self.differing.len() < 24 {
+            // A batch per page of code, the last case of which goes on in the next page.
+            let mut batch = Vec::new();
+            for slot in 0..0x1000 / SLOT as u64 {
+                let mut at = CODE + slot * SLOT as u64;
+                if slot == 0x1000 / SLOT as u64 - 1 {
+                    at = CODE + 0x1000 - self.generator.random.below(12) - 1;
+                }
+                let case = self.generator.case(at);
+                self.sandbox.place(at, &case.code);
+                self.guest.place(at, &case.code);
+                batch.push((at, case));
+            }
+            let mut state = self.generator.state();
+            for (at, case) in batch {
+                if self.generator.random.below(8) == 0 {
+                    state = self.generator.state();
+                }
+                self.compare_case(at, &case, &mut state);
+            }
+        }
+    }
+
+    fn compare_case(&mut self, at: u64, case: &Case, state: &mut State) {
+        if !self.generator.aim(case, state) {
+            return;
+        }
+        if case.insns.iter().any(|insn| undefined_result(insn, state)) {
+            return;
+        }
+        state.image[image::HEADER] = 7;
+        let place = DATA + 0x800 + (self.generator.random.next() & 0xfc0);
+        let operand = self.generator.operand(&case.insns[0]);
+        self.write(place, &operand);
+        let before = state.clone();
+        let mut ours = before.clone();
+        let expected = self.sandbox.run(at, case.code.len(), state);
+        let got = self.guest.run(at, case.code.len(), &mut ours);
+        let (expected, got) = match case.insns[0].mnemonic() {
+            // Reached in pieces: the address is that of any.
+            M::Fldenv | M::Fnstenv | M::Fnsave | M::Frstor => (expected.page(), got.page()),
+            _ => (expected, got),
+        };
+        self.compared += case.insns.len();
+        for insn in &case.insns {
+            self.mnemonics.insert(format!("{:?}", insn.mnemonic()));
+        }
+        if let Some(vector) = expected.vector {
+            *self.faults.entry(vector).or_default() += 1;
+        }
+        let undefined = case.insns.iter().fold(0, |set, insn| set | undefined_flags(insn));
+        ours.flags = ours.flags & !undefined | state.flags & undefined;
+        ours.image[image::MXCSR_MASK..image::MXCSR_MASK + 4]
+            .copy_from_slice(&state.image[image::MXCSR_MASK..image::MXCSR_MASK + 4]);
+        ours.image[image::UNUSED..image::YMM]
+            .copy_from_slice(&state.image[image::UNUSED..image::YMM]);
+        if state.word(image::STATUS) & 0x80 == 0 {
+            // The processor notes where an exception came from, not where none did.
+            ours.image[image::OPCODE..image::MXCSR]
+                .copy_from_slice(&state.image[image::OPCODE..image::MXCSR]);
+        }
+        let mut ours_in_memory = [0; DATA_LEN];
+        self.guest.read(&mut ours_in_memory);
+        let theirs_in_memory = &*self.sandbox.bytes(DATA, DATA_LEN);
+        let memory = (0..DATA_LEN).find(|&i| ours_in_memory[i] != theirs_in_memory[i]);
+        if expected == got && ours == *state && memory.is_none() {
+            return;
+        }
+        let report = report(case, &before, (&expected, state), (&got, &ours), memory);
+        let theirs_in_memory = theirs_in_memory.to_vec();
+        self.guest.write(DATA, &theirs_in_memory);
+        let codes: Vec<_> = case.insns.iter().map(|insn| format!("{:?}", insn.code())).collect();
+        self.differing.entry(codes.join(" ")).or_insert(report);
+    }
+}
+
+/// What differs.
+fn report(
+    case: &Case,
+    before: &State,
+    (expected, theirs): (&Outcome, &State),
+    (got, ours): (&Outcome, &State),
+    memory: Option<usize>,
+) -> String {
+    use std::fmt::Write;
+    let mut text = format!("{:02x?}", case.code);
+    for insn in &case.insns {
+        let _ = write!(text, " {:?};", insn.code());
+    }
+    if expected != got {
+        let _ = write!(text, "\n  ends {expected:x?}, not {got:x?}");
+    }
+    for n in (0..16).filter(|&n| theirs.regs[n] != ours.regs[n]) {
+        let (before, theirs, ours) = (before.regs[n], theirs.regs[n], ours.regs[n]);
+        let _ = write!(text, "\n  r{n}: {before:#x} is {theirs:#x}, not {ours:#x}");
+    }
+    if theirs.flags != ours.flags {
+        let (before, theirs, ours) = (before.flags, theirs.flags, ours.flags);
+        let _ = write!(text, "\n  flags: {before:#x} are {theirs:#x}, not {ours:#x}");
+    }
+    for n in 0..16 {
+        let (before, theirs, ours) = (before.vector(n), theirs.vector(n), ours.vector(n));
+        if theirs != ours {
+            let _ = write!(text, "\n  ymm{n}: {before:x?} is {theirs:x?}, not {ours:x?}");
+        }
+    }
+    for at in (0..image::XMM).step_by(4) {
+        let (before, theirs, ours) = (before.word(at), theirs.word(at), ours.word(at));
+        if theirs != ours {
+            let _ = write!(text, "\n  image+{at}: {before:#x} is {theirs:#x}, not {ours:#x}");
+        }
+    }
+    if let Some(at) = memory {
+        let _ = write!(text, "\n  memory differs at {:#x}", DATA + at as u64);
+    }
+    let _ = write!(text, "\n  from {:x?}", before.regs);
+    let _ = write!(text, " MXCSR {:#x} x87 {:#x}", before.word(image::MXCSR), before.word(0));
+    for insn in &case.insns {
+        for n in 0..insn.op_count() {
+            let register = insn.op_register(n);
+            if insn.op_kind(n) == OpKind::Register && register.is_vector_register() {
+                let _ = write!(text, "\n  {register:?} {:x?}", before.vector(register.number()));
+            }
+        }
+    }
+    text
+}
+
+/// Tells the process that a test made of itself how much to do.
+const COUNT: &str = "RHEA_SILICON_COUNT";
+
+/// Runs the test `name` again in a process of its own, and there compares `count` instructions.
+fn in_own_process(name: &str, group: Group, bits: u32, count: usize, least: usize) {
+    if let Some(count) = std::env::var_os(COUNT) {
+        let count = count.to_str().and_then(|count| count.parse().ok()).unwrap();
+        let mut pair = Pair::new(group, bits);
+        pair.compare(count);
+        let reports: Vec<_> = pair.differing.values().map(String::as_str).collect();
+        assert!(reports.is_empty(), "{}", reports.join("\n\n"));
+        println!(
+            "{} instructions of {:?}, {bits}-bit; {} mnemonics; exceptions {:?}",
+            pair.compared,
+            group,
+            pair.mnemonics.len(),
+            pair.faults
+        );
+        assert!(pair.mnemonics.len() > least, "{:?}", pair.mnemonics);
+        return;
+    }
+    let name = format!("{}::{name}", module_path!().trim_start_matches("cpu::"));
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &name, "--include-ignored", "--nocapture"])
+        .env(COUNT, count.to_string())
+        .output()
+        .unwrap();
+    let text =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    println!("{}", text[0]);
+    assert!(output.status.success(), "{} {}", output.status, text.join("\n"));
+}
+
+const SLICE: usize = 100_000;
+const LONG: usize = 10_000_000;
+
+macro_rules! groups {
+    ($($name:ident $long:ident: $group:ident $bits:literal, $least:literal mnemonics;)*) => { $(
+        #[test]
+        fn $name() {
+            in_own_process(stringify!($name), Group::$group, $bits, SLICE, $least);
+        }
+
+        #[test]
+        #[ignore = "a soak run"]
+        fn $long() {
+            in_own_process(stringify!($long), Group::$group, $bits, LONG, $least);
+        }
+    )* };
+}
+
+groups! {
+    integer integer_long: Integer 64, 80 mnemonics;
+    x87 x87_long: X87 64, 60 mnemonics;
+    sse sse_long: Sse 64, 200 mnemonics;
+    avx avx_long: Avx 64, 300 mnemonics;
+    bmi bmi_long: Bmi 64, 15 mnemonics;
+    crypto crypto_long: Crypto 64, 20 mnemonics;
+}

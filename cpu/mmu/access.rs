@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering, compiler_fence};
 
-use super::tlb::{Base, PAGE, ReadEntry, WriteEntry};
+use super::tlb::{Base, PAGE, ReadEntry, WriteEntry, hit};
 use super::{Access, CodePage, Context};
 use crate::core::{Cpu, Trap, vector};
 use crate::int::Int;
@@ -47,11 +47,10 @@ impl Cpu {
     /// Loads through the part of the TLB at `base`, if it knows the page.
     #[inline(always)]
     fn load_fast<T: Int>(&self, linear: u64, base: Base) -> Option<T> {
-        let tlb = &self.mmu.tlb;
-        let entry = tlb.read.get(base, linear);
-        (entry.tag == tlb.tag(linear, T::SIZE)).then(|| {
+        let entry = self.mmu.tlb.read.get(base, linear);
+        hit(entry, linear, T::SIZE).then(|| {
             // SAFETY: the entry is valid for the page and the access does not leave it.
-            unsafe { host_read((linear as usize).wrapping_add(entry.addend)) }
+            unsafe { host_read(entry.host(linear)) }
         })
     }
 
@@ -69,15 +68,14 @@ impl Cpu {
         base: Base,
         context: Context,
     ) -> Result<(), Trap> {
-        let tlb = &self.mmu.tlb;
-        let entry = tlb.write.get(base, linear);
-        if entry.tag != tlb.tag(linear, T::SIZE) {
+        let entry = self.mmu.tlb.write.get(base, linear);
+        if !hit(entry, linear, T::SIZE) {
             return self.store_slow(linear, value, context);
         }
         // SAFETY: the entry is valid for the page and the access does not leave it; the flag byte
         // lives as long as the block.
         let flag = unsafe {
-            host_write((linear as usize).wrapping_add(entry.addend), value);
+            host_write(entry.host(linear), value);
             compiler_fence(Ordering::SeqCst);
             (*entry.flag).load(Ordering::Relaxed)
         };
@@ -234,12 +232,8 @@ impl Cpu {
         }
         let Some(page) = self.ram_page(phys & self.a20_mask()) else { return };
         let host = (page.block.host() as usize).wrapping_add(page.offset as usize);
-        let tlb = &mut self.mmu.tlb;
-        let entry = ReadEntry {
-            tag: tlb.tag(linear, 1),
-            addend: host.wrapping_sub((linear & PAGE) as usize),
-        };
-        *tlb.read.get_mut(Base::of(context), linear) = entry;
+        let entry = ReadEntry { page: linear & PAGE, host };
+        self.mmu.tlb.read.fill(Base::of(context), linear, entry);
     }
 
     fn fill_write(&mut self, linear: u64, phys: u64, context: Context) {
@@ -252,14 +246,8 @@ impl Cpu {
         }
         let host = (page.block.host() as usize).wrapping_add(page.offset as usize);
         let flag: *const AtomicU8 = page.block.tracking().flags((page.offset >> 12) as usize);
-        let tlb = &mut self.mmu.tlb;
-        let entry = WriteEntry {
-            tag: tlb.tag(linear, 1),
-            addend: host.wrapping_sub((linear & PAGE) as usize),
-            flag,
-            phys: phys & PAGE,
-        };
-        *tlb.write.get_mut(Base::of(context), linear) = entry;
+        let entry = WriteEntry { page: linear & PAGE, host, flag, phys: phys & PAGE };
+        self.mmu.tlb.write.fill(Base::of(context), linear, entry);
     }
 
     fn a20_mask(&self) -> u64 {
@@ -324,15 +312,15 @@ impl Cpu {
         let len = 4096 - (linear as usize & 0xfff);
         for attempt in 0..2 {
             let tlb = &self.mmu.tlb;
-            let (tag, addend) = if write {
+            let (known, host) = if write {
                 let entry = tlb.write.get(self.mode.tlb_base, linear);
-                (entry.tag, entry.addend)
+                (hit(entry, linear, 1), entry.host(linear))
             } else {
                 let entry = tlb.read.get(self.mode.tlb_base, linear);
-                (entry.tag, entry.addend)
+                (hit(entry, linear, 1), entry.host(linear))
             };
-            if tag == tlb.tag(linear, 1) {
-                return Some(((linear as usize).wrapping_add(addend) as *mut u8, len));
+            if known {
+                return Some((host as *mut u8, len));
             }
             if attempt == 0 && !self.fill_quietly(linear, write) {
                 return None;
@@ -367,7 +355,7 @@ impl Cpu {
     pub fn span_written(&mut self, linear: u64, len: usize) {
         compiler_fence(Ordering::SeqCst);
         let entry = *self.mmu.tlb.write.get(self.mode.tlb_base, linear);
-        if entry.tag != self.mmu.tlb.tag(linear, 1) {
+        if !hit(&entry, linear, 1) {
             return;
         }
         // SAFETY: a valid entry's flag byte lives as long as the block.
@@ -380,10 +368,9 @@ impl Cpu {
     /// address, for as long as the memory map stays. 0 if it does not lie in plain RAM.
     #[inline(always)]
     pub fn code_address(&mut self, linear: u64) -> Result<usize, Trap> {
-        let tlb = &self.mmu.tlb;
-        let entry = tlb.fetch.get(self.mode.tlb_base, linear);
-        if entry.tag == tlb.tag(linear, 1) {
-            return Ok((linear as usize).wrapping_add(entry.addend));
+        let entry = self.mmu.tlb.fetch.get(self.mode.tlb_base, linear);
+        if hit(entry, linear, 1) {
+            return Ok(entry.host(linear));
         }
         self.code_address_slow(linear)
     }
@@ -393,12 +380,8 @@ impl Cpu {
         let phys = self.translate(linear, self.fetch_access())?;
         let Some(page) = self.ram_page(phys & self.a20_mask()) else { return Ok(0) };
         let host = (page.block.host() as usize).wrapping_add(page.offset as usize);
-        let tlb = &mut self.mmu.tlb;
-        let entry = ReadEntry {
-            tag: tlb.tag(linear, 1),
-            addend: host.wrapping_sub((linear & PAGE) as usize),
-        };
-        *tlb.fetch.get_mut(self.mode.tlb_base, linear) = entry;
+        let entry = ReadEntry { page: linear & PAGE, host };
+        self.mmu.tlb.fill_fetch(self.mode.tlb_base, linear, entry);
         Ok(host + (linear as usize & 0xfff))
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::tlb::PAGE;
+use super::tlb::{PAGE, hit};
 use crate::core::{Cpu, Trap};
 use crate::int::Int;
 
@@ -137,8 +137,7 @@ impl Cpu {
     /// As [`Cpu::probe_write`], without a detour when the TLB knows the page as writable.
     #[inline(always)]
     fn probe_write_fast(&mut self, linear: u64, size: usize) -> Result<(), Trap> {
-        let tlb = &self.mmu.tlb;
-        if tlb.write.get(self.mode.tlb_base, linear).tag == tlb.tag(linear, size) {
+        if hit(self.mmu.tlb.write.get(self.mode.tlb_base, linear), linear, size) {
             return Ok(());
         }
         self.probe_write(linear, size as u64)
@@ -150,10 +149,9 @@ impl Cpu {
         mut f: impl FnMut(T) -> T,
     ) -> Result<(T, T), Trap> {
         self.probe_write_fast(linear, T::SIZE)?;
-        let tlb = &self.mmu.tlb;
-        let entry = *tlb.write.get(self.mode.tlb_base, linear);
-        if entry.tag == tlb.tag(linear, T::SIZE) {
-            let host = (linear as usize).wrapping_add(entry.addend);
+        let entry = *self.mmu.tlb.write.get(self.mode.tlb_base, linear);
+        if hit(&entry, linear, T::SIZE) {
+            let host = entry.host(linear);
             // SAFETY: the entry is valid for the page and the access does not leave it.
             if let Some(done) = unsafe { atomic_update(host, &mut f) } {
                 // SAFETY: a valid entry's flag byte lives as long as the block.

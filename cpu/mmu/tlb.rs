@@ -2,18 +2,23 @@
 //!
 //! First level: three direct-mapped tables (read, write, fetch), each with a part per privilege
 //! [`Context`], whose entries lead straight to host memory; being present means the access is
-//! allowed. Second level: one direct-mapped table of completed page walks with their permissions,
-//! from which the first level is refilled when the context changes.
+//! allowed. Translated code looks into the read and write tables by itself. Second level: one
+//! direct-mapped table of completed page walks with their permissions, from which the first level is
+//! refilled.
 //!
-//! Tags carry an *address-space number* in their low twelve bits. Numbers are never used twice until
-//! all tables are cleared, so that a CR3 write empties the TLB by taking a new number. Global pages
-//! live in the second level under a number of their own and survive that.
+//! An address space has a *number*. The first level holds a few *sets* of tables, one for each of
+//! the numbers used last, so that switching between address spaces keeps what is cached for them.
+//! In the second level, tags carry the number in their low twelve bits. Numbers are never used twice
+//! until all tables are cleared, so that a CR3 write empties the TLB by taking a new number. Global
+//! pages live in the second level under a number of their own and survive that.
 
 use super::Context;
 
 /// Entries per table and context.
 pub(crate) const SIZE: usize = 1024;
 const CONTEXTS: usize = 4;
+/// Sets of first-level tables.
+const SETS: usize = 4;
 const L2_SIZE: usize = 8192;
 /// Address-space numbers fit the page offset.
 const NUMBERS: u64 = 0xfff;
@@ -30,12 +35,122 @@ impl Base {
     }
 }
 
-/// A first-level table.
-pub(crate) struct Table<E>(Box<[E]>);
+/// An entry of a first-level table.
+pub(crate) trait Entry: Copy {
+    /// An entry for the page at linear address `page` that leads nowhere.
+    fn empty(page: u64) -> Self;
+    /// The linear page it is for.
+    fn page(&self) -> u64;
+}
 
-impl<E: Copy> Table<E> {
-    fn new(empty: E) -> Self {
-        Table(vec![empty; SIZE * CONTEXTS].into())
+/// Whether an access of `size` bytes at `linear` lies in the page that `entry` is for.
+#[inline(always)]
+pub(crate) fn hit(entry: &impl Entry, linear: u64, size: usize) -> bool {
+    linear.wrapping_sub(entry.page()) <= 4096 - size as u64
+}
+
+/// A page that may be read, or fetched from. Translated code knows this layout.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct ReadEntry {
+    /// The linear page; any page with another index while the entry is empty.
+    pub page: u64,
+    /// The page's host address.
+    pub host: usize,
+}
+
+/// A page that may be written. Translated code knows this layout.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct WriteEntry {
+    /// As in [`ReadEntry`].
+    pub page: u64,
+    /// The page's host address.
+    pub host: usize,
+    /// The page's flag byte in [`base::memory::PageTracking`].
+    pub flag: *const std::sync::atomic::AtomicU8,
+    /// Guest-physical page.
+    pub phys: u64,
+}
+
+impl ReadEntry {
+    /// The host address of `linear`, which lies in the page.
+    #[inline(always)]
+    pub fn host(&self, linear: u64) -> usize {
+        self.host + (linear & !PAGE) as usize
+    }
+}
+
+impl Entry for ReadEntry {
+    fn empty(page: u64) -> Self {
+        ReadEntry { page, host: 0 }
+    }
+    #[inline(always)]
+    fn page(&self) -> u64 {
+        self.page
+    }
+}
+
+impl WriteEntry {
+    /// The host address of `linear`, which lies in the page.
+    #[inline(always)]
+    pub fn host(&self, linear: u64) -> usize {
+        self.host + (linear & !PAGE) as usize
+    }
+}
+
+impl Entry for WriteEntry {
+    fn empty(page: u64) -> Self {
+        WriteEntry { page, host: 0, flag: std::ptr::null(), phys: 0 }
+    }
+    #[inline(always)]
+    fn page(&self) -> u64 {
+        self.page
+    }
+}
+
+/// The tables of one kind for one address space.
+struct Set<E> {
+    entries: Box<[E]>,
+    /// Which entries were filled since the set was empty; more than [`SIZE`] count as all.
+    filled: Vec<u16>,
+}
+
+impl<E: Entry> Set<E> {
+    fn new() -> Self {
+        let mut set = Set {
+            entries: vec![Self::empty(1); SIZE * CONTEXTS].into(),
+            filled: Vec::with_capacity(SIZE),
+        };
+        (0..CONTEXTS).for_each(|context| set.entries[context * SIZE] = Self::empty(0));
+        set
+    }
+
+    /// What stands at `index` while nothing is there: an entry for a page that belongs elsewhere.
+    fn empty(index: usize) -> E {
+        E::empty(if index.is_multiple_of(SIZE) { 0x1000 } else { 0 })
+    }
+
+    fn clear(&mut self) {
+        if self.filled.len() < SIZE {
+            for index in self.filled.drain(..) {
+                self.entries[index as usize] = Self::empty(index.into());
+            }
+        } else {
+            *self = Self::new();
+        }
+    }
+}
+
+/// The first-level tables of one kind.
+pub(crate) struct Table<E> {
+    current: Set<E>,
+    others: [Option<Set<E>>; SETS],
+}
+
+impl<E: Entry> Table<E> {
+    fn new() -> Self {
+        Table { current: Set::new(), others: [const { None }; SETS] }
     }
 
     #[inline(always)]
@@ -48,32 +163,45 @@ impl<E: Copy> Table<E> {
     #[allow(unsafe_code)]
     pub fn get(&self, base: Base, linear: u64) -> &E {
         // SAFETY: a `Base` is at most `SIZE * (CONTEXTS - 1)`, and what is added is below `SIZE`;
-        // the table never changes its length.
-        unsafe { self.0.get_unchecked(Self::index(base, linear)) }
+        // a set never changes its length.
+        unsafe { self.current.entries.get_unchecked(Self::index(base, linear)) }
     }
 
-    pub fn get_mut(&mut self, base: Base, linear: u64) -> &mut E {
-        &mut self.0[Self::index(base, linear)]
+    /// The part of `base` of the current tables, for code that looks into it by itself: valid until
+    /// the address space is switched.
+    pub fn part(&self, base: Base) -> *const E {
+        &raw const self.current.entries[base.0]
     }
-}
 
-/// A page that may be read, or fetched from: adding `addend` to a linear address in it gives the
-/// host address.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct ReadEntry {
-    pub tag: u64,
-    pub addend: usize,
-}
+    /// Enters a page.
+    pub fn fill(&mut self, base: Base, linear: u64, entry: E) {
+        let index = Self::index(base, linear);
+        self.current.entries[index] = entry;
+        if self.current.filled.len() < SIZE {
+            self.current.filled.push(index as u16);
+        }
+    }
 
-/// A page that may be written.
-#[derive(Clone, Copy)]
-pub(crate) struct WriteEntry {
-    pub tag: u64,
-    pub addend: usize,
-    /// The page's flag byte in [`base::memory::PageTracking`].
-    pub flag: *const std::sync::atomic::AtomicU8,
-    /// Guest-physical page.
-    pub phys: u64,
+    fn forget(&mut self, linear: u64) {
+        let sets = self.others.iter_mut().flatten().chain([&mut self.current]);
+        for set in sets {
+            for context in 0..CONTEXTS {
+                let index = Self::index(Base(context * SIZE), linear);
+                set.entries[index] = Set::<E>::empty(index);
+            }
+        }
+    }
+
+    /// Makes set `to` current, which `from` was, empty if it is for another address space now.
+    fn switch(&mut self, from: usize, to: usize, clear: bool) {
+        if from != to {
+            let next = self.others[to].take().unwrap_or_else(Set::new);
+            self.others[from] = Some(std::mem::replace(&mut self.current, next));
+        }
+        if clear {
+            self.current.clear();
+        }
+    }
 }
 
 /// What a page walk found out about one 4 KiB page.
@@ -107,8 +235,16 @@ pub(crate) struct Tlb {
     pub write: Table<WriteEntry>,
     pub fetch: Table<ReadEntry>,
     l2: Box<[L2Entry]>,
+    /// The number that each set of tables is for.
+    sets: [u64; SETS],
+    /// The set in use.
+    set: usize,
+    /// Counts how often mappings of code may have been forgotten, and the set in use was emptied.
+    epochs: [u64; SETS],
+    /// Pages (hashed) that were entered in a fetch table.
+    fetched: [u64; 64],
     /// The current address-space number.
-    pub number: u64,
+    number: u64,
     global_number: u64,
     next_number: u64,
     /// The number of each PCID, 0 when it has none.
@@ -126,15 +262,17 @@ pub(crate) struct Tlb {
 #[allow(unsafe_code)]
 unsafe impl Send for Tlb {}
 
-const NO_WRITE: WriteEntry = WriteEntry { tag: 0, addend: 0, flag: std::ptr::null(), phys: 0 };
-
 impl Tlb {
     pub fn new() -> Self {
         Tlb {
-            read: Table::new(ReadEntry::default()),
-            write: Table::new(NO_WRITE),
-            fetch: Table::new(ReadEntry::default()),
+            read: Table::new(),
+            write: Table::new(),
+            fetch: Table::new(),
             l2: vec![L2Entry::default(); L2_SIZE].into(),
+            sets: [1, 0, 0, 0],
+            set: 0,
+            epochs: [0; SETS],
+            fetched: [0; 64],
             number: 1,
             global_number: 2,
             next_number: 3,
@@ -143,13 +281,6 @@ impl Tlb {
             large: [0; 16],
             huge: 0,
         }
-    }
-
-    /// The tag that an entry for an access of `size` bytes at `linear` has. An access that crosses
-    /// a page matches nothing: its tag is of the next page, which maps to another index.
-    #[inline(always)]
-    pub fn tag(&self, linear: u64, size: usize) -> u64 {
-        linear.wrapping_add(size as u64 - 1) & PAGE | self.number
     }
 
     fn new_number(&mut self) -> u64 {
@@ -163,17 +294,34 @@ impl Tlb {
 
     /// Physically empties everything and starts numbering anew.
     fn clear(&mut self) {
-        self.read.0.fill(ReadEntry::default());
-        self.write.0.fill(NO_WRITE);
-        self.fetch.0.fill(ReadEntry::default());
         self.l2.fill(L2Entry::default());
         self.numbers.fill(0);
+        self.sets = [0; SETS];
         self.large = [0; 16];
         self.huge = 0;
-        self.number = 1;
-        self.global_number = 2;
-        self.next_number = 3;
-        self.numbers[self.pcid] = 1;
+        self.global_number = 1;
+        self.next_number = 2;
+    }
+
+    /// Makes `number` the current address space.
+    fn select(&mut self, number: u64) {
+        self.number = number;
+        self.numbers[self.pcid] = number as u16;
+        let found = self.sets.iter().position(|n| *n == number);
+        let set = found.unwrap_or((self.set + 1) % SETS);
+        let clear = found.is_none();
+        self.read.switch(self.set, set, clear);
+        self.write.switch(self.set, set, clear);
+        self.fetch.switch(self.set, set, clear);
+        self.sets[set] = number;
+        self.epochs[set] += u64::from(clear);
+        self.set = set;
+    }
+
+    /// Which set of tables is in use, and a number that changes whenever fetch mappings cached for
+    /// it may no longer hold.
+    pub fn fetch_epoch(&self) -> (usize, u64) {
+        (self.set, self.epochs[self.set])
     }
 
     /// Forgets everything. From here on no entry made before can match: its number is not used
@@ -182,17 +330,18 @@ impl Tlb {
         self.numbers.fill(0);
         self.large = [0; 16];
         self.huge = 0;
+        self.fetched = [0; 64];
         self.global_number = self.new_number();
-        self.number = self.new_number();
-        self.numbers[self.pcid] = self.number as u16;
+        let number = self.new_number();
+        self.select(number);
     }
 
     /// Forgets all pages of `pcid` that are not global.
     pub fn flush_pcid(&mut self, pcid: u16) {
         let pcid = usize::from(pcid & 0xfff);
         if pcid == self.pcid {
-            self.number = self.new_number();
-            self.numbers[pcid] = self.number as u16;
+            let number = self.new_number();
+            self.select(number);
         } else {
             self.numbers[pcid] = 0;
         }
@@ -206,11 +355,23 @@ impl Tlb {
     /// Makes `pcid` current, keeping what is cached for it.
     pub fn switch_to(&mut self, pcid: u16) {
         self.pcid = usize::from(pcid & 0xfff);
-        self.number = match self.numbers[self.pcid] {
+        let number = match self.numbers[self.pcid] {
             0 => self.new_number(),
             number => u64::from(number),
         };
-        self.numbers[self.pcid] = self.number as u16;
+        self.select(number);
+    }
+
+    /// Enters a page that may be fetched from.
+    pub fn fill_fetch(&mut self, base: Base, linear: u64, entry: ReadEntry) {
+        let (word, bit) = Self::page_hash(linear);
+        self.fetched[word] |= bit;
+        self.fetch.fill(base, linear, entry);
+    }
+
+    fn page_hash(linear: u64) -> (usize, u64) {
+        let hash = linear >> 12 ^ linear >> 22;
+        (hash as usize >> 6 & 63, 1 << (hash & 63))
     }
 
     fn region(linear: u64) -> (usize, u64) {
@@ -233,11 +394,12 @@ impl Tlb {
         if self.large[word] & bit != 0 || self.huge & Self::huge_bit(linear) != 0 {
             return self.flush_all();
         }
-        for context in 0..CONTEXTS {
-            let base = Base(context * SIZE);
-            self.read.get_mut(base, linear).tag = 0;
-            self.write.get_mut(base, linear).tag = 0;
-            self.fetch.get_mut(base, linear).tag = 0;
+        self.read.forget(linear);
+        self.write.forget(linear);
+        self.fetch.forget(linear);
+        let (word, bit) = Self::page_hash(linear);
+        if self.fetched[word] & bit != 0 {
+            self.epochs.iter_mut().for_each(|epoch| *epoch += 1);
         }
         let entry = &mut self.l2[(linear >> 12) as usize % L2_SIZE];
         if entry.tag & PAGE == linear & PAGE {

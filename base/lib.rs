@@ -9,6 +9,7 @@
 #[allow(unused_extern_crates)]
 extern crate self as base;
 
+pub mod backdoor;
 pub mod chardev;
 pub mod clock;
 pub mod device;

@@ -20,6 +20,8 @@ pub enum Request {
     WakeUp,
     /// The guest says that it has crashed.
     Panicked,
+    /// A watchdog has waited for a sign of life in vain.
+    WatchdogExpired,
     /// The guest says that it has crashed and loads a crash kernel.
     CrashLoaded,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use base::backdoor::Backdoor;
 use base::memory::AddressSpace;
 
 /// The register page of a local APIC, as its own processor reaches it.
@@ -52,11 +53,18 @@ pub struct Bus {
     pub a20: Arc<AtomicBool>,
     /// The local APIC, if there is one.
     pub apic: Option<Arc<dyn ApicPage>>,
+    /// A port whose accesses see and change the processor's registers.
+    pub backdoor: Option<Arc<dyn Backdoor>>,
     /// The time base of RDTSC.
     pub tsc: Arc<dyn TimeStamp>,
 }
 
 impl Bus {
+    /// The back door, if a port access of this size is for it.
+    pub fn backdoor(&self, port: u16, size: u8) -> Option<&Arc<dyn Backdoor>> {
+        self.backdoor.as_ref().filter(|backdoor| size == 4 && backdoor.port() == port)
+    }
+
     /// The mask the A20 gate applies to physical addresses.
     pub fn a20_mask(&self) -> u64 {
         if self.a20.load(Ordering::Relaxed) { !0 } else { !(1 << 20) }

@@ -51,6 +51,7 @@ impl Testbed {
             memory,
             ports: AddressSpace::new("io", Region::container("io", 0x1_0000)),
             a20: Arc::new(AtomicBool::new(true)),
+            backdoor: None,
             apic: None,
             tsc: Arc::new(NoTime),
         };

@@ -115,6 +115,7 @@ impl Machine {
             memory,
             ports: AddressSpace::new("io", io),
             a20: a20.clone(),
+            backdoor: None,
             apic: Some(Arc::new(Apic::default())),
             tsc: Arc::new(Ticks),
         };

@@ -13,3 +13,4 @@ pub mod pci;
 pub mod registry;
 pub mod storage;
 pub mod timer;
+pub mod watchdog;

@@ -24,6 +24,8 @@ use crate::misc::pvpanic::{self, Pvpanic, PvpanicPciProps, PvpanicProps};
 use crate::misc::vmcoreinfo::VmCoreInfo;
 use crate::misc::vmgenid::{VmGenId, VmGenIdProps, as_guid};
 use crate::pci::{PciBus, PciError};
+use crate::watchdog::i6300esb::{I6300Esb, I6300EsbProps};
+use crate::watchdog::ib700::{self, Ib700};
 
 /// What a device is plugged into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,7 @@ impl BusKind {
 pub enum Category {
     Input,
     Misc,
+    Watchdog,
 }
 
 impl Category {
@@ -60,6 +63,7 @@ impl Category {
         match self {
             Category::Input => "Input devices:",
             Category::Misc => "Misc devices:",
+            Category::Watchdog => "Watchdog devices:",
         }
     }
 }
@@ -205,7 +209,7 @@ pub fn find(name: &str) -> Option<&'static DeviceType> {
 /// The listing of all types.
 pub fn listing() -> String {
     let mut text = String::new();
-    for category in [Category::Input, Category::Misc] {
+    for category in [Category::Input, Category::Misc, Category::Watchdog] {
         if !text.is_empty() {
             text.push('\n');
         }
@@ -446,6 +450,20 @@ fn vmcoreinfo(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     Ok(())
 }
 
+fn i6300esb(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: I6300EsbProps = parse("i6300esb", settings)?;
+    Ok(I6300Esb::plug(slots.pci(), &props, slots.clocks(), slots.requests())?)
+}
+
+fn ib700(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let _: NoProps = parse("ib700", settings)?;
+    let (device, [stop, start]) = Ib700::create(slots.clocks(), slots.requests());
+    slots.isa().place(&stop, ib700::STOP_PORT);
+    slots.isa().place(&start, ib700::START_PORT);
+    slots.add(device);
+    Ok(())
+}
+
 macro_rules! types {
     ($($name:literal, $bus:ident, $category:ident, $desc:expr, $props:ty, $realize:ident;)*) => {
         /// All types.
@@ -462,6 +480,8 @@ macro_rules! types {
 
 types! {
     "edu", Pci, Misc, None, EduProps, edu;
+    "i6300esb", Pci, Watchdog, Some("Intel 6300ESB"), I6300EsbProps, i6300esb;
+    "ib700", Isa, Watchdog, Some("iBASE 700"), NoProps, ib700;
     "isa-debug-exit", Isa, Misc, None, DebugExitProps, isa_debug_exit;
     "isa-debugcon", Isa, Misc, None, DebugconProps, isa_debugcon;
     "isa-parallel", Isa, Input, None, ParallelProps, isa_parallel;
@@ -485,7 +505,8 @@ mod tests {
         assert!(text.starts_with("Input devices:\nname \"isa-parallel\", bus ISA\n"), "{text}");
         assert!(text.contains("\n\nMisc devices:\nname \"edu\", bus PCI\n"));
         assert!(text.contains("name \"pci-testdev\", bus PCI, desc \"PCI Test Device\"\n"));
-        assert!(text.ends_with("name \"vmcoreinfo\"\nname \"vmgenid\"\n"));
+        assert!(text.contains("name \"vmcoreinfo\"\nname \"vmgenid\"\n\nWatchdog devices:\n"));
+        assert!(text.ends_with("name \"ib700\", bus ISA, desc \"iBASE 700\"\n"));
         let help = find("isa-debug-exit").map(DeviceType::help).unwrap_or_default();
         assert!(help.contains("  iobase=<uint32>        -  (default: 1281)\n"));
         assert_eq!(

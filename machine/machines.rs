@@ -48,6 +48,24 @@ const fn pc(name: &'static str, major: u8, minor: u8) -> MachineType {
     }
 }
 
+/// Properties that have options of their own: name, type, one line of help.
+const OPTIONS: &[(&str, &str, &str)] = &[
+    ("append", "string", "Linux kernel command line"),
+    ("boot", "BootConfiguration", "Boot configuration"),
+    ("dtb", "string", "Linux kernel device tree file"),
+    ("firmware", "string", "Firmware image"),
+    ("initrd", "string", "Linux initial ramdisk file"),
+    ("kernel", "string", "Linux kernel image file"),
+    ("memory", "MemorySizeConfiguration", "Memory size configuration"),
+    (
+        "memory-backend",
+        "link<memory-backend>",
+        "Set RAM backendValid value is ID of hostmem based backend",
+    ),
+    ("shim", "string", "shim.efi file"),
+    ("smp", "SMPConfiguration", "CPU topology"),
+];
+
 /// All machine types, in the order of the listing.
 pub const MACHINES: &[MachineType] = &[
     pc("pc-i440fx-9.2", 9, 2),
@@ -132,7 +150,14 @@ impl MachineType {
             Kind::Pc(..) => PcProps::specs(),
             Kind::None => NoneProps::specs(),
         };
-        let specs: Vec<_> = specs.iter().map(listed).collect();
+        let mut specs: Vec<_> = specs.iter().map(listed).collect();
+        specs.extend(OPTIONS.iter().map(|&(name, type_name, help)| PropSpec {
+            name,
+            type_name,
+            default: None,
+            help,
+        }));
+        specs.sort_by_key(|spec| spec.name);
         base::props::help_text(&self.type_name(), &specs)
     }
 

@@ -12,12 +12,24 @@ use crate::vm::Board;
 /// Properties of the empty machine.
 #[derive(Clone, Debug, Props)]
 pub struct NoneProps {
+    /// Memory of devices can be shared with another process.
+    #[prop(name = "aux-ram-share")]
+    pub aux_ram_share: bool,
     /// Guest memory is part of a core dump of this process.
     #[prop(name = "dump-guest-core", default = true, help = "Include guest memory in a core dump")]
     pub dump_guest_core: bool,
+    /// There may be a display.
+    #[prop(default = true, help = "Set on/off to enable/disable graphics emulation")]
+    pub graphics: bool,
     /// The host may share equal pages.
     #[prop(name = "mem-merge", default = true, help = "Enable/disable memory merge support")]
     pub mem_merge: bool,
+    /// The stream of a migration does not describe itself.
+    #[prop(name = "suppress-vmdesc", help = "Set on to disable self-describing migration")]
+    pub suppress_vmdesc: bool,
+    /// There is a USB controller. There is nothing to plug it into.
+    #[prop(help = "Set on/off to enable/disable usb")]
+    pub usb: bool,
 }
 
 /// A board with no chips and no memory.

@@ -1,5 +1,7 @@
 //! What the machine as a whole is doing.
 
+use crate::config::OnWatchdog;
+
 /// The machine's state, as `query-status` names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -14,6 +16,8 @@ pub enum RunState {
     /// Powered off, but kept because of `-no-shutdown`.
     Shutdown,
     GuestPanicked,
+    /// Stopped by a watchdog.
+    Watchdog,
     /// A processor failed in a way that cannot be continued from.
     InternalError,
 }
@@ -27,6 +31,7 @@ impl RunState {
         RunState::Suspended,
         RunState::Shutdown,
         RunState::GuestPanicked,
+        RunState::Watchdog,
         RunState::InternalError,
     ];
 
@@ -39,6 +44,7 @@ impl RunState {
             RunState::Suspended => "suspended",
             RunState::Shutdown => "shutdown",
             RunState::GuestPanicked => "guest-panicked",
+            RunState::Watchdog => "watchdog",
             RunState::InternalError => "internal-error",
         }
     }
@@ -113,6 +119,8 @@ pub enum VmEvent {
     /// `pause`, `poweroff` or `run`: what is done about the panic.
     GuestPanicked(&'static str),
     GuestCrashLoaded,
+    /// A watchdog expired; what is done about it.
+    Watchdog(OnWatchdog),
     /// The guest set its clock; seconds off the host's.
     RtcChange(i64),
 }

@@ -13,10 +13,11 @@ use base::irq::Probe;
 use base::memory::AddressSpace;
 use base::request::{Request, RequestSink};
 use base::trace_event;
+use cpu::signals::request;
 use cpu::vcpu::{EventSink, VcpuEvent, Vcpus};
 use parking_lot::Mutex;
 
-use crate::config::{Actions, OnPanic, OnReboot, OnShutdown};
+use crate::config::{Actions, OnPanic, OnReboot, OnShutdown, OnWatchdog};
 use crate::run_state::{Cause, RunState, VmEvent};
 
 /// What the machine's life needs of its board.
@@ -209,6 +210,7 @@ impl Vm {
                 self.wake_up(true);
             }
             Request::Panicked => self.panicked(),
+            Request::WatchdogExpired => self.watchdog_expired(),
             Request::CrashLoaded => self.tell(&VmEvent::GuestCrashLoaded),
         }
     }
@@ -239,6 +241,23 @@ impl Vm {
         let (old, new) = (was.name(), state.name());
         trace_event!(runstate_set, "current_run_state {old} new_state {new}");
         was
+    }
+
+    fn watchdog_expired(&self) {
+        let action = self.actions().watchdog;
+        self.tell(&VmEvent::Watchdog(action));
+        match action {
+            OnWatchdog::None => {}
+            OnWatchdog::Reset => self.serve(Request::Reset),
+            OnWatchdog::Shutdown => self.power_down(),
+            OnWatchdog::Poweroff => self.quit(0),
+            OnWatchdog::Pause => self.halt(RunState::Watchdog),
+            OnWatchdog::Debug => eprintln!("watchdog: timer fired"),
+            OnWatchdog::InjectNmi => {
+                let vcpus = self.parts.get().map(|parts| &parts.vcpus);
+                vcpus.into_iter().flat_map(Vcpus::signals).for_each(|cpu| cpu.post(request::NMI));
+            }
+        }
     }
 
     /// Stops guest time and processors and takes on `state`.

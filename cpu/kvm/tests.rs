@@ -130,6 +130,7 @@ fn bed(irqchip: Irqchip, cpus: u32) -> Option<Bed> {
                 smm: memory.clone(),
                 ports: AddressSpace::with_unassigned("io", io.clone(), 0xff),
                 a20: Arc::new(AtomicBool::new(true)),
+                backdoor: None,
                 apic: None,
                 tsc: Arc::new(HostTime),
             };

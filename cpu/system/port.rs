@@ -1,10 +1,11 @@
 //! Port I/O with its permission checks (SDM vol. 1, chapter 19).
 
+use base::backdoor::CallRegisters;
 use base::trace_event;
 
 use super::segment::kind;
 use crate::core::{Cpu, Trap};
-use crate::state::attr;
+use crate::state::{attr, gpr};
 
 /// The letter traces know an operand width by.
 fn letter(size: u8) -> char {
@@ -44,7 +45,10 @@ impl Cpu {
     /// IN: `size` is 1, 2 or 4 bytes.
     pub fn io_in(&mut self, port: u16, size: u8) -> Result<u32, Trap> {
         self.check_port(port, size)?;
-        let value = self.bus.ports.read_uint(port.into(), size) as u32;
+        let value = match self.call_backdoor(port, size, None) {
+            Some(answer) => answer,
+            None => self.bus.ports.read_uint(port.into(), size) as u32,
+        };
         trace_event!(cpu_in, "addr {port:#x}({}) value {value}", letter(size));
         self.watch_port(port, size.into());
         self.after_io();
@@ -55,9 +59,40 @@ impl Cpu {
     pub fn io_out(&mut self, port: u16, size: u8, value: u32) -> Result<(), Trap> {
         self.check_port(port, size)?;
         trace_event!(cpu_out, "addr {port:#x}({}) value {value}", letter(size));
-        self.bus.ports.write_uint(port.into(), size, value.into());
+        match self.call_backdoor(port, size, Some(value)) {
+            Some(answer) => self.state.regs[gpr::RAX] = answer.into(),
+            None => self.bus.ports.write_uint(port.into(), size, value.into()),
+        }
         self.watch_port(port, size.into());
         self.after_io();
         Ok(())
+    }
+
+    /// An access to the machine's back door, and the EAX that it answers; `None` if it is to an
+    /// ordinary port.
+    fn call_backdoor(&mut self, port: u16, size: u8, written: Option<u32>) -> Option<u32> {
+        let backdoor = self.bus.backdoor(port, size)?.clone();
+        let regs = &mut self.state.regs;
+        let get = |register: usize| regs[register] as u32;
+        let mut call = CallRegisters {
+            eax: written.unwrap_or_else(|| get(gpr::RAX)),
+            ecx: get(gpr::RCX),
+            edx: get(gpr::RDX),
+            ebx: get(gpr::RBX),
+            esi: get(gpr::RSI),
+            edi: get(gpr::RDI),
+        };
+        backdoor.call(&mut call);
+        let answers = [
+            (gpr::RCX, call.ecx),
+            (gpr::RDX, call.edx),
+            (gpr::RBX, call.ebx),
+            (gpr::RSI, call.esi),
+            (gpr::RDI, call.edi),
+        ];
+        for (register, value) in answers {
+            regs[register] = value.into();
+        }
+        Some(call.eax)
     }
 }

@@ -6,3 +6,4 @@ pub mod pci_testdev;
 pub mod pvpanic;
 pub mod vmcoreinfo;
 pub mod vmgenid;
+pub mod vmport;

@@ -5,6 +5,7 @@ pub const INTEL: u16 = 0x8086;
 pub const INTEL_82441FX: u16 = 0x1237;
 pub const INTEL_PIIX3_ISA: u16 = 0x7000;
 pub const INTEL_PIIX3_IDE: u16 = 0x7010;
+pub const INTEL_6300ESB_WATCHDOG: u16 = 0x25ab;
 pub const INTEL_PIIX4_PM: u16 = 0x7113;
 
 pub const REDHAT: u16 = 0x1b36;

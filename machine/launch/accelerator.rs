@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use base::backdoor::Backdoor;
 use base::clock::Clocks;
 use base::interrupt::{ApicBus, IntAck};
 use base::irq::{IrqLine, IrqSink};
@@ -73,6 +74,11 @@ impl Accelerator {
             }
             None => Err(last.unwrap_or_else(|| ConfigError::new("No accelerator found"))),
         }
+    }
+
+    /// Whether it is the kernel's.
+    pub fn is_kvm(&self) -> bool {
+        matches!(self, Accelerator::Kvm(_))
     }
 
     /// Whether anybody executes guest code.
@@ -158,6 +164,8 @@ pub(super) struct Surroundings<'a> {
     pub map: &'a PcMemory,
     pub a20: &'a Arc<AtomicBool>,
     pub clocks: &'a Clocks,
+    /// The back door, if there is one.
+    pub backdoor: Option<Arc<dyn Backdoor>>,
     /// What becomes of the interval timer's late interrupts, if there is one.
     pub timer: Option<LostTickPolicy>,
 }
@@ -170,6 +178,7 @@ impl Surroundings<'_> {
             ports: self.map.ports.clone(),
             a20: self.a20.clone(),
             apic: apic.map(|apic| apic as _),
+            backdoor: self.backdoor.clone(),
             tsc: Arc::new(VirtualTsc(self.clocks.clone())),
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use base::backdoor::Backdoor;
 use base::irq::{FnSink, IrqLine, IrqSink, Probe};
 use base::memory::AddressSpace;
 use base::memory::backend::Defaults;
@@ -13,6 +14,7 @@ use hw::acpi::cpu_hotplug::{CPU_HOTPLUG_PORT, PossibleCpu};
 use hw::acpi::pci_hotplug::PCI_HOTPLUG_PORT;
 use hw::firmware::acpi::{self, LegacyPort};
 use hw::firmware::smbios;
+use hw::misc::vmport::VmPort;
 use hw::pci::piix4_pm::PmConfig;
 use hw::registry::Fact;
 use parking_lot::Mutex;
@@ -114,6 +116,9 @@ pub(super) fn build(
     props.check()?;
     let accelerator = Accelerator::choose(config)?;
     let chips = globals::onboard(config)?;
+    if accelerator.is_kvm() && props.bus_lock_ratelimit > 0 {
+        return Err(ConfigError::new("kvm: bus lock detection unsupported"));
+    }
     let processors = Processors::choose(config, machine.name, &accelerator)?;
     // Nodes of a size were given up with version 5.1.
     let numa = NumaPlan::resolve(&config.numa, &processors.smp, !machine.since(5, 1))?;
@@ -128,7 +133,14 @@ pub(super) fn build(
     let map = PcMemory::new(ram.region, ram.size, props.max_below_4g());
     let a20 = Arc::new(AtomicBool::new(true));
     let timer = props.pit.resolve(true).then_some(chips.kernel_pit.lost_tick_policy);
-    let around = Surroundings { map: &map, a20: &a20, clocks: &host.clocks, timer };
+    let backdoor: Option<Arc<dyn Backdoor>> = props.vmport.resolve(true).then(|| {
+        Arc::new(VmPort {
+            ram: ram.size,
+            uuid: config.identity.uuid.map_or([0; 16], |uuid| uuid.0),
+            x2apic: accelerator.is_kvm() && processors.has_x2apic(),
+        }) as _
+    });
+    let around = Surroundings { map: &map, a20: &a20, clocks: &host.clocks, backdoor, timer };
     let wired = accelerator.wire(&processors, &around)?;
     let signals: Vec<_> = wired.engines.iter().map(|(signals, _)| signals.clone()).collect();
     for space in [&map.memory, &map.smm] {
@@ -150,7 +162,7 @@ pub(super) fn build(
             acpi: props.acpi.resolve(true),
         },
         bios: if config.kernel.kernel.is_none() || config.firmware.is_some() {
-            Some(firmware::bios(config)?)
+            Some(firmware::bios(config, props.max_firmware.0)?)
         } else {
             None
         },
@@ -256,7 +268,8 @@ fn describe(
         sockets: topology.sockets,
         processor_id: processors.identity(),
         machine: machine.name.into(),
-        no_graphic: config.no_graphic,
+        no_graphic: config.no_graphic || !props.graphics,
+        serial_console: config.no_graphic,
         uuid: config.identity.uuid.map_or([0; 16], |uuid| uuid.0),
         pci: pc.pci.functions().iter().map(|f| (f.devfn(), f.name().to_owned())).collect(),
         serial: ports(|fact| match *fact {

@@ -63,6 +63,11 @@ impl Processors {
         (eax, edx)
     }
 
+    /// Whether the model has the x2APIC.
+    pub fn has_x2apic(&self) -> bool {
+        self.model.has(cpu::cpuid::feature::X2APIC)
+    }
+
     /// Whether the model has long mode.
     pub fn long_mode(&self) -> bool {
         self.model.has(cpu::cpuid::feature::LM)

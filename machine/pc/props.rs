@@ -18,24 +18,45 @@ base::prop_enum! {
     }
 }
 
+/// Firmware beyond it would reach down to the chips below 4 GiB.
+const FIRMWARE_LIMIT: u64 = 16 << 20;
+
 /// Properties of a PC.
 #[derive(Clone, Debug, Props)]
 pub struct PcProps {
     /// ACPI hardware and tables.
     #[prop(help = "Enable ACPI")]
     pub acpi: OnOffAuto,
+    /// Memory of devices can be shared with another process.
+    #[prop(name = "aux-ram-share")]
+    pub aux_ram_share: bool,
+    /// Bus locks per second that a guest may take; as many as it likes if zero.
+    #[prop(
+        name = "bus-lock-ratelimit",
+        help = "Set the ratelimit for the bus locks acquired in VMs"
+    )]
+    pub bus_lock_ratelimit: u64,
+    /// The default root bus is not behind an IOMMU. The board has none.
+    #[prop(name = "default-bus-bypass-iommu")]
+    pub default_bus_bypass_iommu: bool,
     /// Guest memory is part of a core dump of this process.
     #[prop(name = "dump-guest-core", default = true, help = "Include guest memory in a core dump")]
     pub dump_guest_core: bool,
     /// Firmware checks a floppy's signature before it boots from it.
     #[prop(name = "fd-bootchk", default = true)]
     pub floppy_boot_check: bool,
+    /// There may be a display.
+    #[prop(default = true, help = "Set on/off to enable/disable graphics emulation")]
+    pub graphics: bool,
     /// There is an HPET.
     #[prop(default = true, help = "Enable/disable high precision event timer emulation")]
     pub hpet: bool,
     /// There is a PS/2 controller.
     #[prop(default = true, help = "Enable/disable Intel 8042 PS/2 controller emulation")]
     pub i8042: bool,
+    /// Most bytes of firmware, which lies below 4 GiB.
+    #[prop(name = "max-fw-size", default = Size(8 << 20), help = "Maximum combined firmware size")]
+    pub max_firmware: Size,
     /// Where RAM below 4 GiB ends at the latest.
     #[prop(name = "max-ram-below-4g", help = "Maximum ram below the 4G boundary (32bit boundary)")]
     pub max_ram_below_4g: Size,
@@ -48,12 +69,21 @@ pub struct PcProps {
     /// There is an 8254.
     #[prop(help = "Enable i8254 PIT")]
     pub pit: OnOffAuto,
+    /// There is a SATA bus. Boards with an i440FX have none in any case.
+    #[prop(default = true, help = "Enable/disable Serial ATA bus")]
+    pub sata: bool,
     /// Format of the SMBIOS entry point.
     #[prop(name = "smbios-entry-point-type", help = "SMBIOS Entry Point type [32, 64]")]
     pub smbios_entry_point: SmbiosEntryPoint,
+    /// There is a system management bus. Boards with an i440FX have it with power management.
+    #[prop(default = true, help = "Enable/disable system management bus")]
+    pub smbus: bool,
     /// System management mode is offered.
     #[prop(help = "Enable SMM")]
     pub smm: OnOffAuto,
+    /// The stream of a migration does not describe itself.
+    #[prop(name = "suppress-vmdesc", help = "Set on to disable self-describing migration")]
+    pub suppress_vmdesc: bool,
     /// There is a USB controller.
     #[prop(help = "Set on/off to enable/disable usb")]
     pub usb: bool,
@@ -92,12 +122,16 @@ impl PcProps {
                 )));
             }
         }
-        for (name, wanted) in [("usb", self.usb), ("vmport", self.vmport == OnOffAuto::On)] {
-            if wanted {
-                return Err(ConfigError::new(format!(
-                    "-machine {name}=on is not available in this build"
-                )));
-            }
+        if self.usb {
+            return Err(ConfigError::new("-machine usb=on is not available in this build"));
+        }
+        if self.max_firmware.0 > FIRMWARE_LIMIT {
+            return Err(ConfigError::new(format!(
+                "User specified max allowed firmware size {} is greater than 16MiB. If combined \
+                 firmware size exceeds 16MiB the system may not boot, or experience intermittent\
+                 stability issues.",
+                self.max_firmware.0
+            )));
         }
         Ok(())
     }

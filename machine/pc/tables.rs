@@ -39,6 +39,8 @@ pub struct Description {
     pub machine: String,
     /// `-nographic`: firmware talks to the first serial port.
     pub no_graphic: bool,
+    /// Firmware shows its messages on the first serial port.
+    pub serial_console: bool,
     /// `-uuid`.
     pub uuid: [u8; 16],
     /// Functions on the root bus: place and name.
@@ -179,7 +181,7 @@ impl Description {
         fw_cfg.set_item(item::MAX_CPUS, (last_id as u16 + 1).to_le_bytes().to_vec());
         fw_cfg.set_item(item::UUID, self.uuid.to_vec());
         fw_cfg.set_item(item::NO_GRAPHIC, u16::from(self.no_graphic).to_le_bytes().to_vec());
-        if self.no_graphic {
+        if self.serial_console {
             fw_cfg.set_file(SERIAL_CONSOLE_FILE, COM1.to_le_bytes().to_vec())?;
         }
         fw_cfg.set_item(item::IRQ0_OVERRIDE, 1u32.to_le_bytes().to_vec());

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base::clock::{ClockKind, SECOND, Timer};
 use base::trace_event;
+use machine::config::OnWatchdog;
 use machine::run_state::{Cause, VmEvent};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -50,6 +51,11 @@ qapi_struct! {
     }
 }
 
+qapi_struct! {
+    /// A watchdog expired.
+    pub struct Watchdog { "action" action: OnWatchdog }
+}
+
 /// An event's name, and the type of what comes with it.
 pub(super) type EventKind = (&'static str, fn() -> Type);
 
@@ -66,6 +72,7 @@ pub(super) const EVENTS: &[EventKind] = &[
     ("SUSPEND", <()>::ty),
     ("SUSPEND_DISK", <()>::ty),
     ("WAKEUP", <()>::ty),
+    ("WATCHDOG", Watchdog::ty),
 ];
 
 /// An event's name and what comes with it.
@@ -86,6 +93,7 @@ fn describe(event: &VmEvent) -> (&'static str, Option<Value>) {
         VmEvent::GuestCrashLoaded => {
             ("GUEST_CRASHLOADED", Panic { action: PanicAction("run") }.write())
         }
+        VmEvent::Watchdog(action) => ("WATCHDOG", Watchdog { action: *action }.write()),
         VmEvent::RtcChange(offset) => {
             ("RTC_CHANGE", RtcChange { offset: *offset, qom_path: RTC_PATH.into() }.write())
         }
@@ -116,7 +124,7 @@ impl Listeners {
     pub(crate) fn tell(&self, target: &Arc<Target>, event: &VmEvent) {
         let (name, data) = describe(event);
         let message = self.message(target, name, data);
-        let limited = matches!(event, VmEvent::RtcChange(_));
+        let limited = matches!(event, VmEvent::RtcChange(_) | VmEvent::Watchdog(_));
         if !limited {
             return self.send(&message);
         }

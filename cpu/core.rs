@@ -73,6 +73,9 @@ pub struct Cpu {
     pub fault: Fault,
     /// DR6 bits of debug traps to be delivered after the current instruction.
     pub pending_debug: u64,
+    /// The current instruction is to be followed by a single-step trap (EFLAGS.TF was set when it
+    /// began). INT n and its like call that off.
+    pub stepping: bool,
     /// The block being executed must be left after the current instruction: it was written to, or
     /// the memory map changed, or a debug trap is pending. The engine clears it.
     pub exit_block: bool,
@@ -103,6 +106,7 @@ impl Cpu {
             insn_rip: 0,
             fault: Fault::default(),
             pending_debug: 0,
+            stepping: false,
             exit_block: false,
             shutdown: false,
             signal_mask: 0,
@@ -133,6 +137,7 @@ impl Cpu {
     fn after_reset(&mut self) {
         self.fault = Fault::default();
         self.pending_debug = 0;
+        self.stepping = false;
         self.exit_block = true;
         self.shutdown = false;
         self.mmu.flush_all(&self.bus);

@@ -33,8 +33,11 @@ pub struct Mode {
     pub sse_enabled: bool,
     /// CR4.OSXSAVE and XCR0 allow AVX.
     pub avx_enabled: bool,
-    /// DR7 enables an instruction breakpoint: ask [`crate::Cpu::code_breakpoint`] per instruction.
-    pub code_breakpoints: bool,
+    /// DR7 enables a breakpoint on instructions or loads: execute one instruction at a time, and ask
+    /// [`crate::Cpu::code_breakpoint`] before each.
+    pub breakpoints: bool,
+    /// CS has a limit that execution could run into.
+    pub code_limited: bool,
     /// Segments (bit = [`Seg`]) through which every read is allowed at `base + offset`, wrapped
     /// by `linear_mask`.
     pub flat_read: u8,
@@ -124,8 +127,10 @@ impl Mode {
             task_switched: ts,
             sse_enabled: state.cr4 & cr4::OSFXSR != 0,
             avx_enabled: pe && !v86 && state.cr4 & cr4::OSXSAVE != 0 && state.xcr0 & 6 == 6,
-            code_breakpoints: (0..4)
-                .any(|i| state.dr[7] >> (2 * i) & 3 != 0 && state.dr[7] >> (16 + 4 * i) & 3 == 0),
+            breakpoints: (0..4).any(|i| {
+                state.dr[7] >> (2 * i) & 3 != 0 && matches!(state.dr[7] >> (16 + 4 * i) & 3, 0 | 3)
+            }),
+            code_limited: code_bits != 64 && cs.limit != u32::MAX,
             flat_read,
             flat_write,
             stack_mask: match stack_bits {

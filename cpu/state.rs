@@ -162,6 +162,8 @@ pub struct CpuState {
     pub opmask: [u64; 8],
     /// Interrupts are blocked for one instruction (STI, MOV SS, POP SS).
     pub interrupt_shadow: bool,
+    /// MOV SS or POP SS was the last instruction: debug traps wait for the next, too.
+    pub stack_switched: bool,
     /// NMIs are blocked until IRET.
     pub nmi_blocked: bool,
     /// In system management mode.
@@ -324,6 +326,7 @@ impl CpuState {
             vec: [VecReg::default(); 32],
             opmask: [0; 8],
             interrupt_shadow: false,
+            stack_switched: false,
             nmi_blocked: false,
             smm: false,
             halted: false,

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use base::memory::RamBlock;
 
-use super::decode::{self, End, Insn, Key};
+use super::decode::{self, End, Insn, Key, MAX_LEN};
 use super::exec::branch::fall_through;
 use super::op::Op;
 use crate::cpuid::Model;
@@ -23,8 +23,6 @@ use crate::{Cpu, Trap};
 const MAX_OPS: usize = 64;
 /// Most bytes of a block.
 const MAX_BYTES: usize = 512;
-/// Longest instruction (SDM vol. 2, 2.3.11).
-const MAX_LEN: usize = 15;
 /// Blocks kept before all are dropped.
 const MAX_BLOCKS: usize = 1 << 16;
 /// Entries of the direct-mapped table in front of the map.
@@ -163,6 +161,12 @@ impl Cache {
 }
 
 impl Block {
+    /// Bytes of code.
+    fn code_len(&self) -> u64 {
+        let last = self.ops.last();
+        last.map_or(0, |op| op.next.into())
+    }
+
     /// Whether it is the block at `host` and its code is as it was.
     #[inline(always)]
     fn is(&self, host: usize, key: Key) -> bool {
@@ -291,10 +295,38 @@ impl Cpu {
         let base = self.mode.base[Seg::Cs as usize];
         let linear = self.state.rip.wrapping_add(base) & self.mode.linear_mask;
         let host = self.code_address(linear)?;
-        if let Some(index) = cache.linked(last, host, key) {
+        let index = match cache.linked(last, host, key) {
+            Some(index) => index,
+            None => self.search_block(cache, linear, host, key, last)?,
+        };
+        if self.mode.code_limited {
+            return self.within_code_limit(cache, linear, host, key, index);
+        }
+        Ok(index)
+    }
+
+    /// A block that does not run over the limit of CS: `index`, or its first instruction. #GP(0) if
+    /// even that does.
+    fn within_code_limit(
+        &mut self,
+        cache: &mut Cache,
+        linear: u64,
+        host: usize,
+        key: Key,
+        index: Index,
+    ) -> Result<Index, Trap> {
+        let limit = u64::from(self.state.seg[Seg::Cs as usize].limit);
+        let fits = |cpu: &Self, block: &Block| {
+            cpu.state.rip.saturating_add(block.code_len()).saturating_sub(1) <= limit
+        };
+        if cache.block(index).is_some_and(|block| fits(self, block)) {
             return Ok(index);
         }
-        self.search_block(cache, linear, host, key, last)
+        let index = self.search_block(cache, linear, host, key.single(), NONE)?;
+        if cache.block(index).is_some_and(|block| fits(self, block)) {
+            return Ok(index);
+        }
+        Err(self.gp(0))
     }
 
     fn search_block(

@@ -90,7 +90,7 @@ impl Cpu {
     /// Whether something is to be done after the next instruction.
     fn steps_singly(&self) -> bool {
         self.state.interrupt_shadow
-            || self.mode.code_breakpoints
+            || self.mode.breakpoints
             || self.state.flags.system() & bit::TF != 0
     }
 
@@ -110,7 +110,7 @@ impl Cpu {
                 left => return left,
             }
             if block.end == End::System || self.exit_block {
-                return self.deliver_traps(false);
+                return self.deliver_traps();
             }
             if self.attention() {
                 return Left::End;
@@ -123,7 +123,7 @@ impl Cpu {
     /// interrupt shadow.
     fn run_single(&mut self, cache: &mut Cache) -> Left {
         let flags = self.state.flags.system();
-        if self.mode.code_breakpoints && flags & bit::RF == 0 {
+        if self.mode.breakpoints && flags & bit::RF == 0 {
             let base = self.mode.base[Seg::Cs as usize];
             let linear = self.state.rip.wrapping_add(base) & self.mode.linear_mask;
             let causes = self.code_breakpoint(linear);
@@ -140,12 +140,22 @@ impl Cpu {
         let Some(block) = cache.block(index) else { return Left::End };
         // The shadow covers this instruction; what it casts itself covers the next.
         self.state.interrupt_shadow = false;
+        self.state.stack_switched = false;
         self.state.flags.set_system(bit::RF, false);
+        self.stepping = flags & bit::TF != 0;
+        let by_branches = self.steps_by_branches();
         let left = self.run_block(block);
         self.update_signal_mask();
         match left {
-            Left::End => self.deliver_traps(flags & self.state.flags.system() & bit::TF != 0),
-            left => left,
+            Left::End => {
+                let in_line = block.ops.first().map(|op| self.next_rip(op));
+                self.stepping &= !by_branches || in_line != Some(self.state.rip);
+                self.deliver_traps()
+            }
+            left => {
+                self.stepping = false;
+                left
+            }
         }
     }
 
@@ -188,11 +198,11 @@ impl Cpu {
         Self::after_delivery(self.deliver_fault())
     }
 
-    fn deliver_traps(&mut self, single_step: bool) -> Left {
-        if self.pending_debug == 0 && !single_step {
+    fn deliver_traps(&mut self) -> Left {
+        if self.pending_debug == 0 && !self.stepping {
             return Left::End;
         }
-        match Self::after_delivery(self.deliver_debug_traps(single_step)) {
+        match Self::after_delivery(self.deliver_debug_traps()) {
             Left::Fault => Left::End,
             left => left,
         }

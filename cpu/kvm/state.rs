@@ -15,6 +15,7 @@ use crate::flags::LazyFlags;
 use crate::state::{CpuState, Seg, Segment, TableReg, attr, gpr};
 
 /// Interrupts are blocked after STI (bit 1) or MOV SS (bit 0).
+const SHADOW_MOV_SS: u8 = 1;
 const SHADOW_STI: u8 = 2;
 
 fn from_segment(segment: &kvm_segment) -> Segment {
@@ -155,6 +156,7 @@ pub(super) fn fetch(fd: &VcpuFd, msrs: &[u32], mut state: CpuState) -> Result<Fe
     msr::fetch(fd, msrs, &mut state.msr)?;
     let events = fd.get_vcpu_events().map_err(KvmError::ioctl("KVM_GET_VCPU_EVENTS"))?;
     state.interrupt_shadow = events.interrupt.shadow != 0;
+    state.stack_switched = events.interrupt.shadow & SHADOW_MOV_SS != 0;
     state.nmi_blocked = events.nmi.masked != 0;
     state.smm = events.flags & KVM_VCPUEVENT_VALID_SMM != 0 && events.smi.smm != 0;
     let mp_state = fd.get_mp_state().map_err(KvmError::ioctl("KVM_GET_MP_STATE"))?;
@@ -185,7 +187,11 @@ impl Fetched {
         fd.set_sregs(&self.sregs).map_err(KvmError::ioctl("KVM_SET_SREGS"))?;
         msr::put(fd, msrs, &state.msr, reset)?;
         let events = &mut self.events;
-        events.interrupt.shadow = if state.interrupt_shadow { SHADOW_STI } else { 0 };
+        events.interrupt.shadow = match (state.interrupt_shadow, state.stack_switched) {
+            (_, true) => SHADOW_MOV_SS,
+            (true, false) => SHADOW_STI,
+            (false, false) => 0,
+        };
         events.nmi.masked = state.nmi_blocked.into();
         events.smi.smm = state.smm.into();
         fd.set_vcpu_events(events).map_err(KvmError::ioctl("KVM_SET_VCPU_EVENTS"))?;

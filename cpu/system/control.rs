@@ -227,6 +227,11 @@ impl Cpu {
         Ok(())
     }
 
+    /// Whether single step stops at branches only (DEBUGCTL.BTF).
+    pub(crate) fn steps_by_branches(&self) -> bool {
+        self.state.msr.debugctl & super::msr::debugctl::BTF != 0
+    }
+
     /// MOV from DRn.
     pub fn read_dr(&mut self, number: u8) -> Result<u64, Trap> {
         let number = self.check_dr(number)?;

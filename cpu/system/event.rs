@@ -47,6 +47,8 @@ impl Cpu {
     /// triple fault is [`Trap::Shutdown`].
     pub fn deliver_fault(&mut self) -> Result<(), Trap> {
         let fault = self.fault;
+        // Data breakpoints are traps of instructions that complete.
+        self.pending_debug = 0;
         // A fault's image of RFLAGS has RF set, so that the restarted instruction does not hit its
         // breakpoint again (SDM vol. 3, 17.3.1.1).
         let resume = !matches!(fault.vector, vector::DB | vector::DF | vector::MC);
@@ -67,10 +69,15 @@ impl Cpu {
     }
 
     /// Delivers the debug traps that gathered during the last instruction; without effect if there
-    /// are none. `single_step` tells whether TF was set when it began.
-    pub fn deliver_debug_traps(&mut self, single_step: bool) -> Result<(), Trap> {
+    /// are none. After MOV SS they wait for the next instruction, and its single step is lost (SDM
+    /// vol. 3, 6.8.3).
+    pub fn deliver_debug_traps(&mut self) -> Result<(), Trap> {
+        let stepping = std::mem::take(&mut self.stepping);
+        if self.state.stack_switched {
+            return Ok(());
+        }
         let mut causes = std::mem::take(&mut self.pending_debug);
-        if single_step {
+        if stepping {
             causes |= dr6::BS;
         }
         if causes == 0 {
@@ -90,10 +97,12 @@ impl Cpu {
     pub(super) fn note_debug(&mut self, causes: u64) {
         self.state.dr[6] = self.state.dr[6] & !0xf | causes;
         self.state.dr[7] &= !super::control::dr7::GD;
+        self.state.msr.debugctl &= !super::msr::debugctl::BTF;
     }
 
     /// INT n.
     pub fn soft_int(&mut self, vector: u8) -> Result<(), Trap> {
+        self.stepping = false;
         if self.mode.v86 && self.v86_interrupt(vector)? {
             return Ok(());
         }
@@ -102,18 +111,21 @@ impl Cpu {
 
     /// INT3.
     pub fn int3(&mut self) -> Result<(), Trap> {
+        self.stepping = false;
         let fault = Fault { vector: vector::BP, ..Fault::default() };
         self.deliver_once(fault, Source::Breakpoint, false)
     }
 
     /// INTO with OF set.
     pub fn into(&mut self) -> Result<(), Trap> {
+        self.stepping = false;
         let fault = Fault { vector: vector::OF, ..Fault::default() };
         self.deliver_once(fault, Source::Breakpoint, false)
     }
 
     /// INT1 (ICEBP): a debug trap that no gate's DPL forbids.
     pub fn int1(&mut self) -> Result<(), Trap> {
+        self.stepping = false;
         let fault = Fault { vector: vector::DB, ..Fault::default() };
         self.deliver_once(fault, Source::Processor, false)
     }
@@ -287,6 +299,7 @@ impl Cpu {
         }
         self.state.flags.set(flags);
         self.state.interrupt_shadow = false;
+        self.state.stack_switched = false;
         if from_v86 {
             for seg in [Seg::Gs, Seg::Fs, Seg::Ds, Seg::Es] {
                 self.state.seg[seg as usize] = Segment::default();
@@ -325,6 +338,7 @@ impl Cpu {
         let cleared = if self.mode.v86 { bit::TF } else { bit::IF | bit::TF | bit::AC | bit::RF };
         self.state.flags.set(self.state.flags.get() & !cleared);
         self.state.interrupt_shadow = false;
+        self.state.stack_switched = false;
         self.enter_code(target);
         Ok(())
     }

@@ -48,6 +48,7 @@ impl Cpu {
         let (bits, rip) = if self.mode.long {
             self.state.regs[11] = flags & !bit::RF;
             self.state.flags.set(flags & !self.state.msr.fmask & !bit::RF);
+            self.stepping &= self.state.msr.fmask & bit::TF == 0;
             let msr = &self.state.msr;
             (64, if self.mode.code_bits == 64 { msr.lstar } else { msr.cstar })
         } else {

@@ -100,6 +100,13 @@ const INTEL_INERT: &[std::ops::RangeInclusive<u32>] = &[
     0x639..=0x641,
 ];
 
+/// DEBUGCTL bits.
+pub(super) mod debugctl {
+    /// Single step stops at branches only.
+    pub const BTF: u64 = 1 << 1;
+    /// LBR, BTF, TR, BTS, BTINT, BTS_OFF_OS, BTS_OFF_USR, the two freezes and ENABLE_UNCORE_PMI.
+    pub const KEPT: u64 = 0x7fc3;
+}
 const X2APIC_ENABLE: u64 = 1 << 10;
 const APIC_ENABLE: u64 = 1 << 11;
 const APIC_BSP: u64 = 1 << 8;
@@ -239,7 +246,7 @@ impl Cpu {
             index::SYSENTER_ESP if canonical => self.state.msr.sysenter_esp = value,
             index::SYSENTER_EIP if canonical => self.state.msr.sysenter_eip = value,
             index::MISC_ENABLE => self.state.msr.misc_enable = value,
-            index::DEBUGCTL => self.state.msr.debugctl = value & 0x7fc3,
+            index::DEBUGCTL => self.state.msr.debugctl = value & debugctl::KEPT,
             index::PAT => {
                 // Types 2, 3 and above 7 are reserved.
                 if value.to_le_bytes().iter().any(|kind| !matches!(kind, 0 | 1 | 4..=7)) {

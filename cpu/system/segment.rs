@@ -200,6 +200,7 @@ impl Cpu {
         self.state.seg[seg as usize] = segment;
         if seg == Seg::Ss {
             self.state.interrupt_shadow = true;
+            self.state.stack_switched = true;
         }
         self.update_mode();
         Ok(())

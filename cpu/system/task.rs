@@ -209,6 +209,7 @@ impl Cpu {
             super::returns::USER_FLAGS | bit::IF | bit::IOPL | bit::VM | bit::VIF | bit::VIP;
         self.state.flags.set(flags & defined | kept & !(bit::VM | bit::RF));
         self.state.interrupt_shadow = false;
+        self.state.stack_switched = false;
         self.state.rip = image.ip.into();
         for (reg, value) in self.state.regs.iter_mut().zip(image.regs) {
             *reg = value.into();

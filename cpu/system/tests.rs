@@ -605,10 +605,11 @@ fn test_smm_of_32_bit_models() {
 fn test_debug_traps() {
     let mut m = protected(0);
     idt32(&m, vector::DB, gate(CODE0, 0x1110, 0xe, 0, 0));
-    m.deliver_debug_traps(false).unwrap();
+    m.deliver_debug_traps().unwrap();
     assert_eq!(m.state.rip, 0x1000);
     m.set_flag(bit::TF, true);
-    m.deliver_debug_traps(true).unwrap();
+    m.stepping = true;
+    m.deliver_debug_traps().unwrap();
     assert_eq!(m.state.rip, 0x1110);
     assert!(!m.flag(bit::TF));
     assert_ne!(m.state.dr[6] & 1 << 14, 0);

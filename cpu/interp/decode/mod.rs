@@ -40,13 +40,16 @@ mod x87;
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
-use super::exec::system::{Undefined, Unknown, plain};
+use super::exec::system::{TooLong, Undefined, Unknown, plain};
 use super::op::{Handler, Op, Reg, prefix, segment};
 use crate::cpuid::Model;
 use crate::mode::Mode;
 use crate::state::Seg;
 
 pub use branch::{End, ends_block};
+
+/// Longest instruction (SDM vol. 2, 2.3.11).
+pub const MAX_LEN: usize = 15;
 
 /// What decoding depends on besides the bytes. Blocks decoded under different keys are different
 /// blocks.
@@ -304,7 +307,8 @@ pub fn lower(insn: &Insn<'_>, model: &Model) -> Op {
     };
     older.unwrap_or_else(|| match insn.mnemonic() {
         Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 | Mnemonic::INVALID => {
-            insn.op(plain::<Undefined>)
+            let too_long = insn.raw.len() >= MAX_LEN;
+            insn.op(if too_long { plain::<TooLong> } else { plain::<Undefined> })
         }
         _ => insn.op(plain::<Unknown>),
     })

@@ -228,12 +228,13 @@ pub fn repeated<T: Word, S: Step>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
             cpu.state.rip = cpu.next_rip(op);
             return Ok(());
         }
-        let pause = steps >= STEPS || bytes >= BULK_BYTES || cpu.exit_block;
+        let pause = steps >= STEPS || bytes >= BULK_BYTES || cpu.exit_block || cpu.stepping;
         if steps > 0 && pause {
             cpu.state.rip = cpu.this_rip(op);
             return Ok(());
         }
-        let mut done = S::bulk::<T>(cpu, op, count)?;
+        // A single step is one of the string's.
+        let mut done = if cpu.stepping { 0 } else { S::bulk::<T>(cpu, op, count)? };
         if done == 0 {
             S::step::<T>(cpu, op)?;
             done = 1;

@@ -207,6 +207,8 @@ plain! {
     WriteDr = |cpu, op| cpu.write_dr(op.dst, u64::get(cpu, op.src));
     /// UD0, UD1, UD2, and bytes that are no instruction.
     Undefined = |cpu, _| Err(cpu.undefined());
+    /// More than fifteen bytes.
+    TooLong = |cpu, _| Err(cpu.gp(0));
     /// An instruction that is not known, or not offered by the processor model.
     Unknown = |cpu, op| {
         let base = cpu.mode.base[Seg::Cs as usize];
@@ -259,6 +261,9 @@ pub fn load_far_pointer<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     begin(cpu, op);
     let (offset, selector) = far_pointer::<T>(cpu, op)?;
     cpu.load_seg(segment(op.imm as u8), selector)?;
+    // LSS loads the stack pointer as well: nothing need wait for the next instruction.
+    cpu.state.interrupt_shadow = false;
+    cpu.state.stack_switched = false;
     T::of(offset).set(cpu, op.dst);
     Ok(())
 }

@@ -1,0 +1,60 @@
+//! Test kernels for a processor: what they check is told by the processor manuals, not by any one
+//! emulator. One image; its command line names the kernel to run.
+
+#![no_std]
+#![no_main]
+#![allow(unsafe_op_in_unsafe_fn, static_mut_refs, dead_code, missing_docs)]
+
+#[macro_use]
+mod tap;
+mod boot;
+mod cpu;
+mod legacy;
+#[macro_use]
+mod trap;
+
+mod debug;
+mod exceptions;
+mod keys;
+mod paging;
+
+type Kernel = fn();
+
+/// Every kernel by name.
+const KERNELS: &[(&str, Kernel)] = &[
+    ("debug", debug::run),
+    ("exceptions", exceptions::run),
+    ("paging", paging::run),
+    ("pks", keys::pks),
+    ("pku", keys::pku),
+];
+
+/// The last word of the command line.
+fn wanted(information: *const u32) -> &'static str {
+    unsafe {
+        let text = *information.add(4) as usize as *const u8;
+        let mut len = 0;
+        while *text.add(len) != 0 {
+            len += 1;
+        }
+        let text = core::slice::from_raw_parts(text, len);
+        let text = core::str::from_utf8(text).unwrap_or("");
+        text.trim().rsplit(' ').next().unwrap_or("")
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn rust_main(information: *const u32) -> ! {
+    let name = wanted(information);
+    trap::init();
+    legacy::init();
+    match KERNELS.iter().find(|(known, _)| *known == name) {
+        Some((_, run)) => run(),
+        None => {
+            for (name, _) in KERNELS {
+                say!("# kernel {name}");
+            }
+        }
+    }
+    tap::finish()
+}

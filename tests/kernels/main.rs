@@ -1,0 +1,138 @@
+//! Test kernels for the processor and what is next to it: each runs on the bare machine, checks what
+//! the manuals say, and tells line by line on the serial port (see `guest/main.rs`).
+//!
+//! The same image runs on QEMU (`RHEA_BIN`), and on KVM (`RHEA_ACCEL`). Where QEMU differs,
+//! docs/cpu-system.md says why.
+
+mod build;
+mod differences;
+
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use testbed::vm::Launch;
+
+/// Exit status for all is well: isa-debug-exit makes `2 * value + 1` of what is written.
+const FINE: i32 = 1;
+
+/// What a kernel said.
+struct Said {
+    /// The tests by name; of those with the same name, only one that failed.
+    passed: BTreeMap<String, bool>,
+    text: String,
+    status: Option<i32>,
+}
+
+impl Said {
+    fn parse(text: String, status: Option<i32>) -> Self {
+        let mut passed = BTreeMap::new();
+        for line in text.lines() {
+            let (good, rest) = match (line.strip_prefix("ok "), line.strip_prefix("not ok ")) {
+                (Some(rest), _) => (true, rest),
+                (_, Some(rest)) => (false, rest),
+                _ => continue,
+            };
+            let name = rest.split_once(" - ").map_or(rest, |(_, name)| name);
+            let name = name.split(" # ").next().unwrap_or(name).to_owned();
+            *passed.entry(name).or_insert(true) &= good;
+        }
+        Said { passed, text, status }
+    }
+
+    fn failed(&self) -> impl Iterator<Item = &str> {
+        self.passed.iter().filter(|(_, good)| !**good).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether the kernel came to its end and counted as many tests as it had announced.
+    fn complete(&self) -> bool {
+        let count = self.text.lines().filter(|l| l.starts_with("ok ") || l.starts_with("not ok "));
+        let count = count.count();
+        self.text.lines().any(|line| line == format!("1..{count}"))
+    }
+}
+
+fn machine(program: PathBuf, image: &Path, kernel: &str) -> Launch {
+    let cpu = match std::env::var("RHEA_ACCEL") {
+        Ok(accel) if accel.starts_with("kvm") => "host",
+        _ => "max",
+    };
+    Launch::new(program)
+        .accel()
+        .args(["-cpu", cpu, "-m", "128", "-smp", "2", "-no-reboot", "-nodefaults"])
+        .args(["-display", "none", "-serial", "stdio"])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+        .args(["-kernel".as_ref(), image.as_os_str()])
+        .args(["-append", kernel])
+}
+
+fn run_on(program: PathBuf, kernel: &str) -> Result<Said> {
+    let image = build::image()?;
+    let ended = machine(program, &image, kernel).run()?;
+    ensure!(ended.stderr.is_empty(), "{kernel}: {}", ended.stderr);
+    Ok(Said::parse(ended.stdout, ended.status.code()))
+}
+
+fn check(kernel: &str) -> Result<()> {
+    let program = testbed::program();
+    if testbed::is_reference(&program) {
+        return check_reference(program, kernel);
+    }
+    let said = run_on(program, kernel)?;
+    let failures: Vec<_> = said.text.lines().filter(|line| line.starts_with("not ok")).collect();
+    ensure!(failures.is_empty(), "{kernel}:\n{}", failures.join("\n"));
+    ensure!(said.complete(), "{kernel} did not come to its end:\n{}", said.text);
+    ensure!(said.status == Some(FINE), "{kernel}: status {:?}", said.status);
+    Ok(())
+}
+
+fn check_reference(qemu: PathBuf, kernel: &str) -> Result<()> {
+    if differences::is_impossible(kernel)? {
+        return Ok(());
+    }
+    let said = run_on(qemu, kernel).with_context(|| format!("QEMU, {kernel}"))?;
+    differences::check(kernel, &said)
+}
+
+macro_rules! kernels {
+    ($($name:ident)*) => {
+        $(#[test] fn $name() -> Result<()> { check(stringify!($name)) })*
+        const KERNELS: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+kernels! {
+    debug
+    exceptions
+    paging
+    pks
+    pku
+}
+
+/// No kernel of the image is forgotten here.
+#[test]
+fn the_list_is_complete() -> Result<()> {
+    let said = run_on(testbed::program(), "none")?;
+    let mut known: Vec<_> =
+        said.text.lines().filter_map(|line| line.strip_prefix("# kernel ")).collect();
+    known.sort_unstable();
+    let mut tested = KERNELS.to_vec();
+    tested.sort_unstable();
+    ensure!(known == tested, "in the image: {known:?}");
+    Ok(())
+}
+
+/// The table in the documentation explains whatever QEMU does not pass, and nothing else.
+#[test]
+fn what_qemu_does_differently_is_explained() -> Result<()> {
+    let qemu = match testbed::reference_qemu() {
+        Ok(qemu) => qemu,
+        Err(reason) => {
+            testbed::skip(&reason);
+            return Ok(());
+        }
+    };
+    for kernel in KERNELS {
+        check_reference(qemu.clone(), kernel)?;
+    }
+    Ok(())
+}

@@ -56,6 +56,9 @@ pub struct Fault {
     /// A #GP(0) raised because a linear address was not canonical. Through the stack segment the
     /// same condition is #SS(0), which only the engine knows: see [`Cpu::stack_reference_faulted`].
     pub non_canonical: bool,
+    /// Not an exception, but a way back to the host that runs this guest: `CpuState::svm` has the
+    /// details.
+    pub(crate) exit: bool,
 }
 
 /// One processor: its state and what the software engines keep beside it.
@@ -153,7 +156,7 @@ impl Cpu {
     /// Records an exception and returns the trap that unwinds to the run loop.
     #[cold]
     pub fn raise(&mut self, vector: u8, error: Option<u32>) -> Trap {
-        self.fault = Fault { vector, error, non_canonical: false };
+        self.fault = Fault { vector, error, ..Fault::default() };
         Trap::Exception
     }
 
@@ -174,7 +177,7 @@ impl Cpu {
     #[cold]
     pub fn stack_reference_faulted(&mut self) {
         if self.fault.non_canonical {
-            self.fault = Fault { vector: vector::SS, error: Some(0), non_canonical: false };
+            self.fault = Fault { vector: vector::SS, error: Some(0), ..Fault::default() };
         }
     }
 
@@ -209,12 +212,27 @@ impl Cpu {
         if state.smm {
             mask &= !(request::SMI | request::NMI | request::INIT);
         }
+        let virtual_open = mask & request::INTR != 0 && state.svm.interrupt_waits();
+        if state.svm.masks_virtually() {
+            // The guest's flag is about virtual interrupts; the host's about real ones.
+            mask |= request::INTR;
+            if state.svm.host.rflags & crate::flags::bit::IF == 0 {
+                mask &= !request::INTR;
+            }
+        }
+        if virtual_open {
+            mask |= request::VIRQ;
+        }
+        if !state.svm.gif {
+            mask &= !(request::INTR | request::NMI | request::SMI | request::INIT | request::VIRQ);
+        }
         self.signal_mask = mask;
     }
 
     /// The time-stamp counter as the guest reads it.
     pub fn tsc(&self) -> u64 {
-        self.bus.tsc.ticks().wrapping_add(self.state.msr.tsc_offset)
+        let host = self.bus.tsc.ticks().wrapping_add(self.state.msr.tsc_offset);
+        host.wrapping_add(self.state.svm.tsc_offset)
     }
 
     /// Whether CR4 has all of `bits` set.

@@ -20,6 +20,7 @@ mod mode;
 pub mod signals;
 pub mod simd;
 pub mod state;
+mod svm;
 mod system;
 pub mod testbed;
 

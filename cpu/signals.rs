@@ -19,6 +19,8 @@ pub mod request {
     pub const STOP: u32 = 1 << 6;
     /// The memory map changed.
     pub const FLUSH_TLB: u32 = 1 << 7;
+    /// A virtual interrupt for a guest under VMRUN; posted and taken by the processor itself.
+    pub const VIRQ: u32 = 1 << 8;
 }
 
 /// The mailbox of one processor. Any thread may post; only the owner clears.

@@ -11,6 +11,7 @@ use crate::dump::Dump;
 use crate::interp::RunExit;
 use crate::signals::request;
 use crate::state::CpuState;
+use crate::svm::exit;
 use crate::vcpu::{Engine, Exit};
 use crate::{Cpu, Trap};
 
@@ -45,9 +46,9 @@ impl SoftEngine {
 
     /// What wakes a processor that sleeps.
     fn wake_mask(&self) -> u32 {
-        let always = request::RESET | request::INIT | request::STOP | request::FLUSH_TLB;
+        let always = request::RESET | request::STOP | request::FLUSH_TLB;
         if self.waiting_for_startup {
-            return always | request::SIPI;
+            return always | request::INIT | request::SIPI;
         }
         always | self.cpu.signal_mask
     }
@@ -61,7 +62,12 @@ impl SoftEngine {
         if signals.take(request::FLUSH_TLB) != 0 {
             self.cpu.mmu.flush_all(&self.cpu.bus);
         }
-        if !self.cpu.state.smm && signals.take(request::INIT) != 0 {
+        if signals.pending() & self.cpu.signal_mask & request::INIT != 0
+            && self.cpu.intercepts(exit::INIT)
+        {
+            self.cpu.exit_between(exit::INIT);
+        }
+        if signals.take(request::INIT & self.cpu.signal_mask) != 0 {
             self.cpu.init();
             self.apic.init();
             self.waiting_for_startup = !self.boot;
@@ -82,6 +88,16 @@ impl SoftEngine {
     fn deliver_interrupts(&mut self) -> Result<(), Exit> {
         let allowed = self.cpu.signal_mask;
         let signals = self.cpu.signals.clone();
+        let waiting = signals.pending() & allowed;
+        for (bit, code) in
+            [(request::SMI, exit::SMI), (request::NMI, exit::NMI), (request::INTR, exit::INTR)]
+        {
+            // The event itself stays where it is, for the host.
+            if waiting & bit != 0 && self.cpu.intercepts(code) {
+                self.cpu.exit_between(code);
+                return Ok(());
+            }
+        }
         let delivered = if signals.take(request::SMI & allowed) != 0 {
             self.cpu.state.halted = false;
             self.cpu.enter_smm();
@@ -97,6 +113,8 @@ impl SoftEngine {
                 }
                 None => Ok(()),
             }
+        } else if waiting & request::VIRQ != 0 {
+            self.cpu.take_virtual_interrupt()
         } else {
             Ok(())
         };

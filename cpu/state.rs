@@ -2,6 +2,7 @@
 
 use crate::flags::LazyFlags;
 use crate::fpu::x87::X87;
+use crate::svm::Svm;
 
 /// Index of the always-zero pseudo register that stands for "no base" or "no index".
 pub const ZERO: usize = 16;
@@ -170,6 +171,7 @@ pub struct CpuState {
     pub smm: bool,
     /// HLT was executed and nothing woke the processor yet.
     pub halted: bool,
+    pub(crate) svm: Svm,
 }
 
 /// CR0 bits.
@@ -330,6 +332,7 @@ impl CpuState {
             nmi_blocked: false,
             smm: false,
             halted: false,
+            svm: Svm::default(),
         }
     }
 }

@@ -6,16 +6,18 @@ use base::memory::RamBlock;
 
 use crate::core::{Cpu, Fault, Trap, vector};
 use crate::state::cr0;
+use crate::svm::exit;
 
 mod access;
 mod locked;
 mod phys;
 pub(crate) mod tlb;
-mod walk;
+pub(crate) mod walk;
 mod watch;
 
 use phys::Space;
 use tlb::{PAGE, Tlb, Walked};
+use walk::Refused;
 
 /// On whose behalf memory is accessed: what a TLB entry's permission was checked against.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,14 +109,18 @@ impl Cpu {
     /// #PF: sets CR2 and raises the exception.
     #[cold]
     fn page_fault(&mut self, linear: u64, code: u32) -> Trap {
-        self.state.cr2 = linear;
+        self.state.svm.fault_linear = linear;
+        if !self.intercepts(exit::EXCEPTION + u64::from(vector::PF)) {
+            self.state.cr2 = linear;
+        }
         self.raise(vector::PF, Some(code))
     }
 
     /// #GP(0) for an address that is not canonical.
     #[cold]
     fn not_canonical(&mut self) -> Trap {
-        self.fault = Fault { vector: vector::GP, error: Some(0), non_canonical: true };
+        self.fault =
+            Fault { vector: vector::GP, error: Some(0), non_canonical: true, ..Fault::default() };
         Trap::Exception
     }
 
@@ -130,18 +136,20 @@ impl Cpu {
         }
         if let Some(known) = self.mmu.tlb.walked(linear)
             && (known.dirty || !access.write)
+            && !(access.fetch && known.fetch_needs_walk)
             && self.permits(&known, access).is_ok()
         {
             return Ok(known);
         }
         match self.walk(linear, access) {
             Ok(walked) => {
-                if self.state.cr0 & cr0::PG != 0 {
+                if self.state.cr0 & cr0::PG != 0 || self.state.svm.nested.is_some() {
                     self.mmu.tlb.remember(linear, walked);
                 }
                 Ok(walked)
             }
-            Err(code) => {
+            Err(Refused::Nested(fault)) => Err(self.nested_fault(fault)),
+            Err(Refused::Page(code)) => {
                 // A fault forgets the entry it may have come from (SDM vol. 3, 4.10.4.1).
                 self.mmu.tlb.flush_page(linear);
                 Err(self.page_fault(linear, code))

@@ -215,8 +215,10 @@ pub(crate) struct Walked {
     pub user: bool,
     /// No level forbids fetching.
     pub executable: bool,
-    /// The dirty bit is set (or there is none).
+    /// The dirty bit is set (or there is none), and the host's tables allow writing too.
     pub dirty: bool,
+    /// The host's tables forbid fetching, which only a walk can tell properly.
+    pub fetch_needs_walk: bool,
     pub global: bool,
     /// Bits of linear address the mapping covers, 12 for a small page.
     pub shift: u8,

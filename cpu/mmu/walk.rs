@@ -5,6 +5,7 @@ use super::{Access, Context};
 use crate::core::Cpu;
 use crate::cpuid::feature;
 use crate::state::{cr0, cr4, efer};
+use crate::svm::{NestedFault, Purpose};
 
 /// Bits of the #PF error code (SDM vol. 3, 4.7).
 pub(crate) mod code {
@@ -17,7 +18,7 @@ pub(crate) mod code {
 }
 
 /// Bits of paging-structure entries.
-mod entry {
+pub(crate) mod entry {
     pub const PRESENT: u64 = 1;
     pub const WRITABLE: u64 = 1 << 1;
     pub const USER: u64 = 1 << 2;
@@ -30,8 +31,29 @@ mod entry {
 }
 
 /// Bits `from..=to`.
-const fn bits(from: u32, to: u32) -> u64 {
+pub(crate) const fn bits(from: u32, to: u32) -> u64 {
     if from > to { 0 } else { (!0 >> (63 - to)) & (!0 << from) }
+}
+
+/// Why a walk failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Refused {
+    /// By the page tables: a #PF error code.
+    Page(u32),
+    /// By the tables of the host that runs this guest.
+    Nested(NestedFault),
+}
+
+impl From<u32> for Refused {
+    fn from(code: u32) -> Self {
+        Refused::Page(code)
+    }
+}
+
+impl From<NestedFault> for Refused {
+    fn from(fault: NestedFault) -> Self {
+        Refused::Nested(fault)
+    }
 }
 
 /// One of the walk's steps, for setting its accessed bit at the end.
@@ -67,8 +89,27 @@ impl Cpu {
         (linear << unused) as i64 >> unused == linear as i64
     }
 
-    /// Translates for `access`, setting accessed and dirty bits. The error is a #PF error code.
-    pub(crate) fn walk(&mut self, linear: u64, access: Access) -> Result<Walked, u32> {
+    /// Translates for `access`, setting accessed and dirty bits.
+    pub(crate) fn walk(&mut self, linear: u64, access: Access) -> Result<Walked, Refused> {
+        let mut walked = self.walk_tables(linear, access)?;
+        if let Some(paging) = self.state.svm.nested {
+            let purpose = match (access.write, access.fetch) {
+                (true, _) => Purpose::Write,
+                (_, true) => Purpose::Fetch,
+                _ => Purpose::Read,
+            };
+            let address = walked.phys;
+            let page = self.nested_walk(paging, address, purpose);
+            let page =
+                page.map_err(|info| NestedFault { info, address: address | linear & 0xfff })?;
+            walked.phys = page.phys;
+            walked.dirty &= page.writable;
+            walked.fetch_needs_walk = !page.executable;
+        }
+        Ok(walked)
+    }
+
+    fn walk_tables(&mut self, linear: u64, access: Access) -> Result<Walked, Refused> {
         if self.state.cr0 & cr0::PG == 0 {
             return Ok(Walked {
                 phys: linear & 0xffff_f000,
@@ -88,7 +129,7 @@ impl Cpu {
     }
 
     /// One attempt; `None` if an entry changed under the walk.
-    fn try_walk(&mut self, linear: u64, access: Access) -> Result<Option<Walked>, u32> {
+    fn try_walk(&mut self, linear: u64, access: Access) -> Result<Option<Walked>, Refused> {
         let paging = self.paging();
         let size: u64 = if paging == Paging::Bits32 { 4 } else { 8 };
         let index_bits: u32 = if size == 4 { 10 } else { 9 };
@@ -99,9 +140,9 @@ impl Cpu {
         let (mut table, mut shift) = match paging {
             Paging::Bits32 => (self.state.cr3 & 0xffff_f000, 22),
             Paging::Pae => {
-                let pointer = self.state.pdpte[(linear >> 30 & 3) as usize];
+                let pointer = self.pdpte((linear >> 30 & 3) as usize)?;
                 if pointer & entry::PRESENT == 0 {
-                    return Err(base_code);
+                    return Err(base_code.into());
                 }
                 (pointer & entry::ADDRESS, 21)
             }
@@ -122,9 +163,10 @@ impl Cpu {
             Walked { writable: true, user: true, executable: true, ..Walked::default() };
         loop {
             let at = table + (linear >> shift & ((1 << index_bits) - 1)) * size;
+            let at = self.nested_entry(at)?;
             let value = self.read_entry(at, size);
             if value & entry::PRESENT == 0 {
-                return Err(base_code);
+                return Err(base_code.into());
             }
             let large_allowed = match (paging, shift) {
                 (Paging::Bits32, 22) => self.cr4_has(cr4::PSE),
@@ -143,7 +185,7 @@ impl Cpu {
                 forbidden |= bits(top - 19, 21);
             }
             if value & forbidden != 0 {
-                return Err(base_code | code::PRESENT | code::RESERVED);
+                return Err((base_code | code::PRESENT | code::RESERVED).into());
             }
             result.writable &= value & entry::WRITABLE != 0;
             result.user &= value & entry::USER != 0;
@@ -182,6 +224,21 @@ impl Cpu {
             }
         }
         Ok(Some(result))
+    }
+
+    /// A PAE page-directory pointer: loaded with CR3, but under nested paging read as needed (APM
+    /// vol. 2, 15.25.10).
+    fn pdpte(&mut self, index: usize) -> Result<u64, NestedFault> {
+        if self.state.svm.nested.is_none() {
+            return Ok(self.state.pdpte[index]);
+        }
+        let at = self.nested_entry((self.state.cr3 & 0xffff_ffe0) + 8 * index as u64)?;
+        Ok(self.read_entry(at, 8))
+    }
+
+    /// Whether the PAE page-directory pointers are in use.
+    pub(crate) fn uses_pae_pointers(&self) -> bool {
+        self.state.cr0 & cr0::PG != 0 && self.paging() == Paging::Pae
     }
 
     /// The error-code bits that describe the access itself.
@@ -243,6 +300,9 @@ impl Cpu {
     /// (SDM vol. 3, 4.4.1).
     #[must_use]
     pub(crate) fn load_pdptes(&mut self, cr3: u64) -> bool {
+        if self.state.svm.nested.is_some() {
+            return true;
+        }
         let table = cr3 & 0xffff_ffe0;
         let reserved = bits(1, 2) | bits(5, 8) | bits(self.model.phys_bits(), 63);
         let mut pointers = [0; 4];

@@ -5,6 +5,7 @@ use crate::core::{Cpu, Trap, vector};
 use crate::cpuid::feature;
 use crate::flags::bit;
 use crate::state::{Seg, attr, cr0, cr4, efer};
+use crate::svm::{exit, virq};
 
 /// DR7 bits.
 pub(super) mod dr7 {
@@ -38,11 +39,13 @@ impl Cpu {
     /// MOV from CRn.
     pub fn read_cr(&mut self, number: u8) -> Result<u64, Trap> {
         self.require_cpl0()?;
+        self.intercept(exit::READ_CR0 + u64::from(number & 15))?;
         match number {
             0 => Ok(self.state.cr0),
             2 => Ok(self.state.cr2),
             3 => Ok(self.state.cr3),
             4 => Ok(self.state.cr4),
+            8 if self.state.svm.masks_virtually() => Ok(self.state.svm.virq & 15),
             8 => Ok(self.bus.apic.as_ref().map_or(0, |apic| u64::from(apic.tpr()))),
             _ => Err(self.undefined()),
         }
@@ -53,6 +56,10 @@ impl Cpu {
         self.require_cpl0()?;
         let value = if self.mode.code_bits == 64 { value } else { value & 0xffff_ffff };
         match number {
+            0 => self.intercept_cr0_write(value, true)?,
+            _ => self.intercept(exit::WRITE_CR0 + u64::from(number & 15))?,
+        }
+        match number {
             0 => self.write_cr0(value),
             2 => {
                 self.state.cr2 = value;
@@ -61,9 +68,14 @@ impl Cpu {
             3 => self.write_cr3(value),
             4 => self.write_cr4(value),
             8 if value <= 15 => {
-                if let Some(apic) = &self.bus.apic {
+                let svm = &mut self.state.svm;
+                svm.virq = svm.virq & !virq::TPR | value;
+                if !svm.masks_virtually()
+                    && let Some(apic) = &self.bus.apic
+                {
                     apic.set_tpr(value as u8);
                 }
+                self.update_signal_mask();
                 self.exit_block = true;
                 Ok(())
             }
@@ -153,7 +165,7 @@ impl Cpu {
     }
 
     /// The CR4 bits the model has.
-    pub(super) fn cr4_defined(&self) -> u64 {
+    pub(crate) fn cr4_defined(&self) -> u64 {
         let table = [
             (feature::VME, cr4::VME | cr4::PVI),
             (feature::TSC, cr4::TSD),
@@ -210,18 +222,22 @@ impl Cpu {
         self.require_cpl0()?;
         let settable = 0xf;
         let sticky = self.state.cr0 & cr0::PE;
-        self.write_cr0(self.state.cr0 & !settable | u64::from(value) & settable | sticky)
+        let value = self.state.cr0 & !settable | u64::from(value) & settable | sticky;
+        self.intercept_cr0_write(value, false)?;
+        self.write_cr0(value)
     }
 
     /// The value SMSW stores.
     pub fn smsw(&mut self) -> Result<u64, Trap> {
         self.check_umip()?;
+        self.intercept(exit::READ_CR0)?;
         Ok(self.state.cr0)
     }
 
     /// CLTS.
     pub fn clts(&mut self) -> Result<(), Trap> {
         self.require_cpl0()?;
+        self.intercept(exit::WRITE_CR0)?;
         self.state.cr0 &= !cr0::TS;
         self.update_mode();
         Ok(())
@@ -234,13 +250,13 @@ impl Cpu {
 
     /// MOV from DRn.
     pub fn read_dr(&mut self, number: u8) -> Result<u64, Trap> {
-        let number = self.check_dr(number)?;
+        let number = self.check_dr(number, exit::READ_DR0)?;
         Ok(self.state.dr[number])
     }
 
     /// MOV to DRn.
     pub fn write_dr(&mut self, number: u8, value: u64) -> Result<(), Trap> {
-        let number = self.check_dr(number)?;
+        let number = self.check_dr(number, exit::WRITE_DR0)?;
         let value = if self.mode.code_bits == 64 { value } else { value & 0xffff_ffff };
         if number >= 6 && value >> 32 != 0 {
             return Err(self.gp(0));
@@ -257,7 +273,7 @@ impl Cpu {
         Ok(())
     }
 
-    fn check_dr(&mut self, number: u8) -> Result<usize, Trap> {
+    fn check_dr(&mut self, number: u8, exit: u64) -> Result<usize, Trap> {
         let number = match number {
             4 | 5 if self.cr4_has(cr4::DE) => return Err(self.undefined()),
             4 | 5 => number + 2,
@@ -265,6 +281,7 @@ impl Cpu {
             _ => return Err(self.undefined()),
         };
         self.require_cpl0()?;
+        self.intercept(exit + u64::from(number))?;
         if self.state.dr[7] & dr7::GD != 0 {
             self.note_debug(dr6::BD);
             return Err(self.raise(vector::DB, None));
@@ -275,6 +292,7 @@ impl Cpu {
     /// INVLPG.
     pub fn invlpg(&mut self, linear: u64) -> Result<(), Trap> {
         self.require_cpl0()?;
+        self.intercept(exit::INVLPG)?;
         self.mmu.tlb.flush_page(linear & self.mode.linear_mask);
         self.exit_block = true;
         Ok(())
@@ -286,6 +304,7 @@ impl Cpu {
             return Err(self.undefined());
         }
         self.require_cpl0()?;
+        self.intercept(exit::INVPCID)?;
         let descriptor: u128 = self.load(at)?;
         let pcid = descriptor as u64;
         let linear = (descriptor >> 64) as u64;
@@ -327,6 +346,7 @@ impl Cpu {
         self.require_cpl0()?;
         let avx_without_sse = value & 6 == 4;
         let undefined = value & !self.model.xcr0_supported() != 0;
+        self.intercept(exit::XSETBV)?;
         if index != 0 || value & 1 == 0 || avx_without_sse || undefined {
             return Err(self.gp(0));
         }

@@ -6,6 +6,7 @@ use super::task::Reason;
 use crate::core::{Cpu, Fault, Trap, vector};
 use crate::flags::bit;
 use crate::state::{Seg, Segment, cr0, gpr};
+use crate::svm::{EventKind, event_info, exit};
 
 /// Where an event comes from; decides about privilege checks and the EXT bit of error codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,25 +48,29 @@ impl Cpu {
     /// triple fault is [`Trap::Shutdown`].
     pub fn deliver_fault(&mut self) -> Result<(), Trap> {
         let fault = self.fault;
+        if fault.exit {
+            self.leave_guest();
+            return Ok(());
+        }
         // Data breakpoints are traps of instructions that complete.
         self.pending_debug = 0;
         // A fault's image of RFLAGS has RF set, so that the restarted instruction does not hit its
         // breakpoint again (SDM vol. 3, 17.3.1.1).
         let resume = !matches!(fault.vector, vector::DB | vector::DF | vector::MC);
-        self.deliver(fault, resume, true)
+        self.deliver(fault, resume, EventKind::Exception)
     }
 
     /// Delivers an external interrupt.
     pub fn deliver_interrupt(&mut self, vector: u8) -> Result<(), Trap> {
         self.state.halted = false;
-        self.deliver(Fault { vector, ..Fault::default() }, false, false)
+        self.deliver(Fault { vector, ..Fault::default() }, false, EventKind::Interrupt)
     }
 
     /// Delivers a non-maskable interrupt and blocks further ones.
     pub fn deliver_nmi(&mut self) -> Result<(), Trap> {
         self.state.halted = false;
         self.state.nmi_blocked = true;
-        self.deliver(Fault { vector: vector::NMI, ..Fault::default() }, false, false)
+        self.deliver(Fault { vector: vector::NMI, ..Fault::default() }, false, EventKind::Nmi)
     }
 
     /// Delivers the debug traps that gathered during the last instruction; without effect if there
@@ -84,14 +89,14 @@ impl Cpu {
             return Ok(());
         }
         self.note_debug(causes);
-        self.deliver(Fault { vector: vector::DB, ..Fault::default() }, false, true)
+        self.deliver(Fault { vector: vector::DB, ..Fault::default() }, false, EventKind::Exception)
     }
 
     /// Delivers #DB as a fault for instruction breakpoints `causes` (from
     /// [`Cpu::code_breakpoint`]).
     pub fn debug_fault(&mut self, causes: u64) -> Result<(), Trap> {
         self.note_debug(causes);
-        self.deliver(Fault { vector: vector::DB, ..Fault::default() }, true, true)
+        self.deliver(Fault { vector: vector::DB, ..Fault::default() }, true, EventKind::Exception)
     }
 
     pub(super) fn note_debug(&mut self, causes: u64) {
@@ -102,36 +107,71 @@ impl Cpu {
 
     /// INT n.
     pub fn soft_int(&mut self, vector: u8) -> Result<(), Trap> {
+        self.intercept(exit::SOFT_INT)?;
         self.stepping = false;
         if self.mode.v86 && self.v86_interrupt(vector)? {
             return Ok(());
         }
-        self.deliver_once(Fault { vector, ..Fault::default() }, Source::Software, false)
+        let fault = Fault { vector, ..Fault::default() };
+        self.deliver_software(fault, Source::Software, EventKind::Software)
     }
 
     /// INT3.
     pub fn int3(&mut self) -> Result<(), Trap> {
         self.stepping = false;
         let fault = Fault { vector: vector::BP, ..Fault::default() };
-        self.deliver_once(fault, Source::Breakpoint, false)
+        self.deliver_software(fault, Source::Breakpoint, EventKind::Exception)
     }
 
     /// INTO with OF set.
     pub fn into(&mut self) -> Result<(), Trap> {
         self.stepping = false;
         let fault = Fault { vector: vector::OF, ..Fault::default() };
-        self.deliver_once(fault, Source::Breakpoint, false)
+        self.deliver_software(fault, Source::Breakpoint, EventKind::Exception)
     }
 
     /// INT1 (ICEBP): a debug trap that no gate's DPL forbids.
     pub fn int1(&mut self) -> Result<(), Trap> {
+        self.intercept(exit::ICEBP)?;
         self.stepping = false;
         let fault = Fault { vector: vector::DB, ..Fault::default() };
-        self.deliver_once(fault, Source::Processor, false)
+        self.deliver_software(fault, Source::Processor, EventKind::Exception)
     }
 
-    /// Delivers an event of the processor's own, and what goes wrong on the way. `exception` tells
-    /// it from an interrupt, whose vector means nothing for double faults.
+    /// Delivers what an instruction asks for. What stands against it is the instruction's fault.
+    fn deliver_software(
+        &mut self,
+        fault: Fault,
+        source: Source,
+        kind: EventKind,
+    ) -> Result<(), Trap> {
+        if kind == EventKind::Exception {
+            self.intercept_exception(&fault, 0)?;
+        }
+        let delivered = self.deliver_once(fault, source, false);
+        if delivered.is_err() && self.fault.exit {
+            self.state.svm.exit.event = event_info(&fault, kind);
+        }
+        delivered
+    }
+
+    /// Delivers an event that VMRUN injects. `rip` is where the guest stands, if `state.rip` was
+    /// moved behind the instruction that the event stands for.
+    pub(crate) fn deliver_injected(
+        &mut self,
+        fault: Fault,
+        kind: EventKind,
+        rip: u64,
+    ) -> Result<(), Trap> {
+        match self.deliver_once(fault, Source::Processor, false) {
+            Err(Trap::Exception) => {
+                self.state.rip = rip;
+                self.deliver_next(fault, kind)
+            }
+            done => done,
+        }
+    }
+
     #[cold]
     fn log_event(&self, event: &Fault) {
         base::log::write(format_args!(
@@ -147,42 +187,74 @@ impl Cpu {
         ));
     }
 
-    fn deliver(
-        &mut self,
-        mut event: Fault,
-        mut resume: bool,
-        mut exception: bool,
-    ) -> Result<(), Trap> {
+    /// Delivers an event of the processor's own, and what goes wrong on the way.
+    fn deliver(&mut self, event: Fault, resume: bool, kind: EventKind) -> Result<(), Trap> {
         if base::log::enabled(base::log::INT) {
             self.log_event(&event);
         }
-        // Each round either succeeds, or the vector climbs towards #DF and shutdown; benign events
-        // are followed by at most two faults.
+        if kind == EventKind::Exception && self.intercept_exception(&event, 0).is_err() {
+            self.leave_guest();
+            return Ok(());
+        }
+        match self.deliver_once(event, Source::Processor, resume) {
+            Err(Trap::Exception) => self.deliver_next(event, kind),
+            done => done,
+        }
+    }
+
+    /// Delivers the exception that delivering `event` raised, and what that leads to. Each round
+    /// either succeeds, or the vector climbs towards #DF and shutdown; benign events are followed by
+    /// at most two faults.
+    fn deliver_next(&mut self, mut event: Fault, mut kind: EventKind) -> Result<(), Trap> {
         loop {
-            match self.deliver_once(event, Source::Processor, resume) {
-                Err(Trap::Exception) => {}
-                done => return done,
-            }
+            let before = event_info(&event, kind);
+            let exception = kind == EventKind::Exception;
             let mut next = self.fault;
+            if next.exit {
+                self.state.svm.exit.event = before;
+                self.leave_guest();
+                return Ok(());
+            }
             if next.vector != vector::PF
                 && let Some(error) = &mut next.error
                 && next.vector != vector::AC
             {
                 *error |= EXT;
             }
-            if exception && event.vector == vector::DF {
-                if next.vector == vector::PF || is_contributory(next.vector) {
-                    self.shutdown = true;
-                    self.state.halted = true;
-                    return Err(Trap::Shutdown);
+            let serious = next.vector == vector::PF || is_contributory(next.vector);
+            let mut intercepted = self.intercept_exception(&next, before);
+            if intercepted.is_ok() {
+                if exception && event.vector == vector::DF && serious {
+                    return self.shut_down();
                 }
-            } else if exception && doubles(event.vector, next.vector) {
-                next = Fault { vector: vector::DF, error: Some(0), non_canonical: false };
+                if exception && doubles(event.vector, next.vector) {
+                    next = Fault { vector: vector::DF, error: Some(0), ..Fault::default() };
+                    intercepted = self.intercept_exception(&next, before);
+                }
             }
-            resume = next.vector != vector::DF;
+            if intercepted.is_err() {
+                self.leave_guest();
+                return Ok(());
+            }
+            let resume = next.vector != vector::DF;
+            match self.deliver_once(next, Source::Processor, resume) {
+                Err(Trap::Exception) => {}
+                done => return done,
+            }
             event = next;
-            exception = true;
+            kind = EventKind::Exception;
         }
+    }
+
+    /// A triple fault: only RESET or INIT helps, or the host that runs this guest.
+    fn shut_down(&mut self) -> Result<(), Trap> {
+        if self.intercepts(exit::SHUTDOWN) {
+            self.exit_between(exit::SHUTDOWN);
+            return Ok(());
+        }
+        self.shutdown = true;
+        self.state.halted = true;
+        Err(Trap::Shutdown)
     }
 
     /// Delivers one event, or raises what stands against it without having changed anything.

@@ -3,6 +3,7 @@
 use crate::core::{Cpu, Trap};
 use crate::cpuid::{Dynamic, feature};
 use crate::state::{cr4, gpr};
+use crate::svm::exit;
 
 impl Cpu {
     /// CPUID: EAX, EBX, ECX, EDX for a leaf and subleaf.
@@ -22,6 +23,7 @@ impl Cpu {
         if !self.tsc_allowed() {
             return Err(self.gp(0));
         }
+        self.intercept(exit::RDTSC)?;
         Ok(self.tsc())
     }
 
@@ -30,17 +32,23 @@ impl Cpu {
         if !self.model.has(feature::RDTSCP) {
             return Err(self.undefined());
         }
-        Ok((self.rdtsc()?, self.state.msr.tsc_aux as u32))
+        if !self.tsc_allowed() {
+            return Err(self.gp(0));
+        }
+        self.intercept(exit::RDTSCP)?;
+        Ok((self.tsc(), self.state.msr.tsc_aux as u32))
     }
 
     /// RDPMC: there are no counters.
     pub fn rdpmc(&mut self) -> Result<u64, Trap> {
+        self.intercept(exit::RDPMC)?;
         Err(self.gp(0))
     }
 
     /// HLT: execution stops until an interrupt. The engine leaves its loop.
     pub fn hlt(&mut self) -> Result<(), Trap> {
         self.require_cpl0()?;
+        self.intercept(exit::HLT)?;
         self.state.halted = true;
         self.exit_block = true;
         Ok(())
@@ -49,6 +57,7 @@ impl Cpu {
     /// MONITOR with the address range at `linear`.
     pub fn monitor(&mut self, linear: u64, extensions: u32) -> Result<(), Trap> {
         self.check_monitor()?;
+        self.intercept(exit::MONITOR)?;
         if extensions != 0 {
             return Err(self.gp(0));
         }
@@ -59,6 +68,7 @@ impl Cpu {
     /// MWAIT. Nothing is monitored; returning at once is always allowed.
     pub fn mwait(&mut self, extensions: u32) -> Result<(), Trap> {
         self.check_monitor()?;
+        self.intercept(exit::MWAIT)?;
         if extensions > 1 {
             return Err(self.gp(0));
         }
@@ -72,9 +82,16 @@ impl Cpu {
         Ok(())
     }
 
-    /// INVD and WBINVD: caches are coherent, only the privilege matters.
+    /// WBINVD: caches are coherent, only the privilege matters.
     pub fn wbinvd(&mut self) -> Result<(), Trap> {
-        self.require_cpl0()
+        self.require_cpl0()?;
+        self.intercept(exit::WBINVD)
+    }
+
+    /// INVD: the same, but for who intercepts it.
+    pub fn invd(&mut self) -> Result<(), Trap> {
+        self.require_cpl0()?;
+        self.intercept(exit::INVD)
     }
 
     /// UD0, UD1, UD2, and everything unknown.

@@ -4,6 +4,7 @@
 use crate::core::{Cpu, Trap};
 use crate::cpuid::{Vendor, feature};
 use crate::state::{Seg, cr0, efer};
+use crate::svm::vm_cr;
 
 /// Register numbers (SDM vol. 4; APM vol. 2, appendix A).
 pub(super) mod index {
@@ -50,6 +51,8 @@ pub(super) mod index {
     pub const GS_BASE: u32 = 0xc000_0101;
     pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
     pub const TSC_AUX: u32 = 0xc000_0103;
+    pub const VM_CR: u32 = 0xc001_0114;
+    pub const VM_HSAVE_PA: u32 = 0xc001_0117;
 }
 
 /// Machine-check banks.
@@ -115,6 +118,7 @@ impl Cpu {
     /// RDMSR: what ECX names.
     pub fn rdmsr(&mut self, number: u32) -> Result<u64, Trap> {
         self.require_cpl0_or_real()?;
+        self.intercept_msr(number, false)?;
         match self.read_msr(number) {
             Some(value) => Ok(value),
             None => Err(self.gp(0)),
@@ -124,6 +128,7 @@ impl Cpu {
     /// WRMSR.
     pub fn wrmsr(&mut self, number: u32, value: u64) -> Result<(), Trap> {
         self.require_cpl0_or_real()?;
+        self.intercept_msr(number, true)?;
         if !self.write_msr(number, value) {
             return Err(self.gp(0));
         }
@@ -187,6 +192,8 @@ impl Cpu {
             index::TSC_AUX if has(feature::RDTSCP) || has(feature::RDPID) => msr.tsc_aux,
             index::XSS if has(feature::XSAVES) => msr.xss,
             index::PLATFORM_ID | index::EBL_CR_POWERON => 0,
+            index::VM_CR if has(feature::SVM) => self.state.svm.vm_cr,
+            index::VM_HSAVE_PA if has(feature::SVM) => msr.vm_hsave_pa,
             _ if has(feature::MTRR) && self.mtrr_slot(number).is_some() => {
                 return self.read_mtrr(number);
             }
@@ -275,6 +282,19 @@ impl Cpu {
                 self.state.msr.tsc_aux = value;
             }
             index::XSS if has(self, feature::XSAVES) && value == 0 => {}
+            index::VM_CR if has(self, feature::SVM) => {
+                let old = self.state.svm.vm_cr;
+                // Once locked, both bits stay.
+                let fixed =
+                    if old & vm_cr::LOCK != 0 { vm_cr::LOCK | vm_cr::SVM_DISABLE } else { 0 };
+                self.state.svm.vm_cr = value & vm_cr::WRITABLE & !fixed | old & fixed;
+            }
+            index::VM_HSAVE_PA if has(self, feature::SVM) => {
+                if value & 0xfff != 0 || value >> self.model.phys_bits() != 0 {
+                    return false;
+                }
+                self.state.msr.vm_hsave_pa = value;
+            }
             _ if has(self, feature::MTRR) && self.mtrr_slot(number).is_some() => {
                 return self.write_mtrr(number, value);
             }
@@ -297,16 +317,21 @@ impl Cpu {
         }
     }
 
-    fn write_efer(&mut self, value: u64) -> bool {
+    /// The EFER bits that may be set.
+    pub(crate) fn efer_settable(&self) -> u64 {
         let table = [
-            (feature::SYSCALL, efer::SCE),
-            (feature::LM, efer::LME),
-            (feature::NX, efer::NXE),
-            (feature::SVM, efer::SVME),
-            (feature::FXSR_OPT, efer::FFXSR),
+            (self.model.has(feature::SYSCALL), efer::SCE),
+            (self.model.has(feature::LM), efer::LME),
+            (self.model.has(feature::NX), efer::NXE),
+            (self.svm_allowed(), efer::SVME),
+            (self.model.has(feature::FXSR_OPT), efer::FFXSR),
         ];
-        let offered = table.iter().filter(|(feature, _)| self.model.has(*feature));
-        let settable = offered.fold(0, |bits, (_, bit)| bits | bit);
+        let offered = table.iter().filter(|(offered, _)| *offered);
+        offered.fold(0, |bits, (_, bit)| bits | bit)
+    }
+
+    fn write_efer(&mut self, value: u64) -> bool {
+        let settable = self.efer_settable();
         let old = self.state.msr.efer;
         // LMA follows LME and paging; writing it is ignored.
         if value & !(settable | efer::LMA) != 0 {

@@ -6,6 +6,7 @@ use base::trace_event;
 use super::segment::kind;
 use crate::core::{Cpu, Trap};
 use crate::state::{attr, gpr};
+use crate::svm::io_form;
 
 /// The letter traces know an operand width by.
 fn letter(size: u8) -> char {
@@ -45,6 +46,8 @@ impl Cpu {
     /// IN: `size` is 1, 2 or 4 bytes.
     pub fn io_in(&mut self, port: u16, size: u8) -> Result<u32, Trap> {
         self.check_port(port, size)?;
+        let form = io_form::IN | io_form::address(self.mode.code_bits);
+        self.intercept_port(port, size, form, self.state.rip)?;
         let value = match self.call_backdoor(port, size, None) {
             Some(answer) => answer,
             None => self.bus.ports.read_uint(port.into(), size) as u32,
@@ -58,6 +61,7 @@ impl Cpu {
     /// OUT: `size` is 1, 2 or 4 bytes.
     pub fn io_out(&mut self, port: u16, size: u8, value: u32) -> Result<(), Trap> {
         self.check_port(port, size)?;
+        self.intercept_port(port, size, io_form::address(self.mode.code_bits), self.state.rip)?;
         trace_event!(cpu_out, "addr {port:#x}({}) value {value}", letter(size));
         match self.call_backdoor(port, size, Some(value)) {
             Some(answer) => self.state.regs[gpr::RAX] = answer.into(),

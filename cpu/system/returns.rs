@@ -7,6 +7,7 @@ use super::task::Reason;
 use crate::core::{Cpu, Trap, vector};
 use crate::flags::bit;
 use crate::state::{Seg, Segment, attr, gpr};
+use crate::svm::exit;
 
 /// The flags IRET and POPF may always change.
 pub(super) const USER_FLAGS: u64 = bit::CF
@@ -51,6 +52,7 @@ impl Cpu {
 
     /// IRET. `opsize` is 2, 4 or 8 bytes.
     pub fn iret(&mut self, opsize: u32) -> Result<(), Trap> {
+        self.intercept(exit::IRET)?;
         let size = u64::from(opsize);
         if self.mode.v86 && !self.mode.iopl_ok {
             return self.iret_v86_extended(size);

@@ -2,6 +2,7 @@
 
 use crate::core::{Cpu, Trap, vector};
 use crate::state::{Seg, Segment, TableReg, attr};
+use crate::svm::exit;
 
 /// An entry of a descriptor table (SDM vol. 3, 3.4.5).
 #[derive(Clone, Copy, Debug)]
@@ -274,6 +275,7 @@ impl Cpu {
     /// LLDT.
     pub fn lldt(&mut self, selector: u16) -> Result<(), Trap> {
         self.require_protected_cpl0()?;
+        self.intercept(exit::WRITE_LDTR)?;
         self.load_ldtr(selector, vector::GP)
     }
 
@@ -306,6 +308,7 @@ impl Cpu {
     /// LTR.
     pub fn ltr(&mut self, selector: u16) -> Result<(), Trap> {
         self.require_protected_cpl0()?;
+        self.intercept(exit::WRITE_TR)?;
         let error = selector_error(selector);
         if is_null(selector) || selector & 4 != 0 {
             return Err(self.gp(error & !3));
@@ -336,6 +339,7 @@ impl Cpu {
     pub fn sldt(&mut self) -> Result<u16, Trap> {
         self.require_protected()?;
         self.check_umip()?;
+        self.intercept(exit::READ_LDTR)?;
         Ok(self.state.ldtr.selector)
     }
 
@@ -343,23 +347,30 @@ impl Cpu {
     pub fn str(&mut self) -> Result<u16, Trap> {
         self.require_protected()?;
         self.check_umip()?;
+        self.intercept(exit::READ_TR)?;
         Ok(self.state.tr.selector)
     }
 
     /// LGDT from the operand at `linear`.
     pub fn lgdt(&mut self, linear: u64, opsize: u32) -> Result<(), Trap> {
-        self.state.gdtr = self.load_table_register(linear, opsize)?;
+        self.state.gdtr = self.load_table_register(linear, opsize, exit::WRITE_GDTR)?;
         Ok(())
     }
 
     /// LIDT from the operand at `linear`.
     pub fn lidt(&mut self, linear: u64, opsize: u32) -> Result<(), Trap> {
-        self.state.idtr = self.load_table_register(linear, opsize)?;
+        self.state.idtr = self.load_table_register(linear, opsize, exit::WRITE_IDTR)?;
         Ok(())
     }
 
-    fn load_table_register(&mut self, linear: u64, opsize: u32) -> Result<TableReg, Trap> {
+    fn load_table_register(
+        &mut self,
+        linear: u64,
+        opsize: u32,
+        exit: u64,
+    ) -> Result<TableReg, Trap> {
         self.require_cpl0()?;
+        self.intercept(exit)?;
         let wide = self.mode.code_bits == 64;
         let mut bytes = [0; 10];
         let len = if wide { 10 } else { 6 };
@@ -380,12 +391,14 @@ impl Cpu {
     /// SGDT to the operand at `linear`.
     pub fn sgdt(&mut self, linear: u64) -> Result<(), Trap> {
         self.check_umip()?;
+        self.intercept(exit::READ_GDTR)?;
         self.store_table_register(linear, self.state.gdtr)
     }
 
     /// SIDT to the operand at `linear`.
     pub fn sidt(&mut self, linear: u64) -> Result<(), Trap> {
         self.check_umip()?;
+        self.intercept(exit::READ_IDTR)?;
         self.store_table_register(linear, self.state.idtr)
     }
 
@@ -456,7 +469,7 @@ impl Cpu {
     }
 
     /// #GP(0) unless at CPL 0.
-    pub(super) fn require_cpl0(&mut self) -> Result<(), Trap> {
+    pub(crate) fn require_cpl0(&mut self) -> Result<(), Trap> {
         if self.mode.cpl == 0 { Ok(()) } else { Err(self.gp(0)) }
     }
 

@@ -7,6 +7,7 @@ use crate::core::{Cpu, Trap};
 use crate::cpuid::feature;
 use crate::flags::bit;
 use crate::state::{Seg, Segment, TableReg, attr, cr0, cr4, efer};
+use crate::svm::exit;
 
 /// Where the save area begins, from SMBASE.
 const SAVE_AREA: u64 = 0x8000 + 0x7e00;
@@ -138,6 +139,7 @@ impl Cpu {
         if !self.state.smm {
             return Err(self.undefined());
         }
+        self.intercept(exit::RSM)?;
         let mut area = Area([0; SAVE_SIZE]);
         self.bus.smm.read(self.state.msr.smbase.wrapping_add(SAVE_AREA), &mut area.0);
         let ok =

@@ -5,6 +5,7 @@ use super::segment::{is_null, kind, rpl, selector_error};
 use crate::core::{Cpu, Trap, vector};
 use crate::flags::bit;
 use crate::state::{Seg, Segment, attr, cr0};
+use crate::svm::exit;
 
 /// What makes the processor switch tasks.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,9 +76,30 @@ struct Image {
 }
 
 impl Cpu {
+    /// The exit that tells the host of a task switch (APM vol. 2, 15.14.1).
+    fn exit_for_task_switch(&mut self, selector: u16, reason: Reason) -> Trap {
+        const RETURN: u64 = 1 << 36;
+        const JUMP: u64 = 1 << 38;
+        const HAS_ERROR: u64 = 1 << 44;
+        const RESUME: u64 = 1 << 48;
+        let (kind, flags) = match reason {
+            Reason::Jump => (JUMP, self.state.flags.get()),
+            Reason::Call => (0, self.state.flags.get()),
+            Reason::Return => (RETURN, self.state.flags.get()),
+            Reason::Event { error, flags } => {
+                (error.map_or(0, |error| HAS_ERROR | u64::from(error)), flags)
+            }
+        };
+        let resume = if flags & bit::RF != 0 { RESUME } else { 0 };
+        self.exit_to_host(exit::TASK_SWITCH, selector.into(), kind | resume)
+    }
+
     /// Switches to the task whose TSS `selector` names. Faults up to the loading of the new task's
     /// state leave the old task untouched; later ones happen in the new task.
     pub(super) fn switch_task(&mut self, selector: u16, reason: Reason) -> Result<(), Trap> {
+        if self.intercepts(exit::TASK_SWITCH) {
+            return Err(self.exit_for_task_switch(selector, reason));
+        }
         let error = selector_error(selector);
         // A bad TSS is #TS for IRET, #GP for everybody else.
         let bad = if reason == Reason::Return { vector::TS } else { vector::GP };

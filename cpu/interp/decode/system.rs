@@ -64,6 +64,13 @@ fn sized(insn: &Insn<'_>, run: Handler) -> Op {
     op
 }
 
+/// An instruction that finds a block by rAX, with its address size as the immediate.
+fn addressed(insn: &Insn<'_>, run: Handler) -> Op {
+    let mut op = insn.op(run);
+    op.imm = insn.raw.op0_register().size() as u64 * 8;
+    op
+}
+
 fn port_in(insn: &Insn<'_>) -> Option<Op> {
     let size = insn.size(0);
     let mut op = insn.op(match insn.kind(1) {
@@ -93,7 +100,8 @@ fn base_register(insn: &Insn<'_>, narrow: Handler, wide: Handler) -> Handler {
 pub(super) fn lower(insn: &Insn<'_>, mnemonic: M) -> Option<Op> {
     let run = match mnemonic {
         M::Mov => mov(insn)?,
-        M::Pause | M::Serialize => plain::<Synchronize>,
+        M::Pause => plain::<Pause>,
+        M::Serialize => plain::<Synchronize>,
         M::Cpuid => plain::<Cpuid>,
         M::Rdtsc => plain::<Rdtsc>,
         M::Rdtscp => plain::<Rdtscp>,
@@ -120,7 +128,16 @@ pub(super) fn lower(insn: &Insn<'_>, mnemonic: M) -> Option<Op> {
         M::Clts => plain::<Clts>,
         M::Swapgs => plain::<Swapgs>,
         M::Rsm => plain::<Rsm>,
-        M::Invd | M::Wbinvd | M::Wbnoinvd => plain::<Wbinvd>,
+        M::Wbinvd | M::Wbnoinvd => plain::<Wbinvd>,
+        M::Invd => plain::<Invd>,
+        M::Vmrun => return Some(addressed(insn, plain::<Vmrun>)),
+        M::Vmload => return Some(addressed(insn, plain::<Vmload>)),
+        M::Vmsave => return Some(addressed(insn, plain::<Vmsave>)),
+        M::Vmmcall => plain::<Vmmcall>,
+        M::Stgi => plain::<Stgi>,
+        M::Clgi => plain::<Clgi>,
+        M::Skinit => plain::<Skinit>,
+        M::Invlpga => plain::<Invlpga>,
         M::Stac => plain::<Stac>,
         M::Clac => plain::<Clac>,
         M::Monitor => {

@@ -10,6 +10,7 @@ use crate::flags::bit;
 use crate::interp::op::{Op, Word, prefix};
 use crate::state::Seg;
 use crate::state::gpr::{RCX, RDI, RDX, RSI};
+use crate::svm::io_form;
 use crate::{Cpu, Trap};
 
 /// Steps between two looks at the world outside.
@@ -186,10 +187,20 @@ impl Step for Scas {
     }
 }
 
+/// What an intercepted INS or OUTS tells of itself.
+fn string_form(op: &Op, seg: Seg) -> u64 {
+    let repeated =
+        if op.prefix & (prefix::REP | prefix::REPNE) != 0 { io_form::REPEATED } else { 0 };
+    let address = io_form::address(64 - op.wrap);
+    io_form::STRING | repeated | address | (seg as u64) << io_form::SEGMENT_SHIFT
+}
+
 impl Step for Ins {
     fn step<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         let port = u16::get(cpu, RDX as u8);
         cpu.check_port(port, T::SIZE as u8)?;
+        let form = io_form::IN | string_form(op, Seg::Es);
+        cpu.intercept_port(port, T::SIZE as u8, form, cpu.next_rip(op))?;
         let to = target::<T>(cpu, op, true)?;
         // The port must not be read if the value has nowhere to go.
         cpu.probe_write(to, T::SIZE as u64)?;
@@ -204,6 +215,8 @@ impl Step for Outs {
     fn step<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         let port = u16::get(cpu, RDX as u8);
         cpu.check_port(port, T::SIZE as u8)?;
+        let form = string_form(op, op.seg());
+        cpu.intercept_port(port, T::SIZE as u8, form, cpu.next_rip(op))?;
         let from = source::<T>(cpu, op)?;
         let value: T = cpu.load(from)?;
         cpu.io_out(port, T::SIZE as u8, value.zx() as u32)?;

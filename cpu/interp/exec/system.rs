@@ -7,6 +7,7 @@ use crate::flags::{Arith, bit};
 use crate::interp::op::{Op, Place, Source, Word};
 use crate::state::Seg;
 use crate::state::gpr::{RAX, RCX, RDX};
+use crate::svm::exit;
 use crate::{Cpu, Trap};
 
 /// A system instruction without operands of its own.
@@ -50,14 +51,20 @@ fn edx_eax(cpu: &Cpu) -> u64 {
 }
 
 plain! {
-    /// PAUSE and SERIALIZE: let others have their turn.
+    /// PAUSE: lets others have their turn.
+    Pause = |cpu, _| {
+        cpu.intercept_pause()?;
+        std::hint::spin_loop();
+        Ok(())
+    };
+    /// SERIALIZE.
     Synchronize = |_, _| {
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        std::hint::spin_loop();
         Ok(())
     };
     /// CPUID.
     Cpuid = |cpu, _| {
+        cpu.intercept(exit::CPUID)?;
         let [eax, ebx, ecx, edx] = cpu.cpuid(u32::get(cpu, 0), ecx(cpu));
         for (number, value) in [(0, eax), (3, ebx), (1, ecx), (2, edx)] {
             value.set(cpu, number);
@@ -143,8 +150,26 @@ plain! {
     Swapgs = |cpu, _| cpu.swapgs();
     /// RSM.
     Rsm = |cpu, _| cpu.rsm();
-    /// INVD, WBINVD and WBNOINVD.
+    /// WBINVD and WBNOINVD.
     Wbinvd = |cpu, _| cpu.wbinvd();
+    /// INVD.
+    Invd = |cpu, _| cpu.invd();
+    /// VMRUN; the address size is in the immediate, here and in the following.
+    Vmrun = |cpu, op| cpu.vmrun(op.imm as u8);
+    /// VMLOAD.
+    Vmload = |cpu, op| cpu.vmload(op.imm as u8);
+    /// VMSAVE.
+    Vmsave = |cpu, op| cpu.vmsave(op.imm as u8);
+    /// VMMCALL.
+    Vmmcall = |cpu, _| cpu.vmmcall();
+    /// STGI.
+    Stgi = |cpu, _| cpu.set_gif(true);
+    /// CLGI.
+    Clgi = |cpu, _| cpu.set_gif(false);
+    /// SKINIT.
+    Skinit = |cpu, _| cpu.skinit();
+    /// INVLPGA.
+    Invlpga = |cpu, _| cpu.invlpga();
     /// STAC.
     Stac = |cpu, _| cpu.set_ac(true);
     /// CLAC.
@@ -301,7 +326,11 @@ pub fn store_segment(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 /// PUSHF.
-pub fn pushf<T: Word>(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
+pub fn pushf<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    if cpu.intercepts(exit::PUSHF) {
+        begin(cpu, op);
+        return cpu.intercept(exit::PUSHF);
+    }
     let image = cpu.flags_to_push(T::SIZE as u32)?;
     cpu.push(T::of(image))?;
     cpu.stored()
@@ -311,6 +340,7 @@ pub fn pushf<T: Word>(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
 pub fn popf<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     begin(cpu, op);
     cpu.check_popf(T::SIZE as u32)?;
+    cpu.intercept(exit::POPF)?;
     let image: T = cpu.stack_top(0)?;
     cpu.write_flags(image.zx(), T::SIZE as u32)?;
     cpu.drop_stack(T::SIZE as u64);

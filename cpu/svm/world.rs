@@ -1,0 +1,321 @@
+//! From the host to the guest and back (APM vol. 2, 15.5 and 15.6).
+
+use super::intercept::{EventKind, event};
+use super::vmcb::{Vmcb, control, save};
+use super::{Exit, Host, NestedPaging, exit, virq};
+use crate::core::{Fault, Trap, vector};
+use crate::flags::bit;
+use crate::signals::request;
+use crate::state::{Seg, attr, cr0, cr4, efer, gpr};
+use crate::{Cpu, cpuid::feature};
+
+/// Segment registers that VMRUN exchanges, with their offsets in the block.
+const SEGMENTS: [(Seg, usize); 4] =
+    [(Seg::Es, save::ES), (Seg::Cs, save::CS), (Seg::Ss, save::SS), (Seg::Ds, save::DS)];
+
+/// Registers that VMLOAD and VMSAVE move, beside FS, GS, TR and LDTR.
+const NESTED_ENABLE: u64 = 1;
+const DR7_AT_EXIT: u64 = 0x400;
+
+impl Cpu {
+    /// VMRUN of the block at `at`, with the checks of privilege done. `state.rip` is the next
+    /// instruction: the host goes on there.
+    pub(super) fn enter_guest(&mut self, at: u64) -> Result<(), Trap> {
+        let vmcb = Vmcb::read(self, at);
+        self.state.svm.vmcb = at;
+        self.state.svm.host = self.host_state();
+        if !self.is_consistent(&vmcb) {
+            self.state.svm.exit = Exit { code: exit::INVALID, ..Exit::default() };
+            self.record_exit(vmcb, false);
+            self.state.svm.gif = false;
+            self.update_mode();
+            self.exit_block = true;
+            return Ok(());
+        }
+        self.load_control(&vmcb);
+        self.load_guest(&vmcb);
+        self.state.svm.guest = true;
+        self.state.svm.gif = true;
+        self.state.interrupt_shadow = vmcb.u64(control::SHADOW) & 1 != 0;
+        self.changed_world();
+        if self.state.svm.virq & virq::PENDING != 0 {
+            self.signals.post(request::VIRQ);
+        }
+        let injected = vmcb.u64(control::EVENT);
+        if injected & event::VALID != 0 {
+            return self.inject(injected, vmcb.u64(control::NEXT_RIP));
+        }
+        Ok(())
+    }
+
+    fn host_state(&self) -> Host {
+        let state = &self.state;
+        Host {
+            seg: SEGMENTS.map(|(seg, _)| state.seg[seg as usize]),
+            gdtr: state.gdtr,
+            idtr: state.idtr,
+            efer: state.msr.efer,
+            cr0: state.cr0,
+            cr3: state.cr3,
+            cr4: state.cr4,
+            pat: state.msr.pat,
+            rflags: state.flags.get(),
+            rip: state.rip,
+            rsp: state.regs[gpr::RSP],
+            rax: state.regs[gpr::RAX],
+        }
+    }
+
+    /// What VMRUN refuses with VMEXIT_INVALID (APM vol. 2, 15.5.1).
+    fn is_consistent(&self, vmcb: &Vmcb) -> bool {
+        let (cr0, cr3, cr4) = (vmcb.u64(save::CR0), vmcb.u64(save::CR3), vmcb.u64(save::CR4));
+        let guest_efer = vmcb.u64(save::EFER);
+        let cs = vmcb.segment(save::CS);
+        let long = guest_efer & efer::LME != 0 && cr0 & cr0::PG != 0;
+        let beyond = |address: u64, size: u64| (address + size) >> self.model.phys_bits() != 0;
+        let bad_maps = beyond(vmcb.u64(control::IO_MAP) & !0xfff, 0x3000)
+            || beyond(vmcb.u64(control::MSR_MAP) & !0xfff, 0x2000);
+        let nested = vmcb.u64(control::NESTED) & NESTED_ENABLE != 0;
+        let bad_nested = nested && beyond(vmcb.u64(control::NESTED_CR3) & !0xfff, 0xfff);
+        let runs = vmcb.u32(control::INTERCEPTS + 4 * (exit::VMRUN as usize / 32)) & 1 != 0;
+        let bad = guest_efer & efer::SVME == 0
+            || guest_efer & !self.efer_settable() & !efer::LMA != 0
+            || cr0 & cr0::CD == 0 && cr0 & cr0::NW != 0
+            || cr0 >> 32 != 0
+            || guest_efer & efer::LMA != 0 && cr3 >> self.model.phys_bits() & !(1 << 63) != 0
+            || cr4 & !self.cr4_defined() != 0
+            || vmcb.u64(save::DR6) >> 32 != 0
+            || vmcb.u64(save::DR7) >> 32 != 0
+            || long && (cr4 & cr4::PAE == 0 || cr0 & cr0::PE == 0)
+            || long && cr4 & cr4::PAE != 0 && cs.attr & attr::LONG != 0 && cs.attr & attr::BIG != 0
+            || !runs
+            || bad_maps
+            || bad_nested
+            || vmcb.u32(control::ASID) == 0
+            || !is_legal_event(vmcb.u64(control::EVENT));
+        !bad
+    }
+
+    fn load_control(&mut self, vmcb: &Vmcb) {
+        let host = &self.state.svm.host;
+        let nested = (vmcb.u64(control::NESTED) & NESTED_ENABLE != 0).then(|| NestedPaging {
+            cr3: vmcb.u64(control::NESTED_CR3),
+            cr4: host.cr4,
+            efer: host.efer,
+        });
+        let svm = &mut self.state.svm;
+        svm.intercepts = std::array::from_fn(|i| vmcb.u32(control::INTERCEPTS + 4 * i));
+        svm.io_map = vmcb.u64(control::IO_MAP) & !0xfff;
+        svm.msr_map = vmcb.u64(control::MSR_MAP) & !0xfff;
+        svm.tsc_offset = vmcb.u64(control::TSC_OFFSET);
+        svm.virq = vmcb.u64(control::VIRQ);
+        svm.pause_count = vmcb.u16(control::PAUSE_COUNT);
+        svm.nested = nested;
+    }
+
+    fn load_guest(&mut self, vmcb: &Vmcb) {
+        let state = &mut self.state;
+        for (seg, offset) in SEGMENTS {
+            state.seg[seg as usize] = vmcb.segment(offset);
+        }
+        // The privilege level is that of the stack segment here.
+        let ss = &mut state.seg[Seg::Ss as usize];
+        ss.attr = ss.attr & !(3 << attr::DPL_SHIFT) | u16::from(vmcb.cpl()) << attr::DPL_SHIFT;
+        state.gdtr = vmcb.table(save::GDTR);
+        state.idtr = vmcb.table(save::IDTR);
+        state.cr0 = vmcb.u64(save::CR0) | cr0::ET;
+        state.cr2 = vmcb.u64(save::CR2);
+        state.cr3 = vmcb.u64(save::CR3);
+        state.cr4 = vmcb.u64(save::CR4);
+        let long = vmcb.u64(save::EFER) & efer::LME != 0 && state.cr0 & cr0::PG != 0;
+        let lma = if long { efer::LMA } else { 0 };
+        state.msr.efer = vmcb.u64(save::EFER) & !efer::LMA | lma;
+        state.dr[6] = vmcb.u64(save::DR6) & 0xe00f | 0xffff_0ff0;
+        state.dr[7] = vmcb.u64(save::DR7) & 0xffff_2bff | DR7_AT_EXIT;
+        state.flags.set(vmcb.u64(save::RFLAGS));
+        state.rip = vmcb.u64(save::RIP);
+        state.regs[gpr::RSP] = vmcb.u64(save::RSP);
+        state.regs[gpr::RAX] = vmcb.u64(save::RAX);
+        if state.svm.nested.is_some() {
+            state.msr.pat = vmcb.u64(save::PAT);
+        }
+        state.halted = false;
+    }
+
+    /// After registers were exchanged: nothing that was derived from them holds.
+    fn changed_world(&mut self) {
+        self.pending_debug = 0;
+        let pcid = if self.cr4_has(cr4::PCIDE) { self.state.cr3 as u16 } else { 0 };
+        self.mmu.tlb.switch_to(pcid);
+        self.mmu.tlb.flush_all();
+        if self.state.svm.nested.is_none() && self.uses_pae_pointers() {
+            // Bad pointers are met by the first walk that needs them.
+            let _ = self.load_pdptes(self.state.cr3);
+        }
+        self.update_mode();
+        self.exit_block = true;
+    }
+
+    /// Delivers the event that VMRUN was asked to inject.
+    fn inject(&mut self, info: u64, next_rip: u64) -> Result<(), Trap> {
+        let vector = (info & event::VECTOR) as u8;
+        let error = (info & event::ERROR_VALID != 0).then_some((info >> event::ERROR_SHIFT) as u32);
+        let fault = Fault { vector, error, ..Fault::default() };
+        let kind = match info >> event::KIND_SHIFT & 7 {
+            0 => EventKind::Interrupt,
+            2 => EventKind::Nmi,
+            3 => EventKind::Exception,
+            _ => EventKind::Software,
+        };
+        if kind == EventKind::Nmi {
+            self.state.nmi_blocked = true;
+        }
+        let breakpoint = kind == EventKind::Exception && matches!(vector, vector::BP | vector::OF);
+        let skips = kind == EventKind::Software || breakpoint;
+        let rip = self.state.rip;
+        if skips && self.model.has(feature::NRIP_SAVE) {
+            self.state.rip = next_rip;
+        }
+        self.deliver_injected(fault, kind, rip)
+    }
+
+    /// #VMEXIT: what `state.svm.exit` tells, with `state.rip` where the guest stands.
+    pub(crate) fn leave_guest(&mut self) {
+        let at = self.state.svm.vmcb;
+        let mut vmcb = Vmcb::read(self, at);
+        self.save_guest(&mut vmcb);
+        self.record_exit(vmcb, true);
+        let host = std::mem::take(&mut self.state.svm.host);
+        let state = &mut self.state;
+        for ((seg, _), segment) in SEGMENTS.into_iter().zip(host.seg) {
+            state.seg[seg as usize] = segment;
+        }
+        state.gdtr = host.gdtr;
+        state.idtr = host.idtr;
+        state.msr.efer = host.efer;
+        state.cr0 = host.cr0 | cr0::PE;
+        state.cr3 = host.cr3;
+        state.cr4 = host.cr4;
+        state.flags.set(host.rflags & !bit::VM);
+        state.rip = host.rip;
+        state.regs[gpr::RSP] = host.rsp;
+        state.regs[gpr::RAX] = host.rax;
+        state.dr[7] = DR7_AT_EXIT;
+        if state.svm.nested.is_some() {
+            state.msr.pat = host.pat;
+        }
+        state.interrupt_shadow = false;
+        state.halted = false;
+        let svm = &mut state.svm;
+        svm.guest = false;
+        svm.gif = false;
+        svm.nested = None;
+        svm.tsc_offset = 0;
+        svm.virq = 0;
+        self.signals.take(request::VIRQ);
+        self.changed_world();
+    }
+
+    fn save_guest(&mut self, vmcb: &mut Vmcb) {
+        let state = &self.state;
+        for (seg, offset) in SEGMENTS {
+            vmcb.set_segment(offset, &state.seg[seg as usize]);
+        }
+        vmcb.set_table(save::GDTR, &state.gdtr);
+        vmcb.set_table(save::IDTR, &state.idtr);
+        vmcb.set_cpl(self.mode.cpl);
+        for (offset, value) in [
+            (save::EFER, state.msr.efer),
+            (save::CR4, state.cr4),
+            (save::CR3, state.cr3),
+            (save::CR2, state.cr2),
+            (save::CR0, state.cr0),
+            (save::DR7, state.dr[7]),
+            (save::DR6, state.dr[6]),
+            (save::RFLAGS, state.flags.get()),
+            (save::RIP, state.rip),
+            (save::RSP, state.regs[gpr::RSP]),
+            (save::RAX, state.regs[gpr::RAX]),
+        ] {
+            vmcb.set(offset, value);
+        }
+        if state.svm.nested.is_some() {
+            vmcb.set(save::PAT, state.msr.pat);
+        }
+        vmcb.set(control::VIRQ, state.svm.virq);
+        let shadow = vmcb.u64(control::SHADOW) & !1;
+        vmcb.set(control::SHADOW, shadow | u64::from(state.interrupt_shadow));
+    }
+
+    /// Writes an exit's reasons, and with `whole` the guest's registers, to the block.
+    fn record_exit(&mut self, mut vmcb: Vmcb, whole: bool) {
+        let Exit { code, info1, info2, event: before, next_rip } = self.state.svm.exit;
+        vmcb.set(control::EXIT_CODE, code);
+        vmcb.set(control::EXIT_INFO1, info1);
+        vmcb.set(control::EXIT_INFO2, info2);
+        vmcb.set(control::EXIT_INT_INFO, before);
+        let injected = vmcb.u64(control::EVENT);
+        vmcb.set(control::EVENT, injected & !event::VALID);
+        if self.model.has(feature::NRIP_SAVE) {
+            vmcb.set(control::NEXT_RIP, next_rip);
+        }
+        let at = self.state.svm.vmcb;
+        vmcb.write(self, at, Vmcb::CONTROL);
+        if whole {
+            vmcb.write(self, at, Vmcb::SAVE);
+        }
+    }
+
+    /// An exit between two instructions: for an interrupt or its like.
+    pub(crate) fn exit_between(&mut self, code: u64) {
+        self.state.svm.exit = Exit { code, ..Exit::default() };
+        self.leave_guest();
+    }
+
+    /// Takes the virtual interrupt that waits.
+    pub(crate) fn take_virtual_interrupt(&mut self) -> Result<(), Trap> {
+        if !self.state.svm.interrupt_waits() {
+            self.signals.take(request::VIRQ);
+            return Ok(());
+        }
+        if self.intercepts(exit::VINTR) {
+            self.exit_between(exit::VINTR);
+            return Ok(());
+        }
+        self.signals.take(request::VIRQ);
+        let svm = &mut self.state.svm;
+        svm.virq &= !virq::PENDING;
+        let vector = (svm.virq >> virq::VECTOR_SHIFT) as u8;
+        self.deliver_interrupt(vector)
+    }
+}
+
+/// Whether EVENTINJ asks for nothing, or for something that can happen.
+fn is_legal_event(info: u64) -> bool {
+    const REAL_EXCEPTIONS: u32 = 1 << vector::DE
+        | 1 << vector::DB
+        | 1 << vector::BP
+        | 1 << vector::OF
+        | 1 << vector::BR
+        | 1 << vector::UD
+        | 1 << vector::NM
+        | 1 << vector::DF
+        | 1 << vector::TS
+        | 1 << vector::NP
+        | 1 << vector::SS
+        | 1 << vector::GP
+        | 1 << vector::PF
+        | 1 << vector::MF
+        | 1 << vector::AC
+        | 1 << vector::MC
+        | 1 << vector::XM;
+    if info & event::VALID == 0 {
+        return true;
+    }
+    let vector = info & event::VECTOR;
+    match info >> event::KIND_SHIFT & 7 {
+        0 | 2 | 4 => true,
+        3 => vector < 32 && REAL_EXCEPTIONS >> vector & 1 != 0,
+        _ => false,
+    }
+}

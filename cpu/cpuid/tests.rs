@@ -3,13 +3,14 @@
 use super::*;
 
 /// Features that the reference emulator offers and software execution here does not yet.
-const LATER: &[&str] = &["mpx", "svm", "npt", "vgif", "svme-addr-chk", "pks", "cmpccxadd"];
+const LATER: &[&str] = &["mpx", "pks", "cmpccxadd"];
 
 /// The vector extensions among them. What CPUID says of these is compared all the same.
 const LATER_VECTORS: &[&str] = &["3dnow", "3dnowext"];
 
 /// Features that software execution here offers and the reference emulator does not.
-const BEYOND: &[&str] = &["gfni", "vpclmulqdq", "avx-vnni"];
+const BEYOND: &[&str] =
+    &["gfni", "vpclmulqdq", "avx-vnni", "nrip-save", "vmcb-clean", "flushbyasid", "pause-filter"];
 
 /// Software execution with the features of the reference emulator.
 fn as_observed() -> Support {

@@ -67,7 +67,11 @@ fn sized(insn: &Insn<'_>, run: Handler) -> Op {
 /// An instruction that finds a block by rAX, with its address size as the immediate.
 fn addressed(insn: &Insn<'_>, run: Handler) -> Op {
     let mut op = insn.op(run);
-    op.imm = insn.raw.op0_register().size() as u64 * 8;
+    op.imm = match insn.raw.code() {
+        Code::Vmrunw | Code::Vmloadw | Code::Vmsavew => 16,
+        Code::Vmrunq | Code::Vmloadq | Code::Vmsaveq => 64,
+        _ => 32,
+    };
     op
 }
 

@@ -78,16 +78,14 @@ pub fn narrow<F: Form, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     Ok(())
 }
 
-/// VCVTPS2PH to memory; `T` is what becomes of the vector.
+/// VCVTPS2PH to memory; `T` is what becomes of the vector. That it cannot be written is found first.
 pub fn narrow_to_memory<F: Form, T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     F::check(cpu)?;
-    let flags = cpu.state.mxcsr;
+    let linear = op.linear(cpu, T::SIZE as u32, true)?;
+    cpu.probe_write(linear, T::SIZE as u64)?;
     let b = F::get(cpu, op.src2);
     let result = narrowed(compute::<F>(cpu, op, b)?);
-    if let Err(trap) = op.store(cpu, T::truncate(result)) {
-        cpu.state.mxcsr = flags;
-        return Err(trap);
-    }
+    cpu.store(linear, T::truncate(result))?;
     cpu.stored()
 }
 

@@ -54,6 +54,12 @@ pub fn store<F: Form, T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.stored()
 }
 
+/// Writes what has been done so far; what is beyond the vector's width stays.
+fn suspend<F: Form>(cpu: &mut Cpu, number: u8, value: Vector) {
+    let register = &mut cpu.state.vec[usize::from(number & 31)].0;
+    register[..F::LANES].copy_from_slice(&value[..F::LANES]);
+}
+
 /// VGATHERDPS, VPGATHERQQ and their like: elements `T` from memory, at indices `I` in `src`, as `src2`
 /// selects. The mask loses each element that is done, so that a fault loses no work.
 pub fn gather<F: Form, T: Word, I: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
@@ -63,22 +69,22 @@ pub fn gather<F: Form, T: Word, I: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), T
     let mut mask = F::get(cpu, op.src2);
     // As many as there are of the wider kind.
     let elements = F::LANES * 128 / T::BITS.max(I::BITS) as usize;
-    for i in selected::<F, T>(mask).take_while(|i| *i < elements) {
-        let distance = element::<I>(indices, i).sx() << (op.scale & 3);
-        let loaded = op
-            .linear_at(cpu, distance, T::SIZE as u32, false)
-            .and_then(|linear| cpu.load::<T>(linear));
-        match loaded {
-            Ok(value) => {
-                set_element(&mut result, i, value);
-                set_element(&mut mask, i, T::of(0));
-            }
-            Err(trap) => {
-                F::set(cpu, op.dst, result);
-                F::set(cpu, op.src2, mask);
-                return Err(trap);
+    for i in 0..elements {
+        if element::<T>(mask, i).sign() {
+            let distance = element::<I>(indices, i).sx() << (op.scale & 3);
+            let loaded = op
+                .linear_at(cpu, distance, T::SIZE as u32, false)
+                .and_then(|linear| cpu.load::<T>(linear));
+            match loaded {
+                Ok(value) => set_element(&mut result, i, value),
+                Err(trap) => {
+                    suspend::<F>(cpu, op.dst, result);
+                    suspend::<F>(cpu, op.src2, mask);
+                    return Err(trap);
+                }
             }
         }
+        set_element(&mut mask, i, T::of(0));
     }
     if elements * T::BITS as usize == 64 {
         result[0] &= u128::from(u64::MAX);

@@ -132,6 +132,8 @@ fn is_fit(insn: &Instruction) -> bool {
 pub struct Case {
     pub code: Vec<u8>,
     pub insns: Vec<Instruction>,
+    /// Where memory is reached, if the code itself says so.
+    place: Option<u64>,
 }
 
 /// Generates cases for code of so many bits.
@@ -327,7 +329,8 @@ impl Generator {
                 // Undefined on the host as well, if anything is sure: a wrong field of a VEX prefix.
                 let is_vex = matches!(bytes[0], 0xc4 | 0xc5) && !first;
                 let opcode_at = if bytes[0] == 0xc5 { 2 } else { 3 };
-                if is_vex && self.chance(64) && !is_beyond(bytes[opcode_at]) {
+                let map = if bytes[0] == 0xc5 { 1 } else { bytes[1] & 0x1f };
+                if is_vex && self.chance(64) && !is_beyond(map, bytes[opcode_at]) {
                     bytes.truncate(opcode_at + 3);
                     return (bytes, insn);
                 }
@@ -354,19 +357,19 @@ impl Generator {
 
     /// Code to be placed at `at`.
     pub fn case(&mut self, at: u64) -> Case {
-        let mut case = Case { code: Vec::new(), insns: Vec::new() };
+        let mut case = Case { code: Vec::new(), insns: Vec::new(), place: None };
         let count = 1 + if self.chance(4) { self.below(3) } else { 0 };
         for i in 0..count {
             let next = at + case.code.len() as u64;
             let (mut bytes, insn) = self.instruction(next, i == 0);
             let invalid = insn.is_invalid();
             if insn.memory_base() == Register::RIP || insn.memory_base() == Register::EIP {
-                self.aim_displacement(&mut bytes, &insn, next + insn.len() as u64);
+                case.place = self.aim_displacement(&mut bytes, &insn, next + insn.len() as u64);
             } else if insn.memory_base() == Register::None
                 && insn.memory_index() == Register::None
                 && insn.memory_displ_size() >= 4
             {
-                self.aim_displacement(&mut bytes, &insn, 0);
+                case.place = self.aim_displacement(&mut bytes, &insn, 0);
             }
             case.insns
                 .push(Decoder::with_ip(self.bits, &bytes, next, DecoderOptions::NONE).decode());
@@ -380,19 +383,21 @@ impl Generator {
     }
 
     /// Makes the displacement, relative to `from`, lead to the data.
-    fn aim_displacement(&mut self, bytes: &mut [u8], insn: &Instruction, from: u64) {
+    fn aim_displacement(&mut self, bytes: &mut [u8], insn: &Instruction, from: u64) -> Option<u64> {
         let mut decoder = Decoder::with_ip(self.bits, bytes, insn.ip(), DecoderOptions::NONE);
         let same = decoder.decode();
         let offsets = decoder.get_constant_offsets(&same);
         if !offsets.has_displacement() {
-            return;
+            return None;
         }
         let size = insn.memory_size().size().max(1);
         let align = if insn.cpuid_features().contains(&C::SHA) { 15 } else { 0 };
-        let target = (self.target(size) & !align).wrapping_sub(from).to_le_bytes();
+        let place = self.target(size) & !align;
+        let target = place.wrapping_sub(from).to_le_bytes();
         let at = offsets.displacement_offset();
         let len = offsets.displacement_size().min(8);
         bytes[at..at + len].copy_from_slice(&target[..len]);
+        Some(place)
     }
 
     /// An address for an operand of `size` bytes.
@@ -414,11 +419,13 @@ impl Generator {
         if self.chance(2) { address } else { address & !(size.next_power_of_two().min(64) - 1) }
     }
 
-    /// Sets the registers that the first instruction addresses memory by; `false` if that cannot be.
-    pub fn aim(&mut self, case: &Case, state: &mut State) -> bool {
+    /// Sets the registers that the first instruction addresses memory by, and tells what they lead to;
+    /// `None` if that cannot be.
+    pub fn aim(&mut self, case: &Case, state: &mut State) -> Option<u64> {
         let insn = &case.insns[0];
+        let place = case.place.unwrap_or(DATA + 0x1000);
         if insn.is_invalid() {
-            return true;
+            return Some(place);
         }
         let number = |register: Register| register.full_register().number();
         let size = insn.memory_size().size().max(1);
@@ -450,19 +457,19 @@ impl Generator {
         }
         if insn.mnemonic() == M::Xlatb {
             state.regs[gpr::RBX] = self.target(256);
-            return true;
+            return Some(place);
         }
         let Some(n) = (0..insn.op_count()).find(|&n| insn.op_kind(n) == OpKind::Memory) else {
-            return true;
+            return Some(place);
         };
         let (base, index) = (insn.memory_base(), insn.memory_index());
         if insn.is_vsib() {
             self.aim_indices(insn, state);
             if base == Register::None {
-                return false;
+                return None;
             }
             state.regs[number(base)] = (DATA + 0x1000).wrapping_sub(insn.memory_displacement64());
-            return true;
+            return Some(place);
         }
         let mut target = self.target(size);
         if insn.cpuid_features().contains(&C::SHA) {
@@ -478,46 +485,46 @@ impl Generator {
             if base != Register::None && number(base) == by
                 || index != Register::None && number(index) == by
             {
-                return false;
+                return None;
             }
             state.regs[by] = (self.random.next() & 0x1fff).wrapping_sub(0x1000);
             target = DATA + 0x1000 + target % 0x100;
         }
-        if insn.mnemonic() == M::Pop && base.full_register() == Register::RSP {
-            // The address is that after the pop.
-            return false;
+        if insn.is_stack_instruction() && base.full_register() == Register::RSP {
+            // Either the operand or the stack would be anywhere.
+            return None;
         }
         if base == Register::RIP || base == Register::EIP {
-            return true;
+            return Some(place);
         }
         let displacement = insn.memory_displacement64();
         let scale = u64::from(insn.memory_index_scale());
         if insn.mnemonic() == M::Lea {
-            return true;
+            return Some(place);
         }
         let mask = if self.bits == 32 { 0xffff_ffff } else { u64::MAX };
         match (base, index) {
-            (Register::None, Register::None) => true,
+            (Register::None, Register::None) => Some(place),
             (Register::None, _) => {
                 if scale != 1 {
-                    return false;
+                    return None;
                 }
                 state.regs[number(index)] = target.wrapping_sub(displacement) & mask;
-                true
+                Some(target)
             }
             (_, Register::None) => {
                 state.regs[number(base)] = target.wrapping_sub(displacement) & mask;
-                true
+                Some(target)
             }
             _ => {
                 if number(base) == number(index) {
-                    return false;
+                    return None;
                 }
                 // With a stack pointer as the base, of which the target is known, the index aims.
                 let offset = state.regs[number(index)].wrapping_mul(scale);
                 state.regs[number(base)] =
                     target.wrapping_sub(displacement).wrapping_sub(offset) & mask;
-                true
+                Some(target)
             }
         }
     }
@@ -653,7 +660,9 @@ impl Generator {
     }
 }
 
-/// Whether an opcode of a VEX map belongs to what the host may have beyond the decoder's knowledge.
-fn is_beyond(opcode: u8) -> bool {
-    opcode == 0x49 || opcode == 0x4b || opcode >= 0xb0 || (0x50..0x54).contains(&opcode)
+/// Whether some processor takes an opcode of a VEX map that the decoder does not: newer instructions,
+/// and VPERMQ and VPERMPD without W.
+fn is_beyond(map: u8, opcode: u8) -> bool {
+    let newer = matches!(opcode, 0x49 | 0x4b | 0x50..0x54 | 0xb0..);
+    newer || map == 3 && opcode < 2
 }

@@ -20,7 +20,6 @@ const TABLES: u64 = 0xc000;
 pub struct Guest {
     bed: Testbed,
     segments: [Segment; 6],
-    bits: u32,
 }
 
 impl Guest {
@@ -70,7 +69,7 @@ impl Guest {
         let mut segments = [flat(0x2b, attr::BIG | 3); 6];
         segments[Seg::Cs as usize] =
             if bits == 64 { flat(0x33, attr::LONG | 0xb) } else { flat(0x23, attr::BIG | 0xb) };
-        Guest { bed, segments, bits }
+        Guest { bed, segments }
     }
 
     /// Puts `code` into a slot, with INT3 behind it.
@@ -95,7 +94,7 @@ impl Guest {
         cpu.state.flags.set(state.flags | 0x202);
         let mut legacy = [0; 512];
         legacy.copy_from_slice(&state.image[..512]);
-        cpu.state.x87.fxrstor(self.bits == 64, &legacy);
+        cpu.state.x87.fxrstor(true, &legacy);
         cpu.state.mxcsr = state.word(image::MXCSR);
         for (number, register) in cpu.state.vec[..16].iter_mut().enumerate() {
             let [low, high] = state.vector(number);
@@ -114,7 +113,7 @@ impl Guest {
         state.regs.copy_from_slice(&cpu.state.regs[..16]);
         state.regs[gpr::RSP] = rsp;
         state.flags = flags & (bit::ARITH | bit::DF);
-        cpu.state.x87.fxsave(self.bits == 64, &mut legacy);
+        cpu.state.x87.fxsave(true, &mut legacy);
         state.image[..512].copy_from_slice(&legacy);
         state.set(image::MXCSR, &cpu.state.mxcsr.to_le_bytes());
         for (number, register) in cpu.state.vec[..16].iter().enumerate() {

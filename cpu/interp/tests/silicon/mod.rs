@@ -55,6 +55,7 @@ struct Pair {
     sandbox: Sandbox,
     guest: Guest,
     generator: Generator,
+    bits: u32,
     compared: usize,
     faults: BTreeMap<u8, usize>,
     mnemonics: BTreeSet<String>,
@@ -67,6 +68,7 @@ impl Pair {
             sandbox: Sandbox::new(bits),
             guest: Guest::new(bits),
             generator: Generator::new(group, bits),
+            bits,
             compared: 0,
             faults: BTreeMap::new(),
             mnemonics: BTreeSet::new(),
@@ -111,14 +113,15 @@ impl Pair {
     }
 
     fn compare_case(&mut self, at: u64, case: &Case, state: &mut State) {
-        if !self.generator.aim(case, state) {
-            return;
-        }
+        let Some(place) = self.generator.aim(case, state) else { return };
         if case.insns.iter().any(|insn| undefined_result(insn, state)) {
             return;
         }
         state.image[image::HEADER] = 7;
-        let place = DATA + 0x800 + (self.generator.random.next() & 0xfc0);
+        if self.bits == 32 {
+            state.regs.iter_mut().for_each(|reg| *reg &= 0xffff_ffff);
+        }
+        let place = place.clamp(DATA, HOLE - 64);
         let operand = self.generator.operand(&case.insns[0]);
         self.write(place, &operand);
         let before = state.clone();
@@ -220,6 +223,10 @@ const COUNT: &str = "RHEA_SILICON_COUNT";
 
 /// Runs the test `name` again in a process of its own, and there compares `count` instructions.
 fn in_own_process(name: &str, group: Group, bits: u32, count: usize, least: usize) {
+    if bits == 32 && !sandbox::has_32_bit_code() {
+        println!("skipped: {name}: the kernel has no 32-bit code segment");
+        return;
+    }
     if let Some(count) = std::env::var_os(COUNT) {
         let count = count.to_str().and_then(|count| count.parse().ok()).unwrap();
         let mut pair = Pair::new(group, bits);
@@ -273,4 +280,8 @@ groups! {
     avx avx_long: Avx 64, 300 mnemonics;
     bmi bmi_long: Bmi 64, 15 mnemonics;
     crypto crypto_long: Crypto 64, 20 mnemonics;
+    integer_32 integer_32_long: Integer 32, 80 mnemonics;
+    x87_32 x87_32_long: X87 32, 60 mnemonics;
+    sse_32 sse_32_long: Sse 32, 200 mnemonics;
+    avx_32 avx_32_long: Avx 32, 300 mnemonics;
 }

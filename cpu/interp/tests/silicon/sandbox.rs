@@ -27,7 +27,7 @@ const IMAGE_HOST: u64 = CONTEXT + 0xc00;
 const EXIT: u64 = STUB + 0x800;
 /// The selectors of user code under Linux.
 const CODE_64: u16 = 0x33;
-pub const CODE_32: u16 = 0x23;
+const CODE_32: u16 = 0x23;
 
 /// Memory for code that runs natively.
 pub struct Sandbox {
@@ -217,4 +217,21 @@ fn catch_signals() {
             assert_eq!(libc::sigaction(signal, &action, std::ptr::null_mut()), 0);
         }
     }
+}
+
+/// Whether the kernel has a segment for 32-bit code where it should be.
+pub fn has_32_bit_code() -> bool {
+    const CODE_AND_LONG: u32 = 0x20_1800;
+    let (mut rights, visible): (u32, u8);
+    // SAFETY: LAR changes nothing but its destination and ZF.
+    unsafe {
+        core::arch::asm!(
+            "lar {rights:e}, {selector:e}", "setz {visible}",
+            selector = in(reg) u32::from(CODE_32), rights = out(reg) rights, visible = out(reg_byte) visible,
+        );
+    }
+    if visible == 0 {
+        rights = 0;
+    }
+    rights & CODE_AND_LONG == 0x1800
 }

@@ -57,7 +57,8 @@ impl NoBoard {
 impl Board for NoBoard {
     fn reset(&self) {}
     fn power_button(&self) {}
-    fn wake_up(&self, _: bool) {}
+    fn suspend(&self) {}
+    fn wake_up(&self, _: bool, _: &Vcpus) {}
     fn memory(&self) -> &AddressSpace {
         &self.memory
     }

@@ -26,8 +26,11 @@ pub trait Board: Send + Sync {
     fn reset(&self);
     /// The operator presses the power button.
     fn power_button(&self);
-    /// Wakes up from suspend to RAM, because of the real-time clock or somebody else.
-    fn wake_up(&self, by_rtc: bool);
+    /// Goes to sleep, with power for RAM only. The processors are paused.
+    fn suspend(&self);
+    /// Wakes up from that, because of the real-time clock or somebody else. The processors are
+    /// paused and have been reset.
+    fn wake_up(&self, by_rtc: bool, vcpus: &Vcpus);
     /// Memory as devices see it.
     fn memory(&self) -> &AddressSpace;
     /// I/O ports.
@@ -363,13 +366,15 @@ impl Vm {
         }
         if let Some(parts) = self.parts.get() {
             parts.vcpus.pause();
+            parts.board.suspend();
         }
         self.take_on(RunState::Suspended);
         self.tell(&VmEvent::Suspend);
     }
 
-    /// Wakes a suspended machine: the processors start at the reset vector, memory and most chips are
-    /// as they were. Returns whether it was suspended.
+    /// Wakes a suspended machine: the processors start at the reset vector, or where the kernel that
+    /// was started without firmware wants to; memory and most chips are as they were. Returns whether
+    /// it was suspended.
     pub fn wake_up(&self, by_rtc: bool) -> bool {
         if self.state() != RunState::Suspended {
             return false;
@@ -377,7 +382,7 @@ impl Vm {
         trace_event!(system_wakeup_request, "by_rtc={by_rtc}");
         if let Some(Parts { board, vcpus }) = self.parts.get() {
             vcpus.reset();
-            board.wake_up(by_rtc);
+            board.wake_up(by_rtc, vcpus);
             self.take_on(RunState::Running);
             self.tell(&VmEvent::WakeUp);
             vcpus.resume();

@@ -24,6 +24,11 @@ pub const KEYBOARD_IRQ: u32 = 1;
 /// ISA interrupt of the mouse.
 pub const MOUSE_IRQ: u32 = 12;
 
+/// Command: the data byte that follows is the command byte.
+pub const WRITE_MODE: u8 = 0x60;
+/// Command: test the controller.
+pub const SELF_TEST: u8 = 0xaa;
+
 const DATA: u32 = 0;
 const COMMAND: u32 = 1;
 
@@ -58,11 +63,10 @@ mod output {
 
 mod command {
     pub const READ_MODE: u8 = 0x20;
-    pub const WRITE_MODE: u8 = 0x60;
+    pub use super::{SELF_TEST, WRITE_MODE};
     pub const DISABLE_MOUSE: u8 = 0xa7;
     pub const ENABLE_MOUSE: u8 = 0xa8;
     pub const TEST_MOUSE: u8 = 0xa9;
-    pub const SELF_TEST: u8 = 0xaa;
     pub const TEST_KEYBOARD: u8 = 0xab;
     pub const DISABLE_KEYBOARD: u8 = 0xad;
     pub const ENABLE_KEYBOARD: u8 = 0xae;

@@ -185,6 +185,12 @@ pub(super) fn real(code: u16, offset: u16, data: u16, sp: u16) -> CpuEntry {
     }
 }
 
+/// What wakes up from suspend to RAM: real mode at the address that the operating system left in the FACS (ACPI 6.5,
+/// 5.2.10), which is below 1 MiB.
+pub fn waking(vector: u32) -> CpuEntry {
+    real((vector >> 4) as u16, (vector & 0xf) as u16, 0, 0)
+}
+
 /// One top-level table, one of the second level, and four directories of 2 MiB pages.
 fn identity_map() -> Vec<u8> {
     const PRESENT_WRITABLE: u64 = 3;

@@ -6,6 +6,7 @@
 mod elf;
 pub mod entry;
 mod linux;
+pub mod mtrr;
 pub mod multiboot;
 mod pvh;
 pub mod tables;

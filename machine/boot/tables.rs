@@ -31,6 +31,8 @@ pub struct Placed {
     pub writes: Vec<(u64, Vec<u8>)>,
     /// Address of the ACPI root pointer.
     pub rsdp: Option<u64>,
+    /// Address of the FACS, where an operating system says how it wants to be woken.
+    pub facs: Option<u64>,
     /// Bytes taken at the end of low memory, to be reserved in the memory map.
     pub reserved_top: u64,
     /// Addresses that devices asked for, by fw_cfg file.
@@ -96,6 +98,8 @@ pub fn place(inputs: &Inputs<'_>) -> Result<Placed, BootError> {
         })
         .map_err(|_| no_room)?;
         placed.rsdp = image.address(acpi::RSDP_FILE);
+        // It is the first of the tables, for its alignment.
+        placed.facs = image.address(acpi::TABLES_FILE);
         placed.writes.extend(image.files.into_iter().map(|(_, address, data)| (address, data)));
         placed.reports = image.reports;
     }

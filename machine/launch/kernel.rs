@@ -9,9 +9,10 @@ use hw::firmware::mptable::Processor;
 use hw::firmware::smbios::SmbiosFiles;
 use parking_lot::Mutex;
 
-use crate::boot::entry::{CpuEntry, Segment as EntrySegment};
+use super::processors::Processors;
+use crate::boot::entry::{self, CpuEntry, Segment as EntrySegment};
 use crate::boot::tables::{self, Inputs};
-use crate::boot::{self, BootImage, Module, multiboot};
+use crate::boot::{self, BootImage, Module, mtrr, multiboot};
 use crate::config::{ConfigError, KernelConfig};
 use crate::pc::board::Pc;
 use crate::pc::memory::ABOVE_4G;
@@ -26,7 +27,13 @@ pub(super) struct Kernel {
     modules: Vec<Module>,
     device_tree: Option<Vec<u8>>,
     long_mode: bool,
+    phys_bits: u32,
+    /// Where the operating system says how it wants to be woken; known once the tables are placed.
+    facs: Mutex<Option<u64>>,
 }
+
+/// Offset of the waking vector in the FACS (ACPI 6.5, table 5.12).
+const WAKING_VECTOR: u64 = 12;
 
 fn read(path: &str, what: &str) -> Result<Vec<u8>, ConfigError> {
     std::fs::read(path).map_err(|error| {
@@ -37,7 +44,10 @@ fn read(path: &str, what: &str) -> Result<Vec<u8>, ConfigError> {
 
 impl Kernel {
     /// Reads what `-kernel` and its companions name.
-    pub fn read(config: &KernelConfig, long_mode: bool) -> Result<Option<Self>, ConfigError> {
+    pub fn read(
+        config: &KernelConfig,
+        processors: &Processors,
+    ) -> Result<Option<Self>, ConfigError> {
         let Some(name) = config.kernel.clone() else { return Ok(None) };
         let image = read(&name, "kernel")?;
         let files = match &config.initrd {
@@ -59,7 +69,16 @@ impl Kernel {
         });
         let device_tree = device_tree.transpose()?;
         let command_line = config.append.clone().unwrap_or_default();
-        Ok(Some(Kernel { name, image, command_line, modules, device_tree, long_mode }))
+        Ok(Some(Kernel {
+            name,
+            image,
+            command_line,
+            modules,
+            device_tree,
+            long_mode: processors.long_mode(),
+            phys_bits: processors.model.phys_bits(),
+            facs: Mutex::default(),
+        }))
     }
 
     /// Does firmware's work, puts the kernel into memory, and the first processor at its entry.
@@ -73,7 +92,7 @@ impl Kernel {
         let below_4g = about.description.memory.0;
         let placed = tables::place(&Inputs {
             acpi: about.acpi.as_ref(),
-            smbios: Some(&about.smbios),
+            smbios: Some(&about.smbios_of_kernel),
             processors: &processors,
             cpuid: about.description.processor_id,
             pci_interrupts: &setup::pci_interrupts(pc),
@@ -92,10 +111,39 @@ impl Kernel {
             long_mode: self.long_mode,
         })?;
         store(pc, &placed.writes, &image);
-        map_smm_handler(pc, vcpus);
-        let entry = image.entry;
-        vcpus.run_on(0, move |engine| engine.with_state(&mut |state| apply(&entry, state)));
+        *self.facs.lock() = placed.facs;
+        leave_smm_handler(pc);
+        self.prepare_processors(pc, vcpus);
+        start(vcpus, image.entry);
         Ok(())
+    }
+
+    /// Goes on where the operating system wants to after suspend to RAM, as firmware would.
+    fn wake(&self, pc: &Pc, vcpus: &Vcpus) {
+        self.prepare_processors(pc, vcpus);
+        let facs = *self.facs.lock();
+        let vector = facs.map_or(0, |facs| {
+            let mut vector = [0; 4];
+            pc.map.ram.read(facs + WAKING_VECTOR, &mut vector);
+            u32::from_le_bytes(vector)
+        });
+        if vector == 0 {
+            base::guest_error!("suspended without a vector to wake up by");
+        }
+        start(vcpus, entry::waking(vector));
+    }
+
+    /// What firmware programs on every processor.
+    fn prepare_processors(&self, pc: &Pc, vcpus: &Vcpus) {
+        let (below_4g, phys_bits) = (pc.map.below_4g, self.phys_bits);
+        for index in 0..vcpus.count() {
+            vcpus.run_on(index, move |engine| {
+                engine.with_state(&mut |state| {
+                    state.msr.smbase = SMBASE;
+                    mtrr::set(&mut state.msr, below_4g, phys_bits);
+                });
+            });
+        }
     }
 }
 
@@ -103,19 +151,25 @@ impl Kernel {
 pub(super) struct Tables {
     pub description: Description,
     pub acpi: Option<AcpiFiles>,
+    /// For firmware, which adds a structure about itself.
     pub smbios: SmbiosFiles,
+    /// The same with such a structure.
+    pub smbios_of_kernel: SmbiosFiles,
 }
 
 /// Firmware leaves a handler for system management interrupts behind, since writing the APM port
 /// raises them. There is nothing for it to do but to return.
-fn map_smm_handler(pc: &Pc, vcpus: &Vcpus) {
-    const SMBASE: u64 = 0xa_0000;
+fn leave_smm_handler(pc: &Pc) {
     const ENTRY: u64 = SMBASE + 0x8000;
     const RSM: [u8; 2] = [0x0f, 0xaa];
     pc.map.ram.write(ENTRY, &RSM);
-    for index in 0..vcpus.count() {
-        vcpus.run_on(index, |engine| engine.with_state(&mut |state| state.msr.smbase = SMBASE));
-    }
+}
+
+const SMBASE: u64 = 0xa_0000;
+
+/// Has the first processor begin at `entry`.
+fn start(vcpus: &Vcpus, entry: CpuEntry) {
+    vcpus.run_on(0, move |engine| engine.with_state(&mut |state| apply(&entry, state)));
 }
 
 static ZEROS: [u8; 0x1_0000] = [0; 0x1_0000];
@@ -173,6 +227,13 @@ impl Start {
             && let Err(error) = kernel.enter(pc, &self.tables, vcpus)
         {
             *self.failure.lock() = Some(ConfigError::new(error.to_string()));
+        }
+    }
+
+    /// What runs after suspend to RAM; firmware finds its way by itself.
+    pub fn wake(&self, pc: &Pc, vcpus: &Vcpus) {
+        if let Some(kernel) = &self.kernel {
+            kernel.wake(pc, vcpus);
         }
     }
 }

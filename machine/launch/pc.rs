@@ -29,6 +29,7 @@ use super::{Host, fault, firmware, globals, options};
 use crate::config::{ConfigError, MachineConfig, NumaPlan};
 use crate::machines::MachineType;
 use crate::pc::board::{Chips, Pc, PcConfig, PcWires};
+use crate::pc::cmos;
 use crate::pc::cmos::set_boot_order;
 use crate::pc::memory::PcMemory;
 use crate::pc::onboard::LostTickPolicy;
@@ -85,10 +86,14 @@ impl Board for PcMachine {
             pm.lock().power_button();
         }
     }
-    fn wake_up(&self, by_rtc: bool) {
+    fn suspend(&self) {
+        self.pc.rtc.lock().set_cmos(cmos::RESET_CODE, cmos::RESUME);
+    }
+    fn wake_up(&self, by_rtc: bool, vcpus: &Vcpus) {
         if let Some(pm) = &self.pc.pm {
             pm.lock().wake(by_rtc);
         }
+        self.start.wake(&self.pc, vcpus);
     }
     fn memory(&self) -> &AddressSpace {
         &self.pc.map.memory
@@ -226,7 +231,7 @@ pub(super) fn build(
         about.store(&mut fw_cfg, tables.acpi.as_ref(), &tables.smbios).map_err(fault)?;
         options::add_files(config, &mut fw_cfg)?;
     }
-    let kernel = Kernel::read(&config.kernel, processors.long_mode())?;
+    let kernel = Kernel::read(&config.kernel, &processors)?;
     let start = Start { kernel, tables, failure: failure.clone() };
     let vcpus =
         processors::start(wired.engines, vm, config.identity.debug_threads.then_some(wired.names))?;
@@ -308,6 +313,7 @@ fn describe(
     Tables {
         acpi: board.chips.acpi.then(|| description.acpi()),
         smbios: smbios.build(&description.smbios_hardware()),
+        smbios_of_kernel: smbios.with_firmware().build(&description.smbios_hardware()),
         description,
     }
 }

@@ -7,6 +7,11 @@ const MIB: u64 = 1 << 20;
 /// Memory that the 16-bit counts of kilobytes can express, from 1 MiB on.
 const KILOBYTES_MAX: u64 = 0xffff;
 
+/// Tells firmware why the processor starts anew.
+pub const RESET_CODE: u8 = 0x0f;
+/// In [`RESET_CODE`]: after suspend to RAM.
+pub const RESUME: u8 = 0xfe;
+
 const FLOPPY_TYPES: u8 = 0x10;
 const EQUIPMENT: u8 = 0x14;
 const BASE_MEMORY: u8 = 0x15;

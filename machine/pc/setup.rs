@@ -5,6 +5,8 @@
 use hw::intc::i8259::ELCR_PORT;
 use hw::pci::{Bar, BarKind, PciFunction, ROM_BAR, reg};
 
+use hw::input::i8042;
+
 use super::board::Pc;
 
 const IO_START: u64 = 0xc000;
@@ -42,6 +44,9 @@ const POWER_MANAGEMENT: Writes = &[
 const ISA_BRIDGE: Writes = &[(0x60, 4, u32::from_le_bytes(PIRQ_ROUTES))];
 /// Decoding of the legacy IDE ports.
 const IDE: Writes = &[(0x40, 4, 0x8000_8000)];
+
+/// Scan codes are translated to set 1, the keyboard interrupts, the mouse is off.
+const KEYBOARD_MODE: u8 = 0x61;
 
 struct Wanted<'a> {
     function: &'a PciFunction,
@@ -138,5 +143,10 @@ pub fn set_up(pc: &Pc) {
             function.config_write(offset, size, value);
         }
     }
-    pc.map.ports.write_uint(ELCR_PORT + 1, 1, LEVEL_TRIGGERED.into());
+    let out = |port, value: u8| pc.map.ports.write_uint(port, 1, value.into());
+    out(ELCR_PORT + 1, LEVEL_TRIGGERED);
+    out(i8042::COMMAND_PORT, i8042::SELF_TEST);
+    pc.map.ports.read_uint(i8042::DATA_PORT, 1);
+    out(i8042::COMMAND_PORT, i8042::WRITE_MODE);
+    out(i8042::DATA_PORT, KEYBOARD_MODE);
 }

@@ -81,6 +81,20 @@ impl SmbiosFiles {
 }
 
 impl Config {
+    /// With a structure about the firmware, which firmware adds itself where there is one. The date is the one that
+    /// SeaBIOS gives, since operating systems judge by it which workarounds a machine needs.
+    pub fn with_firmware(&self) -> Self {
+        let own = || Bios {
+            vendor: Some("Rhea".into()),
+            version: Some(env!("CARGO_PKG_VERSION").into()),
+            date: Some("04/01/2014".into()),
+            ..Bios::default()
+        };
+        let mut config = self.clone();
+        config.bios.get_or_insert_with(own);
+        config
+    }
+
     /// Builds all structures.
     pub fn build(&self, hardware: &Hardware) -> SmbiosFiles {
         let mut structures: Vec<Vec<u8>> = self.raw_structures().to_vec();

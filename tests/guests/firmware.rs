@@ -46,3 +46,20 @@ fn memtest_starts() -> Result<()> {
     vm.expect("Pass")?;
     Ok(())
 }
+
+/// The last test of a pass waits for minutes whether bits fade, by the clock.
+#[test]
+#[ignore = "takes four minutes"]
+fn memtest_completes_a_pass_without_errors() -> Result<()> {
+    let assets = assets::get()?;
+    let mut vm = machine()
+        .args(["-m", "8", "-kernel"])
+        .args([assets.memtest().as_os_str()])
+        .args(["-append", "console=ttyS0,115200"])
+        .spawn()?;
+    vm.expect("Bit fade test")?;
+    vm.expect("Pass:  1")?;
+    // On the same row of the screen.
+    vm.expect("Errors: 0")?;
+    Ok(())
+}

@@ -66,3 +66,22 @@ fn four_cpus_survive_load() -> Result<()> {
     ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
     Ok(())
 }
+
+#[test]
+fn a_suspended_machine_wakes_up_where_it_was() -> Result<()> {
+    let assets = assets::get()?;
+    let mut vm = machine()
+        .args(["-smp", "2"])
+        .guest(&assets.cloud_kernel(), &assets, "suspend,poweroff")
+        .qmp()
+        .spawn()?;
+    vm.qmp().wait_event("SUSPEND")?;
+    ensure!(vm.qmp().execute("query-status")?["status"] == "suspended");
+    vm.qmp().execute("system_wakeup")?;
+    vm.qmp().wait_event("WAKEUP")?;
+    vm.expect("rhea-guest: awake")?;
+    let ended = vm.finish()?;
+    ensure!(ended.stdout.contains("CPU1 is up"), "one CPU is missing:\n{}", ended.stdout);
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(())
+}

@@ -5,8 +5,8 @@
 
 use anyhow::{Context, Result, ensure};
 use std::fs;
-use std::path::Path;
-use testbed::assets;
+use std::path::PathBuf;
+use testbed::assets::{self, Assets};
 use testbed::report::{COMPLETE, Report, difference};
 use testbed::vm::Launch;
 
@@ -24,24 +24,45 @@ fn compared(text: &str) -> String {
     rows.flat_map(|row| [row, "\n"]).collect()
 }
 
-fn compare(machine: Launch, golden: &str) -> Result<()> {
+fn report(machine: Launch, kernel: fn(&Assets) -> PathBuf) -> Result<Report> {
     let assets = assets::get()?;
-    let mut vm = machine.guest(&assets.cloud_kernel(), &assets, "report").spawn()?;
+    let mut vm = machine.guest(&kernel(&assets), &assets, "report").spawn()?;
     vm.expect(COMPLETE)?;
-    let seen = Report::parse(&vm.output())?.comparable()?;
+    Report::parse(&vm.output())
+}
 
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(golden);
+fn golden(machine: &str, name: &str) -> Result<String> {
+    let path = [env!("CARGO_MANIFEST_DIR"), "tests/golden", machine, name];
+    let path: PathBuf = path.iter().collect();
+    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Under QEMU there may be more, but not less to complain about.
+fn no_new_warnings(report: &Report, machine: &str, name: &str) -> Result<()> {
+    let (known, seen) = (golden(machine, name)?, report.warnings()?);
+    let new: Vec<&str> = seen.lines().filter(|line| !known.lines().any(|k| k == *line)).collect();
+    ensure!(new.is_empty(), "warnings that QEMU's guest does not print:\n{}", new.join("\n"));
+    Ok(())
+}
+
+fn compare(machine: Launch, directory: &str) -> Result<()> {
+    let report = report(machine, Assets::cloud_kernel)?;
+    let seen = report.comparable()?;
     let mut differences = String::new();
     for name in COMPARED {
-        let path = directory.join(name);
-        let wanted =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let wanted = golden(directory, name)?;
         if let Some(lines) = difference(&compared(&wanted), &compared(&seen[name])) {
-            differences += &format!("{golden}/{name}:\n{lines}");
+            differences += &format!("{directory}/{name}:\n{lines}");
         }
     }
     ensure!(differences.is_empty(), "differs from QEMU:\n{differences}");
-    Ok(())
+    no_new_warnings(&report, directory, "warnings.txt")
+}
+
+#[test]
+fn the_generic_kernel_complains_about_no_more_than_under_qemu() -> Result<()> {
+    let report = report(crate::machine().args(["-smp", "4"]), Assets::generic_kernel)?;
+    no_new_warnings(&report, "pc-smp4", "warnings-generic.txt")
 }
 
 #[test]

@@ -15,9 +15,10 @@ pub const READY: &str = "rhea-guest: ready";
 /// The line that `/init` prints before it hands the console to a shell.
 pub const SHELL: &str = "rhea-guest: shell";
 
-const SCRIPTS: [(&str, &str); 5] = [
+const SCRIPTS: [(&str, &str); 6] = [
     ("report", include_str!("guest/report")),
     ("stress", include_str!("guest/stress")),
+    ("suspend", include_str!("guest/suspend")),
     ("poweroff", include_str!("guest/poweroff")),
     ("reboot", include_str!("guest/reboot")),
     ("workloads", include_str!("guest/workloads")),

@@ -2,7 +2,7 @@
 //! emulators must agree on.
 
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// The line that ends a report.
@@ -46,6 +46,14 @@ impl Report {
         self.sections
             .iter()
             .filter_map(move |(name, lines)| Some((name.strip_prefix(prefix)?, lines.as_slice())))
+    }
+
+    /// What the kernel complained about, one line for each kind: warnings and worse, without numbers,
+    /// and without what only tells how busy the host was.
+    pub fn warnings(&self) -> Result<String> {
+        let lines: BTreeSet<String> =
+            self.section("dmesg")?.iter().filter_map(|line| warning(line)).collect();
+        Ok(join(&lines))
     }
 
     /// The comparable form: file names and their contents.
@@ -123,6 +131,44 @@ fn forget_addresses(table: &mut [u8]) {
     }
 }
 
+/// Warnings about clocks that the guest calibrates against each other while the host does other
+/// things in between.
+const ABOUT_TIME: [&str; 11] = [
+    "tsc: ",
+    "clocksource: ",
+    "APIC calibration not consistent with PM-Timer",
+    "hpet: Lost ",
+    "hrtimer: interrupt took ",
+    "calibrate_delay_direct() ",
+    "Probably due to long platform interrupts",
+    "Unstable clock detected",
+    "If you want to keep using the local clock",
+    "  \"trace_clock=local\"",
+    "on the kernel command line",
+];
+
+/// The text of a line of `dmesg -r` (`<level>[time] text`) if its level is that of a warning or worse.
+fn warning(line: &str) -> Option<String> {
+    const WARNING: u8 = 4;
+    let (level, rest) = line.strip_prefix('<')?.split_once('>')?;
+    if level.parse::<u8>().ok()? & 7 > WARNING {
+        return None;
+    }
+    let (_, text) = rest.split_once("] ")?;
+    if ABOUT_TIME.iter().any(|start| text.starts_with(start)) {
+        return None;
+    }
+    let mut kind = String::new();
+    for letter in text.chars() {
+        match letter {
+            '0'..='9' if kind.ends_with('#') => {}
+            '0'..='9' => kind.push('#'),
+            _ => kind.push(letter),
+        }
+    }
+    Some(kind)
+}
+
 fn bytes(lines: &[String]) -> Option<Vec<u8>> {
     let digits: String = lines.concat();
     digits
@@ -181,6 +227,14 @@ mod tests {
             interrupts(&lines),
             "2 CPUs\n0: IO-APIC 2-edge timer\n9: IO-APIC 9-fasteoi acpi\n"
         );
+    }
+
+    #[test]
+    fn warnings_are_kinds_of_lines_that_are_not_about_time() {
+        assert_eq!(warning("<4>[    0.012] mtrr: CPU 12 and 3").unwrap(), "mtrr: CPU # and #");
+        assert_eq!(warning("<3>[    0.012] failed").unwrap(), "failed");
+        assert_eq!(warning("<6>[    0.012] fine"), None);
+        assert_eq!(warning("<4>[    0.012] tsc: Unable to calibrate against PIT"), None);
     }
 
     #[test]

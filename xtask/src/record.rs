@@ -3,8 +3,9 @@
 use crate::process;
 use anyhow::{Context, Result, anyhow};
 use std::fs;
+use std::path::PathBuf;
 use testbed::report::{COMPLETE, Report};
-use testbed::vm::Launch;
+use testbed::vm::{Launch, Vm};
 
 /// Monitor commands whose text is kept for people to read.
 const VIEWS: [(&str, &str); 3] = [
@@ -20,13 +21,21 @@ pub fn run() -> Result<()> {
     for (name, cpus) in [("pc-smp1", "1"), ("pc-smp4", "4")] {
         let directory = process::root().join("tests/golden").join(name);
         fs::create_dir_all(&directory)?;
-        let mut vm = Launch::headless(&qemu)
-            .args(["-M", "pc", "-accel", "tcg", "-smp", cpus])
-            .guest(&assets.cloud_kernel(), &assets, "report")
-            .qmp()
-            .spawn()?;
-        vm.expect(COMPLETE)?;
-        let mut files = Report::parse(&vm.output())?.comparable()?;
+        let boot = |kernel: PathBuf| -> Result<Vm> {
+            let mut vm = Launch::headless(&qemu)
+                .args(["-M", "pc", "-accel", "tcg", "-smp", cpus])
+                .guest(&kernel, &assets, "report")
+                .qmp()
+                .spawn()?;
+            vm.expect(COMPLETE)?;
+            Ok(vm)
+        };
+        let warnings = Report::parse(&boot(assets.generic_kernel())?.output())?.warnings()?;
+        let mut vm = boot(assets.cloud_kernel())?;
+        let report = Report::parse(&vm.output())?;
+        let mut files = report.comparable()?;
+        files.insert("warnings.txt".to_owned(), report.warnings()?);
+        files.insert("warnings-generic.txt".to_owned(), warnings);
         for (file, command) in VIEWS {
             files.insert(file.to_owned(), vm.qmp().hmp(command)?);
         }

@@ -4,7 +4,7 @@
 //! order of locks is: device, interrupt controller, vCPU mailbox.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -24,12 +24,15 @@ struct Wire {
     sink: Arc<dyn IrqSink>,
     n: u32,
     level: AtomicBool,
+    /// Looks on: a test that drives the machine.
+    watcher: ArcSwapOption<Watcher>,
 }
 
 impl IrqLine {
     /// A wire to input `n` of a sink.
     pub fn new(sink: Arc<dyn IrqSink>, n: u32) -> Self {
-        IrqLine(Some(Arc::new(Wire { sink, n, level: AtomicBool::new(false) })))
+        let level = AtomicBool::new(false);
+        IrqLine(Some(Arc::new(Wire { sink, n, level, watcher: ArcSwapOption::empty() })))
     }
 
     /// A wire that ends nowhere.
@@ -42,6 +45,17 @@ impl IrqLine {
         if let Some(wire) = &self.0 {
             wire.level.store(level, Ordering::Relaxed);
             wire.sink.set_irq(wire.n, level);
+            if let Some(watcher) = &*wire.watcher.load() {
+                watcher(wire.n, level);
+            }
+        }
+    }
+
+    /// From now on `watcher` is told whenever the wire is driven, with the driver's locks held; its
+    /// number is that of the input at the other end.
+    pub fn watch(&self, watcher: impl Fn(u32, bool) + Send + Sync + 'static) {
+        if let Some(wire) = &self.0 {
+            wire.watcher.store(Some(Arc::new(Box::new(watcher))));
         }
     }
 
@@ -129,12 +143,39 @@ type Watcher = Box<dyn Fn(u32, bool) + Send + Sync>;
 pub struct Probe {
     target: Arc<dyn IrqSink>,
     watcher: ArcSwapOption<Watcher>,
+    /// Levels of the first inputs, and how often they rose.
+    high: AtomicU32,
+    rises: [AtomicU64; COUNTED],
 }
+
+/// Inputs whose edges a probe counts.
+const COUNTED: usize = 24;
 
 impl Probe {
     /// A probe that passes everything on to `target`.
     pub fn new(target: Arc<dyn IrqSink>) -> Self {
-        Probe { target, watcher: ArcSwapOption::empty() }
+        Probe {
+            target,
+            watcher: ArcSwapOption::empty(),
+            high: AtomicU32::new(0),
+            rises: [const { AtomicU64::new(0) }; COUNTED],
+        }
+    }
+
+    /// The inputs that have risen, and how often.
+    pub fn rises(&self) -> Vec<(usize, u64)> {
+        let counts = self.rises.iter().map(|count| count.load(Ordering::Relaxed)).enumerate();
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    fn count(&self, n: u32, level: bool) {
+        let Some(rises) = self.rises.get(n as usize) else { return };
+        let bit = 1 << n;
+        if !level {
+            self.high.fetch_and(!bit, Ordering::Relaxed);
+        } else if self.high.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            rises.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// From now on `watcher` is told of every call, with the caller's locks held.
@@ -145,6 +186,7 @@ impl Probe {
 
 impl IrqSink for Probe {
     fn set_irq(&self, n: u32, level: bool) {
+        self.count(n, level);
         self.target.set_irq(n, level);
         if let Some(watcher) = &*self.watcher.load() {
             watcher(n, level);
@@ -189,6 +231,10 @@ mod tests {
         probe.set_irq(2, true);
         assert_eq!(*log.lock(), [(1, true), (2, true)]);
         assert_eq!(*seen.lock(), [(2, true)]);
+        probe.set_irq(2, true);
+        probe.set_irq(2, false);
+        probe.set_irq(2, true);
+        assert_eq!(probe.rises(), [(1, 1), (2, 2)]);
     }
 
     #[test]

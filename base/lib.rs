@@ -21,6 +21,7 @@ pub mod interrupt;
 pub mod irq;
 pub mod log;
 pub mod memory;
+pub mod object;
 pub mod options;
 pub mod props;
 pub mod report;

@@ -83,6 +83,11 @@ pub fn names() -> Vec<&'static str> {
     names
 }
 
+/// Whether a name matches a pattern (`*` and `?`).
+pub fn matches(pattern: &str, name: &str) -> bool {
+    glob_matches(pattern, name)
+}
+
 /// The names of those that are on.
 pub fn enabled_names() -> Vec<&'static str> {
     let on = |name: &&str| POINTS.iter().any(|point| point.name == *name && point.enabled());

@@ -7,6 +7,7 @@ use base::chardev::{Chardev, ChardevError};
 use base::clock::Clocks;
 use base::device::{AnyDevice, Shared};
 use base::interrupt::MsiSink;
+use base::object::Property;
 use base::props::{ChardevId, PropError, PropInput, PropSpec, Props, UuidOrAuto, help_text};
 use base::request::RequestSink;
 
@@ -175,6 +176,7 @@ pub struct DeviceType {
     category: Category,
     desc: Option<&'static str>,
     specs: fn() -> &'static [PropSpec],
+    snapshot: fn(&'static str, &[Setting<'_>]) -> Vec<Property>,
     realize: fn(&[Setting<'_>], &mut dyn Slots) -> Done,
 }
 
@@ -189,6 +191,11 @@ impl DeviceType {
         help_text(self.name, self.specs())
     }
 
+    /// The properties of a device with these settings, for the object tree.
+    pub fn snapshot(&self, settings: &[Setting<'_>]) -> Vec<Property> {
+        (self.snapshot)(self.name, settings)
+    }
+
     /// Makes a device with these properties, set in order, and plugs it.
     pub fn realize(&self, settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
         (self.realize)(settings, slots)
@@ -199,6 +206,11 @@ impl DeviceType {
         let desc = self.desc.map(|desc| format!(", desc \"{desc}\"")).unwrap_or_default();
         format!("name \"{}\"{bus}{desc}\n", self.name)
     }
+}
+
+/// All types.
+pub fn all() -> &'static [DeviceType] {
+    TYPES
 }
 
 /// The type of this name.
@@ -473,6 +485,10 @@ macro_rules! types {
             category: Category::$category,
             desc: $desc,
             specs: <$props as Props>::specs,
+            snapshot: |owner, settings| {
+                let props: Result<$props, _> = parse(owner, settings);
+                props.map(|props| Property::snapshot(&props)).unwrap_or_default()
+            },
             realize: $realize,
         }),*];
     };

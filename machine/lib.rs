@@ -3,9 +3,11 @@
 pub mod boot;
 pub mod config;
 mod error;
+pub mod inventory;
 pub mod launch;
 pub mod machines;
 mod none;
+pub mod objects;
 pub mod pc;
 pub mod run_state;
 pub mod vm;

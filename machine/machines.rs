@@ -133,7 +133,7 @@ pub fn listing() -> String {
 
 /// A property as listings of machines have it, which is not as those of devices do: without its
 /// default and the explanation of its type, and with another word for text.
-fn listed(spec: &PropSpec) -> PropSpec {
+pub(crate) fn listed(spec: &PropSpec) -> PropSpec {
     let text = spec.type_name == "str" && spec.default.is_none();
     PropSpec {
         name: spec.name,
@@ -144,8 +144,8 @@ fn listed(spec: &PropSpec) -> PropSpec {
 }
 
 impl MachineType {
-    /// `-machine NAME,help`
-    pub fn props_listing(&self) -> String {
+    /// The properties of the type's own.
+    pub fn specs(&self) -> Vec<PropSpec> {
         let specs = match self.kind {
             Kind::Pc(..) => PcProps::specs(),
             Kind::None => NoneProps::specs(),
@@ -158,7 +158,12 @@ impl MachineType {
             help,
         }));
         specs.sort_by_key(|spec| spec.name);
-        base::props::help_text(&self.type_name(), &specs)
+        specs
+    }
+
+    /// `-machine NAME,help`
+    pub fn props_listing(&self) -> String {
+        base::props::help_text(&self.type_name(), &self.specs())
     }
 
     /// The name of the type, as errors about its properties have it.

@@ -1,8 +1,5 @@
 //! The machine without anything, which tools ask questions of.
 
-use std::sync::Arc;
-
-use base::irq::Probe;
 use base::memory::{AddressSpace, Region};
 use base::props::Props;
 use cpu::vcpu::Vcpus;
@@ -64,9 +61,6 @@ impl Board for NoBoard {
     }
     fn ports(&self) -> &AddressSpace {
         &self.ports
-    }
-    fn irq_inputs(&self, _: &str) -> Option<Arc<Probe>> {
-        None
     }
     fn enter(&self, _: &Vcpus) {}
 }

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use base::clock::Clocks;
 use base::event_loop::{BottomHalf, LoopHandle};
-use base::irq::Probe;
 use base::memory::AddressSpace;
+use base::object::Object;
 use base::request::{Request, RequestSink};
 use base::trace_event;
 use cpu::signals::request;
@@ -18,6 +18,8 @@ use cpu::vcpu::{EventSink, VcpuEvent, Vcpus};
 use parking_lot::Mutex;
 
 use crate::config::{Actions, OnPanic, OnReboot, OnShutdown, OnWatchdog};
+use crate::inventory::Inventory;
+use crate::objects::UserObjects;
 use crate::run_state::{Cause, RunState, VmEvent};
 
 /// What the machine's life needs of its board.
@@ -35,9 +37,10 @@ pub trait Board: Send + Sync {
     fn memory(&self) -> &AddressSpace;
     /// I/O ports.
     fn ports(&self) -> &AddressSpace;
-    /// The interrupt inputs of a device, for a test to watch and drive; `None` if there is no such
-    /// device, or none of its inputs can be reached.
-    fn irq_inputs(&self, device: &str) -> Option<Arc<Probe>>;
+    /// All address spaces, for people to look at.
+    fn spaces(&self) -> Vec<AddressSpace> {
+        vec![self.memory().clone(), self.ports().clone()]
+    }
     /// Prepares the processors and memory for what is started after a reset, if that is not
     /// firmware. The processors are paused.
     fn enter(&self, vcpus: &Vcpus);
@@ -63,6 +66,10 @@ pub struct Vm {
     clocks: Clocks,
     main_loop: LoopHandle,
     parts: OnceLock<Parts>,
+    /// The root of the object tree.
+    objects: Arc<Object>,
+    user_objects: Arc<UserObjects>,
+    inventory: OnceLock<Inventory>,
     notes: Mutex<VecDeque<Note>>,
     pick_up: OnceLock<BottomHalf>,
     state: Mutex<RunState>,
@@ -74,10 +81,20 @@ pub struct Vm {
 impl Vm {
     /// A machine without parts, for boards to be built against.
     pub fn new(clocks: &Clocks, main_loop: &LoopHandle, actions: Actions) -> Arc<Self> {
+        let objects = Object::container();
+        let [user, _, _] = ["objects", "chardevs", "backend"].map(|name| {
+            let part = Object::container();
+            // The tree is empty so far.
+            let _ = objects.add(name, part.clone());
+            part
+        });
         let vm = Arc::new(Vm {
             clocks: clocks.clone(),
             main_loop: main_loop.clone(),
             parts: OnceLock::new(),
+            objects,
+            user_objects: UserObjects::new(user),
+            inventory: OnceLock::new(),
             notes: Mutex::default(),
             pick_up: OnceLock::new(),
             state: Mutex::default(),
@@ -99,6 +116,27 @@ impl Vm {
     pub fn assemble(&self, board: Arc<dyn Board>, vcpus: Vcpus) {
         let first = self.parts.set(Parts { board, vcpus }).is_ok();
         debug_assert!(first, "assembled twice");
+    }
+
+    /// Tells what the machine consists of. To be called once.
+    pub fn describe(&self, inventory: Inventory) {
+        let first = self.inventory.set(inventory).is_ok();
+        debug_assert!(first, "described twice");
+    }
+
+    /// What the machine consists of, once it is built.
+    pub fn inventory(&self) -> Option<&Inventory> {
+        self.inventory.get()
+    }
+
+    /// The root of the object tree.
+    pub fn objects(&self) -> &Arc<Object> {
+        &self.objects
+    }
+
+    /// The operator's objects.
+    pub fn user_objects(&self) -> &Arc<UserObjects> {
+        &self.user_objects
     }
 
     fn leave_note(&self, note: Note) {

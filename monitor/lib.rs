@@ -9,9 +9,11 @@
 
 pub mod hmp;
 mod json;
+mod paging;
 mod port;
 pub mod qapi;
 pub mod qmp;
+mod qom;
 pub mod qtest;
 mod target;
 

@@ -33,6 +33,16 @@ impl QmpError {
         QmpError { class, description: description.into() }
     }
 
+    /// A word that is none of an enumeration's. Unlike other messages, QEMU's names the member alone
+    /// and not the way to it; elements of lists have no name.
+    pub fn not_accepted(name: &str, text: &str) -> Self {
+        let member = match name.rsplit('.').next() {
+            Some(member) if !member.ends_with(']') => member,
+            _ => "null",
+        };
+        Self::new(format!("Parameter '{member}' does not accept value '{text}'"))
+    }
+
     fn wrong_type(name: &str, expected: &str) -> Self {
         Self::new(format!("Invalid parameter type for '{name}', expected: {expected}"))
     }
@@ -56,6 +66,17 @@ pub enum Type {
         name: &'static str,
         /// The members.
         members: Vec<Member>,
+    },
+    /// Members by name, and more that depend on one of them.
+    Union {
+        /// The type's name.
+        name: &'static str,
+        /// The members that are always there.
+        members: Vec<Member>,
+        /// The one on which the others depend.
+        tag: &'static str,
+        /// The type of the others for each of its words.
+        variants: Vec<(&'static str, Type)>,
     },
     /// A list.
     Array(Box<Type>),
@@ -142,6 +163,7 @@ macro_rules! builtin {
 
 builtin!(String, "str", "string", "string", |value| value.as_str().map(str::to_owned));
 builtin!(i64, "int", "int", "integer", Value::as_i64);
+builtin!(u64, "int", "int", "integer", Value::as_u64);
 builtin!(bool, "bool", "boolean", "boolean", Value::as_bool);
 builtin!(Value, "any", "value", "value", |value| Some(value.clone()));
 
@@ -158,6 +180,16 @@ impl Members {
         let Value::Object(map) = value else { return Err(QmpError::wrong_type(name, "object")) };
         let prefix = if name.is_empty() { String::new() } else { format!("{name}.") };
         Ok(Members { map, prefix })
+    }
+
+    /// Whether a member is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.map.contains_key(name)
+    }
+
+    /// Takes everything that is left.
+    pub fn rest(self) -> Map<String, Value> {
+        self.map
     }
 
     /// Takes a member.
@@ -257,15 +289,76 @@ macro_rules! qapi_words {
             ) -> ::core::result::Result<Self, $crate::qapi::QmpError> {
                 let text = <String as $crate::qapi::Qapi>::read(value, name)?;
                 let word: fn($type) -> &'static str = $word;
-                $all.iter().copied().find(|&member| word(member) == text).ok_or_else(|| {
-                    let refused = format!("Parameter '{name}' does not accept value '{text}'");
-                    $crate::qapi::QmpError::new(refused)
-                })
+                $all.iter()
+                    .copied()
+                    .find(|&member| word(member) == text)
+                    .ok_or_else(|| $crate::qapi::QmpError::not_accepted(name, &text))
             }
 
             fn write(self) -> Option<::serde_json::Value> {
                 let word: fn($type) -> &'static str = $word;
                 Some(word(self).into())
+            }
+        }
+    };
+}
+
+/// Declares an object `{type, data}` whose data depend on the type.
+#[macro_export]
+macro_rules! qapi_choice {
+    ($(#[$doc:meta])* $vis:vis enum $name:ident {
+        $($(#[$variant_doc:meta])* $word:literal $variant:ident($type:ty)),* $(,)?
+    }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        $vis enum $name {
+            $($(#[$variant_doc])* $variant($type)),*
+        }
+
+        impl $crate::qapi::Qapi for $name {
+            fn ty() -> $crate::qapi::Type {
+                use $crate::qapi::{Member, Type};
+                let words = Type::Enum {
+                    name: concat!(stringify!($name), "Kind"),
+                    values: vec![$($word),*],
+                };
+                let data = |ty: Type, name: &'static str| Type::Object {
+                    name,
+                    members: vec![Member { name: "data", ty, optional: false }],
+                };
+                Type::Union {
+                    name: stringify!($name),
+                    members: vec![Member { name: "type", ty: words, optional: false }],
+                    tag: "type",
+                    variants: vec![$((
+                        $word,
+                        data(
+                            <$type as $crate::qapi::Qapi>::ty(),
+                            concat!(stringify!($name), stringify!($variant), "Wrapper"),
+                        ),
+                    )),*],
+                }
+            }
+
+            fn read(
+                value: ::serde_json::Value,
+                name: &str,
+            ) -> ::core::result::Result<Self, $crate::qapi::QmpError> {
+                let mut members = $crate::qapi::Members::of(value, name)?;
+                let word: String = members.take("type")?;
+                let read = match word.as_str() {
+                    $($word => $name::$variant(members.take("data")?),)*
+                    _ => return Err($crate::qapi::QmpError::not_accepted("type", &word)),
+                };
+                members.finish()?;
+                Ok(read)
+            }
+
+            fn write(self) -> Option<::serde_json::Value> {
+                let (word, data) = match self {
+                    $($name::$variant(data) => ($word, $crate::qapi::Qapi::write(data))),*
+                };
+                Some(::serde_json::json!({"type": word, "data": data}))
             }
         }
     };
@@ -286,6 +379,24 @@ mod tests {
             "maybe" maybe: Option<bool>,
             "list" list: Option<Vec<Inner>>,
         }
+    }
+
+    qapi_choice! {
+        enum Choice { "number" Number(Inner), "text" Text(Inner) }
+    }
+
+    #[test]
+    fn a_choice_has_the_data_of_its_type() {
+        let value = json!({"type": "text", "data": {"deep-member": 1}});
+        let read = Choice::read(value.clone(), "").unwrap();
+        assert_eq!(read, Choice::Text(Inner { deep: 1 }));
+        assert_eq!(read.write(), Some(value));
+        let refusal = |value| Choice::read(value, "backend").unwrap_err().description;
+        assert_eq!(refusal(json!({"type": "text"})), "Parameter 'backend.data' is missing");
+        assert_eq!(
+            refusal(json!({"type": "nope", "data": {}})),
+            "Parameter 'type' does not accept value 'nope'"
+        );
     }
 
     fn refusal(value: Value) -> String {

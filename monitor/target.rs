@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use base::chardev::Chardevs;
 use base::fdset::FdSets;
+use cpu::state::CpuState;
 use machine::config::Identity;
+use machine::run_state::RunState;
 use machine::vm::Vm;
+use serde_json::Value;
 
 use crate::qmp::Listeners;
 
@@ -22,8 +25,8 @@ pub struct Target {
     pub fd_sets: Arc<FdSets>,
     /// What the guest is called.
     pub identity: Identity,
-    /// Whether the kernel runs the guest's processors.
-    pub kvm: bool,
+    /// What `query-command-line-options` tells.
+    pub options: Vec<Value>,
     pub(crate) listeners: Listeners,
 }
 
@@ -34,11 +37,11 @@ impl Target {
         chardevs: Arc<Chardevs>,
         fd_sets: Arc<FdSets>,
         identity: Identity,
-        kvm: bool,
+        options: Vec<Value>,
     ) -> Arc<Self> {
         let listeners = Listeners::default();
         let target =
-            Arc::new(Target { vm: vm.clone(), chardevs, fd_sets, identity, kvm, listeners });
+            Arc::new(Target { vm: vm.clone(), chardevs, fd_sets, identity, options, listeners });
         let me = Arc::downgrade(&target);
         vm.listen(Arc::new(move |event| {
             if let Some(target) = me.upgrade() {
@@ -52,6 +55,23 @@ impl Target {
     pub(crate) fn version() -> (String, String) {
         let number = QEMU_VERSION.map(|part| part.to_string()).join(".");
         (number, format!("Rhea {}", env!("CARGO_PKG_VERSION")))
+    }
+
+    /// A copy of a processor's state; `None` if there is no such processor. The guest stands still
+    /// for a moment only: it does not notice, its clock runs on.
+    pub(crate) fn cpu_state(&self, index: usize) -> Option<CpuState> {
+        let vcpus = self.vm.vcpus().filter(|vcpus| index < vcpus.count())?;
+        vcpus.pause();
+        let state = vcpus.run_on(index, |engine| {
+            let mut copy = None;
+            engine.with_state(&mut |state| copy = Some(state.clone()));
+            copy
+        });
+        if self.vm.state() == RunState::Running {
+            vcpus.resume();
+        }
+        // Where nobody executes anything, processors are as after a reset.
+        Some(state.flatten().unwrap_or_else(|| CpuState::at_reset(0)))
     }
 
     /// Resets the machine as an operator, which `-action reboot=shutdown` turns into its end.

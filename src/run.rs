@@ -11,7 +11,7 @@ use machine::launch::{Host, Launched, launch};
 use machine::run_state::Cause;
 use monitor::{Target, hmp, qmp, qtest};
 
-use crate::cli::PROGRAM;
+use crate::cli::{self, PROGRAM};
 use crate::process::{self, Setting};
 
 /// Signals that end the machine in good order.
@@ -112,7 +112,7 @@ fn serve_monitors(
         launched.chardevs.clone(),
         host.fd_sets.clone(),
         config.identity.clone(),
-        false,
+        cli::command_line_options(),
     );
     for (monitor, chardev) in &launched.monitors {
         let served = match monitor.value.control {
@@ -126,7 +126,7 @@ fn serve_monitors(
         let log = qtest::Log::open(path, &host.clocks).map_err(|error| {
             ConfigError::new(format!("could not open '{}': {error}", path.unwrap_or_default()))
         })?;
-        qtest::serve(&target, chardev, log, config.is_driven_by_test())
+        qtest::serve(&target, chardev, log, launched.by_test)
             .map_err(|error| ConfigError::new(error.to_string()))?;
     }
     Ok(())

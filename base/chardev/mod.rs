@@ -42,8 +42,9 @@ pub use mux::EscapeActions;
 pub use out_queue::OutQueue;
 pub use registry::{ChardevInfo, Chardevs};
 pub use serial::{ModemLines, Parity, SerialLine, SerialParams};
+pub use socket::address::Family;
 pub use spec::{
-    BACKENDS, BackendSpec, ChardevSpec, OPTIONS, OptionType, SocketAddress, SocketSpec,
+    BACKENDS, BackendSpec, ChardevSpec, OPTIONS, OptionType, SocketAddress, SocketSpec, UdpSpec,
 };
 
 use link::Link;
@@ -121,6 +122,8 @@ trait Backend: Send + Sync {
 /// A character device.
 pub struct Chardev {
     label: String,
+    /// The name of the kind of its back end.
+    backend_name: &'static str,
     kind: Kind,
 }
 
@@ -140,6 +143,11 @@ impl Chardev {
     /// Its id.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// The name of the kind of its back end.
+    pub fn backend_name(&self) -> &'static str {
+        self.backend_name
     }
 
     /// As `query-chardev` shows it.

@@ -89,7 +89,7 @@ impl Chardevs {
             return Ok(base);
         }
         let kind = Kind::Mux(Mux::new(&self.context, &base)?);
-        let mux = Arc::new(Chardev { label: spec.id.clone(), kind });
+        let mux = Arc::new(Chardev { label: spec.id.clone(), backend_name: "mux", kind });
         self.devices.lock().insert(spec.id.clone(), mux.clone());
         Ok(mux)
     }
@@ -101,6 +101,7 @@ impl Chardevs {
         };
         let link = Link::new(log);
         let context = &self.context;
+        let backend_name = spec.backend.name();
         let backend: Arc<dyn Backend> = match &spec.backend {
             BackendSpec::Null => Arc::new(Null { filename: "null" }),
             BackendSpec::Vc => Arc::new(Null { filename: "vc" }),
@@ -118,11 +119,11 @@ impl Chardevs {
                 let base = self.devices.lock().get(chardev).cloned();
                 let base = base.ok_or_else(|| ChardevError::NoMuxBase(chardev.clone()))?;
                 let kind = Kind::Mux(Mux::new(context, &base)?);
-                return Ok(Arc::new(Chardev { label: label.into(), kind }));
+                return Ok(Arc::new(Chardev { label: label.into(), backend_name, kind }));
             }
         };
         let kind = Kind::Single(Connection { link, backend });
-        Ok(Arc::new(Chardev { label: label.into(), kind }))
+        Ok(Arc::new(Chardev { label: label.into(), backend_name, kind }))
     }
 
     fn open_log(&self, path: &str, append: bool) -> Result<File, ChardevError> {
@@ -159,9 +160,14 @@ impl Chardevs {
         }
     }
 
+    /// All devices, by label.
+    pub fn all(&self) -> Vec<Arc<Chardev>> {
+        self.devices.lock().values().cloned().collect()
+    }
+
     /// What `query-chardev` tells.
     pub fn query(&self) -> Vec<ChardevInfo> {
-        let devices: Vec<Arc<Chardev>> = self.devices.lock().values().cloned().collect();
+        let devices = self.all();
         let info = |device: Arc<Chardev>| ChardevInfo {
             label: device.label().into(),
             filename: device.filename(),

@@ -265,6 +265,23 @@ fn refused<T>(reason: &str) -> Result<T, ChardevError> {
 }
 
 impl BackendSpec {
+    /// The name of the kind.
+    pub fn name(&self) -> &'static str {
+        match self {
+            BackendSpec::Null => "null",
+            BackendSpec::Vc => "vc",
+            BackendSpec::Stdio { .. } => "stdio",
+            BackendSpec::File { .. } => "file",
+            BackendSpec::Pipe { .. } => "pipe",
+            BackendSpec::Pty { .. } => "pty",
+            BackendSpec::Serial { .. } => "serial",
+            BackendSpec::Socket(_) => "socket",
+            BackendSpec::Udp(_) => "udp",
+            BackendSpec::Ringbuf { .. } => "ringbuf",
+            BackendSpec::Mux { .. } => "mux",
+        }
+    }
+
     fn from_options(name: &str, options: &Options<'_>) -> Result<BackendSpec, ChardevError> {
         Ok(match name {
             "null" => BackendSpec::Null,

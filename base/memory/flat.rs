@@ -23,6 +23,8 @@ pub struct FlatRange {
     pub last: u64,
     /// Name of the region that answers.
     pub name: Arc<str>,
+    /// Its priority among its siblings.
+    pub priority: i32,
     pub(super) backing: Backing,
 }
 
@@ -98,7 +100,7 @@ impl FlatView {
         let size = root.size();
         if size > 0 {
             let window = (0, (size - 1).min(u64::MAX.into()) as u64);
-            renderer.region(root, 0, window, false, 0);
+            renderer.region(root, 0, window, false, (0, 0));
         }
         FlatView { ranges: renderer.ranges, unassigned }
     }
@@ -308,14 +310,14 @@ struct Renderer {
 
 impl Renderer {
     /// Renders `region`, whose offset 0 lies at `base`, as far as `window` (first and last address)
-    /// shows it.
+    /// shows it. Depth and priority are the region's in the tree.
     fn region(
         &mut self,
         region: &Region,
         base: i128,
         window: (u64, u64),
         read_only: bool,
-        depth: u32,
+        (depth, priority): (u32, i32),
     ) {
         let (children, kind, size, read_only, rom_mode) = {
             let node = region.0.node.lock();
@@ -337,15 +339,16 @@ impl Renderer {
                 base + i128::from(child.offset),
                 window,
                 read_only,
-                depth + 1,
+                (depth + 1, child.priority),
             );
         }
         let skip = (first - base) as u64;
-        let name = || Arc::from(region.name());
+        let name = || (Arc::from(region.name()), priority);
         match kind {
             Kind::Container => {}
             Kind::Alias { target, offset } => {
-                self.region(&target, base - i128::from(offset), window, read_only, depth + 1);
+                let base = base - i128::from(offset);
+                self.region(&target, base, window, read_only, (depth + 1, 0));
             }
             Kind::Ram { block, offset, writable } => {
                 let writable = writable && !read_only;
@@ -379,7 +382,7 @@ impl Renderer {
     fn fill(
         &mut self,
         (first, last): (u64, u64),
-        name: Arc<str>,
+        (name, priority): (Arc<str>, i32),
         backing: &dyn Fn(u64) -> Backing,
     ) {
         let mut at = self.ranges.partition_point(|range| range.last < first);
@@ -392,7 +395,8 @@ impl Renderer {
             };
             if let Some(end) = end {
                 let backing = backing(start - first);
-                self.ranges.insert(at, FlatRange { start, last: end, name: name.clone(), backing });
+                let name = name.clone();
+                self.ranges.insert(at, FlatRange { start, last: end, name, priority, backing });
                 at += 1;
             }
             match taken {

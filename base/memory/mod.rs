@@ -20,6 +20,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod tracking;
+mod tree;
 
 pub use dma::Dma;
 pub use flat::{FlatRange, FlatView, Lookup, LookupKind};
@@ -28,6 +29,7 @@ pub use ram::{Mapping, RamBlock, RamError};
 pub use region::{AccessSizes, IoHandler, Region};
 pub use space::{AddressSpace, ViewListener};
 pub use tracking::{Client, PageTracking};
+pub use tree::{describe, describe_flat};
 
 /// Size of the pages that dirtiness is tracked by.
 pub const PAGE_SIZE: u64 = 4096;

@@ -428,7 +428,7 @@ impl ApicCore {
         }
     }
 
-    fn register(&self, number: u32, now: &impl Now) -> Option<u32> {
+    pub(super) fn register(&self, number: u32, now: &impl Now) -> Option<u32> {
         let st = &self.st;
         Some(match number {
             reg::ID if self.x2apic() => self.id,

@@ -9,6 +9,7 @@ mod core;
 mod fabric;
 mod lapic;
 mod regs;
+mod report;
 #[cfg(test)]
 mod tests;
 mod timer;

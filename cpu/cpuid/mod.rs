@@ -4,11 +4,13 @@ pub mod feature;
 mod leaves;
 mod models;
 mod options;
+mod properties;
 mod topology;
 
 pub use feature::{Feature, FeatureSet};
-pub use models::{Definition, definitions, find, listing};
+pub use models::{Definition, definitions, find, listing, names};
 pub use options::{ModelError, Selection, Support, select};
+pub use properties::{Entry, Place, feature_names};
 pub use topology::Topology;
 
 /// Who a model claims to be made by, as far as it changes behaviour.

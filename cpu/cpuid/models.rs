@@ -93,6 +93,21 @@ pub fn listing() -> String {
     text + &format!(" {line}\n\n")
 }
 
+/// Every name that `-cpu` takes for a named model, with the version it stands for if it is another
+/// name of one.
+pub fn names() -> Vec<(&'static str, Option<&'static str>)> {
+    let table = table();
+    let mut names = Vec::new();
+    for definition in &table.definitions {
+        names.push((definition.name, None));
+        if let Some(base) = definition.name.strip_suffix("-v1") {
+            names.push((base, Some(definition.name)));
+        }
+    }
+    names.extend(table.aliases.iter().map(|&(alias, to)| (alias, Some(to))));
+    names
+}
+
 /// Reads the table. It is part of the program and checked by a test; what does not parse is left
 /// out.
 fn parse(text: &'static str) -> Table {

@@ -113,6 +113,8 @@ pub struct Selection {
     pub warnings: Vec<String>,
     /// TSC frequency in Hz, if one was asked for.
     pub tsc_frequency: Option<u64>,
+    /// What was asked for and the accelerator does not support.
+    pub unavailable: FeatureSet,
 }
 
 /// Properties that are known but change nothing that the engines here implement.
@@ -178,7 +180,7 @@ pub fn select(spec: &str, support: &Support, topology: Topology) -> Result<Selec
     };
     let (signed, plain): (Vec<_>, Vec<_>) =
         parts.filter(|part| !part.is_empty()).partition(|part| part.starts_with(['+', '-']));
-    let mut warnings = ambiguity(&signed, &plain);
+    let warnings = ambiguity(&signed, &plain);
     for part in plain {
         let (key, value) = part.split_once('=').unwrap_or((part, "on"));
         builder.set(key, value)?;
@@ -189,11 +191,7 @@ pub fn select(spec: &str, support: &Support, topology: Topology) -> Result<Selec
             builder.set_feature(&part[1..], on)?;
         }
     }
-    builder.finish(support, &mut warnings).map(|(model, tsc_frequency)| Selection {
-        model,
-        warnings,
-        tsc_frequency,
-    })
+    builder.finish(support, warnings)
 }
 
 fn ambiguity(signed: &[&str], plain: &[&str]) -> Vec<String> {
@@ -304,8 +302,8 @@ impl Builder<'_> {
     fn finish(
         mut self,
         support: &Support,
-        warnings: &mut Vec<String>,
-    ) -> Result<(Model, Option<u64>), ModelError> {
+        mut warnings: Vec<String>,
+    ) -> Result<Selection, ModelError> {
         let model = &mut self.model;
         let missing = model.features.without(&support.features);
         let mut lacking = false;
@@ -341,7 +339,12 @@ impl Builder<'_> {
         }
         model.phys_bits = if long { bits as u32 } else { default_bits as u32 };
         model.raise_levels();
-        Ok((self.model, self.tsc_frequency))
+        Ok(Selection {
+            model: self.model,
+            warnings,
+            tsc_frequency: self.tsc_frequency,
+            unavailable: missing,
+        })
     }
 }
 

@@ -242,6 +242,24 @@ impl Pic {
         PicParts { pic, primary, secondary, elcr }
     }
 
+    /// The registers of one of the pair, as people read them.
+    pub fn report(&self, primary: bool) -> String {
+        let chip = &self.st.chips[usize::from(!primary)];
+        format!(
+            "pic{}: irr={:02x} imr={:02x} isr={:02x} hprio={} irq_base={:02x} rr_sel={} \
+             elcr={:02x} fnm={}\n",
+            u8::from(!primary),
+            chip.irr,
+            chip.imr,
+            chip.isr,
+            chip.highest,
+            chip.vector_base,
+            u8::from(chip.read_isr),
+            chip.elcr,
+            u8::from(chip.special_nested)
+        )
+    }
+
     fn set_input(&mut self, n: u8, level: bool) {
         if n < 16 && n != CASCADE {
             let (chip, irq, level_bit) = (n >> 3 ^ 1, n & 7, u8::from(level));

@@ -29,6 +29,7 @@ const ARBITRATION_REGISTER: u8 = 2;
 const FIRST_ENTRY: u8 = 0x10;
 
 const DELIVERY_STATUS: u64 = 1 << 12;
+const ACTIVE_LOW: u64 = 1 << 13;
 const REMOTE_IRR: u64 = 1 << 14;
 const LEVEL: u64 = 1 << 15;
 const MASKED: u64 = 1 << 16;
@@ -60,6 +61,12 @@ pub struct Ioapic {
     st: IoapicState,
 }
 
+/// The pins that fulfil a condition, in columns.
+fn numbers(wanted: impl Fn(&usize) -> bool) -> String {
+    let pins: String = (0..PINS).filter(wanted).map(|n| format!("{n:<3}")).collect();
+    if pins.is_empty() { "(none)".into() } else { pins }
+}
+
 fn message(entry: u64) -> ApicMessage {
     let level = entry & LEVEL != 0;
     ApicMessage {
@@ -86,6 +93,35 @@ impl Ioapic {
         });
         let region = device::region(&ioapic, 0, "ioapic", IOAPIC_SIZE, AccessSizes::UP_TO_DWORD);
         (ioapic, region)
+    }
+
+    /// The registers, as people read them.
+    pub fn report(&self) -> String {
+        const DELIVERY: [&str; 8] =
+            ["fixed", "lowest", "SMI", "...", "NMI", "INIT", "...", "extINT"];
+        let select = self.st.select;
+        let mut text =
+            format!("ioapic0: ver=0x{VERSION:x} id=0x{:02x} sel=0x{select:02x}", self.st.id);
+        if let Some(n) = select.checked_sub(FIRST_ENTRY) {
+            text += &format!(" (redir[{}])", n >> 1);
+        }
+        text.push('\n');
+        for (n, entry) in self.st.entries.iter().enumerate() {
+            let pick = |bit: u64, set, clear| if entry & bit != 0 { set } else { clear };
+            text += &format!(
+                "  pin {n:<2} 0x{entry:016x} dest={:x} vec={:<3} {} {:<5} {:<6} {:<6} {}\n",
+                entry >> 56,
+                entry & 0xff,
+                pick(ACTIVE_LOW, "active-lo", "active-hi"),
+                pick(LEVEL, "level", "edge"),
+                pick(MASKED, "masked", ""),
+                DELIVERY[(entry >> 8 & 7) as usize],
+                pick(LOGICAL, "logical", "physical"),
+            );
+        }
+        let remote = |n: &usize| self.st.entries[*n] & REMOTE_IRR != 0;
+        text += &format!("  IRR      {}\n", numbers(|n| self.st.irr >> n & 1 != 0));
+        text + &format!("  Remote IRR {}\n", numbers(remote))
     }
 
     fn set_input(&mut self, n: usize, level: bool) {

@@ -107,13 +107,6 @@ pub struct MachineConfig {
     pub escape_char: Option<u8>,
 }
 
-impl MachineConfig {
-    /// Whether no processor runs and guest time stands still until a test moves it (`-accel qtest`).
-    pub fn is_driven_by_test(&self) -> bool {
-        self.accels.first().is_some_and(|accel| accel.value.name == "qtest")
-    }
-}
-
 /// `-name` and `-uuid`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {

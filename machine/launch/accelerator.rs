@@ -46,9 +46,6 @@ pub(super) struct Kvm {
 impl Accelerator {
     /// The first of the configured accelerators that works; software if none was named.
     pub fn choose(config: &MachineConfig) -> Result<Self, ConfigError> {
-        if config.is_driven_by_test() {
-            return Ok(Accelerator::Nobody);
-        }
         let accels = &config.accels;
         if accels.is_empty() {
             return Ok(Accelerator::Software);
@@ -84,6 +81,20 @@ impl Accelerator {
     /// Whether anybody executes guest code.
     pub fn executes(&self) -> bool {
         !matches!(self, Accelerator::Nobody)
+    }
+
+    /// The type names of what QEMU's board has of the accelerator: the local APIC, the 8259, the
+    /// I/O APIC and the interval timer.
+    pub fn chip_types(&self) -> [&'static str; 4] {
+        let kernel = |irqchip: Irqchip| match irqchip {
+            Irqchip::Kernel => ["kvm-apic", "kvm-i8259", "kvm-ioapic", "kvm-pit"],
+            Irqchip::Split => ["kvm-apic", "isa-i8259", "ioapic", "isa-pit"],
+            Irqchip::User => ["apic", "isa-i8259", "ioapic", "isa-pit"],
+        };
+        match self {
+            Accelerator::Kvm(kvm) => kernel(kvm.irqchip),
+            _ => kernel(Irqchip::User),
+        }
     }
 
     /// What processor models may offer.
@@ -137,6 +148,14 @@ impl Wired {
             }
         });
         Some(KernelChips { gsi, cut_timer })
+    }
+
+    /// The local APICs that are not in the kernel, by number of the processor.
+    pub fn apics(&self) -> Vec<Arc<LocalApic>> {
+        match &self.askers {
+            Askers::Apics(fabric) => fabric.apics(),
+            Askers::Line(_) => Vec::new(),
+        }
     }
 
     /// Connects the acknowledge cycle of the board's 8259 pair.

@@ -6,6 +6,7 @@ use base::chardev::{Chardev, Chardevs};
 use base::clock::Clocks;
 use base::device::{AnyDevice, Shared};
 use base::interrupt::MsiSink;
+use base::object::{Object, Property};
 use base::props::PropInput;
 use base::request::RequestSink;
 use hw::char::debugcon::{self, Debugcon};
@@ -18,6 +19,8 @@ use hw::pci::PciBus;
 use hw::registry::{self, BusKind, DeviceError, DeviceType, Fact, Setting, Slots};
 
 use super::characters::Characters;
+use super::chips::{self, PCI_BUS};
+use super::tree::Tree;
 use super::{fault, globals};
 use crate::config::{ConfigError, DeviceConfig, Located, MachineConfig, PropList};
 use crate::pc::board::Pc;
@@ -28,6 +31,9 @@ const BUSES: [(&str, BusKind); 2] = [("pci.0", BusKind::Pci), ("isa.0", BusKind:
 /// A PC that is being equipped.
 pub(super) struct Equipment<'a> {
     pub pc: &'a mut Pc,
+    pub tree: &'a mut Tree,
+    /// Path of the ISA bus.
+    pub isa_bus: &'a str,
     pub clocks: &'a Clocks,
     pub chardevs: &'a Chardevs,
     pub requests: RequestSink,
@@ -89,7 +95,12 @@ impl Equipment<'_> {
             Serial::attach(&serial, chardev).map_err(fault)?;
             self.pc.isa.place(&ports, base);
             self.pc.add_device(serial);
-            self.tell(Fact::Serial(legacy_port(n, base, irq)));
+            let port = legacy_port(n, base, irq);
+            let object = Object::device("isa-serial", None, self.isa_bus)
+                .with([Property::fixed("chardev", "str", chardev.label())])
+                .with(legacy_properties(&port));
+            self.tree.chip(object);
+            self.tell(Fact::Serial(port));
         }
         let parallels = parallel::ISA_PORTS.into_iter().zip(&characters.parallels);
         for (n, (base, chardev)) in (1..).zip(parallels) {
@@ -99,12 +110,20 @@ impl Equipment<'_> {
                 Parallel::create(self.pc.isa.irq(irq), chardev).map_err(fault)?;
             self.pc.isa.place(&ports, base);
             self.pc.add_device(parallel);
-            self.tell(Fact::Parallel(legacy_port(n, base, irq)));
+            let port = legacy_port(n, base, irq);
+            let object = Object::device("isa-parallel", None, self.isa_bus)
+                .with([Property::fixed("chardev", "str", chardev.label())])
+                .with(legacy_properties(&port));
+            self.tree.chip(object);
+            self.tell(Fact::Parallel(port));
         }
         for chardev in characters.debugcons.iter().flatten() {
             let (console, port) = Debugcon::create(debugcon::READBACK, chardev).map_err(fault)?;
             self.pc.isa.place(&port, debugcon::DEFAULT_PORT);
             self.pc.add_device(console);
+            let object = Object::device("isa-debugcon", None, self.isa_bus)
+                .with([Property::fixed("chardev", "str", chardev.label())]);
+            self.tree.device(object);
         }
         Ok(())
     }
@@ -139,7 +158,38 @@ impl Equipment<'_> {
                 settings.extend(props.iter().map(|(name, value)| (&**name, PropInput::Json(value))))
             }
         }
-        Ok(kind.realize(&settings, self)?)
+        if let Some(id) = &device.id {
+            self.tree.check_id(id).map_err(Refusal::Place)?;
+        }
+        let (functions, facts) = (self.functions(), self.facts.len());
+        kind.realize(&settings, self)?;
+        let object = self.object(kind, device.id.as_deref(), &settings);
+        let place = self.functions().into_iter().find(|devfn| !functions.contains(devfn));
+        let place = place.map(|devfn| chips::address(devfn >> 3, devfn & 7));
+        let port = self.facts.get(facts).and_then(|fact| match fact {
+            Fact::Serial(port) | Fact::Parallel(port) => Some(legacy_properties(port)),
+            _ => None,
+        });
+        self.tree.device(object.with(place).with(port.into_iter().flatten()));
+        Ok(())
+    }
+
+    fn functions(&self) -> Vec<u8> {
+        self.pc.pci.functions().iter().map(|function| function.devfn()).collect()
+    }
+
+    /// A device as it was asked for.
+    fn object(&self, kind: &DeviceType, id: Option<&str>, settings: &[Setting<'_>]) -> Object {
+        let bus = match kind.bus {
+            BusKind::Pci => PCI_BUS,
+            BusKind::Isa => self.isa_bus,
+            BusKind::None => "",
+        };
+        Object::device(kind.name, id, bus).with(kind.snapshot(settings)).with([Property::fixed(
+            "hotpluggable",
+            "bool",
+            kind.bus == BusKind::Pci,
+        )])
     }
 }
 
@@ -154,6 +204,15 @@ fn check_bus(kind: &DeviceType, name: &str) -> Result<(), String> {
             Err(format!("Device '{}' can't go on {bus} bus", kind.name))
         }
     }
+}
+
+/// What a legacy port's index, address and interrupt came to be.
+fn legacy_properties(port: &LegacyPort) -> [Property; 3] {
+    [
+        Property::fixed("index", "uint32", port.number - 1),
+        Property::fixed("iobase", "uint32", port.io_base),
+        Property::fixed("irq", "uint32", port.irq),
+    ]
 }
 
 fn legacy_port(number: u8, base: u64, irq: u32) -> LegacyPort {

@@ -1,16 +1,14 @@
 //! The guest's RAM, from `-m`, `-mem-path`, memory backend objects and NUMA nodes.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use base::memory::backend::{Backend, BackendError, BackendProps, Defaults, FileProps, HostNodes};
+use base::memory::backend::{Backend, BackendProps, FileProps};
 use base::memory::{RamBlock, Region};
-use base::props::{PropError, PropInput, PropName, PropValue, Size};
+use base::props::Size;
 
 use super::fault;
-use crate::config::{
-    ConfigError, Located, MachineConfig, MemoryConfig, NumaNode, NumaPlan, ObjectConfig, PropList,
-};
+use crate::config::{ConfigError, Located, MachineConfig, MemoryConfig, NumaNode, NumaPlan};
+use crate::objects::{TakeError, UserObjectError, UserObjects};
 
 /// RAM of a machine that was not told how much it has.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -19,87 +17,36 @@ const MAX_SLOTS: u64 = 256;
 /// What the machine's RAM is called.
 const RAM_NAME: &str = "pc.ram";
 
-/// Memory backend objects.
-pub(super) struct Backends {
-    blocks: HashMap<String, Arc<RamBlock>>,
-    used: Vec<String>,
-    defaults: Defaults,
+/// Makes the objects of `-object`.
+pub(super) fn create_objects(
+    config: &MachineConfig,
+    objects: &UserObjects,
+) -> Result<(), ConfigError> {
+    for Located { value: object, origin } in &config.objects {
+        // Types of other subsystems are refused by name where they are read.
+        if Backend::new(&object.type_name).is_none() {
+            continue;
+        }
+        if objects.size(&object.id).is_some() {
+            let message = format!("Duplicate ID '{}' for object", object.id);
+            return Err(ConfigError::at(origin, message));
+        }
+        objects.add(object).map_err(|error| match error {
+            UserObjectError::Backend(error) => fault(error),
+            error => ConfigError::at(origin, error.to_string()),
+        })?;
+    }
+    Ok(())
 }
 
-impl Backends {
-    /// Makes those of `-object`.
-    pub fn create(config: &MachineConfig, defaults: Defaults) -> Result<Self, ConfigError> {
-        let mut blocks = HashMap::new();
-        for object in &config.objects {
-            let Some(backend) = Backend::new(&object.value.type_name) else { continue };
-            let id = &object.value.id;
-            if blocks.contains_key(id) {
-                let message = format!("Duplicate ID '{id}' for object");
-                return Err(ConfigError::at(&object.origin, message));
-            }
-            let backend = configure(backend, &object.value)
-                .map_err(|message| ConfigError::at(&object.origin, message))?;
-            let block = backend.create(id, defaults).map_err(fault)?;
-            blocks.insert(id.clone(), Arc::new(block));
-        }
-        Ok(Backends { blocks, used: Vec::new(), defaults })
-    }
-
-    /// Takes an object for use; each serves once.
-    fn take(&mut self, id: &str) -> Result<Arc<RamBlock>, ConfigError> {
-        if self.used.iter().any(|used| used == id) {
-            return Err(fault(format!("memory backend {id} can't be used multiple times.")));
-        }
-        let block = self.blocks.get(id).cloned();
-        self.used.push(id.into());
-        block.ok_or_else(|| fault(format!("Memory backend '{id}' not found")))
-    }
-}
-
-/// Sets an object's properties; the two forms word their faults differently.
-fn configure(mut backend: Backend, object: &ObjectConfig) -> Result<Backend, String> {
-    let owner = backend.type_name();
-    match &object.props {
-        PropList::Text(pairs) => {
-            let mut nodes = HostNodes::default();
-            for (name, value) in pairs {
-                if name == "host-nodes" {
-                    let more = HostNodes::from_text(value, &PropName { owner, name });
-                    nodes.extend(more.map_err(|error| error.to_string())?);
-                } else {
-                    backend.props().set(owner, name, PropInput::Text(value)).map_err(text_fault)?;
-                }
-            }
-            backend.common_mut().host_nodes = nodes;
-        }
-        PropList::Json(members) => {
-            for (name, value) in members {
-                backend.props().set(owner, name, PropInput::Json(value)).map_err(|error| {
-                    match error {
-                        PropError::NotFound { name, .. } => {
-                            format!("Parameter '{name}' is unexpected")
-                        }
-                        other => other.to_string(),
-                    }
-                })?;
-            }
-        }
-    }
-    backend.check().map_err(|error: BackendError| error.to_string())?;
-    Ok(backend)
-}
-
-fn text_fault(error: PropError) -> String {
-    match error {
-        PropError::NotFound { name, .. } => format!("Invalid parameter '{name}'"),
-        PropError::Expects { name, what: "size" } => {
-            format!("Parameter '{name}' expects a size value")
-        }
-        PropError::Expects { name, what: "integer" } => {
-            format!("Parameter '{name}' expects a uint64 value")
-        }
-        other => other.to_string(),
-    }
+/// Takes a backend for use; each serves once.
+fn take(objects: &UserObjects, id: &str) -> Result<Arc<RamBlock>, ConfigError> {
+    objects.take(id).map_err(|error| {
+        fault(match error {
+            TakeError::Used => format!("memory backend {id} can't be used multiple times."),
+            TakeError::NotFound => format!("Memory backend '{id}' not found"),
+        })
+    })
 }
 
 /// The machine's RAM.
@@ -114,18 +61,18 @@ pub(super) struct GuestRam {
 pub(super) fn guest_ram(
     config: &MemoryConfig,
     numa: &NumaPlan,
-    backends: &mut Backends,
+    objects: &UserObjects,
 ) -> Result<GuestRam, ConfigError> {
     if config.slots > MAX_SLOTS {
         return Err(fault(format!("unsupported amount of memory slots: {}", config.slots)));
     }
     if let Some(id) = &config.backend {
-        return from_backend(config, id, numa, backends);
+        return from_backend(config, id, numa, objects);
     }
     let size = config.size.unwrap_or(DEFAULT_RAM);
-    check_nodes(numa, size, backends)?;
+    check_nodes(numa, size, objects)?;
     if numa.nodes.iter().any(|node| node.memdev.is_some()) {
-        return from_nodes(numa, size, backends);
+        return from_nodes(numa, size, objects);
     }
     let common = BackendProps {
         size: Some(Size(size)),
@@ -140,17 +87,17 @@ pub(super) fn guest_ram(
         }),
         None => Backend::Ram(common),
     };
-    let block = backend.create(RAM_NAME, backends.defaults).map_err(fault)?;
-    Ok(GuestRam { region: Region::ram(Arc::new(block)), size })
+    let block = objects.add_memory(RAM_NAME, backend, true).map_err(fault)?;
+    Ok(GuestRam { region: Region::ram(block), size })
 }
 
 fn from_backend(
     config: &MemoryConfig,
     id: &str,
     numa: &NumaPlan,
-    backends: &mut Backends,
+    objects: &UserObjects,
 ) -> Result<GuestRam, ConfigError> {
-    let block = backends.take(id)?;
+    let block = take(objects, id)?;
     let size = block.len();
     if config.size.is_some_and(|wanted| wanted != size) {
         return Err(fault("Machine memory size does not match the size of the memory backend"));
@@ -160,24 +107,23 @@ fn from_backend(
             "'-machine memory-backend' and '-numa memdev' properties are mutually exclusive",
         ));
     }
-    check_nodes(numa, size, backends)?;
+    check_nodes(numa, size, objects)?;
     Ok(GuestRam { region: Region::ram(block), size })
 }
 
 /// Bytes of memory on each node.
-pub(super) fn node_sizes(numa: &NumaPlan, backends: &Backends) -> Result<Vec<u64>, ConfigError> {
+pub(super) fn node_sizes(numa: &NumaPlan, objects: &UserObjects) -> Result<Vec<u64>, ConfigError> {
     let size = |node: &NumaNode| match &node.memdev {
         None => Ok(node.memory),
-        Some(Located { value: id, origin }) => match backends.blocks.get(id) {
-            Some(block) => Ok(block.len()),
-            None => Err(ConfigError::at(origin, format!("memdev={id} is ambiguous"))),
-        },
+        Some(Located { value: id, origin }) => objects
+            .size(id)
+            .ok_or_else(|| ConfigError::at(origin, format!("memdev={id} is ambiguous"))),
     };
     numa.nodes.iter().map(size).collect()
 }
 
-fn check_nodes(numa: &NumaPlan, size: u64, backends: &Backends) -> Result<(), ConfigError> {
-    let sizes = node_sizes(numa, backends)?;
+fn check_nodes(numa: &NumaPlan, size: u64, objects: &UserObjects) -> Result<(), ConfigError> {
+    let sizes = node_sizes(numa, objects)?;
     let total = sizes.iter().fold(0u64, |total, size| total.saturating_add(*size));
     if numa.nodes.is_empty() || total == size {
         return Ok(());
@@ -187,15 +133,11 @@ fn check_nodes(numa: &NumaPlan, size: u64, backends: &Backends) -> Result<(), Co
     )))
 }
 
-fn from_nodes(
-    numa: &NumaPlan,
-    size: u64,
-    backends: &mut Backends,
-) -> Result<GuestRam, ConfigError> {
+fn from_nodes(numa: &NumaPlan, size: u64, objects: &UserObjects) -> Result<GuestRam, ConfigError> {
     let region = Region::container(RAM_NAME, size.into());
     let mut at = 0;
     for memdev in numa.nodes.iter().filter_map(|node| node.memdev.as_ref()) {
-        let block = backends.take(&memdev.value)?;
+        let block = take(objects, &memdev.value)?;
         let len = block.len();
         region.add(&Region::ram(block), at, 0);
         at += len;
@@ -205,10 +147,12 @@ fn from_nodes(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::config::Origin;
+    use base::object::Object;
 
-    fn backends(objects: &[(&str, &str)]) -> Result<Backends, String> {
+    use super::*;
+    use crate::config::{ObjectConfig, Origin, PropList};
+
+    fn backends(objects: &[(&str, &str)]) -> Result<Arc<UserObjects>, String> {
         let object = |(id, props): &(&str, &str)| {
             let pairs = props.split(',').filter_map(|pair| pair.split_once('='));
             let props = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
@@ -223,8 +167,9 @@ mod tests {
             objects: objects.iter().map(object).collect(),
             ..MachineConfig::default()
         };
-        Backends::create(&config, Defaults { merge: true, dump: true })
-            .map_err(|error| error.to_string())
+        let made = UserObjects::new(Object::container());
+        create_objects(&config, &made).map_err(|error| error.to_string())?;
+        Ok(made)
     }
 
     fn plan(memdevs: &[&str]) -> NumaPlan {
@@ -240,7 +185,7 @@ mod tests {
         memdevs: &[&str],
         objects: &[(&str, &str)],
     ) -> Result<GuestRam, String> {
-        guest_ram(config, &plan(memdevs), &mut backends(objects)?).map_err(|e| e.to_string())
+        guest_ram(config, &plan(memdevs), &*backends(objects)?).map_err(|e| e.to_string())
     }
 
     const MIB: u64 = 1 << 20;

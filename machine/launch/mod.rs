@@ -5,6 +5,7 @@
 
 mod accelerator;
 mod characters;
+mod chips;
 mod devices;
 mod firmware;
 mod globals;
@@ -13,9 +14,11 @@ mod memory;
 mod options;
 mod pc;
 mod processors;
+mod tree;
 
 use std::sync::Arc;
 
+use accelerator::Accelerator;
 use base::chardev::{Chardev, Chardevs, EscapeActions};
 use base::clock::Clocks;
 use base::event_loop::LoopHandle;
@@ -28,6 +31,7 @@ use serde_json::{Map, Value};
 pub use firmware::data_dirs;
 
 use crate::config::{ConfigError, Consoles, Located, MachineConfig, MonitorConfig, Origin};
+use crate::inventory::Inventory;
 use crate::machines::{self, Kind, MachineType};
 use crate::none::NoneProps;
 use crate::vm::Vm;
@@ -55,6 +59,8 @@ pub struct Launched {
     pub monitors: Vec<(Located<MonitorConfig>, Arc<Chardev>)>,
     /// The character device of the test protocol.
     pub qtest: Option<Arc<Chardev>>,
+    /// Whether no processor runs and a test moves the guest's clock.
+    pub by_test: bool,
 }
 
 /// What Ctrl-A x does at a multiplexed terminal.
@@ -82,7 +88,9 @@ pub fn launch(
     if let Some(warning) = machine.warning() {
         base::warn_report!("{warning}");
     }
-    if config.is_driven_by_test() {
+    let accelerator = Accelerator::choose(config)?;
+    let by_test = !accelerator.executes();
+    if by_test {
         host.clocks.step_by_hand();
     }
     let vm = Vm::new(&host.clocks, &host.main_loop, config.actions);
@@ -103,6 +111,7 @@ pub fn launch(
         failure: failure.clone(),
         monitors: std::mem::take(&mut consoles.monitors),
         qtest: consoles.qtest.take(),
+        by_test,
     };
     serve_monitors(&launched)?;
     match machine.kind {
@@ -112,14 +121,26 @@ pub fn launch(
                 return Err(ConfigError::at(&option.origin, message));
             }
             let props: NoneProps = machine_props(machine, &config.machine_props)?;
+            tree::Tree::new(&vm, tree::machine(machine, config, &props));
             let defaults = Defaults { merge: props.mem_merge, dump: props.dump_guest_core };
-            // Made for the sake of their faults: the machine has no use for them.
-            memory::Backends::create(config, defaults)?;
+            vm.user_objects().set_defaults(defaults);
+            memory::create_objects(config, vm.user_objects())?;
+            vm.describe(Inventory {
+                machine,
+                kvm: accelerator.is_kvm(),
+                support: accelerator.support()?,
+                cpu_type: None,
+                cpus: Vec::new(),
+                node_sizes: Vec::new(),
+                ram: 0,
+                memory_slots: 0,
+                can_suspend: false,
+            });
             let none = crate::none::NoBoard::new();
             let vcpus = processors::none(&vm)?;
             vm.assemble(Arc::new(none), vcpus);
         }
-        Kind::Pc(..) => pc::build(machine, config, host, &vm, &consoles, &failure)?,
+        Kind::Pc(..) => pc::build(machine, config, host, &vm, &consoles, accelerator, &failure)?,
     }
     globals::warn_of_unused(config, machine.kind);
     Ok(launched)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::backdoor::Backdoor;
-use base::irq::{FnSink, IrqLine, IrqSink, Probe};
+use base::irq::{FnSink, IrqLine, IrqSink};
 use base::memory::AddressSpace;
 use base::memory::backend::Defaults;
 use cpu::kvm::KvmVm;
@@ -21,12 +21,15 @@ use parking_lot::Mutex;
 
 use super::accelerator::{Accelerator, Surroundings};
 use super::characters::Characters;
+use super::chips::{self, Board as Chipset};
 use super::devices::Equipment;
 use super::kernel::{Kernel, Start, Tables};
-use super::memory::{self, Backends};
+use super::memory;
 use super::processors::{self, FlushOnChange, Processors};
+use super::tree::{self, Tree};
 use super::{Host, fault, firmware, globals, options};
 use crate::config::{ConfigError, MachineConfig, NumaPlan};
+use crate::inventory::Inventory;
 use crate::machines::MachineType;
 use crate::pc::board::{Chips, Pc, PcConfig, PcWires};
 use crate::pc::cmos;
@@ -101,8 +104,9 @@ impl Board for PcMachine {
     fn ports(&self) -> &AddressSpace {
         &self.pc.map.ports
     }
-    fn irq_inputs(&self, device: &str) -> Option<Arc<Probe>> {
-        (device == "ioapic").then(|| self.pc.ioapic_inputs.clone())
+    fn spaces(&self) -> Vec<AddressSpace> {
+        let map = &self.pc.map;
+        vec![map.memory.clone(), map.ports.clone(), map.smm.clone()]
     }
     fn enter(&self, vcpus: &Vcpus) {
         self.start.enter(&self.pc, vcpus);
@@ -110,16 +114,16 @@ impl Board for PcMachine {
 }
 
 pub(super) fn build(
-    machine: &MachineType,
+    machine: &'static MachineType,
     config: &MachineConfig,
     host: &Host,
     vm: &Arc<Vm>,
     characters: &Characters,
+    accelerator: Accelerator,
     failure: &Arc<Mutex<Option<ConfigError>>>,
 ) -> Result<(), ConfigError> {
     let props: PcProps = super::machine_props(machine, &config.machine_props)?;
     props.check()?;
-    let accelerator = Accelerator::choose(config)?;
     let chips = globals::onboard(config)?;
     if accelerator.is_kvm() && props.bus_lock_ratelimit > 0 {
         return Err(ConfigError::new("kvm: bus lock detection unsupported"));
@@ -129,12 +133,16 @@ pub(super) fn build(
     let numa = NumaPlan::resolve(&config.numa, &processors.smp, !machine.since(5, 1))?;
     numa.warnings.iter().for_each(super::warn);
     let defaults = Defaults { merge: props.mem_merge, dump: props.dump_guest_core };
-    let mut backends = Backends::create(config, defaults)?;
-    let node_sizes = memory::node_sizes(&numa, &backends)?;
-    let ram = memory::guest_ram(&config.memory, &numa, &mut backends)?;
+    let objects = vm.user_objects();
+    objects.set_defaults(defaults);
+    memory::create_objects(config, objects)?;
+    let node_sizes = memory::node_sizes(&numa, objects)?;
+    let ram = memory::guest_ram(&config.memory, &numa, objects)?;
     for warning in props.warnings(ram.size) {
         base::warn_report!("{warning}");
     }
+    let (is_kvm, types, support) =
+        (accelerator.is_kvm(), accelerator.chip_types(), accelerator.support()?);
     let map = PcMemory::new(ram.region, ram.size, props.max_below_4g());
     let a20 = Arc::new(AtomicBool::new(true));
     let timer = props.pit.resolve(true).then_some(chips.kernel_pit.lost_tick_policy);
@@ -212,7 +220,37 @@ pub(super) fn build(
     };
     let mut pc = Pc::new(map, &cfg, wires, &host.clocks).map_err(fault)?;
     wired.connect_pic(&pc.int_ack());
+    let apics = wired.apics();
+    let described = tree::machine(machine, config, &props);
+    let mut tree =
+        Tree::new(vm, described.with(tree::resources(config, &processors.smp, ram.size)));
+    let (vmport, smbus) = (props.vmport.resolve(true), props.smbus);
+    let chipset = Chipset {
+        pc: &pc,
+        chips: cfg.chips,
+        types,
+        kvm: is_kvm,
+        vmport,
+        smbus,
+        onboard: &chips,
+        apics: &apics,
+    };
+    let cpus = chips::enter_processors(&mut tree, &processors, &chipset, &numa.cpus);
+    let isa_bus = chipset.enter_first(&mut tree);
+    vm.describe(Inventory {
+        machine,
+        kvm: is_kvm,
+        support,
+        cpu_type: Some(processors.type_name.clone()),
+        cpus,
+        node_sizes: node_sizes.clone(),
+        ram: ram.size,
+        memory_slots: config.memory.slots,
+        can_suspend: cfg.chips.acpi,
+    });
     let mut equipment = Equipment {
+        tree: &mut tree,
+        isa_bus: &isa_bus,
         pc: &mut pc,
         clocks: &host.clocks,
         chardevs: &characters.all,
@@ -221,6 +259,17 @@ pub(super) fn build(
         facts: Vec::new(),
     };
     equipment.add_consoles(characters)?;
+    let chipset = Chipset {
+        pc: equipment.pc,
+        chips: cfg.chips,
+        types,
+        kvm: is_kvm,
+        vmport,
+        smbus,
+        onboard: &chips,
+        apics: &apics,
+    };
+    chipset.enter_rest(equipment.tree, &isa_bus);
     equipment.add_devices(config)?;
     let facts = equipment.facts;
     let choices = Choices { machine, config, props: &props, board: &cfg, numa, node_sizes };

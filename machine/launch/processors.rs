@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::memory::{FlatView, ViewListener};
-use cpu::cpuid::{Dynamic, Model, Topology, select};
+use cpu::cpuid::{Dynamic, Model, Selection, Topology, select};
 use cpu::signals::{Signals, request};
 use cpu::vcpu::{Engine, Vcpus};
 
@@ -18,6 +18,10 @@ const MAX_CPUS: u32 = 255;
 /// What is known of the processors before the board is built.
 pub(super) struct Processors {
     pub model: Arc<Model>,
+    /// What `-cpu` selected.
+    pub selection: Selection,
+    /// The type name of the model.
+    pub type_name: String,
     pub topology: Topology,
     /// The same as the command line has it.
     pub smp: crate::config::Topology,
@@ -48,7 +52,9 @@ impl Processors {
             eprintln!("qemu-system-x86_64: warning: {warning}");
         }
         Ok(Processors {
-            model: Arc::new(selection.model),
+            model: Arc::new(selection.model.clone()),
+            type_name: format!("{}-x86_64-cpu", spec.split(',').next().unwrap_or_default()),
+            selection,
             topology,
             smp,
             count: smp.cpus,

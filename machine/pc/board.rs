@@ -16,7 +16,7 @@ use hw::acpi::pci_hotplug::{HotplugBus, PCI_HOTPLUG_GPE, PCI_HOTPLUG_PORT, PciHo
 use hw::dma::i8237::DmaPair;
 use hw::firmware::fw_cfg::{FW_CFG_DMA_PORT, FW_CFG_PORT, FwCfg};
 use hw::input::i8042::{COMMAND_PORT, DATA_PORT as KEYBOARD_PORT, I8042, I8042Wires};
-use hw::intc::gsi::{GSI_COUNT, GsiFanout};
+use hw::intc::gsi::{GSI_COUNT, GsiFanout, PicPins};
 use hw::intc::i8259::{ELCR_PORT, PRIMARY_PORT, Pic, PicAck, PicInputs, SECONDARY_PORT};
 use hw::intc::ioapic::{IOAPIC_ADDRESS, Ioapic, IoapicInputs};
 use hw::isa::IsaBus;
@@ -131,6 +131,10 @@ pub struct Pc {
     pub isa: IsaBus,
     /// Global system interrupts.
     pub gsi: Arc<dyn IrqSink>,
+    /// The 8259s' inputs.
+    pub pic_pins: Arc<PicPins>,
+    /// The 8259 pair's output.
+    pub intr: IrqLine,
     /// The I/O APIC's inputs.
     pub ioapic_inputs: Arc<Probe>,
     /// The 8259 pair.
@@ -174,7 +178,8 @@ impl Pc {
             (chips.pic, chips.pit) = (false, false);
         }
         // Without a place and an output nobody meets the chip.
-        let pic = Pic::create(if chips.pic { wires.intr } else { IrqLine::unconnected() });
+        let intr = if chips.pic { wires.intr } else { IrqLine::unconnected() };
+        let pic = Pic::create(intr.clone());
         if chips.pic {
             place(&pic.primary, PRIMARY_PORT);
             place(&pic.secondary, SECONDARY_PORT);
@@ -184,10 +189,9 @@ impl Pc {
         if wires.kernel_chips.is_none() {
             map.low.system.add(&ioapic_registers, IOAPIC_ADDRESS, 0);
         }
-        let gsi = GsiFanout::new(
-            Arc::new(PicInputs(pic.pic.clone())),
-            Arc::new(IoapicInputs(ioapic.clone())),
-        );
+        let pic_inputs: Arc<dyn IrqSink> = Arc::new(PicInputs(pic.pic.clone()));
+        let pic_pins = Arc::new(PicPins::new(&pic_inputs));
+        let gsi = GsiFanout::new(pic_pins.clone(), Arc::new(IoapicInputs(ioapic.clone())));
         let ioapic_inputs = gsi.ioapic_inputs();
         let (gsi, cut_kernel_timer): (Arc<dyn IrqSink>, _) = match wires.kernel_chips {
             Some(kernel) => (kernel.gsi, Some(kernel.cut_timer)),
@@ -327,6 +331,8 @@ impl Pc {
             pci,
             isa,
             gsi,
+            pic_pins,
+            intr,
             ioapic_inputs,
             pic: pic.pic,
             ioapic,

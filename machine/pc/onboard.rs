@@ -3,7 +3,7 @@
 //! What the board itself decides (`smb_io_base`, `hpet-intcap` and so on) can be set without
 //! effect, as under QEMU: the board has the last word.
 
-use base::props::{PropError, PropInput, Props};
+use base::props::{PropError, PropInput, PropSpec, Props};
 
 base::prop_enum! {
     /// What becomes of timer interrupts that the guest was too late for.
@@ -110,6 +110,19 @@ const CHIPS: &[&str] = &["PIIX4_PM", "fw_cfg_io", "hpet", "i8042", "kvm-pit", "m
 /// Whether a type is of chips on the board.
 pub fn is_chip(name: &str) -> bool {
     CHIPS.contains(&name) || PLAIN.contains(&name)
+}
+
+/// The properties that a type of chip has.
+pub fn specs(name: &str) -> &'static [PropSpec] {
+    match name {
+        "PIIX4_PM" => PmProps::specs(),
+        "mc146818rtc" => RtcProps::specs(),
+        "kvm-pit" => KernelPitProps::specs(),
+        "fw_cfg_io" => FwCfgProps::specs(),
+        "i8042" => KeyboardProps::specs(),
+        "hpet" => HpetProps::specs(),
+        _ => &[],
+    }
 }
 
 /// The chips' properties.

@@ -1,11 +1,15 @@
 //! The commands of the human monitor, as one table: help and completion come from it.
 
+use std::cell::Cell;
+use std::ops::Deref;
 use std::sync::Arc;
 
+use base::chardev::ChardevSpec;
 use base::trace_event;
-use cpu::dump::Dump;
-use machine::run_state::{Cause, RunState};
+use machine::config::{ObjectConfig, OnWatchdog, PropList};
+use machine::run_state::Cause;
 
+use super::info::INFO;
 use super::memory;
 use super::words::{Arguments, Format};
 use crate::qapi::QmpError;
@@ -14,8 +18,28 @@ use crate::target::Target;
 /// Longest run of memory that `sum` goes through.
 const MAX_SUM: u64 = 1 << 30;
 
+/// What commands act upon.
+pub(crate) struct Context<'a> {
+    target: &'a Arc<Target>,
+    /// The processor that commands are about which do not name one.
+    pub cpu: Cell<usize>,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(target: &'a Arc<Target>, cpu: usize) -> Self {
+        Context { target, cpu: Cell::new(cpu) }
+    }
+}
+
+impl Deref for Context<'_> {
+    type Target = Target;
+    fn deref(&self) -> &Target {
+        self.target
+    }
+}
+
 /// Why a command did nothing.
-enum Failure {
+pub(super) enum Failure {
     /// It was not called as it is to be called.
     Usage(String),
     /// It was refused.
@@ -34,15 +58,15 @@ impl From<QmpError> for Failure {
     }
 }
 
-type Printed = Result<String, Failure>;
+pub(super) type Printed = Result<String, Failure>;
 
 /// A command: its names, its arguments, what it does, and the function that does it.
-struct Command {
+pub(super) struct Command {
     /// The name and shorter ones, separated by bars.
-    names: &'static str,
-    arguments: &'static str,
-    help: &'static str,
-    run: fn(&Arc<Target>, &mut Arguments<'_>) -> Printed,
+    pub names: &'static str,
+    pub arguments: &'static str,
+    pub help: &'static str,
+    pub run: fn(&Context<'_>, &mut Arguments<'_>) -> Printed,
 }
 
 impl Command {
@@ -55,13 +79,23 @@ impl Command {
     }
 }
 
+/// Declares a table of commands.
 macro_rules! commands {
     ($($names:literal $arguments:literal $help:literal $run:expr;)*) => {
         &[$(Command { names: $names, arguments: $arguments, help: $help, run: $run }),*]
     };
 }
+pub(super) use commands;
 
 const COMMANDS: &[Command] = commands! {
+    "chardev-add" "args" "make a character device" |target, arguments| {
+        let text = arguments.word().ok_or("chardev-add: string expected".to_owned())?;
+        arguments.end("chardev-add")?;
+        let pairs = pairs(text, "backend")?;
+        let spec = ChardevSpec::from_options(&pairs).map_err(QmpError::from)?;
+        target.chardevs.create(&spec).map_err(QmpError::from)?;
+        silence()
+    };
     "chardev-remove" "id" "remove a character device that is not in use" |target, arguments| {
         let id = arguments.word().ok_or("chardev-remove: string expected".to_owned())?;
         arguments.end("chardev-remove")?;
@@ -78,6 +112,39 @@ const COMMANDS: &[Command] = commands! {
         target.cont()?;
         silence()
     };
+    "cpu" "index" "choose the processor that commands are about" |context, arguments| {
+        let index = arguments.expression()?;
+        arguments.end("cpu")?;
+        let count = context.vm.vcpus().map_or(0, |vcpus| vcpus.count());
+        match usize::try_from(index).ok().filter(|&index| index < count) {
+            Some(index) => context.cpu.set(index),
+            None => return Ok("invalid CPU index\n".into()),
+        }
+        silence()
+    };
+    "gpa2hva" "addr" "show where the emulator has a physical address" |target, arguments| {
+        let address = arguments.expression()?;
+        arguments.end("gpa2hva")?;
+        let found = target.vm.board().and_then(|board| memory::host(board.memory(), address));
+        Ok(match found {
+            Some((name, host)) => {
+                format!("Host virtual address for {address:#x} ({name}) is {host:#x}\n")
+            }
+            None => format!("No memory is mapped at address {address:#x}\n"),
+        })
+    };
+    "gva2gpa" "addr" "translate an address of the processor" |context, arguments| {
+        let address = arguments.expression()?;
+        arguments.end("gva2gpa")?;
+        Ok(match context.virtual_memory(context.cpu.get()) {
+            None => "No cpu\n".into(),
+            Some(memory) => match memory.translate(address) {
+                Some(0) => "gpa: 0\n".into(),
+                Some(physical) => format!("gpa: {physical:#x}\n"),
+                None => "Unmapped\n".into(),
+            },
+        })
+    };
     "help|?" "[cmd]" "say what commands do" |_, arguments| Ok(help(arguments));
     "i" "/fmt addr" "read an I/O port" |target, arguments| {
         let size = port_size(arguments.format()?);
@@ -89,6 +156,31 @@ const COMMANDS: &[Command] = commands! {
         Ok(format!("port{suffix}[0x{port:04x}] = 0x{value:0digits$x}\n"))
     };
     "info" "[subcommand]" "show something about the machine" info;
+    "log" "item1[,...]" "choose what is logged" |_, arguments| {
+        let items = arguments.word().ok_or("log: string expected".to_owned())?;
+        arguments.end("log")?;
+        let chosen = if items == "none" { Ok(Default::default()) } else {
+            base::log::parse_items(items)
+        };
+        match chosen {
+            Ok(selection) => {
+                base::log::select(&selection);
+                for pattern in &selection.trace {
+                    base::trace::set_enabled(pattern, true);
+                }
+                silence()
+            }
+            Err(_) => Ok(base::log::help().replace("\"-d trace", "\"log trace")),
+        }
+    };
+    "logfile" "filename" "write the log to a file" |_, arguments| {
+        let path = arguments.word().ok_or("logfile: filename expected".to_owned())?;
+        arguments.end("logfile")?;
+        match base::log::open(path) {
+            Ok(()) => silence(),
+            Err(error) => refuse(&error.to_string()),
+        }
+    };
     "nmi" "" "send every processor a non-maskable interrupt" |target, _| {
         target.inject_nmi()?;
         silence()
@@ -103,10 +195,58 @@ const COMMANDS: &[Command] = commands! {
         }
         silence()
     };
+    "object_add" "qom-type,id=id[,prop=value[,...]]" "make an object" |target, arguments| {
+        let text = arguments.word().ok_or("object_add: string expected".to_owned())?;
+        arguments.end("object_add")?;
+        let mut props = pairs(text, "qom-type")?;
+        let mut take = |name: &str| {
+            let at = props.iter().position(|(key, _)| key == name);
+            let at = at.ok_or_else(|| QmpError::new(format!("Parameter '{name}' is missing")))?;
+            Ok::<_, QmpError>(props.remove(at).1)
+        };
+        let (type_name, id) = (take("qom-type")?, take("id")?);
+        let config = ObjectConfig { type_name, id, props: PropList::Text(props) };
+        target.vm.user_objects().add(&config).map_err(QmpError::from)?;
+        silence()
+    };
+    "object_del" "id" "remove an object" |target, arguments| {
+        let id = arguments.word().ok_or("object_del: string expected".to_owned())?;
+        arguments.end("object_del")?;
+        target.vm.user_objects().remove(id).map_err(QmpError::from)?;
+        silence()
+    };
     "print|p" "/fmt expr" "compute" |_, arguments| {
         let format = arguments.format()?;
         let value = arguments.expression()?;
         Ok(memory::number(value, format.map_or('x', |format| format.shown), 8) + "\n")
+    };
+    "qom-get" "path property" "show a property of an object" |target, arguments| {
+        let path = arguments.word().ok_or("qom-get: string expected".to_owned())?;
+        let name = arguments.word().ok_or("qom-get: string expected".to_owned())?;
+        arguments.end("qom-get")?;
+        let (path, object) = target.object(path)?;
+        let value = object.get(&path, name).map_err(QmpError::from)?;
+        Ok(serde_json::to_string_pretty(&value).unwrap_or_default() + "\n")
+    };
+    "qom-list" "path" "list the properties of an object" |target, arguments| {
+        let Some(path) = arguments.word() else { return Ok("/\n".into()) };
+        arguments.end("qom-list")?;
+        let (_, object) = target.object(path)?;
+        let line = |listed: &base::object::Listed| {
+            format!("{} ({})\n", listed.name, listed.type_name)
+        };
+        Ok(object.list().iter().map(line).collect())
+    };
+    "qom-set" "path property value" "set a property of an object" |target, arguments| {
+        let path = arguments.word().ok_or("qom-set: string expected".to_owned())?;
+        let name = arguments.word().ok_or("qom-set: string expected".to_owned())?;
+        let text = arguments.word().ok_or("qom-set: string expected".to_owned())?;
+        arguments.end("qom-set")?;
+        let (_, object) = target.object(path)?;
+        // What is no JSON is text.
+        let value = serde_json::from_str(text).unwrap_or_else(|_| text.into());
+        object.set(name, &value).map_err(QmpError::from)?;
+        silence()
     };
     "quit|q" "" "end the machine and the program" |target, _| {
         target.vm.shut_down(Cause::HostQmpQuit);
@@ -151,62 +291,66 @@ const COMMANDS: &[Command] = commands! {
         target.system_wakeup()?;
         silence()
     };
-    "xp" "/fmt addr" "show physical memory" |target, arguments| {
-        let format = arguments.format()?.unwrap_or(Format { count: 1, shown: 'x', size: None });
-        let address = arguments.expression()?;
-        let dumped = target.vm.board().and_then(|b| memory::dump(b.memory(), address, format));
-        Ok(dumped.unwrap_or_else(|| "instructions cannot be shown yet\n".into()))
+    "trace-event" "name on|off" "start or stop recording trace events" |_, arguments| {
+        let name = arguments.word().ok_or("trace-event: string expected".to_owned())?;
+        let on = arguments.switch()?;
+        arguments.end("trace-event")?;
+        if base::trace::set_enabled(name, on) == 0 && !name.contains(['*', '?']) {
+            return Ok(format!("unknown event \"{name}\"\n"));
+        }
+        silence()
     };
-};
-
-const INFO: &[Command] = commands! {
-    "chardev" "" "the character devices" |target, _| {
-        let devices = target.chardevs.query();
-        Ok(devices.iter().map(|d| format!("{}: filename={}\n", d.label, d.filename)).collect())
-    };
-    "cpus" "" "the processors and their threads" |target, _| {
-        let threads = target.vm.vcpus().map(|vcpus| vcpus.thread_ids()).unwrap_or_default();
-        let line = |(index, thread): (usize, &i32)| {
-            format!("{} CPU #{index}: thread_id={thread}\n", if index == 0 { '*' } else { ' ' })
+    "watchdog_action" "action" "say what happens when a watchdog expires" |target, arguments| {
+        let word = arguments.word().ok_or("watchdog_action: string expected".to_owned())?;
+        arguments.end("watchdog_action")?;
+        let Some(&action) = OnWatchdog::ALL.iter().find(|action| action.as_str() == word) else {
+            return refuse(&format!("invalid parameter value: {word}"));
         };
-        Ok(threads.iter().enumerate().map(line).collect())
+        target.vm.set_actions(|actions| actions.watchdog = action);
+        silence()
     };
-    "kvm" "" "whether the host's kernel runs the guest" |target, _| {
-        Ok(format!("kvm support: {}\n", if target.kvm { "enabled" } else { "disabled" }))
+    "x" "/fmt addr" "show memory as the processor sees it" |context, arguments| {
+        let (format, address) = dumped(arguments)?;
+        let Some(memory) = context.virtual_memory(context.cpu.get()) else {
+            return Ok("Can not dump without CPU\n".into());
+        };
+        Ok(memory::dump(&|at, bytes| memory.read(at, bytes).is_ok(), address, format))
     };
-    "name" "" "the guest's name" |target, _| {
-        Ok(target.identity.name.iter().map(|name| format!("{name}\n")).collect())
-    };
-    "registers" "[-a|vcpu]" "the processors' registers" registers;
-    "status" "" "whether the guest runs" |target, _| {
-        Ok(match target.vm.state() {
-            RunState::Running => "VM status: running\n".into(),
-            RunState::Paused => "VM status: paused\n".into(),
-            state => format!("VM status: paused ({})\n", state.name()),
-        })
-    };
-    "uuid" "" "the guest's UUID" |target, _| Ok(target.uuid() + "\n");
-    "version" "" "the version of QEMU that this program stands for" |_, _| {
-        let (number, package) = Target::version();
-        Ok(format!("{number} ({package})\n"))
+    "xp" "/fmt addr" "show physical memory" |target, arguments| {
+        let (format, address) = dumped(arguments)?;
+        let read = |at, bytes: &mut [u8]| match target.vm.board() {
+            Some(board) => memory::read_physical(board.memory(), at, bytes),
+            None => false,
+        };
+        Ok(memory::dump(&read, address, format))
     };
 };
 
-fn silence() -> Printed {
+pub(super) fn silence() -> Printed {
     Ok(String::new())
 }
 
+/// Nothing was done, for a reason.
+pub(super) fn refuse(reason: &str) -> Printed {
+    Err(Failure::Refused(QmpError::new(reason)))
+}
+
 /// Executes a line and returns what is printed, each line ending in CR LF.
-pub(crate) fn execute(target: &Arc<Target>, line: &str) -> String {
+pub(crate) fn execute(context: &Context<'_>, line: &str) -> String {
     if line.trim().is_empty() {
         return String::new();
     }
     trace_event!(handle_hmp_command, "cmdline: {line}");
-    run(target, COMMANDS, "", line).replace('\n', "\r\n")
+    run(context, COMMANDS, "", line).replace('\n', "\r\n")
+}
+
+/// What `info` prints about a subject.
+pub(crate) fn about(target: &Arc<Target>, subject: &str) -> String {
+    run(&Context::new(target, 0), INFO, "info ", subject)
 }
 
 /// Runs a command of `table`, whose commands come after `group`.
-fn run(target: &Arc<Target>, table: &[Command], group: &str, line: &str) -> String {
+fn run(context: &Context<'_>, table: &[Command], group: &str, line: &str) -> String {
     let line = line.trim_start();
     // A format may follow a name without a blank.
     let end = line.find(|c: char| c.is_whitespace() || c == '/').unwrap_or(line.len());
@@ -215,6 +359,16 @@ fn run(target: &Arc<Target>, table: &[Command], group: &str, line: &str) -> Stri
         let word = line.split_whitespace().next().unwrap_or_default();
         return format!("unknown command: '{group}{word}'\n");
     };
+    let registers;
+    let rest = if rest.contains('$') {
+        registers = with_registers(context, rest);
+        match &registers {
+            Some(rest) => rest.as_str(),
+            None => return usage("unknown register", group, name),
+        }
+    } else {
+        rest
+    };
     let mut arguments = Arguments(rest);
     // Nothing is done before it is known that nothing is left over: those that take no arguments
     // are looked at here, the others do it themselves if they change anything.
@@ -222,23 +376,38 @@ fn run(target: &Arc<Target>, table: &[Command], group: &str, line: &str) -> Stri
         "" => arguments.end(command.names).map_err(Failure::from),
         _ => Ok(()),
     }
-    .and_then(|()| (command.run)(target, &mut arguments))
+    .and_then(|()| (command.run)(context, &mut arguments))
     .and_then(|text| arguments.end(command.names).map(|()| text).map_err(Failure::from));
     match printed {
         Ok(text) => text,
-        Err(Failure::Usage(problem)) => {
-            format!("{problem}\nTry \"help {group}{name}\" for more information\n")
-        }
+        Err(Failure::Usage(problem)) => usage(&problem, group, name),
         Err(Failure::Refused(error)) => format!("Error: {error}\n"),
     }
 }
 
-fn info(target: &Arc<Target>, arguments: &mut Arguments<'_>) -> Printed {
+fn usage(problem: &str, group: &str, name: &str) -> String {
+    format!("{problem}\nTry \"help {group}{name}\" for more information\n")
+}
+
+/// Arguments with the values of registers for their names (`$rip`); `None` if one is not known.
+fn with_registers(context: &Context<'_>, arguments: &str) -> Option<String> {
+    let state = context.cpu_state(context.cpu.get())?;
+    let mut pieces = arguments.split('$');
+    let mut text = pieces.next()?.to_owned();
+    for piece in pieces {
+        let end = piece.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(piece.len());
+        let (name, rest) = piece.split_at(end);
+        text += &format!("{:#x}{rest}", memory::register(&state, name)?);
+    }
+    Some(text)
+}
+
+fn info(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
     let line = std::mem::take(&mut arguments.0);
     if line.trim().is_empty() {
         return Ok(INFO.iter().map(|command| command.usage("info ")).collect());
     }
-    Ok(run(target, INFO, "info ", line))
+    Ok(run(context, INFO, "info ", line))
 }
 
 fn help(arguments: &mut Arguments<'_>) -> String {
@@ -257,45 +426,36 @@ fn help(arguments: &mut Arguments<'_>) -> String {
 }
 
 /// What the last word of a line may become.
-pub(super) fn complete(line: &str) -> Vec<String> {
+pub(super) fn complete(target: &Target, line: &str) -> Vec<String> {
     let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
     let last = if line.ends_with(' ') { "" } else { words.last().copied().unwrap_or_default() };
     let before = &words[..words.len() - usize::from(!last.is_empty())];
     let table = match before {
         [] | ["help" | "?"] => COMMANDS,
         ["info"] | ["help" | "?", "info"] => INFO,
-        _ => return Vec::new(),
+        before => {
+            let mut words = argument_words(target, before);
+            words.retain(|word| word.starts_with(last));
+            return words;
+        }
     };
     let names = table.iter().flat_map(|command| command.names.split('|'));
     names.filter(|name| name.starts_with(last)).map(str::to_owned).collect()
 }
 
-fn registers(target: &Arc<Target>, arguments: &mut Arguments<'_>) -> Printed {
-    let Some(vcpus) = target.vm.vcpus() else { return silence() };
-    let count = vcpus.count();
-    let which = match arguments.word() {
-        Some("-a") => 0..count,
-        Some(word) => match word.parse::<usize>().ok().filter(|&index| index < count) {
-            Some(index) => index..index + 1,
-            None => return Ok(format!("CPU#{word} not available\n")),
-        },
-        None => 0..count.min(1),
-    };
-    // Stopped for a moment only: the guest does not notice, its clock runs on.
-    vcpus.pause();
-    let dump = |index| {
-        let text = vcpus.run_on(index, |engine| {
-            let mut text = String::new();
-            engine.with_state(&mut |state| text = Dump(state).to_string());
-            text
-        });
-        format!("\nCPU#{index}\n{}", text.unwrap_or_default())
-    };
-    let text = which.map(dump).collect();
-    if target.vm.state() == RunState::Running {
-        vcpus.resume();
-    }
-    Ok(text)
+/// The keys and values of an option; the first may go without its key.
+fn pairs(text: &str, implied: &'static str) -> Result<Vec<(String, String)>, QmpError> {
+    let is_key = |name: &str| base::chardev::OPTIONS.iter().any(|(known, _)| *known == name);
+    let parsed = base::options::ParsedOpts::parse(text, Some(implied), is_key);
+    let parsed = parsed.map_err(|error| QmpError::new(error.to_string()))?;
+    let id = parsed.opts.id.map(|id| ("id".to_owned(), id));
+    Ok(parsed.opts.entries.into_iter().chain(id).collect())
+}
+
+/// The format and address of memory to show.
+fn dumped(arguments: &mut Arguments<'_>) -> Result<(Format, u64), String> {
+    let format = arguments.format()?.unwrap_or(Format { count: 1, shown: 'x', size: None });
+    Ok((format, arguments.expression()?))
 }
 
 fn port_size(format: Option<Format>) -> u8 {
@@ -307,6 +467,30 @@ fn port_suffix(size: u8) -> char {
         1 => 'b',
         2 => 'w',
         _ => 'l',
+    }
+}
+
+/// What the next argument of a command may be.
+fn argument_words(target: &Target, before: &[&str]) -> Vec<String> {
+    let labels = || target.chardevs.query().into_iter().map(|device| device.label);
+    match before {
+        ["chardev-remove" | "chardev-send-break"] => labels().collect(),
+        ["ringbuf_read" | "ringbuf_write"] => {
+            labels().filter(|label| target.ring(label).is_ok()).collect()
+        }
+        ["object_del"] => {
+            target.vm.user_objects().memory().into_iter().map(|memory| memory.id).collect()
+        }
+        ["object_add"] => base::memory::backend::TYPES.map(Into::into).into(),
+        ["chardev-add"] => base::chardev::BACKENDS.iter().map(|name| (*name).into()).collect(),
+        ["trace-event"] | ["info", "trace-events"] => {
+            base::trace::names().into_iter().map(Into::into).collect()
+        }
+        ["trace-event", _] => ["off", "on"].map(Into::into).into(),
+        ["watchdog_action"] => {
+            OnWatchdog::ALL.iter().map(|action| action.as_str().into()).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -325,14 +509,5 @@ mod tests {
             all.dedup();
             assert_eq!(all.len(), before);
         }
-    }
-
-    #[test]
-    fn words_are_completed_where_they_stand() {
-        assert_eq!(complete("sto"), ["stop"]);
-        assert_eq!(complete("info st"), ["status"]);
-        assert_eq!(complete("help info ve"), ["version"]);
-        assert_eq!(complete("stop "), Vec::<String>::new());
-        assert_eq!(complete("info ").len(), INFO.len());
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use base::memory::{AddressSpace, LookupKind};
+use cpu::state::CpuState;
 
 use super::words::Format;
 
@@ -47,14 +48,59 @@ fn width(shown: char, size: u8) -> usize {
     }
 }
 
-/// The content of memory from `address`, line by line; `None` if the form is one of instructions.
-pub(super) fn dump(memory: &AddressSpace, address: u64, format: Format) -> Option<String> {
+/// Reads physical memory; false where nobody answers.
+pub(super) fn read_physical(memory: &AddressSpace, address: u64, bytes: &mut [u8]) -> bool {
+    let view = memory.view();
+    let found = !matches!(view.lookup(address).kind, LookupKind::Unassigned);
+    if found {
+        // As a whole: devices may tell the sizes of accesses apart.
+        let value = view.read_uint(address, bytes.len() as u8).to_le_bytes();
+        bytes.iter_mut().zip(value).for_each(|(to, from)| *to = from);
+    }
+    found
+}
+
+/// Where this program has a physical address in memory, and the name of the memory.
+pub(super) fn host(memory: &AddressSpace, address: u64) -> Option<(String, u64)> {
+    match memory.view().lookup(address).kind {
+        LookupKind::Ram { block, offset, .. } | LookupKind::RomDevice { block, offset } => {
+            Some((block.name().into(), block.host() as u64 + offset))
+        }
+        _ => None,
+    }
+}
+
+/// A register by its name in expressions.
+pub(super) fn register(state: &CpuState, name: &str) -> Option<u64> {
+    const GENERAL: [&str; 8] = ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"];
+    const SEGMENTS: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
+    let wide = name.strip_prefix(['r', 'e']);
+    if let Some(n) = wide.and_then(|rest| GENERAL.iter().position(|known| *known == rest)) {
+        let value = state.regs[n];
+        return Some(if name.starts_with('e') { value & 0xffff_ffff } else { value });
+    }
+    if let Some(n) = name.strip_prefix('r').and_then(|number| number.parse::<usize>().ok()) {
+        return (8..16).contains(&n).then(|| state.regs[n]);
+    }
+    if let Some(n) = SEGMENTS.iter().position(|known| *known == name) {
+        return Some(state.seg[n].selector.into());
+    }
+    match name {
+        "rip" | "eip" => Some(state.rip),
+        // As the processor fetches: the code segment's base added.
+        "pc" => Some(state.rip.wrapping_add(state.seg[1].base)),
+        "eflags" => Some(state.flags.get()),
+        _ => None,
+    }
+}
+
+/// The content of memory from `address`, line by line. `read` tells whether it could.
+pub(super) fn dump(read: &dyn Fn(u64, &mut [u8]) -> bool, address: u64, format: Format) -> String {
     if format.shown == 'i' {
-        return None;
+        return "instructions cannot be shown yet\n".into();
     }
     let size = if format.shown == 'c' { 1 } else { format.size.unwrap_or(4) };
     let total = format.count.saturating_mul(size.into()).min(MAX_BYTES);
-    let view = memory.view();
     let mut text = String::new();
     let per_line = if size == 1 { BYTES_PER_LINE / 2 } else { BYTES_PER_LINE };
     for line in (0..total).step_by(per_line as usize) {
@@ -62,12 +108,12 @@ pub(super) fn dump(memory: &AddressSpace, address: u64, format: Format) -> Optio
         // Writing to a string cannot fail.
         let _ = write!(text, "{start:016x}:");
         for at in (line..total.min(line + per_line)).step_by(size.into()) {
-            let at = address.wrapping_add(at);
-            if matches!(view.lookup(at).kind, LookupKind::Unassigned) {
+            let mut bytes = [0; 8];
+            if !read(address.wrapping_add(at), &mut bytes[..usize::from(size)]) {
                 text.push_str(" Cannot access memory\n");
-                return Some(text);
+                return text;
             }
-            let value = view.read_uint(at, size);
+            let value = u64::from_le_bytes(bytes);
             let shown = match format.shown {
                 'x' => format!("0x{value:0digits$x}", digits = usize::from(size) * 2),
                 form => number(value, form, size),
@@ -76,7 +122,7 @@ pub(super) fn dump(memory: &AddressSpace, address: u64, format: Format) -> Optio
         }
         text.push('\n');
     }
-    Some(text)
+    text
 }
 
 /// The sum that `sum` tells: rotated right by one bit before each byte, in sixteen bits.
@@ -105,7 +151,9 @@ mod tests {
     }
 
     fn shown(count: u64, shown: char, size: u8) -> String {
-        dump(&memory(), 0, Format { count, shown, size: Some(size) }).unwrap()
+        let memory = memory();
+        let read = |at, bytes: &mut [u8]| read_physical(&memory, at, bytes);
+        dump(&read, 0, Format { count, shown, size: Some(size) })
     }
 
     #[test]
@@ -130,7 +178,8 @@ mod tests {
     #[test]
     fn what_is_not_there_is_said() {
         let format = Format { count: 2, shown: 'x', size: Some(4) };
-        let text = dump(&memory(), 4092, format).unwrap();
+        let memory = memory();
+        let text = dump(&|at, bytes| read_physical(&memory, at, bytes), 4092, format);
         assert_eq!(text, "0000000000000ffc: 0x00000000 Cannot access memory\n");
     }
 }

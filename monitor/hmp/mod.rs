@@ -1,8 +1,10 @@
 //! The human monitor: commands for people at a `(qemu) ` prompt.
 
 mod command;
+mod info;
 mod memory;
 mod readline;
+mod tree;
 mod words;
 
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::port::Port;
 use crate::target::Target;
-pub(crate) use command::execute;
+pub(crate) use command::{Context, about, execute};
 use readline::Readline;
 
 const PROMPT: &str = "(qemu) ";
@@ -26,6 +28,8 @@ struct Session {
 
 struct State {
     line: Readline,
+    /// The processor that commands are about.
+    cpu: usize,
     /// Whether the person at a shared terminal speaks to the monitor at present.
     focused: bool,
     /// Whether the greeting has been shown to whoever is connected.
@@ -34,7 +38,7 @@ struct State {
 
 /// Serves a prompt on a character device.
 pub fn serve(target: &Arc<Target>, chardev: &Chardev) -> Result<(), ChardevError> {
-    let state = State { line: Readline::new(PROMPT), focused: true, greeted: false };
+    let state = State { line: Readline::new(PROMPT), cpu: 0, focused: true, greeted: false };
     let session = Arc::new(Session {
         target: target.clone(),
         port: Port::default(),
@@ -74,12 +78,17 @@ impl CharClient for Session {
     fn receive(&self, bytes: &[u8]) {
         for &byte in bytes {
             let mut echo = String::new();
-            let entered = self.state.lock().line.push(byte, &mut echo, command::complete);
+            let complete = |line: &str| command::complete(&self.target, line);
+            let entered = self.state.lock().line.push(byte, &mut echo, complete);
             self.port.send(echo.as_bytes());
             if let Some(line) = entered {
                 // Not locked while a command runs.
-                let printed = execute(&self.target, &line);
-                let prompt = self.state.lock().line.show();
+                let context = Context::new(&self.target, self.state.lock().cpu);
+                let printed = execute(&context, &line);
+                let mut state = self.state.lock();
+                state.cpu = context.cpu.get();
+                let prompt = state.line.show();
+                drop(state);
                 self.port.send((printed + &prompt).as_bytes());
             }
         }

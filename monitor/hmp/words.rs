@@ -22,6 +22,37 @@ impl<'a> Arguments<'a> {
         (!word.is_empty()).then_some(word)
     }
 
+    /// Whether nothing is left.
+    pub fn at_end(&mut self) -> bool {
+        self.skip_blanks();
+        self.0.is_empty()
+    }
+
+    /// Takes an option of one letter; any other is refused by name.
+    pub fn flag(&mut self, letter: char) -> Result<bool, String> {
+        self.skip_blanks();
+        let Some(rest) = self.0.strip_prefix('-') else { return Ok(false) };
+        match rest.strip_prefix(letter) {
+            Some(rest) => {
+                self.0 = rest;
+                Ok(true)
+            }
+            None => {
+                let given = rest.chars().next().map(String::from).unwrap_or_default();
+                Err(format!("unsupported option -{given}"))
+            }
+        }
+    }
+
+    /// A switch.
+    pub fn switch(&mut self) -> Result<bool, String> {
+        match self.word() {
+            Some("on") => Ok(true),
+            Some("off") => Ok(false),
+            _ => Err("Expected 'on' or 'off'".into()),
+        }
+    }
+
     /// Nothing may be left; `name` is the command's.
     pub fn end(&mut self, name: &str) -> Result<(), String> {
         self.skip_blanks();

@@ -19,9 +19,6 @@ use crate::{qapi_struct, qapi_words};
 /// An event a guest could flood clients with is sent at most this often; the last one counts.
 const QUIET_TIME: Duration = Duration::from_secs(1);
 
-/// Where QEMU's tree has the real-time clock of a PC; management software only passes it on.
-const RTC_PATH: &str = "/machine/unattached/device[3]/rtc";
-
 qapi_words!(Cause, Cause::ALL, Cause::name);
 
 qapi_struct! {
@@ -76,7 +73,7 @@ pub(super) const EVENTS: &[EventKind] = &[
 ];
 
 /// An event's name and what comes with it.
-fn describe(event: &VmEvent) -> (&'static str, Option<Value>) {
+fn describe(target: &Target, event: &VmEvent) -> (&'static str, Option<Value>) {
     let ending = |cause: Cause| Ending { guest: cause.by_guest(), reason: cause }.write();
     match event {
         VmEvent::Stop => ("STOP", None),
@@ -95,7 +92,8 @@ fn describe(event: &VmEvent) -> (&'static str, Option<Value>) {
         }
         VmEvent::Watchdog(action) => ("WATCHDOG", Watchdog { action: *action }.write()),
         VmEvent::RtcChange(offset) => {
-            ("RTC_CHANGE", RtcChange { offset: *offset, qom_path: RTC_PATH.into() }.write())
+            let qom_path = target.path_of_type("mc146818rtc").unwrap_or_default();
+            ("RTC_CHANGE", RtcChange { offset: *offset, qom_path }.write())
         }
     }
 }
@@ -122,7 +120,7 @@ impl Listeners {
 
     /// Tells all clients of an event.
     pub(crate) fn tell(&self, target: &Arc<Target>, event: &VmEvent) {
-        let (name, data) = describe(event);
+        let (name, data) = describe(target, event);
         let message = self.message(target, name, data);
         let limited = matches!(event, VmEvent::RtcChange(_) | VmEvent::Watchdog(_));
         if !limited {

@@ -23,6 +23,13 @@ impl Passed {
         Ok(())
     }
 
+    /// Hands a named descriptor over; the name is forgotten.
+    pub fn take(&self, name: &str) -> Result<OwnedFd, QmpError> {
+        let missing =
+            || QmpError::new(format!("File descriptor named '{name}' has not been found"));
+        self.0.lock().remove(name).ok_or_else(missing)
+    }
+
     /// Closes a named descriptor.
     pub fn close(&self, name: &str) -> Result<(), QmpError> {
         match self.0.lock().remove(name) {

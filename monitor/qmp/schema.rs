@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::commands::COMMANDS;
 use super::events::EVENTS;
-use crate::qapi::Type;
+use crate::qapi::{Member, Type};
 
 /// The schema of everything that is registered. Names of types are not an interface: clients
 /// follow references.
@@ -65,20 +65,29 @@ impl Types {
                 let members: Vec<_> = values.iter().map(|value| json!({"name": value})).collect();
                 json!({"meta-type": "enum", "members": members, "values": values})
             }),
-            Type::Object { name, members } => self.named(name, |types| {
-                let members: Vec<_> = members
-                    .iter()
-                    .map(|member| {
-                        let ty = types.reference(&member.ty);
-                        match member.optional {
-                            true => json!({"name": member.name, "type": ty, "default": null}),
-                            false => json!({"name": member.name, "type": ty}),
-                        }
-                    })
-                    .collect();
-                json!({"meta-type": "object", "members": members})
+            Type::Object { name, members } => self.named(
+                name,
+                |types| json!({"meta-type": "object", "members": types.members(members)}),
+            ),
+            Type::Union { name, members, tag, variants } => self.named(name, |types| {
+                let members = types.members(members);
+                let case =
+                    |(word, ty): &(&str, Type)| json!({"case": word, "type": types.reference(ty)});
+                let variants: Vec<_> = variants.iter().map(case).collect();
+                json!({"meta-type": "object", "members": members, "tag": tag, "variants": variants})
             }),
         }
+    }
+
+    fn members(&mut self, members: &[Member]) -> Vec<Value> {
+        let member = |member: &Member| {
+            let ty = self.reference(&member.ty);
+            match member.optional {
+                true => json!({"name": member.name, "type": ty, "default": null}),
+                false => json!({"name": member.name, "type": ty}),
+            }
+        };
+        members.iter().map(member).collect()
     }
 
     /// The reference to a type that QEMU shows by a number only.
@@ -110,7 +119,9 @@ mod tests {
         for entity in &schema {
             let direct = ["arg-type", "ret-type", "element-type"].map(|key| entity.get(key));
             let members = entity["members"].as_array().into_iter().flatten();
-            let all = direct.into_iter().flatten().chain(members.filter_map(|m| m.get("type")));
+            let variants = entity["variants"].as_array().into_iter().flatten();
+            let members = members.chain(variants).filter_map(|member| member.get("type"));
+            let all = direct.into_iter().flatten().chain(members);
             for reference in all {
                 assert!(names.contains(reference.as_str().unwrap()), "{reference} in {entity}");
             }

@@ -1,12 +1,13 @@
 //! The commands of the test protocol.
 
-use base::irq::{IrqSink, Probe};
+use base::irq::IrqSink;
 use base::memory::AddressSpace;
+use base::object::Object;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::sync::Arc;
 
-use super::Server;
+use super::{Server, Side};
 
 /// Most bytes that one command may move.
 const MAX_LENGTH: u64 = 256 << 20;
@@ -79,41 +80,68 @@ impl Server {
             }
             "endianness" => Ok("OK little".into()),
             "clock_step" | "clock_set" if self.owns_clock => self.move_clock(verb, &mut words),
-            "irq_intercept_in" => {
-                let probe = self.irq_inputs(words.next()?)?;
-                let me = self.this.clone();
-                probe.watch(move |n, level| {
-                    if let Some(server) = me.upgrade() {
-                        server.irq_driven(n, level);
-                    }
-                });
-                ok()
+            "irq_intercept_in" => self.intercept(&self.device(words.next()?)?, Side::Inputs),
+            "irq_intercept_out" => {
+                let device = self.device(words.next()?)?;
+                // QEMU's devices name some of their outputs; none is named here.
+                if words.next().is_ok() {
+                    return Err("FAIL No intercepts installed".into());
+                }
+                self.intercept(&device, Side::Outputs)
             }
-            // No device has outputs that could be watched apart from where they lead.
-            "irq_intercept_out" => match self.irq_inputs(words.next()?) {
-                Ok(_) => Err("FAIL No intercepts installed".into()),
-                Err(unknown) => Err(unknown),
-            },
             "set_irq_in" => {
-                let probe = self.irq_inputs(words.next()?)?;
+                let device = self.device(words.next()?)?;
+                let unknown = || "FAIL Unknown input".to_owned();
+                let inputs = device.inputs().ok_or_else(unknown)?;
                 if words.next()? != "unnamed-gpio-in" {
-                    return Err("FAIL Unknown input".into());
+                    return Err(unknown());
                 }
                 let (n, level) = (words.number()?, words.number()?);
-                let n = u32::try_from(n).map_err(|_| "FAIL Unknown input".to_owned())?;
-                probe.set_irq(n, level != 0);
+                inputs.set_irq(u32::try_from(n).map_err(|_| unknown())?, level != 0);
                 ok()
             }
             _ => Err(format!("FAIL Unknown command '{verb}'")),
         }
     }
 
-    fn irq_inputs(&self, path: &str) -> Result<Arc<Probe>, String> {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        let board = self.target.vm.board();
-        board
-            .and_then(|board| board.irq_inputs(name))
-            .ok_or_else(|| "FAIL Unknown device".to_owned())
+    /// The device at a path, or at the only path that ends so.
+    fn device(&self, path: &str) -> Result<Arc<Object>, String> {
+        let found = self.target.object(path).map(|(_, object)| object);
+        let device = found.ok().filter(|object| object.is_device());
+        device.ok_or_else(|| "FAIL Unknown device".to_owned())
+    }
+
+    /// Reports a device's interrupts from now on; one side of one device at a time.
+    fn intercept(&self, device: &Arc<Object>, side: Side) -> Answer {
+        let me = self.this.clone();
+        let report = move |n: u32, level| {
+            if let Some(server) = me.upgrade() {
+                server.irq_driven(n, level);
+            }
+        };
+        let mut intercepted = self.intercepted.lock();
+        match &*intercepted {
+            Some((known, which)) if Arc::ptr_eq(known, device) && *which == side => return ok(),
+            Some(_) => return Err("FAIL IRQ intercept already enabled".into()),
+            None => {}
+        }
+        match side {
+            Side::Inputs => {
+                let inputs = device.inputs().ok_or("FAIL No intercepts installed")?;
+                inputs.watch(report);
+            }
+            Side::Outputs if device.outputs().is_empty() => {
+                return Err("FAIL No intercepts installed".into());
+            }
+            Side::Outputs => {
+                for (n, output) in (0..).zip(device.outputs()) {
+                    let report = report.clone();
+                    output.watch(move |_, level| report(n, level));
+                }
+            }
+        }
+        *intercepted = Some((device.clone(), side));
+        ok()
     }
 
     /// Moves the guest's clock, and answers what time it is.

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 
 use base::chardev::{CharClient, CharEvent, Chardev, ChardevError};
+use base::object::Object;
 use parking_lot::Mutex;
 
 use crate::port::Port;
@@ -25,9 +26,18 @@ struct Server {
     port: Port,
     log: Log,
     input: Mutex<Vec<u8>>,
+    /// Whose interrupts are reported.
+    intercepted: Mutex<Option<(Arc<Object>, Side)>>,
     /// Interrupts that have been reported as raised.
     raised: Mutex<BTreeSet<u32>>,
     this: Weak<Server>,
+}
+
+/// What of a device is watched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Inputs,
+    Outputs,
 }
 
 /// Serves the test protocol on a character device.
@@ -43,6 +53,7 @@ pub fn serve(
         port: Port::default(),
         log,
         input: Mutex::default(),
+        intercepted: Mutex::default(),
         raised: Mutex::default(),
         this: this.clone(),
     });

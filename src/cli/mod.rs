@@ -31,10 +31,6 @@ use machine::config::{ConfigError, MachineConfig, Origin};
 
 pub use catalog::Catalog;
 pub use report::Reporter;
-#[cfg_attr(
-    not(test),
-    expect(unused_imports, reason = "for the monitor, which is not wired up yet")
-)]
 pub use table::command_line_options;
 
 use table::{Apply, CliOption};

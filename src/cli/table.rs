@@ -159,8 +159,7 @@ pub fn help_text() -> String {
 }
 
 /// What `query-command-line-options` answers.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the monitor, which is not wired up yet"))]
-pub fn command_line_options() -> Value {
+pub fn command_line_options() -> Vec<Value> {
     let parameter = |key: &base::options::OptDesc| {
         let ty = match key.ty {
             OptType::String => "string",

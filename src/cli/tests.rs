@@ -618,8 +618,7 @@ fn configuration_files() {
 fn the_table_is_sound() {
     let help = help_text();
     let options = command_line_options();
-    let groups: Vec<&str> =
-        options.as_array().unwrap().iter().map(|group| group["option"].as_str().unwrap()).collect();
+    let groups: Vec<&str> = options.iter().map(|group| group["option"].as_str().unwrap()).collect();
     for group in
         ["machine", "memory", "smp-opts", "boot-opts", "chardev", "device", "mon", "sandbox"]
     {

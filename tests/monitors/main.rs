@@ -1,7 +1,10 @@
 //! Monitors in a whole program: several at once, clients that come and go, people at a prompt.
 
+mod dialogue;
+mod events;
 mod prompt;
 mod python;
+mod reference;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;

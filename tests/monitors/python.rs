@@ -3,9 +3,8 @@
 use anyhow::{Result, ensure};
 use std::process::Command;
 
-/// `RHEA_PYTHON`, else the system's.
 fn python() -> Command {
-    Command::new(std::env::var_os("RHEA_PYTHON").unwrap_or_else(|| "python3".into()))
+    Command::new(testbed::python::program())
 }
 
 const SCRIPT: &str = r#"
@@ -38,7 +37,7 @@ asyncio.run(main())
 fn the_python_client_gets_along() -> Result<()> {
     let found = python().args(["-c", "import qemu.qmp"]).output();
     if !found.is_ok_and(|output| output.status.success()) {
-        testbed::skip("no Python with qemu.qmp (pip install qemu.qmp, and RHEA_PYTHON)");
+        testbed::skip("no Python with qemu.qmp (`cargo xtask assets` installs one)");
         return Ok(());
     }
     let (_vm, path, _directory) = crate::server()?;

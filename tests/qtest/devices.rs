@@ -66,3 +66,38 @@ fn a_uart_in_loopback_returns_what_is_sent() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn interrupts_are_watched_where_devices_send_and_receive_them() -> Result<()> {
+    let Some(mut vm) = machine_with_clock()? else { return Ok(()) };
+    let test = vm.qtest();
+    test.irq_intercept_out("rtc")?;
+    let error = test.irq_intercept_in("ioapic").unwrap_err().to_string();
+    ensure!(error.contains("FAIL IRQ intercept already enabled"), "{error}");
+    // The update-ended interrupt, every second.
+    test.outb(0x70, 0x0b)?;
+    test.outb(0x71, 0x12)?;
+    test.take_edges();
+    test.clock_step(2_000_000_000)?;
+    test.endianness()?;
+    let edges = test.take_edges();
+    ensure!(edges.first() == Some(&(0, true)), "{edges:?}");
+    Ok(())
+}
+
+#[test]
+fn inputs_are_driven_from_outside() -> Result<()> {
+    let mut vm = machine()?;
+    let test = vm.qtest();
+    let pic = "/machine/unattached/device[4]";
+    test.irq_intercept_in(pic)?;
+    test.set_irq_in(pic, "unnamed-gpio-in", 5, 1)?;
+    test.endianness()?;
+    ensure!(test.take_edges() == [(5, true)]);
+    // OCW3: what is requested.
+    test.outb(0x20, 0x0a)?;
+    ensure!(test.inb(0x20)? == 1 << 5);
+    let error = test.irq_intercept_in("/machine/nope").unwrap_err().to_string();
+    ensure!(error.contains("FAIL Unknown device"), "{error}");
+    Ok(())
+}

@@ -100,7 +100,7 @@ pub fn get() -> Result<Assets> {
     Ok(assets)
 }
 
-fn cache_directory() -> Result<PathBuf> {
+pub(crate) fn cache_directory() -> Result<PathBuf> {
     let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     from("RHEA_CACHE")
         .or_else(|| from("XDG_CACHE_HOME").map(|dir| dir.join("rhea")))

@@ -12,6 +12,7 @@
 pub mod assets;
 pub mod cpio;
 pub mod initrd;
+pub mod python;
 pub mod qmp;
 pub mod qtest;
 pub mod report;

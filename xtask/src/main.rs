@@ -74,7 +74,16 @@ fn assets(args: &[String]) -> Result<()> {
     ] {
         println!("{}", path.display());
     }
+    install_python();
     Ok(())
+}
+
+/// Tests that need the Python client skip themselves without it.
+fn install_python() {
+    match testbed::python::install() {
+        Ok(path) => println!("{}", path.display()),
+        Err(error) => eprintln!("no Python with qemu.qmp: {error:#}"),
+    }
 }
 
 fn no_more(args: &[String]) -> Result<()> {

@@ -22,6 +22,7 @@ pub fn run(args: &[String]) -> Result<()> {
     };
     no_more(rest)?;
     testbed::assets::get()?;
+    crate::install_python();
     check::run()?;
 
     let mut command = process::cargo(&["test", "--workspace", "--no-fail-fast"]);

@@ -30,10 +30,7 @@ pub enum Family {
 
 impl Family {
     /// From the options `ipv4` and `ipv6`.
-    pub(in super::super) fn from_options(
-        ipv4: Option<bool>,
-        ipv6: Option<bool>,
-    ) -> Result<Family, ChardevError> {
+    pub fn from_options(ipv4: Option<bool>, ipv6: Option<bool>) -> Result<Family, ChardevError> {
         match (ipv4, ipv6) {
             (Some(false), Some(false)) => {
                 Err(ChardevError::Refused("Cannot disable IPv4 and IPv6 at same time".into()))

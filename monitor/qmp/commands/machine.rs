@@ -67,7 +67,20 @@ impl Target {
         Ok(())
     }
 
+    /// Whether the machine can sleep and wake up.
+    pub(crate) fn can_wake_up(&self) -> bool {
+        self.vm.inventory().is_some_and(|inventory| inventory.can_suspend)
+    }
+
+    /// Whether the host's kernel runs the guest's processors.
+    pub(crate) fn is_kvm(&self) -> bool {
+        self.vm.inventory().is_some_and(|inventory| inventory.kvm)
+    }
+
     pub(crate) fn system_wakeup(&self) -> Result<(), QmpError> {
+        if !self.can_wake_up() {
+            return Err(QmpError::new("wake-up from suspend is not supported by this guest"));
+        }
         if self.vm.wake_up(false) {
             return Ok(());
         }
@@ -105,6 +118,19 @@ pub(in crate::qmp) fn set_action(call: &Call<'_>, change: ActionChanges) -> Resu
 }
 
 qapi_struct! {
+    /// What to do when a watchdog expires.
+    pub(in crate::qmp) struct WatchdogAction { "action" action: OnWatchdog }
+}
+
+pub(in crate::qmp) fn watchdog_set_action(
+    call: &Call<'_>,
+    wanted: WatchdogAction,
+) -> Result<(), QmpError> {
+    call.target.vm.set_actions(|actions| actions.watchdog = wanted.action);
+    Ok(())
+}
+
+qapi_struct! {
     /// The guest's name.
     pub(in crate::qmp) struct NameInfo { "name" name: Option<String> }
 }
@@ -135,7 +161,7 @@ qapi_struct! {
 }
 
 pub(in crate::qmp) fn query_kvm(call: &Call<'_>, (): ()) -> Result<KvmInfo, QmpError> {
-    Ok(KvmInfo { enabled: call.target.kvm, present: true })
+    Ok(KvmInfo { enabled: call.target.is_kvm(), present: true })
 }
 
 /// What processors this program has.
@@ -153,25 +179,4 @@ qapi_struct! {
 
 pub(in crate::qmp) fn query_target(_: &Call<'_>, (): ()) -> Result<TargetInfo, QmpError> {
     Ok(TargetInfo { arch: Architecture::X86_64 })
-}
-
-qapi_struct! {
-    /// A processor.
-    pub(in crate::qmp) struct CpuInfo {
-        "cpu-index" cpu_index: i64,
-        "qom-path" qom_path: String,
-        "thread-id" thread_id: i64,
-        "target" target: Architecture,
-    }
-}
-
-pub(in crate::qmp) fn query_cpus_fast(call: &Call<'_>, (): ()) -> Result<Vec<CpuInfo>, QmpError> {
-    let threads = call.target.vm.vcpus().map(|vcpus| vcpus.thread_ids()).unwrap_or_default();
-    let info = |(index, thread): (i64, i32)| CpuInfo {
-        cpu_index: index,
-        qom_path: format!("/machine/unattached/device[{index}]"),
-        thread_id: thread.into(),
-        target: Architecture::X86_64,
-    };
-    Ok((0..).zip(threads).map(info).collect())
 }

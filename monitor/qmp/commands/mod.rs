@@ -1,9 +1,15 @@
 //! The commands, as one table.
 
+mod about;
 mod chardev;
+mod chardev_add;
 mod fds;
 mod machine;
+mod memory;
 mod monitor;
+mod objects;
+mod processors;
+mod trace;
 
 use serde_json::{Map, Value};
 
@@ -36,20 +42,42 @@ macro_rules! commands {
 
 commands! {
     "add-fd" => fds::add_fd,
+    "chardev-add" => chardev_add::add,
     "chardev-remove" => chardev::remove,
     "chardev-send-break" => chardev::send_break,
     "closefd" => fds::closefd,
     "cont" => machine::cont,
+    "device-list-properties" => objects::device_list_properties,
     "getfd" => fds::getfd,
     "human-monitor-command" => monitor::human_monitor_command,
     "inject-nmi" => machine::inject_nmi,
+    "memsave" => memory::memsave,
+    "object-add" => objects::object_add,
+    "object-del" => objects::object_del,
+    "pmemsave" => memory::pmemsave,
     "qmp_capabilities" => monitor::qmp_capabilities,
+    "qom-get" => objects::qom_get,
+    "qom-list" => objects::qom_list,
+    "qom-list-properties" => objects::qom_list_properties,
+    "qom-list-types" => objects::qom_list_types,
+    "qom-set" => objects::qom_set,
+    "query-acpi-ospm-status" => about::query_ospm_status,
     "query-chardev" => chardev::query,
     "query-chardev-backends" => chardev::query_backends,
+    "query-command-line-options" => about::query_options,
     "query-commands" => monitor::query_commands,
-    "query-cpus-fast" => machine::query_cpus_fast,
+    "query-cpu-definitions" => processors::query_cpu_definitions,
+    "query-cpu-model-expansion" => processors::query_cpu_model_expansion,
+    "query-cpus-fast" => processors::query_cpus_fast,
+    "query-current-machine" => about::query_current_machine,
     "query-fdsets" => fds::query_fdsets,
+    "query-hotpluggable-cpus" => processors::query_hotpluggable_cpus,
+    "query-iothreads" => about::query_iothreads,
     "query-kvm" => machine::query_kvm,
+    "query-machines" => about::query_machines,
+    "query-memdev" => memory::query_memdev,
+    "query-memory-devices" => memory::query_devices,
+    "query-memory-size-summary" => memory::query_size,
     "query-name" => machine::query_name,
     "query-qmp-schema" => monitor::query_qmp_schema,
     "query-status" => machine::query_status,
@@ -65,4 +93,10 @@ commands! {
     "system_powerdown" => machine::system_powerdown,
     "system_reset" => machine::system_reset,
     "system_wakeup" => machine::system_wakeup,
+    "trace-event-get-state" => trace::get_state,
+    "trace-event-set-state" => trace::set_state,
+    "watchdog-set-action" => machine::watchdog_set_action,
+    "x-query-interrupt-controllers" => monitor::interrupt_controllers,
+    "x-query-irq" => monitor::interrupts,
+    "x-query-numa" => monitor::numa,
 }

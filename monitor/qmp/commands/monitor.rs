@@ -83,11 +83,31 @@ pub(in crate::qmp) fn human_monitor_command(
     call: &Call<'_>,
     command: HumanCommand,
 ) -> Result<String, QmpError> {
+    let mut cpu = 0;
     if let Some(index) = command.cpu_index {
         let count = call.target.vm.vcpus().map_or(0, cpu::vcpu::Vcpus::count);
-        if usize::try_from(index).map_or(true, |index| index >= count) {
-            return Err(QmpError::new("Parameter 'cpu-index' expects a CPU number"));
-        }
+        let found = usize::try_from(index).ok().filter(|&index| index < count);
+        let missing = || QmpError::new("Parameter 'cpu-index' expects a CPU number");
+        cpu = found.ok_or_else(missing)?;
     }
-    Ok(hmp::execute(call.target, &command.command_line))
+    Ok(hmp::execute(&hmp::Context::new(call.target, cpu), &command.command_line))
+}
+
+qapi_struct! {
+    /// What people would see.
+    pub(in crate::qmp) struct HumanText { "human-readable-text" text: String }
+}
+
+macro_rules! human_texts {
+    ($($name:ident $subject:literal;)*) => {$(
+        pub(in crate::qmp) fn $name(call: &Call<'_>, (): ()) -> Result<HumanText, QmpError> {
+            Ok(HumanText { text: hmp::about(call.target, $subject) })
+        }
+    )*};
+}
+
+human_texts! {
+    interrupt_controllers "pic";
+    interrupts "irq";
+    numa "numa";
 }

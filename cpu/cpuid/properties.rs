@@ -1,0 +1,212 @@
+//! A processor's properties, as monitors list them: every feature by name, what the model says, and
+//! the switches that `-cpu` takes.
+
+use serde_json::{Value, json};
+
+use super::Model;
+use super::feature::{self, FeatureSet};
+
+/// A property: name, type, value.
+pub type Entry = (&'static str, &'static str, Value);
+
+/// Where a processor sits in its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Place {
+    pub apic_id: u32,
+    pub socket: u32,
+    pub die: u32,
+    pub module: u32,
+    pub core: u32,
+    pub thread: u32,
+}
+
+/// Other spellings of features that are properties too.
+const SPELLINGS: &[&str] = &[
+    "cmp_legacy",
+    "ds_cpl",
+    "ffxsr",
+    "fxsr_opt",
+    "i64",
+    "kvm_asyncpf",
+    "kvm_asyncpf_int",
+    "kvm_mmu",
+    "kvm_nopiodelay",
+    "kvm_poll_control",
+    "kvm_pv_eoi",
+    "kvm_pv_unhalt",
+    "kvm_steal_time",
+    "lahf_lm",
+    "nodeid_msr",
+    "nrip_save",
+    "pause_filter",
+    "pclmuldq",
+    "perfctr_core",
+    "perfctr_nb",
+    "sse3",
+    "sse4-1",
+    "sse4-2",
+    "sse4_1",
+    "sse4_2",
+    "svm_lock",
+    "tsc_adjust",
+    "tsc_scale",
+    "vmcb_clean",
+    "xd",
+];
+
+/// Switches that are on unless told otherwise.
+const ON: &[&str] = &[
+    "check",
+    "cpuid-0xb",
+    "fill-mtrr-mask",
+    "full-cpuid-auto-level",
+    "kvm",
+    "l3-cache",
+    "legacy-cache",
+    "tcg-cpuid",
+    "vmware-cpuid-freq",
+    "x-amd-topoext-features-only",
+    "x-intel-pt-auto-level",
+    "x-l1-cache-per-thread",
+    "x-migrate-smi-count",
+    "x-vendor-cpuid-only",
+];
+
+/// Switches that are off unless told otherwise.
+const OFF: &[&str] = &[
+    "enforce",
+    "host-phys-bits",
+    "hv-apicv",
+    "hv-avic",
+    "hv-crash",
+    "hv-emsr-bitmap",
+    "hv-enforce-cpuid",
+    "hv-evmcs",
+    "hv-frequencies",
+    "hv-ipi",
+    "hv-passthrough",
+    "hv-reenlightenment",
+    "hv-relaxed",
+    "hv-reset",
+    "hv-runtime",
+    "hv-stimer",
+    "hv-stimer-direct",
+    "hv-syndbg",
+    "hv-synic",
+    "hv-time",
+    "hv-tlbflush",
+    "hv-tlbflush-direct",
+    "hv-tlbflush-ext",
+    "hv-vapic",
+    "hv-vpindex",
+    "hv-xmm-input",
+    "kvm-pv-enforce-cpuid",
+    "legacy-multi-node",
+    "lmce",
+    "pmu",
+    "start-powered-off",
+    "x-force-features",
+    "x-hv-synic-kvm-only",
+    "xen-vapic",
+];
+
+fn features(model: &Model) -> impl Iterator<Item = Entry> {
+    feature::names().iter().map(|named| (named.name, "bool", model.has(named.feature).into()))
+}
+
+/// What identifies a model without naming it.
+fn identity(model: &Model) -> Vec<Entry> {
+    vec![
+        ("family", "int", model.family.into()),
+        ("model", "int", model.model.into()),
+        ("stepping", "int", model.stepping.into()),
+        ("vendor", "string", model.vendor.clone().into()),
+        ("model-id", "string", model.model_id.clone().into()),
+        ("min-level", "uint32", model.level.into()),
+        ("min-xlevel", "uint32", model.xlevel.into()),
+        ("lmce", "bool", false.into()),
+    ]
+}
+
+impl Model {
+    /// What a static description of the model consists of: changes to one without features.
+    pub fn static_properties(&self) -> Vec<Entry> {
+        features(self).chain(identity(self)).collect()
+    }
+
+    /// Every property of a processor of this model, at its place in a machine if it has one.
+    pub fn properties(&self, place: Option<Place>) -> Vec<Entry> {
+        let mut entries = features(self).collect::<Vec<_>>();
+        for name in SPELLINGS {
+            if let Some(named) = feature::by_name(name) {
+                entries.push((name, "bool", self.has(named.feature).into()));
+            }
+        }
+        entries.extend(ON.iter().map(|name| (*name, "bool", true.into())));
+        entries.extend(OFF.iter().map(|name| (*name, "bool", false.into())));
+        entries.extend(identity(self).into_iter().filter(|(name, ..)| *name != "lmce"));
+        let at = |pick: fn(&Place) -> u32| place.as_ref().map_or(json!(-1), |p| pick(p).into());
+        let phys_bits = if place.is_some() { self.phys_bits } else { 0 };
+        let microcode = if place.is_some() { self.microcode() } else { 0 };
+        entries.extend([
+            ("level", "uint32", self.level.into()),
+            ("xlevel", "uint32", self.xlevel.into()),
+            ("xlevel2", "uint32", self.xlevel2.into()),
+            ("min-xlevel2", "uint32", self.xlevel2.into()),
+            ("level-func7", "uint32", 0.into()),
+            ("phys-bits", "uint32", phys_bits.into()),
+            ("host-phys-bits-limit", "uint8", 0.into()),
+            ("ucode-rev", "uint64", microcode.into()),
+            ("tsc-frequency", "int", 0.into()),
+            ("apic-id", "uint32", place.map_or(u32::MAX, |place| place.apic_id).into()),
+            ("socket-id", "int32", at(|place| place.socket)),
+            ("die-id", "int32", at(|place| place.die)),
+            ("module-id", "int32", at(|place| place.module)),
+            ("core-id", "int32", at(|place| place.core)),
+            ("thread-id", "int32", at(|place| place.thread)),
+            ("node-id", "int32", json!(-1)),
+            ("hv-spinlocks", "uint32", u32::MAX.into()),
+            ("hv-vendor-id", "str", "".into()),
+        ]);
+        entries
+    }
+}
+
+/// The names of features, one for each.
+pub fn feature_names(features: &FeatureSet) -> Vec<&'static str> {
+    let names = feature::names().iter();
+    names.filter(|named| features.has(named.feature)).map(|named| named.name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_property_is_listed_once_and_every_spelling_is_known() {
+        let all = Model::default().properties(None);
+        let names: HashSet<_> = all.iter().map(|(name, ..)| *name).collect();
+        assert_eq!(names.len(), all.len());
+        for name in SPELLINGS {
+            assert!(names.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_model_is_described_by_its_features() {
+        let model = &super::super::find("qemu64").unwrap().model;
+        let value = |name: &str| {
+            let found = model.properties(None).into_iter().find(|(known, ..)| *known == name);
+            found.unwrap().2
+        };
+        assert_eq!(value("sse2"), true);
+        assert_eq!(value("lahf_lm"), value("lahf-lm"));
+        assert_eq!(value("avx512f"), false);
+        assert_eq!(value("vendor"), "AuthenticAMD");
+        assert_eq!(value("core-id"), -1);
+        assert!(model.static_properties().iter().any(|(name, ..)| *name == "min-xlevel"));
+    }
+}

@@ -1,0 +1,287 @@
+//! Objects that the operator makes: `-object` and `object-add`.
+
+use std::sync::Arc;
+
+use base::memory::RamBlock;
+use base::memory::backend::{Backend, BackendError, BackendProps, Defaults, HostNodes};
+use base::object::{Object, Property};
+use base::props::{PropError, PropInput, PropName, PropSpec, PropValue};
+use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
+
+use crate::config::{ObjectConfig, PropList};
+
+/// Why an object cannot be made, used or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum UserObjectError {
+    /// There is no such type, or not in this build.
+    #[error("Parameter 'qom-type' does not accept value '{0}'")]
+    Type(String),
+    /// The id is taken.
+    #[error("attempt to add duplicate property '{0}' to object (type 'container')")]
+    Duplicate(String),
+    /// A property.
+    #[error("{0}")]
+    Property(String),
+    /// The memory cannot be had.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// There is no such object.
+    #[error("object '{0}' not found")]
+    NotFound(String),
+    /// The machine uses it.
+    #[error("object '{0}' is in use, can not be deleted")]
+    InUse(String),
+}
+
+/// Why a backend is not given to who asks for it.
+pub(crate) enum TakeError {
+    /// It serves already.
+    Used,
+    /// There is none of this id.
+    NotFound,
+}
+
+struct Memory {
+    id: String,
+    backend: Backend,
+    block: Arc<RamBlock>,
+    /// Whether the machine's RAM is made of it.
+    used: bool,
+}
+
+/// A memory backend, as `query-memdev` tells of it.
+#[derive(Clone, Debug)]
+pub struct MemoryInfo {
+    /// Its id.
+    pub id: String,
+    /// Its properties.
+    pub props: BackendProps,
+    /// Its size.
+    pub size: u64,
+    /// Whether the host may share its pages.
+    pub merge: bool,
+    /// Whether it is part of a core dump.
+    pub dump: bool,
+}
+
+/// The operator's objects.
+pub struct UserObjects {
+    /// `/objects` of the tree.
+    container: Arc<Object>,
+    defaults: RwLock<Defaults>,
+    memory: Mutex<Vec<Memory>>,
+}
+
+impl UserObjects {
+    /// None yet; they will be entered in `container`.
+    pub fn new(container: Arc<Object>) -> Arc<Self> {
+        let defaults = RwLock::new(Defaults { merge: true, dump: true });
+        Arc::new(UserObjects { container, defaults, memory: Mutex::default() })
+    }
+
+    /// What the machine says about memory whose owner does not.
+    pub(crate) fn set_defaults(&self, defaults: Defaults) {
+        *self.defaults.write() = defaults;
+    }
+
+    /// Makes an object.
+    pub fn add(&self, config: &ObjectConfig) -> Result<(), UserObjectError> {
+        let backend = Backend::new(&config.type_name)
+            .ok_or_else(|| UserObjectError::Type(config.type_name.clone()))?;
+        let backend = configure(backend, config).map_err(UserObjectError::Property)?;
+        if self.container.child(&config.id).is_some() {
+            return Err(UserObjectError::Duplicate(config.id.clone()));
+        }
+        self.add_memory(&config.id, backend, false).map(drop)
+    }
+
+    /// Makes memory. If it is `used`, nobody else can have it.
+    pub(crate) fn add_memory(
+        &self,
+        id: &str,
+        backend: Backend,
+        used: bool,
+    ) -> Result<Arc<RamBlock>, UserObjectError> {
+        let defaults = *self.defaults.read();
+        let block = Arc::new(backend.create(id, defaults)?);
+        let shown = shown(&backend, defaults);
+        let object = Object::new(backend.type_name()).with(shown);
+        if self.container.add(id, Arc::new(object)).is_err() {
+            return Err(UserObjectError::Duplicate(id.into()));
+        }
+        self.memory.lock().push(Memory { id: id.into(), backend, block: block.clone(), used });
+        Ok(block)
+    }
+
+    /// Takes a backend for use; each serves once.
+    pub(crate) fn take(&self, id: &str) -> Result<Arc<RamBlock>, TakeError> {
+        let mut memory = self.memory.lock();
+        let found = memory.iter_mut().find(|memory| memory.id == id).ok_or(TakeError::NotFound)?;
+        if std::mem::replace(&mut found.used, true) {
+            return Err(TakeError::Used);
+        }
+        Ok(found.block.clone())
+    }
+
+    /// The size of a backend.
+    pub(crate) fn size(&self, id: &str) -> Option<u64> {
+        self.memory.lock().iter().find(|memory| memory.id == id).map(|memory| memory.block.len())
+    }
+
+    /// Removes an object that is not in use.
+    pub fn remove(&self, id: &str) -> Result<(), UserObjectError> {
+        let mut memory = self.memory.lock();
+        let at = memory.iter().position(|memory| memory.id == id);
+        let at = at.ok_or_else(|| UserObjectError::NotFound(id.into()))?;
+        if memory[at].used {
+            return Err(UserObjectError::InUse(id.into()));
+        }
+        memory.remove(at);
+        self.container.remove(id);
+        Ok(())
+    }
+
+    /// All memory backends.
+    pub fn memory(&self) -> Vec<MemoryInfo> {
+        let defaults = *self.defaults.read();
+        let info = |memory: &Memory| {
+            let props = memory.backend.common().clone();
+            MemoryInfo {
+                id: memory.id.clone(),
+                size: memory.block.len(),
+                merge: props.merge.unwrap_or(defaults.merge),
+                dump: props.dump.unwrap_or(defaults.dump),
+                props,
+            }
+        };
+        self.memory.lock().iter().map(info).collect()
+    }
+}
+
+/// A property as objects have it, which is not quite as devices do: other words for its type, and no
+/// default.
+pub fn listed(spec: &PropSpec) -> PropSpec {
+    PropSpec {
+        type_name: match spec.type_name {
+            "size" | "uint32" => "int",
+            "str" => "string",
+            other => other,
+        },
+        default: None,
+        ..spec.clone()
+    }
+}
+
+fn shown(backend: &Backend, defaults: Defaults) -> Vec<Property> {
+    let (mut backend, specs) = (backend.clone(), backend.specs());
+    let property = |spec: &PropSpec| {
+        let value = match (spec.name, backend.props().get(spec.name).unwrap_or_default()) {
+            ("dump", Value::Null) => defaults.dump.into(),
+            ("merge", Value::Null) => defaults.merge.into(),
+            ("share", Value::Null) => false.into(),
+            (_, value) => value,
+        };
+        Property::fixed(spec.name, listed(spec).type_name, value)
+    };
+    specs.iter().map(property).collect()
+}
+
+/// Sets an object's properties; the two forms word their faults differently.
+fn configure(mut backend: Backend, object: &ObjectConfig) -> Result<Backend, String> {
+    let owner = backend.type_name();
+    match &object.props {
+        PropList::Text(pairs) => {
+            let mut nodes = HostNodes::default();
+            for (name, value) in pairs {
+                if name == "host-nodes" {
+                    let more = HostNodes::from_text(value, &PropName { owner, name });
+                    nodes.extend(more.map_err(|error| error.to_string())?);
+                } else {
+                    backend.props().set(owner, name, PropInput::Text(value)).map_err(text_fault)?;
+                }
+            }
+            backend.common_mut().host_nodes = nodes;
+        }
+        PropList::Json(members) => {
+            for (name, value) in members {
+                backend.props().set(owner, name, PropInput::Json(value)).map_err(|error| {
+                    match error {
+                        PropError::NotFound { name, .. } => {
+                            format!("Parameter '{name}' is unexpected")
+                        }
+                        other => other.to_string(),
+                    }
+                })?;
+            }
+        }
+    }
+    backend.check().map_err(|error: BackendError| error.to_string())?;
+    Ok(backend)
+}
+
+fn text_fault(error: PropError) -> String {
+    match error {
+        PropError::NotFound { name, .. } => format!("Invalid parameter '{name}'"),
+        PropError::Expects { name, what: "size" } => {
+            format!("Parameter '{name}' expects a size value")
+        }
+        PropError::Expects { name, what: "integer" } => {
+            format!("Parameter '{name}' expects a uint64 value")
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn add(objects: &UserObjects, type_name: &str, id: &str, props: Value) -> Result<(), String> {
+        let Value::Object(props) = props else { unreachable!() };
+        let props = PropList::Json(props);
+        let config = ObjectConfig { type_name: type_name.into(), id: id.into(), props };
+        objects.add(&config).map_err(|error| error.to_string())
+    }
+
+    /// Texts recorded from QEMU 10.0.2.
+    #[test]
+    fn objects_come_and_go() {
+        let root = Object::container();
+        let objects = UserObjects::new(root.clone());
+        let ram = "memory-backend-ram";
+        assert_eq!(add(&objects, ram, "m", json!({"size": 4096})), Ok(()));
+        assert_eq!(root.child("m").unwrap().get("/objects/m", "size").unwrap(), 4096);
+        assert_eq!(root.child("m").unwrap().get("/objects/m", "dump").unwrap(), true);
+        for (type_name, id, props, refusal) in [
+            (
+                ram,
+                "m",
+                json!({"size": 4096}),
+                "attempt to add duplicate property 'm' to object (type 'container')",
+            ),
+            (ram, "n", json!({}), "Parameter 'size' is missing"),
+            (
+                ram,
+                "n",
+                json!({"size": 0}),
+                "property 'size' of memory-backend-ram doesn't take value '0'",
+            ),
+            (ram, "n", json!({"size": "x"}), "Parameter 'size' expects uint64"),
+            (ram, "n", json!({"size": 1, "foo": 1}), "Parameter 'foo' is unexpected"),
+            ("nope", "n", json!({}), "Parameter 'qom-type' does not accept value 'nope'"),
+        ] {
+            assert_eq!(add(&objects, type_name, id, props), Err(refusal.into()));
+        }
+        assert!(objects.take("m").is_ok());
+        let remove = |id| objects.remove(id).map_err(|error| error.to_string());
+        assert_eq!(remove("m"), Err("object 'm' is in use, can not be deleted".into()));
+        assert_eq!(remove("x"), Err("object 'x' not found".into()));
+        add(&objects, ram, "n", json!({"size": 4096})).unwrap();
+        assert_eq!(objects.memory().len(), 2);
+        assert_eq!(remove("n"), Ok(()));
+        assert!(root.child("n").is_none());
+    }
+}

@@ -19,10 +19,6 @@ pub(super) struct Null {
 }
 
 impl Backend for Null {
-    fn write(&self, bytes: &[u8]) -> usize {
-        bytes.len()
-    }
-
     fn filename(&self) -> String {
         self.filename.into()
     }
@@ -101,16 +97,8 @@ fn open(context: &Context, path: &str, flags: OFlag) -> Result<Fd, ChardevError>
 }
 
 impl Backend for Files {
-    fn write(&self, bytes: &[u8]) -> usize {
-        self.stream.write(bytes)
-    }
-
-    fn notify_writable(&self) {
-        self.stream.notify_writable();
-    }
-
-    fn accept_input(&self) {
-        self.stream.accept_input();
+    fn stream(&self) -> Option<&Stream> {
+        Some(&self.stream)
     }
 
     fn filename(&self) -> String {

@@ -49,6 +49,7 @@ pub use spec::{
 
 use link::Link;
 use mux::Mux;
+use stream::Stream;
 
 /// What happens to a front end besides data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,14 +83,30 @@ pub trait CharClient: Send + Sync {
 
 /// What a back end implements.
 trait Backend: Send + Sync {
-    /// Takes what it can without blocking; zero means "not now".
-    fn write(&self, bytes: &[u8]) -> usize;
+    /// The stream of a back end that is one for good.
+    fn stream(&self) -> Option<&Stream> {
+        None
+    }
+
+    /// Takes what it can without blocking; zero means "not now". Who has no stream has no use for
+    /// bytes.
+    fn write(&self, bytes: &[u8]) -> usize {
+        self.stream().map_or(bytes.len(), |stream| stream.write(bytes))
+    }
 
     /// The last write was cut short: have the link say when to try again.
-    fn notify_writable(&self) {}
+    fn notify_writable(&self) {
+        if let Some(stream) = self.stream() {
+            stream.notify_writable();
+        }
+    }
 
     /// The front end has room again.
-    fn accept_input(&self) {}
+    fn accept_input(&self) {
+        if let Some(stream) = self.stream() {
+            stream.accept_input();
+        }
+    }
 
     /// As `query-chardev` shows it.
     fn filename(&self) -> String;

@@ -204,16 +204,8 @@ impl SerialLine for HostSerial {
 }
 
 impl Backend for HostSerial {
-    fn write(&self, bytes: &[u8]) -> usize {
-        self.stream.write(bytes)
-    }
-
-    fn notify_writable(&self) {
-        self.stream.notify_writable();
-    }
-
-    fn accept_input(&self) {
-        self.stream.accept_input();
+    fn stream(&self) -> Option<&Stream> {
+        Some(&self.stream)
     }
 
     fn filename(&self) -> String {

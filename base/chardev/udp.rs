@@ -91,16 +91,8 @@ impl Transport for Datagrams {
 }
 
 impl Backend for Udp {
-    fn write(&self, bytes: &[u8]) -> usize {
-        self.stream.write(bytes)
-    }
-
-    fn notify_writable(&self) {
-        self.stream.notify_writable();
-    }
-
-    fn accept_input(&self) {
-        self.stream.accept_input();
+    fn stream(&self) -> Option<&Stream> {
+        Some(&self.stream)
     }
 
     fn filename(&self) -> String {

@@ -178,62 +178,57 @@ impl Fields for System {
     }
 }
 
-/// The main board (type 2).
-#[derive(Clone, Debug, Default)]
-pub struct BaseBoard {
-    /// Manufacturer.
-    pub manufacturer: Option<String>,
-    /// Product name.
-    pub product: Option<String>,
-    /// Version.
-    pub version: Option<String>,
-    /// Serial number.
-    pub serial: Option<String>,
-    /// Asset tag.
-    pub asset: Option<String>,
-    /// Location in the chassis.
-    pub location: Option<String>,
+/// A type of structure that is nothing but strings, each set by the key of its name.
+macro_rules! strings {
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, Default)]
+        pub struct $name {
+            $($(#[$doc])* pub $field: Option<String>,)*
+        }
+
+        impl Fields for $name {
+            fn apply(&mut self, key: &str, value: &str) -> Result<(), SmbiosError> {
+                match key {
+                    $(stringify!($field) => text(&mut self.$field, value),)*
+                    _ => unknown(key),
+                }
+            }
+        }
+    };
 }
 
-impl Fields for BaseBoard {
-    fn apply(&mut self, key: &str, value: &str) -> Result<(), SmbiosError> {
-        match key {
-            "manufacturer" => text(&mut self.manufacturer, value),
-            "product" => text(&mut self.product, value),
-            "version" => text(&mut self.version, value),
-            "serial" => text(&mut self.serial, value),
-            "asset" => text(&mut self.asset, value),
-            "location" => text(&mut self.location, value),
-            _ => unknown(key),
-        }
+strings! {
+    /// The main board (type 2).
+    BaseBoard {
+        /// Manufacturer.
+        manufacturer,
+        /// Product name.
+        product,
+        /// Version.
+        version,
+        /// Serial number.
+        serial,
+        /// Asset tag.
+        asset,
+        /// Location in the chassis.
+        location,
     }
 }
 
-/// The chassis (type 3).
-#[derive(Clone, Debug, Default)]
-pub struct Chassis {
-    /// Manufacturer.
-    pub manufacturer: Option<String>,
-    /// Version.
-    pub version: Option<String>,
-    /// Serial number.
-    pub serial: Option<String>,
-    /// Asset tag.
-    pub asset: Option<String>,
-    /// Stock keeping unit.
-    pub sku: Option<String>,
-}
-
-impl Fields for Chassis {
-    fn apply(&mut self, key: &str, value: &str) -> Result<(), SmbiosError> {
-        match key {
-            "manufacturer" => text(&mut self.manufacturer, value),
-            "version" => text(&mut self.version, value),
-            "serial" => text(&mut self.serial, value),
-            "asset" => text(&mut self.asset, value),
-            "sku" => text(&mut self.sku, value),
-            _ => unknown(key),
-        }
+strings! {
+    /// The chassis (type 3).
+    Chassis {
+        /// Manufacturer.
+        manufacturer,
+        /// Version.
+        version,
+        /// Serial number.
+        serial,
+        /// Asset tag.
+        asset,
+        /// Stock keeping unit.
+        sku,
     }
 }
 

@@ -214,7 +214,8 @@ fn an_intercepted_page_fault_leaves_cr2_alone() {
 
 #[test]
 fn what_is_not_consistent_does_not_run() {
-    let cases: [(&str, fn(&Machine)); 6] = [
+    type Spoil = fn(&Machine);
+    let cases: [(&str, Spoil); 6] = [
         ("ASID 0", |m| set_field(m, control::ASID, 0)),
         ("VMRUN not intercepted", |m| m.poke32(VMCB + 0x10, 0)),
         ("SVME clear", |m| set_field(m, save::EFER, efer::LME | efer::LMA)),

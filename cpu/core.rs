@@ -92,6 +92,9 @@ pub struct Cpu {
     pub model: Arc<Model>,
     /// What the interpreter keeps between runs.
     pub(crate) interp: Interp,
+    /// What the translator keeps between runs, if there is one.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    pub(crate) jit: Option<Box<crate::jit::Vcpu>>,
     /// Number of this processor, 0 for the first.
     pub index: u32,
     /// Requests from other threads.
@@ -116,6 +119,8 @@ impl Cpu {
             bus,
             model,
             interp: Interp::default(),
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            jit: None,
             index,
             signals,
         };

@@ -1,5 +1,5 @@
 //! Who runs guest code: the architectural state, the MMU, the processor models, and the engines
-//! that execute instructions on them (`interp`, `kvm`, later `jit`).
+//! that execute instructions on them (`interp`, `jit`, `kvm`).
 //!
 //! Everything here reaches memory and devices through [`base::memory`] only; no device model is
 //! named. One thread owns one [`Cpu`]; others talk to it through [`signals::Signals`].
@@ -13,6 +13,8 @@ pub mod flags;
 pub mod fpu;
 mod int;
 pub mod interp;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod jit;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod kvm;
 pub mod mmu;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use base::clock::Clocks;
 
+use crate::accel::TcgProps;
 use crate::apic::LocalApic;
 use crate::bus::TimeStamp;
 use crate::dump::Dump;
@@ -27,7 +28,43 @@ impl TimeStamp for VirtualTsc {
     }
 }
 
-/// A processor run by the interpreter.
+/// What the processors of a machine run on.
+#[derive(Default)]
+pub struct Software {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    translator: Option<Arc<crate::jit::Translator>>,
+}
+
+impl Software {
+    /// The translator, or the interpreter where it is asked for or the host knows nothing else.
+    pub fn new(props: &TcgProps) -> Self {
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        if !props.interp {
+            let size = match props.tb_size {
+                0 => crate::jit::DEFAULT_SIZE,
+                mib => (mib as usize) << 20,
+            };
+            match crate::jit::Translator::new(size) {
+                Ok(translator) => return Software { translator: Some(translator) },
+                Err(error) => base::warn_report!("guest code is interpreted: {error}"),
+            }
+        }
+        let _ = props;
+        Software::default()
+    }
+
+    /// An engine for a processor and its APIC.
+    pub fn engine(&self, cpu: Cpu, apic: Arc<LocalApic>, boot: bool) -> SoftEngine {
+        let mut cpu = cpu;
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        if let Some(translator) = &self.translator {
+            cpu.translate_by(translator);
+        }
+        SoftEngine::new(cpu, apic, boot)
+    }
+}
+
+/// A processor run by the translator or the interpreter.
 pub struct SoftEngine {
     cpu: Cpu,
     apic: Arc<LocalApic>,
@@ -38,7 +75,7 @@ pub struct SoftEngine {
 
 impl SoftEngine {
     /// An engine for a processor and its APIC.
-    pub fn new(cpu: Cpu, apic: Arc<LocalApic>, boot: bool) -> Self {
+    fn new(cpu: Cpu, apic: Arc<LocalApic>, boot: bool) -> Self {
         let mut engine = SoftEngine { cpu, apic, boot, waiting_for_startup: !boot };
         engine.reset();
         engine
@@ -133,7 +170,7 @@ impl Engine for SoftEngine {
                 Ok(false) => return Exit::Halted { wake: self.wake_mask() },
                 Err(exit) => return exit,
             }
-            match self.cpu.run_interp() {
+            match self.cpu.run() {
                 RunExit::Signal => {}
                 RunExit::Halted => return Exit::Halted { wake: self.wake_mask() },
                 RunExit::Shutdown => {

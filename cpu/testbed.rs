@@ -65,6 +65,13 @@ impl Testbed {
         Ok(bed)
     }
 
+    /// Has the code translated, not interpreted.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    pub fn translate(&mut self) -> Result<(), crate::jit::TranslatorError> {
+        self.cpu.translate_by(&crate::jit::Translator::new(16 << 20)?);
+        Ok(())
+    }
+
     fn enter_long_mode(&mut self) {
         const PRESENT_WRITABLE_USER: u64 = 7;
         const LARGE: u64 = 1 << 7;
@@ -96,6 +103,6 @@ impl Testbed {
     pub fn run(&mut self, rip: u64) -> RunExit {
         self.cpu.state.rip = rip;
         self.cpu.state.halted = false;
-        self.cpu.run_interp()
+        self.cpu.run()
     }
 }

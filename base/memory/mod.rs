@@ -28,7 +28,7 @@ pub use host::Advice;
 pub use ram::{Mapping, RamBlock, RamError};
 pub use region::{AccessSizes, IoHandler, Region};
 pub use space::{AddressSpace, ViewListener};
-pub use tracking::{Client, PageTracking};
+pub use tracking::{Client, CodeWatcher, PageTracking};
 pub use tree::{describe, describe_flat};
 
 /// Size of the pages that dirtiness is tracked by.

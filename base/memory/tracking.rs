@@ -5,7 +5,9 @@
 //! "dirty" is "bit clear", pages that nobody watches cost one load and compare per store, and all
 //! clients share the same byte. See [`super::barrier`] for why no store is missed.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, compiler_fence};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -23,6 +25,14 @@ pub enum Client {
     Migration = 4,
 }
 
+/// Who is told of stores to pages of code at once, by the thread that stores.
+///
+/// Such a page stays watched until [`PageTracking::release_code`].
+pub trait CodeWatcher: Send + Sync {
+    /// Bytes `range` of page `page` were written.
+    fn code_written(&self, page: usize, range: Range<u32>);
+}
+
 /// Flags and code generations of all pages of a RAM block.
 pub struct PageTracking {
     flags: Box<[AtomicU8]>,
@@ -30,6 +40,7 @@ pub struct PageTracking {
     /// Held while a page becomes watched for code: who finds the flag set under this lock knows that
     /// the barrier behind it has been passed.
     protecting: Mutex<()>,
+    watcher: OnceLock<Arc<dyn CodeWatcher>>,
 }
 
 impl PageTracking {
@@ -40,6 +51,7 @@ impl PageTracking {
             flags: zeroed(pages),
             generations: zeroed(pages),
             protecting: Mutex::new(()),
+            watcher: OnceLock::new(),
         }
     }
 
@@ -67,6 +79,19 @@ impl PageTracking {
         generation
     }
 
+    /// Stops watching a page for [`Client::Code`]. Its generation changes, for those who still rely
+    /// on it.
+    pub fn release_code(&self, page: usize) {
+        let _guard = self.protecting.lock();
+        self.generations[page].fetch_add(1, Ordering::Release);
+        self.flags[page].fetch_and(!(Client::Code as u8), Ordering::SeqCst);
+    }
+
+    /// Appoints who is told of stores to code, made by `make`; the one appointed first stays.
+    pub fn watch_code(&self, make: impl FnOnce() -> Arc<dyn CodeWatcher>) {
+        self.watcher.get_or_init(make);
+    }
+
     /// Reports a completed store. Cheap when nobody watches.
     #[inline]
     pub fn written(&self, offset: u64, len: u64) {
@@ -74,20 +99,28 @@ impl PageTracking {
         if len == 0 {
             return;
         }
+        let end = offset.saturating_add(len);
         let first = (offset / PAGE_SIZE) as usize;
-        let last = ((offset + (len - 1)) / PAGE_SIZE) as usize;
+        let last = ((end - 1) / PAGE_SIZE) as usize;
         for page in first..=last.min(self.flags.len().saturating_sub(1)) {
             if self.flags[page].load(Ordering::Relaxed) != 0 {
-                self.page_written(page);
+                let start = page as u64 * PAGE_SIZE;
+                let from = offset.max(start) - start;
+                self.page_written(page, from as u32..(end - start).min(PAGE_SIZE) as u32);
             }
         }
     }
 
     #[cold]
-    fn page_written(&self, page: usize) {
-        let before = self.flags[page].swap(0, Ordering::SeqCst);
-        if before & Client::Code as u8 != 0 {
+    fn page_written(&self, page: usize, range: Range<u32>) {
+        let code = Client::Code as u8;
+        let watcher = self.watcher.get();
+        let keep = if watcher.is_some() { code } else { 0 };
+        if self.flags[page].fetch_and(keep, Ordering::SeqCst) & code != 0 {
             self.generations[page].fetch_add(1, Ordering::Release);
+            if let Some(watcher) = watcher {
+                watcher.code_written(page, range);
+            }
         }
     }
 
@@ -124,6 +157,29 @@ fn zeroed<T: Default>(count: usize) -> Box<[T]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Default)]
+    struct Log(Mutex<Vec<(usize, Range<u32>)>>);
+
+    impl CodeWatcher for Log {
+        fn code_written(&self, page: usize, range: Range<u32>) {
+            self.0.lock().push((page, range));
+        }
+    }
+
+    #[test]
+    fn a_watcher_is_told_until_it_releases_the_page() {
+        let tracking = PageTracking::new(4 * PAGE_SIZE);
+        let log = Arc::new(Log::default());
+        tracking.watch_code(|| log.clone());
+        let before = tracking.protect_code(1);
+        tracking.written(PAGE_SIZE - 2, 4);
+        tracking.written(2 * PAGE_SIZE - 1, 8);
+        tracking.release_code(1);
+        tracking.written(PAGE_SIZE, 4);
+        assert_eq!(*log.0.lock(), [(1, 0..2), (1, 4095..4096)]);
+        assert_ne!(tracking.generation(1).load(Ordering::Relaxed), before);
+    }
 
     fn dirty(tracking: &PageTracking, client: Client) -> Vec<u64> {
         let mut pages = Vec::new();

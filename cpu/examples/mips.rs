@@ -1,4 +1,5 @@
-//! Measures how many guest instructions a second the interpreter executes.
+//! Measures how many guest instructions a second the translator (or, with the argument `interp`, the
+//! interpreter) executes. Other arguments select loops by name.
 
 use std::time::Instant;
 
@@ -93,9 +94,13 @@ const LOOPS: &[Loop] = &[
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let only = std::env::args().nth(1);
+    let interpret = std::env::args().any(|arg| arg == "interp");
+    let only = std::env::args().skip(1).find(|arg| arg != "interp");
     for case in LOOPS.iter().filter(|case| only.as_ref().is_none_or(|o| case.name.contains(o))) {
         let mut bed = Testbed::new()?;
+        if !interpret {
+            bed.translate()?;
+        }
         bed.ram.write(0x1000, case.code);
         bed.cpu.state.regs[gpr::RCX] = case.turns;
         bed.cpu.state.regs[gpr::RSP] = 0x10_0000;

@@ -6,14 +6,15 @@
 //! a block sets `state.rip`.
 
 mod block;
-mod decode;
+pub(crate) mod decode;
 mod exec;
-mod op;
+pub(crate) mod op;
 mod random;
 #[cfg(test)]
 mod tests;
 
-use block::{Block, Cache, NONE};
+pub(crate) use block::Cache;
+use block::{Block, NONE};
 use decode::{End, Key};
 use op::{Op, segment};
 use random::Random;
@@ -25,7 +26,7 @@ use crate::{Cpu, Trap};
 /// What the interpreter keeps between runs.
 #[derive(Default)]
 pub(crate) struct Interp {
-    cache: Cache,
+    pub(crate) cache: Cache,
     random: Random,
 }
 
@@ -41,7 +42,7 @@ pub enum RunExit {
 }
 
 /// How a block was left.
-enum Left {
+pub(crate) enum Left {
     /// At its end.
     End,
     /// By an exception, now delivered.
@@ -60,26 +61,21 @@ impl Cpu {
         exit
     }
 
-    fn attention(&self) -> bool {
+    /// Whether somebody wants attention.
+    pub(crate) fn attention(&self) -> bool {
         self.signals.pending() & self.signal_mask != 0
     }
 
     fn run_blocks(&mut self, cache: &mut Cache) -> RunExit {
         loop {
-            if self.shutdown {
-                return RunExit::Shutdown;
-            }
-            if self.attention() {
-                return RunExit::Signal;
-            }
-            if self.state.halted {
-                return RunExit::Halted;
+            if let Some(exit) = self.reason_to_stop() {
+                return exit;
             }
             let left = if self.steps_singly() {
                 self.run_single(cache)
             } else {
                 self.state.flags.set_system(bit::RF, false);
-                self.run_chain(cache)
+                self.run_chain(cache, false)
             };
             if let Left::Shutdown = left {
                 return RunExit::Shutdown;
@@ -87,15 +83,27 @@ impl Cpu {
         }
     }
 
+    /// Why no guest code may run now.
+    pub(crate) fn reason_to_stop(&self) -> Option<RunExit> {
+        if self.shutdown {
+            Some(RunExit::Shutdown)
+        } else if self.attention() {
+            Some(RunExit::Signal)
+        } else {
+            self.state.halted.then_some(RunExit::Halted)
+        }
+    }
+
     /// Whether something is to be done after the next instruction.
-    fn steps_singly(&self) -> bool {
+    pub(crate) fn steps_singly(&self) -> bool {
         self.state.interrupt_shadow
             || self.mode.breakpoints
             || self.state.flags.system() & bit::TF != 0
     }
 
-    /// Runs blocks one after another until the mode may have changed, or somebody wants attention.
-    fn run_chain(&mut self, cache: &mut Cache) -> Left {
+    /// Runs blocks one after another until the mode may have changed, or somebody wants attention;
+    /// or just one block.
+    pub(crate) fn run_chain(&mut self, cache: &mut Cache, once: bool) -> Left {
         let key = Key::of(&self.mode);
         let mut last = NONE;
         loop {
@@ -112,7 +120,7 @@ impl Cpu {
             if block.end == End::System || self.exit_block {
                 return self.deliver_traps();
             }
-            if self.attention() {
+            if once || self.attention() {
                 return Left::End;
             }
             last = index;
@@ -121,7 +129,7 @@ impl Cpu {
 
     /// Runs one instruction, and what follows from single-stepping, instruction breakpoints and the
     /// interrupt shadow.
-    fn run_single(&mut self, cache: &mut Cache) -> Left {
+    pub(crate) fn run_single(&mut self, cache: &mut Cache) -> Left {
         let flags = self.state.flags.system();
         if self.mode.breakpoints && flags & bit::RF == 0 {
             let base = self.mode.base[Seg::Cs as usize];
@@ -194,11 +202,11 @@ impl Cpu {
     }
 
     /// Delivers the exception in `self.fault`.
-    fn take_fault(&mut self) -> Left {
+    pub(crate) fn take_fault(&mut self) -> Left {
         Self::after_delivery(self.deliver_fault())
     }
 
-    fn deliver_traps(&mut self) -> Left {
+    pub(crate) fn deliver_traps(&mut self) -> Left {
         if self.pending_debug == 0 && !self.stepping {
             return Left::End;
         }

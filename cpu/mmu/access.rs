@@ -303,6 +303,20 @@ impl Cpu {
         self.exit_block = true;
     }
 
+    /// Reports a store to RAM by its host address, all in one page.
+    #[cold]
+    pub(crate) fn host_memory_written(&mut self, host: usize, len: u64) {
+        let block = self.space().view.ranges().iter().filter_map(|range| range.ram()).find_map(
+            |(block, ..)| {
+                let offset = host.wrapping_sub(block.host() as usize) as u64;
+                (offset < block.len()).then_some((block, offset))
+            },
+        );
+        if let Some((block, offset)) = block {
+            block.tracking().written(offset, len);
+        }
+    }
+
     /// Contiguous host memory at `linear` up to the end of its page, for bulk operations: `None`
     /// where an access would fault or must not bypass the slow path. Bytes written through it are
     /// reported with [`Cpu::span_written`]. The pointer is good until the next access that is not

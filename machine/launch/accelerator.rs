@@ -9,13 +9,13 @@ use base::interrupt::{ApicBus, IntAck};
 use base::irq::{IrqLine, IrqSink};
 use base::props::OnOffAuto;
 use cpu::Cpu;
-use cpu::accel::{self, Accel};
+use cpu::accel::{self, Accel, TcgProps};
 use cpu::apic::{ApicFabric, LocalApic};
 use cpu::bus::Bus;
 use cpu::cpuid::Support;
 use cpu::kvm::{Interrupts, Irqchip, KvmEngine, KvmError, KvmVm, PicLine, VmOptions};
 use cpu::signals::Signals;
-use cpu::soft::{SoftEngine, VirtualTsc};
+use cpu::soft::{Software, VirtualTsc};
 use cpu::vcpu::{Engine, NoEngine};
 
 use super::fault;
@@ -30,7 +30,7 @@ const PROGRAM: &str = "qemu-system-x86_64";
 
 /// What executes guest code.
 pub(super) enum Accelerator {
-    Software,
+    Software(Software),
     Nobody,
     Kvm(Kvm),
 }
@@ -48,7 +48,7 @@ impl Accelerator {
     pub fn choose(config: &MachineConfig) -> Result<Self, ConfigError> {
         let accels = &config.accels;
         if accels.is_empty() {
-            return Ok(Accelerator::Software);
+            return Ok(Accelerator::Software(Software::new(&TcgProps::default())));
         }
         let candidates: Vec<_> =
             accels.iter().map(|a| (a.value.name.as_str(), a.value.props.as_slice())).collect();
@@ -63,7 +63,7 @@ impl Accelerator {
             eprintln!("{}{}", message.origin.prefix(PROGRAM), message.message);
         }
         match accel {
-            Some(Accel::Tcg(_)) => Ok(Accelerator::Software),
+            Some(Accel::Tcg(props)) => Ok(Accelerator::Software(Software::new(&props))),
             Some(Accel::Qtest) => Ok(Accelerator::Nobody),
             Some(Accel::Kvm(props, kvm)) => {
                 let host_sleep = config.overcommit.cpu_pm;
@@ -101,7 +101,7 @@ impl Accelerator {
     pub fn support(&self) -> Result<Support, ConfigError> {
         match self {
             Accelerator::Kvm(kvm) => kvm.kvm.support(kvm.irqchip).map_err(fault),
-            Accelerator::Software | Accelerator::Nobody => Ok(Support::software()),
+            Accelerator::Software(_) | Accelerator::Nobody => Ok(Support::software()),
         }
     }
 }
@@ -211,17 +211,24 @@ impl Accelerator {
         around: &Surroundings<'_>,
     ) -> Result<Wired, ConfigError> {
         match self {
+<<<<<<< HEAD
             Accelerator::Kvm(kvm) => kvm.wire(processors, around).map_err(fault),
             Accelerator::Software | Accelerator::Nobody => {
+=======
+            Accelerator::Kvm(kvm) => kvm.wire(processors, around, timer).map_err(fault),
+            Accelerator::Software(_) | Accelerator::Nobody => {
+>>>>>>> ae77fb0 (cpu: the translator: integer code as host code, the rest by the interpreter's handlers)
                 let fabric = ApicFabric::new();
                 let engine = |index: u32| {
                     let signals = Arc::<Signals>::default();
                     let apic = our_apic(&fabric, index, &signals, processors, around);
                     let bus = around.bus(Some(apic.clone()));
                     let cpu = Cpu::new(index, processors.model.clone(), bus, signals.clone());
-                    let engine: Box<dyn Engine> = match self {
-                        Accelerator::Nobody => Box::new(NoEngine),
-                        _ => Box::new(SoftEngine::new(cpu, apic, index == 0)),
+                    let engine: Box<dyn Engine> = match &self {
+                        Accelerator::Software(software) => {
+                            Box::new(software.engine(cpu, apic, index == 0))
+                        }
+                        _ => Box::new(NoEngine),
                     };
                     (signals, engine)
                 };

@@ -61,6 +61,6 @@ pub(super) fn feature_of(set: C) -> Option<Feature> {
 }
 
 /// Whether `model` offers all that `raw` needs.
-pub(super) fn offered(raw: &Instruction, model: &Model) -> bool {
+pub fn offered(raw: &Instruction, model: &Model) -> bool {
     raw.cpuid_features().iter().all(|set| feature_of(*set).is_none_or(|f| model.has(f)))
 }

@@ -47,6 +47,7 @@ use crate::mode::Mode;
 use crate::state::Seg;
 
 pub use branch::{End, ends_block};
+pub use features::offered;
 
 /// Longest instruction (SDM vol. 2, 2.3.11).
 pub const MAX_LEN: usize = 15;
@@ -66,6 +67,10 @@ impl Key {
             .filter(|&seg| mode.base[seg] == 0 && mode.flat_read & mode.flat_write & 1 << seg != 0);
         let flat = flat.fold(0, |set, seg| set | 1 << seg);
         Key(flat | width(mode.code_bits) << 8 | width(mode.stack_bits) << 10)
+    }
+    /// The same for 64-bit code, where decoding depends on no segment.
+    pub fn without_segments(self) -> Self {
+        Key(self.0 | 0x3f)
     }
     /// The same for blocks of one instruction.
     pub fn single(self) -> Self {
@@ -121,7 +126,8 @@ fn register_number(register: Register) -> u8 {
     number as u8 | u8::from(is_high_byte(register)) << 4
 }
 
-fn segment_of(register: Register) -> Seg {
+/// The segment that `register` stands for; DS if it is none.
+pub fn segment_of(register: Register) -> Seg {
     match register {
         Register::ES => Seg::Es,
         Register::CS => Seg::Cs,

@@ -12,12 +12,12 @@ use crate::{Cpu, Trap};
 impl Cpu {
     /// Address of the next instruction.
     #[inline(always)]
-    pub(in crate::interp) fn next_rip(&self, op: &Op) -> u64 {
+    pub(crate) fn next_rip(&self, op: &Op) -> u64 {
         self.state.regs[CODE].wrapping_add(u64::from(op.next)) & self.mode.linear_mask
     }
     /// Address of the current instruction.
     #[inline(always)]
-    pub(in crate::interp) fn this_rip(&self, op: &Op) -> u64 {
+    pub(crate) fn this_rip(&self, op: &Op) -> u64 {
         let distance = u64::from(op.next) - u64::from(op.len);
         self.state.regs[CODE].wrapping_add(distance) & self.mode.linear_mask
     }

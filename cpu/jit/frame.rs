@@ -1,0 +1,182 @@
+//! What translated code reaches through R15.
+#![allow(unsafe_code)]
+// Unsafe: a frame is written by translated code through a raw pointer, and by other threads in two
+// atomic fields; everything lies in cells, so no reference ever claims that it stands still.
+
+use std::cell::Cell;
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use super::jump::Entry;
+use crate::Cpu;
+use crate::flags::{Arith, bit};
+use crate::mmu::tlb::{ReadEntry, WriteEntry};
+
+/// R15 points this far into the frame, so that the front of it is reached by short displacements.
+pub const BIAS: i32 = 128;
+
+/// The state of a processor while it runs translated code.
+#[repr(C)]
+pub struct Frame {
+    /// Guest registers: those without a host register of their own always, the others while
+    /// translated code is left.
+    pub regs: [Cell<u64>; 16],
+    /// Guest address of the page that the running block lies in.
+    pub page_rip: Cell<u64>,
+    /// The arithmetic flags while they are not in the host's: see [`pack`].
+    pub flags: Cell<u64>,
+    /// Read and write TLB of the current address space and privilege.
+    pub read_table: Cell<*const ReadEntry>,
+    /// See `read_table`.
+    pub write_table: Cell<*const WriteEntry>,
+    /// Where indirect jumps look for their targets. Replaced by an empty table by whoever wants
+    /// attention.
+    pub jump_table: AtomicPtr<Entry>,
+    /// Read at the head of loops. Points to a byte that cannot be read while somebody wants
+    /// attention.
+    pub poll: AtomicPtr<u8>,
+    /// Bases of FS and GS.
+    pub bases: [Cell<u64>; 2],
+    /// Guest target of an indirect call, while the return address is pushed.
+    pub target: Cell<u64>,
+    /// Host address of the same.
+    pub target_code: Cell<u64>,
+    /// Keeps the place of a TLB entry or a value over a guest instruction.
+    pub spare: Cell<u64>,
+    /// Where translated code trapped, and the host flags then.
+    pub trap_pc: Cell<u64>,
+    /// See `trap_pc`; as `flags`.
+    pub trap_flags: Cell<u64>,
+    /// The processor.
+    pub cpu: Cell<*mut Cpu>,
+    /// How a helper left translated code.
+    pub left: Cell<Left>,
+    /// Counts translations that were taken back.
+    pub epoch: AtomicUsize,
+}
+
+// SAFETY: other threads touch the atomic fields only.
+unsafe impl Sync for Frame {}
+// SAFETY: nothing in a frame is bound to a thread.
+unsafe impl Send for Frame {}
+
+/// How a helper left translated code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// At the instruction in `state.rip`; look around.
+    End,
+    /// By the exception in `Cpu::fault`, at `state.rip`.
+    Fault,
+    /// By a triple fault.
+    Shutdown,
+}
+
+/// Distances of the frame's fields from where R15 points.
+#[allow(missing_docs)]
+pub mod at {
+    use super::{BIAS, Frame, offset_of};
+
+    macro_rules! fields {
+        ($($name:ident = $field:ident;)*) => {
+            $(pub const $name: i32 = offset_of!(Frame, $field) as i32 - BIAS;)*
+        };
+    }
+    fields! {
+        PAGE_RIP = page_rip;
+        FLAGS = flags;
+        READ_TABLE = read_table;
+        WRITE_TABLE = write_table;
+        JUMP_TABLE = jump_table;
+        POLL = poll;
+        FS_BASE = bases;
+        TARGET = target;
+        TARGET_CODE = target_code;
+        SPARE = spare;
+        TRAP_PC = trap_pc;
+        TRAP_FLAGS = trap_flags;
+    }
+    pub const GS_BASE: i32 = FS_BASE + 8;
+
+    /// Guest register `number`.
+    pub const fn reg(number: u8) -> i32 {
+        number as i32 * 8 - BIAS
+    }
+}
+
+/// The six arithmetic flags as `lahf; seto al` leaves them in AX.
+pub fn pack(arith: Arith) -> u64 {
+    let bits = arith.bits();
+    (bits & 0xd5 | 2) << 8 | bits >> 11 & 1
+}
+
+/// The inverse of [`pack`].
+pub fn unpack(packed: u64) -> Arith {
+    Arith::from_bits(packed >> 8 & 0xd5 | (packed & 1) << bit::OF.trailing_zeros())
+}
+
+impl Frame {
+    /// A frame that no code runs in yet.
+    pub fn new() -> Self {
+        Frame {
+            regs: [const { Cell::new(0) }; 16],
+            page_rip: Cell::new(0),
+            flags: Cell::new(0),
+            read_table: Cell::new(std::ptr::null()),
+            write_table: Cell::new(std::ptr::null()),
+            jump_table: AtomicPtr::new(std::ptr::null_mut()),
+            poll: AtomicPtr::new(std::ptr::null_mut()),
+            bases: [const { Cell::new(0) }; 2],
+            target: Cell::new(0),
+            target_code: Cell::new(0),
+            spare: Cell::new(0),
+            trap_pc: Cell::new(0),
+            trap_flags: Cell::new(0),
+            cpu: Cell::new(std::ptr::null_mut()),
+            left: Cell::new(Left::End),
+            epoch: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes general registers from the processor's state.
+    pub fn load_registers(&self, cpu: &Cpu) {
+        for (mine, theirs) in self.regs.iter().zip(&cpu.state.regs) {
+            mine.set(*theirs);
+        }
+    }
+
+    /// Gives general registers back.
+    pub fn store_registers(&self, cpu: &mut Cpu) {
+        for (mine, theirs) in self.regs.iter().zip(&mut cpu.state.regs) {
+            *theirs = mine.get();
+        }
+    }
+
+    /// Takes what an instruction may change beside registers: where the TLB is.
+    pub fn refresh(&self, cpu: &Cpu) {
+        let base = cpu.mode.tlb_base;
+        self.read_table.set(cpu.mmu.tlb.read.part(base));
+        self.write_table.set(cpu.mmu.tlb.write.part(base));
+    }
+
+    /// Makes translated code come out soon, `closed` being what it must not read. For any thread.
+    pub fn kick(&self, closed: *mut u8, no_targets: *mut Entry) {
+        self.poll.store(closed, Ordering::SeqCst);
+        self.jump_table.store(no_targets, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_flags_survive() {
+        for choice in 0..64_u64 {
+            let bits = [0, 2, 4, 6, 7, 11];
+            let value: u64 = bits.iter().enumerate().map(|(i, b)| (choice >> i & 1) << b).sum();
+            let packed = pack(Arith::from_bits(value));
+            assert_eq!(packed & 0x200, 0x200);
+            assert_eq!(unpack(packed).bits(), value);
+        }
+    }
+}

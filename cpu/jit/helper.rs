@@ -1,0 +1,121 @@
+//! What translated code calls.
+#![allow(unsafe_code)]
+// Unsafe: called by translated code with the frame it runs in and a record of its block. The frame's
+// processor is the one whose thread executes this, and its owner stands in `Cpu::enter` meanwhile,
+// which touches nothing until translated code returns.
+
+use std::sync::atomic::Ordering;
+
+use super::flags::FlagsAt;
+use super::frame::{BIAS, Frame, Left, pack, unpack};
+use super::record::{Kind, Record};
+use crate::flags::Arith;
+use crate::interp::op::segment;
+use crate::state::{CODE, Seg};
+use crate::{Cpu, Trap};
+
+/// Goes on in translated code.
+const GO_ON: u64 = 0;
+/// Leaves it.
+const LEAVE: u64 = 1;
+
+impl Cpu {
+    /// The exact flags at `record`; the frame's registers are where guest registers are.
+    fn flags_at(frame: &Frame, record: &Record) -> Arith {
+        match &record.flags {
+            FlagsAt::Slot => unpack(frame.flags.get()),
+            FlagsAt::Trap => unpack(frame.trap_flags.get()),
+            FlagsAt::Recipe(recipe) => recipe.flags(&std::array::from_fn(|i| frame.regs[i].get())),
+        }
+    }
+
+    /// Takes over the exact state at `record`, all but the instruction pointer.
+    pub(super) fn take_state(&mut self, frame: &Frame, record: &Record) {
+        self.state.flags.arith = Self::flags_at(frame, record);
+        frame.store_registers(self);
+        let start = frame.page_rip.get().wrapping_add(record.start.into());
+        self.state.regs[CODE] = start & self.mode.linear_mask;
+    }
+
+    /// The guest address at `distance` from the beginning of the running page.
+    pub(super) fn rip_at(&self, frame: &Frame, distance: i64) -> u64 {
+        frame.page_rip.get().wrapping_add_signed(distance) & self.mode.linear_mask
+    }
+
+    /// Executes the instruction of `record` by the interpreter's handler. `None`: the block goes on
+    /// (or has ended, where the instruction does that).
+    pub(super) fn step_by_handler(&mut self, record: &Record) -> Option<Left> {
+        let op = record.op.as_ref()?;
+        match (op.run)(self, op) {
+            Ok(()) if record.kind == Kind::Step && self.exit_block => {
+                self.state.rip = self.next_rip(op);
+                Some(Left::End)
+            }
+            Ok(()) => None,
+            Err(Trap::Exception) => {
+                if op.segment & segment::NUMBER == Seg::Ss as u8 {
+                    self.stack_reference_faulted();
+                }
+                self.state.rip = self.this_rip(op);
+                Some(Left::Fault)
+            }
+            Err(Trap::Leave) => {
+                if record.kind == Kind::Step {
+                    self.state.rip = self.next_rip(op);
+                }
+                self.exit_block = true;
+                Some(Left::End)
+            }
+            Err(Trap::Shutdown) => Some(Left::Shutdown),
+        }
+    }
+}
+
+/// The frame, processor and record of a call.
+unsafe fn arguments<'a>(
+    frame: *const u8,
+    record: *const Record,
+) -> (&'a Frame, &'a mut Cpu, &'a Record) {
+    // SAFETY: what translated code passes; see the head of the file. Records live as long as the code
+    // that names them.
+    unsafe {
+        let frame = &*frame.offset(-(BIAS as isize)).cast::<Frame>();
+        (frame, &mut *frame.cpu.get(), &*record)
+    }
+}
+
+/// Executes an instruction that is not translated, or whose access missed the TLB.
+pub unsafe extern "sysv64" fn step(frame: *const u8, record: *const Record) -> u64 {
+    // SAFETY: called by translated code.
+    let (frame, cpu, record) = unsafe { arguments(frame, record) };
+    cpu.take_state(frame, record);
+    if let Some(left) = cpu.step_by_handler(record) {
+        frame.left.set(left);
+        return LEAVE;
+    }
+    if record.touches_flags {
+        frame.flags.set(pack(cpu.state.flags.arith));
+    }
+    frame.load_registers(cpu);
+    frame.refresh(cpu);
+    GO_ON
+}
+
+/// Reports a store to host address `host`.
+pub unsafe extern "sysv64" fn written(frame: *const u8, record: *const Record, host: usize) -> u64 {
+    // SAFETY: called by translated code.
+    let (frame, cpu, record) = unsafe { arguments(frame, record) };
+    let (next, len) = match record.kind {
+        Kind::Written { next, len } => (cpu.rip_at(frame, next), len),
+        _ => (frame.target.get(), 8),
+    };
+    let epoch = frame.epoch.load(Ordering::Relaxed);
+    cpu.host_memory_written(host, len.into());
+    if frame.epoch.load(Ordering::Relaxed) == epoch {
+        return GO_ON;
+    }
+    cpu.take_state(frame, record);
+    cpu.state.rip = next;
+    frame.left.set(Left::End);
+    LEAVE
+}

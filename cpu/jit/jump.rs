@@ -1,0 +1,109 @@
+//! Where indirect jumps find their targets: a table from guest address to translated code for each
+//! address space and privilege that a processor was in lately.
+#![allow(unsafe_code)]
+// Unsafe: translated code reads the tables, and other threads empty them, both by atomic words.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Entries of a table.
+pub const ENTRIES: usize = 1 << 12;
+/// What the low half of an address is multiplied with; the product's upper half selects the entry.
+pub const HASH: i32 = 0x61c8_8647_u32 as i32;
+/// How far the product is shifted down so that [`INDEX`] cuts out an entry's offset.
+pub const SHIFT: u8 = 16;
+/// See [`SHIFT`].
+pub const INDEX: i32 = (ENTRIES as i32 - 1) << 4;
+
+/// A guest address and the translated code for it.
+#[repr(C, align(16))]
+pub struct Entry {
+    rip: AtomicU64,
+    code: AtomicUsize,
+}
+
+/// A direct-mapped table.
+pub struct Table(Box<[Entry]>);
+
+fn index(rip: u64) -> usize {
+    let product = (rip as u32).wrapping_mul(HASH as u32);
+    (product >> SHIFT) as usize >> 4 & (ENTRIES - 1)
+}
+
+/// An address that belongs elsewhere.
+fn absent(index: usize) -> u64 {
+    u64::from(index == 0)
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new() -> Self {
+        let entry = |i| Entry { rip: AtomicU64::new(absent(i)), code: AtomicUsize::new(0) };
+        Table((0..ENTRIES).map(entry).collect())
+    }
+
+    /// Its first entry, for translated code.
+    pub fn start(&self) -> *mut Entry {
+        self.0.as_ptr().cast_mut()
+    }
+
+    /// The code for `rip`, if known.
+    pub fn get(&self, rip: u64) -> Option<usize> {
+        let entry = &self.0[index(rip)];
+        let code = entry.code.load(Ordering::Relaxed);
+        (entry.rip.load(Ordering::Relaxed) == rip).then_some(code)
+    }
+
+    /// Enters a target. Only the owner does so, and it holds the lock under which translations are
+    /// taken back, so that the two words belong together.
+    pub fn set(&self, rip: u64, code: usize) {
+        let slot = index(rip);
+        let entry = &self.0[slot];
+        entry.rip.store(absent(slot), Ordering::Relaxed);
+        entry.code.store(code, Ordering::Relaxed);
+        entry.rip.store(rip, Ordering::Release);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        for (i, entry) in self.0.iter().enumerate() {
+            entry.rip.store(absent(i), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The tables of one processor: by set of TLB tables and privilege.
+#[derive(Default)]
+pub struct Tables(parking_lot::Mutex<Vec<Arc<Table>>>);
+
+impl Tables {
+    /// A new table, which is emptied together with the others.
+    pub fn add(&self) -> Arc<Table> {
+        let table = Arc::new(Table::new());
+        self.0.lock().push(table.clone());
+        table
+    }
+
+    /// Empties all tables.
+    pub fn clear(&self) {
+        self.0.lock().iter().for_each(|table| table.clear());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_table_knows_nothing() {
+        let table = Table::new();
+        for rip in [0, 1, 0x1000, !0, 0x8000_0000_0000_0000] {
+            assert_eq!(table.get(rip), None);
+            table.set(rip, 7);
+            assert_eq!(table.get(rip), Some(7));
+        }
+        table.clear();
+        assert_eq!(table.get(0), None);
+        assert_ne!(index(1), 0, "an address for the empty first entry");
+    }
+}

@@ -1,0 +1,122 @@
+//! The memory that translated code lies in: mapped twice, once to write and once to execute, so that
+//! no mapping is ever both.
+#![allow(unsafe_code)]
+// Unsafe: memory is mapped, and written while other threads may execute it. Whatever is executable
+// was written before its address was given to anybody, but for the distances of direct jumps, which
+// are aligned and replaced in one piece.
+
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+/// Both mappings.
+pub struct CodeMemory {
+    writable: NonNull<u8>,
+    executable: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mappings belong to nobody else and live as long as this does.
+unsafe impl Send for CodeMemory {}
+// SAFETY: shared access only patches atomically; writing takes `&mut`.
+unsafe impl Sync for CodeMemory {}
+
+impl CodeMemory {
+    /// Maps `len` bytes. Pages take up memory once code was written to them.
+    pub fn new(len: usize) -> nix::Result<Self> {
+        let file = memfd_create(c"rhea-code", MFdFlags::MFD_CLOEXEC)?;
+        nix::unistd::ftruncate(&file, len as i64)?;
+        let size = NonZeroUsize::new(len).ok_or(nix::Error::EINVAL)?;
+        let map = |prot| {
+            // SAFETY: a new mapping at an address of the kernel's choice.
+            unsafe { mmap(None, size, prot, MapFlags::MAP_SHARED, file.as_fd(), 0) }
+        };
+        let writable = map(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?.cast();
+        let executable = map(ProtFlags::PROT_READ | ProtFlags::PROT_EXEC)?.cast();
+        Ok(CodeMemory { writable, executable, len })
+    }
+
+    /// Where offset 0 is executed.
+    pub fn start(&self) -> usize {
+        self.executable.as_ptr() as usize
+    }
+
+    /// Bytes there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Writes code that nobody executes yet. `false` if it does not fit.
+    #[must_use]
+    pub fn write(&mut self, offset: usize, code: &[u8]) -> bool {
+        if offset.checked_add(code.len()).is_none_or(|end| end > self.len) {
+            return false;
+        }
+        // SAFETY: within the mapping, as just checked.
+        unsafe {
+            let to = self.writable.as_ptr().add(offset);
+            std::ptr::copy_nonoverlapping(code.as_ptr(), to, code.len());
+        }
+        true
+    }
+
+    /// Replaces the distance at executable address `site`, so that the jump it belongs to leads to
+    /// `target`. Where it led before.
+    pub fn patch(&self, site: usize, target: usize) -> Option<usize> {
+        let offset = site.wrapping_sub(self.start());
+        if !offset.is_multiple_of(4) || offset > self.len - 4 {
+            return None;
+        }
+        let distance = target.wrapping_sub(site + 4) as i32;
+        // SAFETY: within the mapping and aligned, as just checked.
+        let cell = unsafe { AtomicI32::from_ptr(self.writable.as_ptr().add(offset).cast()) };
+        let before = cell.swap(distance, Ordering::AcqRel);
+        Some((site + 4).wrapping_add_signed(before as isize))
+    }
+}
+
+impl Drop for CodeMemory {
+    fn drop(&mut self) {
+        for mapping in [self.writable, self.executable] {
+            // SAFETY: nobody executes or writes the memory any more: whoever does holds a reference.
+            let _ = unsafe { munmap(mapping.cast(), self.len) };
+        }
+    }
+}
+
+/// A page that nobody can read.
+pub struct ClosedPage(NonNull<u8>);
+
+// SAFETY: the page is never accessed by Rust code.
+unsafe impl Send for ClosedPage {}
+// SAFETY: as above.
+unsafe impl Sync for ClosedPage {}
+
+const CLOSED_LEN: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+impl ClosedPage {
+    /// Maps it.
+    pub fn new() -> nix::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let page = unsafe {
+            mmap_anonymous(None, CLOSED_LEN, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE)?
+        };
+        Ok(ClosedPage(page.cast()))
+    }
+
+    /// Its address.
+    pub fn address(&self) -> *mut u8 {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for ClosedPage {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and nobody uses it any more.
+        let _ = unsafe { munmap(self.0.cast(), CLOSED_LEN.get()) };
+    }
+}

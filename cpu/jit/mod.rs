@@ -1,0 +1,487 @@
+//! The translator: guest code becomes host code of the same language.
+//!
+//! A block of guest instructions is translated once (`translate`), kept by where its bytes lie
+//! (`cache`), and executed by every processor that comes there. `Cpu::run_translated` goes from
+//! block to block as long as blocks do not find their successors by themselves. What is not
+//! translated is executed by the interpreter's handlers, one instruction at a time (`helper`).
+//! docs/translator.md tells the story of a block.
+#![allow(unsafe_code)]
+// Unsafe: translated code is called.
+
+mod asm;
+mod cache;
+mod flags;
+mod frame;
+mod helper;
+mod jump;
+mod memory;
+mod record;
+mod signal;
+mod thunks;
+mod translate;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use base::memory::{CodeWatcher, RamBlock};
+use parking_lot::Mutex;
+
+use crate::interp::decode::{End, Key};
+use crate::interp::{Cache as Decoded, Left as Ended, RunExit};
+use crate::mmu::CodePage;
+use crate::signals::Signals;
+use crate::state::Seg;
+use crate::{Cpu, Trap};
+use cache::{Cache, Found};
+use frame::{BIAS, Frame, Left, pack};
+use memory::ClosedPage;
+use record::{Kind, Record};
+use thunks::{BY_HELPER, Helpers, TRAPPED, Thunks};
+use translate::Variant;
+
+/// Bytes of code kept unless told otherwise.
+pub const DEFAULT_SIZE: usize = 128 << 20;
+
+/// Why there is no translator.
+#[derive(Debug, thiserror::Error)]
+pub enum TranslatorError {
+    /// The host's processor lacks what translated code needs.
+    #[error("the host's processor has no BMI2")]
+    Host,
+    /// No memory for code.
+    #[error("memory for translated code: {0}")]
+    Memory(#[from] nix::Error),
+    /// Too many translators.
+    #[error("no handler for traps of translated code")]
+    Traps,
+}
+
+/// All translations of a machine, and what its processors share beside them.
+pub struct Translator {
+    cache: Mutex<Cache>,
+    thunks: Thunks,
+    processors: Mutex<Vec<Weak<Processor>>>,
+    /// Number of times everything was taken back.
+    generation: AtomicU64,
+    /// Everything was taken back, but somebody may still execute it.
+    draining: AtomicBool,
+    closed: ClosedPage,
+    no_targets: jump::Table,
+    _traps: signal::Guarded,
+}
+
+/// What others reach of a processor.
+struct Processor {
+    frame: Frame,
+    tables: jump::Tables,
+    /// It may execute translations.
+    running: AtomicBool,
+    /// The [`Translator::generation`] it knows of.
+    seen: AtomicU64,
+}
+
+/// A RAM block that code was translated from, as a watcher.
+struct Watcher {
+    translator: Weak<Translator>,
+    host: usize,
+}
+
+impl CodeWatcher for Watcher {
+    fn code_written(&self, page: usize, range: Range<u32>) {
+        if let Some(translator) = self.translator.upgrade() {
+            translator.invalidate(self.host + page * 4096, &range);
+        }
+    }
+}
+
+/// What a processor's jump table is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TableKey {
+    epoch: u64,
+    key: Key,
+}
+
+/// What a processor keeps for translated code.
+pub(crate) struct Vcpu {
+    translator: Arc<Translator>,
+    processor: Arc<Processor>,
+    /// By set of TLB tables and privilege.
+    tables: Vec<Option<(TableKey, Arc<jump::Table>)>>,
+}
+
+/// A byte that may be read.
+static OPEN: u64 = 0;
+
+fn open() -> *mut u8 {
+    (&raw const OPEN).cast::<u8>().cast_mut()
+}
+
+impl Translator {
+    /// A translator with room for `size` bytes of code.
+    pub fn new(size: usize) -> Result<Arc<Self>, TranslatorError> {
+        if !std::arch::is_x86_feature_detected!("bmi2") {
+            return Err(TranslatorError::Host);
+        }
+        let helpers = Helpers {
+            step: helper::step as *const () as usize,
+            written: helper::written as *const () as usize,
+        };
+        let (cache, thunks) = Cache::new(size, &helpers)?;
+        let traps =
+            signal::Guarded::new(cache.range(), thunks.trap).ok_or(TranslatorError::Traps)?;
+        Ok(Arc::new(Translator {
+            cache: Mutex::new(cache),
+            thunks,
+            processors: Mutex::default(),
+            generation: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            closed: ClosedPage::new()?,
+            no_targets: jump::Table::new(),
+            _traps: traps,
+        }))
+    }
+
+    /// The processors there are.
+    fn processors(&self) -> Vec<Arc<Processor>> {
+        self.processors.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Takes back what was made from bytes `range` of the page at host address `page`.
+    fn invalidate(&self, page: usize, range: &Range<u32>) {
+        let mut cache = self.cache.lock();
+        if cache.invalidate(page, range) {
+            for processor in self.processors() {
+                processor.tables.clear();
+                processor.frame.epoch.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Makes room: takes everything back and asks everybody to leave it.
+    fn drain(&self, cache: &mut Cache) {
+        if !self.draining.swap(true, Ordering::SeqCst) {
+            cache.forget_all();
+            self.generation.fetch_add(1, Ordering::SeqCst);
+            for processor in self.processors() {
+                processor.tables.clear();
+                processor.frame.kick(self.closed.address(), self.no_targets.start());
+            }
+        }
+    }
+
+    /// Whether code can be made: old code was left by everybody.
+    fn ready(&self, cache: &mut Cache) -> bool {
+        if !self.draining.load(Ordering::SeqCst) {
+            return true;
+        }
+        let now = self.generation.load(Ordering::SeqCst);
+        let left = self.processors().iter().all(|processor| {
+            !processor.running.load(Ordering::SeqCst)
+                || processor.seen.load(Ordering::SeqCst) == now
+        });
+        if left {
+            cache.reuse();
+            self.draining.store(false, Ordering::SeqCst);
+        }
+        left
+    }
+
+    /// Finds or makes the translation of the block at `offset` of `ram`, and lets `with` have it
+    /// while it cannot be taken back.
+    fn find(
+        self: &Arc<Self>,
+        ram: &Arc<RamBlock>,
+        offset: u64,
+        variant: Variant,
+        cpu: &Cpu,
+        with: impl FnOnce(usize),
+    ) -> Option<usize> {
+        ram.tracking().watch_code(|| {
+            let translator = Arc::downgrade(self);
+            Arc::new(Watcher { translator, host: ram.host() as usize })
+        });
+        let mut cache = self.cache.lock();
+        if !self.ready(&mut cache) {
+            return None;
+        }
+        match cache.find(ram, offset, variant, &cpu.model, &self.thunks) {
+            Found::Code(code) => {
+                with(code);
+                Some(code)
+            }
+            Found::Interpret => None,
+            Found::Full => {
+                self.drain(&mut cache);
+                None
+            }
+        }
+    }
+}
+
+impl Vcpu {
+    fn new(translator: &Arc<Translator>, signals: &Signals) -> Self {
+        let processor = Arc::new(Processor {
+            frame: Frame::new(),
+            tables: jump::Tables::default(),
+            running: AtomicBool::new(false),
+            seen: AtomicU64::new(0),
+        });
+        translator.processors.lock().push(Arc::downgrade(&processor));
+        let (mine, shared) = (translator.clone(), processor.clone());
+        signals.set_kick(move || {
+            shared.frame.kick(mine.closed.address(), mine.no_targets.start());
+        });
+        Vcpu { translator: translator.clone(), processor, tables: Vec::new() }
+    }
+
+    /// The jump table for where `cpu` is now.
+    fn table(&mut self, cpu: &Cpu, key: Key) -> Arc<jump::Table> {
+        let (set, epoch) = cpu.mmu.tlb.fetch_epoch();
+        let index = set * 2 + usize::from(cpu.mode.cpl == 3);
+        if self.tables.len() <= index {
+            self.tables.resize(index + 1, None);
+        }
+        let wanted = TableKey { epoch, key };
+        match &mut self.tables[index] {
+            Some((known, table)) => {
+                if *known != wanted {
+                    table.clear();
+                    *known = wanted;
+                }
+                table.clone()
+            }
+            empty => {
+                let table = self.processor.tables.add();
+                *empty = Some((wanted, table.clone()));
+                table
+            }
+        }
+    }
+}
+
+/// Code to be entered.
+#[derive(Clone, Copy)]
+struct Entry {
+    code: usize,
+    /// It finds the flags in the host's.
+    host_flags: bool,
+}
+
+/// Where to go on.
+enum Next {
+    /// At `state.rip`, after a block that ended so.
+    Block(End),
+    /// In this code, which stands for `state.rip`.
+    Chained(Entry),
+}
+
+impl Cpu {
+    /// Executes guest code by translation from now on. Once per processor.
+    pub fn translate_by(&mut self, translator: &Arc<Translator>) {
+        self.jit = Some(Box::new(Vcpu::new(translator, &self.signals)));
+    }
+
+    /// Executes guest code until something outside of it is to be done.
+    pub fn run(&mut self) -> RunExit {
+        let Some(mut jit) = self.jit.take() else { return self.run_interp() };
+        let mut decoded = std::mem::take(&mut self.interp.cache);
+        let processor = jit.processor.clone();
+        processor.running.store(true, Ordering::SeqCst);
+        let exit = self.run_either(&mut jit, &mut decoded);
+        processor.running.store(false, Ordering::SeqCst);
+        self.interp.cache = decoded;
+        self.jit = Some(jit);
+        exit
+    }
+
+    fn run_either(&mut self, jit: &mut Vcpu, decoded: &mut Decoded) -> RunExit {
+        loop {
+            if let Some(exit) = self.reason_to_stop() {
+                return exit;
+            }
+            let ended = if self.steps_singly() {
+                self.run_single(decoded)
+            } else {
+                self.state.flags.set_system(crate::flags::bit::RF, false);
+                match self.translatable() {
+                    Some(key) => self.run_translated(jit, decoded, key),
+                    None => self.run_chain(decoded, false),
+                }
+            };
+            if let Ended::Shutdown = ended {
+                return RunExit::Shutdown;
+            }
+        }
+    }
+
+    /// The key to translate the present mode by, if that is possible.
+    fn translatable(&self) -> Option<Key> {
+        let mode = &self.mode;
+        let flat = |seg: Seg| {
+            mode.base[seg as usize] == 0 && (mode.flat_read & mode.flat_write) >> seg as u8 & 1 != 0
+        };
+        match (mode.code_bits, mode.stack_bits) {
+            (64, 64) => Some(Key::of(mode).without_segments()),
+            (32, 32) => {
+                let cs = &self.state.seg[Seg::Cs as usize];
+                let whole = mode.base[Seg::Cs as usize] == 0 && cs.limit == u32::MAX;
+                (whole && flat(Seg::Ss)).then(|| Key::of(mode))
+            }
+            _ => None,
+        }
+    }
+
+    /// Runs translated blocks until the mode may have changed, or somebody wants attention.
+    fn run_translated(&mut self, jit: &mut Vcpu, decoded: &mut Decoded, key: Key) -> Ended {
+        let table = jit.table(self, key);
+        let variant = Variant { key, host_flags: false };
+        let mut next = None;
+        loop {
+            self.exit_block = false;
+            let generation = jit.translator.generation.load(Ordering::SeqCst);
+            if jit.processor.seen.load(Ordering::Relaxed) != generation {
+                jit.processor.seen.store(generation, Ordering::SeqCst);
+                next = None;
+            }
+            let entry = match next.take() {
+                Some(entry) => entry,
+                None => match self.find_code(jit, &table, variant) {
+                    Ok(Some(code)) => Entry { code, host_flags: false },
+                    Ok(None) => return self.run_chain(decoded, true),
+                    Err(_) => return self.take_fault(),
+                },
+            };
+            self.arm(jit, &table);
+            if self.attention() {
+                return Ended::End;
+            }
+            match self.enter(jit, entry) {
+                Ok(Next::Chained(entry)) => next = Some(entry),
+                Ok(Next::Block(End::System)) => return self.deliver_traps(),
+                Ok(Next::Block(_)) | Err(Left::End) => {}
+                Err(Left::Fault) => return self.take_fault(),
+                Err(Left::Shutdown) => return Ended::Shutdown,
+            }
+            if self.exit_block {
+                return self.deliver_traps();
+            }
+        }
+    }
+
+    /// The translation at `state.rip`; `None` if the interpreter is to go on.
+    fn find_code(
+        &mut self,
+        jit: &Vcpu,
+        table: &jump::Table,
+        variant: Variant,
+    ) -> Result<Option<usize>, Trap> {
+        let rip = self.state.rip;
+        if let Some(code) = table.get(rip) {
+            return Ok(Some(code));
+        }
+        // The fetch TLB must know of every page that a jump table leads to.
+        self.code_address(rip)?;
+        let CodePage::Ram { block, offset, .. } = self.fetch_page(rip)? else { return Ok(None) };
+        let offset = offset + (rip & 0xfff);
+        let enter = |code| table.set(rip, code);
+        Ok(jit.translator.find(&block, offset, variant, self, enter))
+    }
+
+    /// Opens the way for translated code. Who wants attention from here on closes it again.
+    fn arm(&self, jit: &Vcpu, table: &jump::Table) {
+        fn ensure<T>(cell: &AtomicPtr<T>, value: *mut T) {
+            if cell.load(Ordering::Relaxed) != value {
+                cell.swap(value, Ordering::SeqCst);
+            }
+        }
+        let frame = &jit.processor.frame;
+        ensure(&frame.poll, open());
+        ensure(&frame.jump_table, table.start());
+    }
+
+    /// Executes translated code from `entry`. `Err`: a helper left it, or a handler did so in the
+    /// middle of a block.
+    fn enter(&mut self, jit: &Vcpu, entry: Entry) -> Result<Next, Left> {
+        let translator = &jit.translator;
+        let frame = &jit.processor.frame;
+        frame.load_registers(self);
+        frame.flags.set(pack(self.state.flags.arith));
+        frame.page_rip.set(self.state.rip & !0xfff);
+        frame.bases[0].set(self.mode.base[Seg::Fs as usize]);
+        frame.bases[1].set(self.mode.base[Seg::Gs as usize]);
+        frame.refresh(self);
+        frame.cpu.set(self);
+        let thunk = if entry.host_flags {
+            translator.thunks.enter_with_flags
+        } else {
+            translator.thunks.enter
+        };
+        let place = (&raw const *frame).cast::<u8>().wrapping_offset(BIAS as isize);
+        // SAFETY: the thunk has this signature, and keeps to the calling convention; the code is a
+        // block's beginning that was valid under the cache's lock, and is not reused while this
+        // processor has not seen a newer generation. It reaches the state through the frame only,
+        // which outlives the call.
+        let status = unsafe {
+            let thunk: extern "sysv64" fn(*const u8, usize) -> u64 = std::mem::transmute(thunk);
+            thunk(place, entry.code)
+        };
+        match status {
+            BY_HELPER => Err(frame.left.get()),
+            TRAPPED => {
+                let cache = translator.cache.lock();
+                let record: *const Record = match cache.trap_at(frame.trap_pc.get() as usize) {
+                    Some(record) => record,
+                    // Translated code touches mapped memory only: this cannot happen, and there is
+                    // no state to go on from.
+                    None => std::process::abort(),
+                };
+                drop(cache);
+                // SAFETY: records live as long as the code; see above.
+                self.left_at(jit, unsafe { &*record })
+            }
+            // SAFETY: the record of the place where the code was left; records live as long as the
+            // code.
+            record => self.left_at(jit, unsafe { &*(record as *const Record) }),
+        }
+    }
+
+    /// Goes on from where translated code was left for good.
+    fn left_at(&mut self, jit: &Vcpu, record: &Record) -> Result<Next, Left> {
+        let frame = &jit.processor.frame;
+        self.take_state(frame, record);
+        match record.kind {
+            Kind::Goto(distance) => {
+                self.state.rip = self.rip_at(frame, distance);
+                Ok(Next::Block(End::Branch))
+            }
+            Kind::Link { target, site, host_flags } => {
+                self.state.rip = self.rip_at(frame, target.into());
+                let translator = &jit.translator;
+                let mut cache = translator.cache.lock();
+                if translator.ready(&mut cache) {
+                    let thunks = &translator.thunks;
+                    match cache.link(site, target, host_flags, &self.model, thunks) {
+                        Found::Code(code) => return Ok(Next::Chained(Entry { code, host_flags })),
+                        Found::Full => translator.drain(&mut cache),
+                        Found::Interpret => {}
+                    }
+                }
+                Ok(Next::Block(End::Branch))
+            }
+            Kind::Last(end) => match self.step_by_handler(record) {
+                None => Ok(Next::Block(end)),
+                Some(left) => Err(left),
+            },
+            Kind::Step | Kind::Written { .. } | Kind::WrittenCall => {
+                let left = self.step_by_handler(record);
+                if left.is_none()
+                    && let Some(op) = &record.op
+                {
+                    self.state.rip = self.next_rip(op);
+                }
+                left.map_or(Ok(Next::Block(End::Branch)), Err)
+            }
+        }
+    }
+}

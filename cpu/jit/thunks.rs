@@ -1,0 +1,177 @@
+//! The few pieces of host code that lead into translated code and out of it.
+
+use super::asm::{Asm, Mem, Width, host::*, op};
+use super::frame::at;
+
+/// The host register that each guest register lives in, where it has one. RSP cannot keep its place,
+/// because the host's stack needs it; R13 and R14 are scratch, R15 leads to the frame. The guest's
+/// R12 and R13 are seen more often than its R10 and R11.
+pub const HOME: [Option<u8>; 16] = [
+    Some(0),
+    Some(1),
+    Some(2),
+    Some(3),
+    Some(R12),
+    Some(5),
+    Some(6),
+    Some(7),
+    Some(8),
+    Some(9),
+    None,
+    None,
+    Some(10),
+    Some(11),
+    None,
+    None,
+];
+
+/// What leaving by a trap returns instead of a record.
+pub const TRAPPED: u64 = 1;
+/// What leaving by a helper returns instead of a record.
+pub const BY_HELPER: u64 = 2;
+
+/// Addresses of the helpers that [`super::helper`] has.
+pub struct Helpers {
+    /// Executes an instruction by the interpreter's handler.
+    pub step: usize,
+    /// Looks into a store to a watched page.
+    pub written: usize,
+}
+
+/// Addresses of the pieces.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Thunks {
+    /// `extern "sysv64" fn(frame + BIAS, code) -> record, TRAPPED or BY_HELPER`.
+    pub enter: usize,
+    /// The same, with the flags in the frame brought to the host's.
+    pub enter_with_flags: usize,
+    /// Jumped to with a record in R14: leaves for good.
+    pub exit: usize,
+    /// The same; the host's flags are saved to the frame.
+    pub exit_with_flags: usize,
+    /// Called with a record in R14: has a helper execute the instruction.
+    pub step: usize,
+    /// Called with a record in R14 and a host address in R13 after a store there.
+    pub written: usize,
+    /// Where the signal handler sends translated code that trapped, with its place in R14.
+    pub trap: usize,
+}
+
+const SAVED: [u8; 6] = [RBX, RBP, R12, R13, R14, R15];
+
+fn spill(asm: &mut Asm) {
+    for (guest, home) in HOME.iter().enumerate() {
+        if let Some(home) = home {
+            asm.store(R15, at::reg(guest as u8), *home);
+        }
+    }
+}
+
+fn reload(asm: &mut Asm) {
+    for (guest, home) in HOME.iter().enumerate() {
+        if let Some(home) = home {
+            asm.load(*home, R15, at::reg(guest as u8));
+        }
+    }
+}
+
+/// `lahf; seto al; mov [slot], ax`: RAX is lost.
+fn flags_to_slot(asm: &mut Asm, slot: i32) {
+    asm.bytes.extend([0x9f, 0x0f, 0x90, 0xc0, 0x66]);
+    asm.mem(Width::D, op::STORE, RAX, Mem::at(R15, slot));
+}
+
+/// Brings the host's flags to the frame, where they stay valid; R14 is lost.
+pub fn save_flags(asm: &mut Asm) {
+    asm.mov(R14, RAX);
+    flags_to_slot(asm, at::FLAGS);
+    asm.mov(RAX, R14);
+}
+
+/// Brings the frame's flags to the host's; R14 is lost.
+pub fn restore_flags(asm: &mut Asm) {
+    asm.mov(R14, RAX);
+    asm.mem(Width::D, op::LOAD, RAX, Mem::at(R15, at::FLAGS));
+    // add al, 0x7f overflows if AL was one; sahf.
+    asm.bytes.extend([0x04, 0x7f, 0x9e]);
+    asm.mov(RAX, R14);
+}
+
+/// Leaves with the result in RAX; the host's stack is as `enter` left it.
+fn leave(asm: &mut Asm) {
+    asm.alu_imm(Width::Q, super::asm::group::ADD, RSP, 8);
+    SAVED.iter().rev().for_each(|reg| asm.pop(*reg));
+    asm.ret();
+}
+
+fn enter(asm: &mut Asm, with_flags: bool) -> usize {
+    let address = asm.address + asm.offset();
+    SAVED.iter().for_each(|reg| asm.push(*reg));
+    asm.alu_imm(Width::Q, super::asm::group::ADD, RSP, -8);
+    asm.mov(R15, RDI);
+    asm.mov(R13, RSI);
+    reload(asm);
+    if with_flags {
+        restore_flags(asm);
+    }
+    asm.jmp_reg(R13);
+    address
+}
+
+fn exit(asm: &mut Asm, with_flags: bool) -> usize {
+    let address = asm.address + asm.offset();
+    spill(asm);
+    if with_flags {
+        flags_to_slot(asm, at::FLAGS);
+    }
+    asm.mov(RAX, R14);
+    leave(asm);
+    address
+}
+
+fn helper(asm: &mut Asm, function: usize) -> usize {
+    let address = asm.address + asm.offset();
+    spill(asm);
+    asm.mov(RDI, R15);
+    asm.mov(RSI, R14);
+    asm.mov(2, R13);
+    asm.alu_imm(Width::Q, super::asm::group::ADD, RSP, -8);
+    asm.mov_imm(RAX, function as u64);
+    asm.call_reg(RAX);
+    asm.alu_imm(Width::Q, super::asm::group::ADD, RSP, 8);
+    asm.alu_imm(Width::D, super::asm::group::CMP, RAX, 0);
+    let out = asm.label();
+    asm.jcc(super::asm::cond::NE, out);
+    reload(asm);
+    asm.ret();
+    asm.bind(out);
+    asm.pop(RCX);
+    asm.mov_imm(RAX, BY_HELPER);
+    leave(asm);
+    address
+}
+
+fn trap(asm: &mut Asm) -> usize {
+    let address = asm.address + asm.offset();
+    spill(asm);
+    flags_to_slot(asm, at::TRAP_FLAGS);
+    asm.store(R15, at::TRAP_PC, R14);
+    asm.mov_imm(RAX, TRAPPED);
+    leave(asm);
+    address
+}
+
+/// Assembles all of them.
+pub fn assemble(asm: &mut Asm, helpers: &Helpers) -> Thunks {
+    let thunks = Thunks {
+        enter: enter(asm, false),
+        enter_with_flags: enter(asm, true),
+        exit: exit(asm, false),
+        exit_with_flags: exit(asm, true),
+        step: helper(asm, helpers.step),
+        written: helper(asm, helpers.written),
+        trap: trap(asm),
+    };
+    asm.finish();
+    thunks
+}

@@ -1,0 +1,238 @@
+//! The stack, and what ends a block.
+
+use iced_x86::OpKind;
+
+use super::emit::{Emitter, Stub};
+use super::{Flags, plain_record};
+use crate::jit::asm::{Label, Mem, Width, cond, group, host::*, op};
+use crate::jit::flags::FlagsAt;
+use crate::jit::frame::at;
+use crate::jit::jump;
+use crate::jit::record::Kind;
+use crate::jit::thunks::HOME;
+use crate::state::gpr;
+
+impl Emitter<'_> {
+    /// PUSH.
+    pub fn push(&mut self, index: usize) {
+        let raw = &self.units[index].raw;
+        let at_fault = self.destroy_flags(index);
+        let slow = self.asm.label();
+        let word = self.word();
+        let memory = raw.op0_kind() == OpKind::Memory;
+        if memory {
+            self.address(raw, R13);
+            self.look_up(word, false, slow);
+            self.asm.mem(self.wide(), op::LOAD, R13, Mem::at(R13, 0));
+            self.asm.store(R15, at::TARGET, R13);
+        }
+        self.stack_next(slow);
+        let here = Mem::at(R13, 0);
+        match raw.op0_kind() {
+            OpKind::Register => {
+                let number = raw.op0_register().full_register().number();
+                if let Some(home) = HOME[number] {
+                    self.asm.mem(self.wide(), op::STORE, home, here);
+                } else {
+                    self.store_by_scratch(at::reg(number as u8));
+                }
+            }
+            OpKind::Memory => self.store_by_scratch(at::TARGET),
+            _ => self.asm.store_imm(self.wide(), here, raw.immediate(0) as i32),
+        }
+        self.move_stack(-(word as i32));
+        let kind = Kind::Written { next: raw.next_ip() as i64, len: word as u8 };
+        self.look_for_watchers(kind);
+        self.resume(index, slow, at_fault);
+    }
+
+    /// Stores the frame's word at `from` to where R13 points; R14 survives.
+    fn store_by_scratch(&mut self, from: i32) {
+        self.asm.store(R15, at::SPARE, R14);
+        self.asm.load(R14, R15, from);
+        self.asm.mem(self.wide(), op::STORE, R14, Mem::at(R13, 0));
+        self.asm.load(R14, R15, at::SPARE);
+    }
+
+    /// The label after unit `index`, whose slow path begins at `slow`.
+    fn resume(&mut self, index: usize, slow: Label, at_fault: FlagsAt) {
+        let back = self.asm.label();
+        self.asm.bind(back);
+        let record = self.record_of(index, Kind::Step, at_fault);
+        self.stubs.push(Stub::Step { from: slow, record, back, restore_flags: false });
+    }
+
+    /// POP of a register.
+    pub fn pop(&mut self, index: usize) {
+        let raw = &self.units[index].raw;
+        let at_fault = self.destroy_flags(index);
+        let slow = self.asm.label();
+        self.stack_top(slow);
+        let number = raw.op0_register().full_register().number();
+        match HOME[number] {
+            Some(home) => self.asm.mem(self.wide(), op::LOAD, home, Mem::at(R13, 0)),
+            None => {
+                self.asm.mem(self.wide(), op::LOAD, R13, Mem::at(R13, 0));
+                self.asm.store(R15, at::reg(number as u8), R13);
+            }
+        }
+        self.move_stack(self.word() as i32);
+        self.resume(index, slow, at_fault);
+    }
+
+    /// LEAVE.
+    pub fn leave_frame(&mut self, index: usize) {
+        let at_fault = self.destroy_flags(index);
+        let slow = self.asm.label();
+        self.asm.reg(self.wide(), op::LOAD, R13, RBP);
+        self.look_up(self.word(), false, slow);
+        self.asm.mem(self.wide(), op::LOAD, R13, Mem::at(R13, 0));
+        let rsp = HOME[gpr::RSP].unwrap_or(R12);
+        self.asm.mem(self.wide(), op::LEA, rsp, Mem::at(RBP, self.word() as i32));
+        self.asm.mov(RBP, R13);
+        self.resume(index, slow, at_fault);
+    }
+
+    /// Goes on at the distance `target` from the beginning of the page.
+    pub fn leave_to(&mut self, target: i32) {
+        match u16::try_from(target) {
+            Ok(target) if target < 4096 => {
+                self.link(None, target);
+            }
+            _ => {
+                self.flags_to_slot();
+                self.asm.load(R13, R15, at::PAGE_RIP);
+                self.asm.mem(self.wide(), op::LEA, R13, Mem::at(R13, target));
+                let miss = self.asm.label();
+                let kind = Kind::Goto(target.into());
+                let record = self.record(plain_record(self.source, kind, FlagsAt::Slot));
+                self.stubs.push(Stub::Exit { from: miss, record, save_flags: false });
+                self.find_target(miss);
+                self.go_to_target();
+            }
+        }
+    }
+
+    /// A jump to `target` in the same page, by way of a stub until it is linked.
+    fn link(&mut self, condition: Option<u8>, target: u16) {
+        let host_flags = matches!(self.flags, Flags::Host(_));
+        let from = self.asm.label();
+        let at = self.asm.patchable(condition, from);
+        let site = self.asm.address + at;
+        let kind = Kind::Link { target, site, host_flags };
+        let record = self.record(plain_record(self.source, kind, FlagsAt::Slot));
+        self.stubs.push(Stub::Exit { from, record, save_flags: host_flags });
+    }
+
+    /// A conditional jump.
+    pub fn branch(&mut self, index: usize, condition: u8) {
+        self.flags_to_host();
+        let raw = &self.units[index].raw;
+        let target = raw.near_branch_target() as i32;
+        match u16::try_from(target) {
+            Ok(target) if target < 4096 => {
+                self.link(Some(condition), target);
+            }
+            _ => {
+                let from = self.asm.label();
+                self.asm.jcc(condition, from);
+                self.stubs.push(Stub::Far { from, target, flags: self.flags });
+            }
+        }
+        self.leave_to(raw.next_ip() as i32);
+    }
+
+    /// Finds the entry for the target in R13 in the jump table; R14 points to it then. The host's
+    /// flags are lost.
+    fn find_target(&mut self, miss: Label) {
+        self.asm.imul_imm(R14, R13, jump::HASH);
+        self.asm.shr(R14, jump::SHIFT);
+        self.asm.alu_imm(Width::D, group::AND, R14, jump::INDEX);
+        self.asm.mem(Width::Q, op::ADD, R14, Mem::at(R15, at::JUMP_TABLE));
+        self.asm.mem(Width::Q, op::CMP, R13, Mem::at(R14, 0));
+        self.asm.jcc(cond::NE, miss);
+    }
+
+    /// Goes to the target in R13 by the entry that R14 points to.
+    fn go_to_target(&mut self) {
+        self.asm.alu_imm(Width::Q, group::AND, R13, -4096);
+        self.asm.store(R15, at::PAGE_RIP, R13);
+        self.asm.jmp_mem(Mem::at(R14, 8));
+    }
+
+    /// Pushes the return address of unit `index`.
+    fn push_return(&mut self, index: usize, slow: Label) {
+        self.stack_next(slow);
+        self.asm.store(R15, at::SPARE, R14);
+        self.asm.load(R14, R15, at::PAGE_RIP);
+        let next = self.units[index].raw.next_ip() as i32;
+        self.asm.mem(self.wide(), op::LEA, R14, Mem::at(R14, next));
+        self.asm.mem(self.wide(), op::STORE, R14, Mem::at(R13, 0));
+        self.asm.load(R14, R15, at::SPARE);
+        self.move_stack(-(self.word() as i32));
+    }
+
+    /// CALL of a fixed target.
+    pub fn call(&mut self, index: usize) {
+        self.destroy_flags(index);
+        let slow = self.give_up(index);
+        self.push_return(index, slow);
+        let target = self.units[index].raw.near_branch_target() as i32;
+        let kind = Kind::Written { next: target.into(), len: self.word() as u8 };
+        self.look_for_watchers(kind);
+        self.leave_to(target);
+    }
+
+    /// The value of the operand of unit `index`, into R13.
+    fn target_operand(&mut self, index: usize, slow: Label) {
+        let raw = &self.units[index].raw;
+        if raw.op0_kind() == OpKind::Memory {
+            self.address(raw, R13);
+            self.look_up(self.word(), false, slow);
+            self.asm.mem(self.wide(), op::LOAD, R13, Mem::at(R13, 0));
+        } else {
+            let number = raw.op0_register().full_register().number();
+            let host = self.in_register(number, R13);
+            self.asm.reg(self.wide(), op::LOAD, R13, host);
+        }
+    }
+
+    /// JMP to an operand.
+    pub fn jump_to(&mut self, index: usize) {
+        self.destroy_flags(index);
+        let slow = self.give_up(index);
+        self.target_operand(index, slow);
+        self.find_target(slow);
+        self.go_to_target();
+    }
+
+    /// CALL of an operand.
+    pub fn call_to(&mut self, index: usize) {
+        self.destroy_flags(index);
+        let slow = self.give_up(index);
+        self.target_operand(index, slow);
+        self.find_target(slow);
+        self.asm.store(R15, at::TARGET, R13);
+        self.asm.load(R14, R14, 8);
+        self.asm.store(R15, at::TARGET_CODE, R14);
+        self.push_return(index, slow);
+        self.look_for_watchers(Kind::WrittenCall);
+        self.asm.load(R13, R15, at::TARGET);
+        self.asm.alu_imm(Width::Q, group::AND, R13, -4096);
+        self.asm.store(R15, at::PAGE_RIP, R13);
+        self.asm.jmp_mem(Mem::at(R15, at::TARGET_CODE));
+    }
+
+    /// RET.
+    pub fn ret(&mut self, index: usize) {
+        self.destroy_flags(index);
+        let slow = self.give_up(index);
+        self.stack_top(slow);
+        self.asm.mem(self.wide(), op::LOAD, R13, Mem::at(R13, 0));
+        self.find_target(slow);
+        let raw = &self.units[index].raw;
+        let released = if raw.op_count() > 0 { raw.immediate(0) as i32 } else { 0 };
+        self.move_stack(self.word() as i32 + released);
+        self.go_to_target();
+    }
+}

@@ -1,0 +1,517 @@
+//! What is to be known about one guest instruction before code is made for it.
+
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
+
+use crate::cpuid::Model;
+use crate::interp::decode::{self, End, Key};
+use crate::jit::asm::host::{R13, R14};
+use crate::jit::flags::Effect;
+use crate::jit::thunks::HOME;
+use crate::state::gpr;
+
+/// How an instruction is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// As it is, with other registers and another memory operand.
+    Plain,
+    /// Not at all.
+    Nothing,
+    /// LEA.
+    Address,
+    /// PUSH of a register, an immediate or memory.
+    Push,
+    /// POP of a register.
+    Pop,
+    /// LEAVE.
+    Leave,
+    /// A jump to a fixed target.
+    Jump,
+    /// A conditional jump with this condition code.
+    Branch(u8),
+    /// A call of a fixed target.
+    Call,
+    /// A jump to an operand.
+    JumpTo,
+    /// A call of an operand.
+    CallTo,
+    /// A return.
+    Return,
+    /// By the interpreter's handler.
+    Step,
+    /// By the interpreter's handler, and the block ends.
+    Last(End),
+}
+
+/// A guest instruction. Addresses in it are distances from the beginning of its page.
+pub struct Unit {
+    /// The instruction.
+    pub raw: Instruction,
+    /// How it is translated.
+    pub class: Class,
+    /// What it does to the arithmetic flags.
+    pub effect: Effect,
+    /// Whether translated code can be left there, so that exact flags must be at hand.
+    pub visible: bool,
+    /// The general registers that it may change, a bit each.
+    pub changes: u16,
+    /// Flags that somebody needs after it.
+    pub needed: u8,
+}
+
+impl Unit {
+    /// The unit for `raw`.
+    pub fn of(raw: Instruction, key: Key, model: &Model) -> Self {
+        let class = classify(&raw, key, model);
+        let effect = Effect::of(&raw);
+        let visible = match class {
+            Class::Plain => touches_memory(&raw) || can_trap(raw.mnemonic()),
+            Class::Nothing | Class::Address | Class::Jump | Class::Branch(_) => false,
+            _ => true,
+        };
+        let changes = match class {
+            Class::Step | Class::Last(_) => !0,
+            _ => changed_registers(&raw),
+        };
+        Unit { raw, class, effect, visible, changes, needed: 0 }
+    }
+
+    /// Whether it ends the block.
+    pub fn ends_block(&self) -> bool {
+        !matches!(
+            self.class,
+            Class::Plain
+                | Class::Nothing
+                | Class::Address
+                | Class::Push
+                | Class::Pop
+                | Class::Leave
+                | Class::Step
+        )
+    }
+}
+
+/// Whether `raw` has a memory operand that is accessed.
+pub fn touches_memory(raw: &Instruction) -> bool {
+    raw.mnemonic() != M::Lea && (0..raw.op_count()).any(|n| raw.op_kind(n) == OpKind::Memory)
+}
+
+/// Whether the host's instruction may trap though its memory operand is mapped.
+pub fn can_trap(mnemonic: M) -> bool {
+    matches!(mnemonic, M::Div | M::Idiv | M::Cmpxchg16b)
+}
+
+/// Whether the memory operand is written.
+pub fn writes_memory(raw: &Instruction) -> bool {
+    let only_reads = matches!(
+        raw.mnemonic(),
+        M::Cmp | M::Test | M::Bt | M::Mul | M::Imul | M::Div | M::Idiv | M::Push | M::Jmp | M::Call
+    );
+    raw.op0_kind() == OpKind::Memory && !only_reads
+}
+
+/// A bit for the general register that `register` is part of.
+fn register_bit(register: Register) -> u16 {
+    if register.is_gpr() { 1 << register.full_register().number() } else { 0 }
+}
+
+fn changed_registers(raw: &Instruction) -> u16 {
+    const RAX: u16 = 1 << gpr::RAX;
+    const RDX: u16 = 1 << gpr::RDX;
+    const RSP: u16 = 1 << gpr::RSP;
+    let operand = |n| match raw.op_kind(n) {
+        OpKind::Register => register_bit(raw.op_register(n)),
+        _ => 0,
+    };
+    let first = if raw.op_count() > 0 { operand(0) } else { 0 };
+    match raw.mnemonic() {
+        M::Cmp | M::Test | M::Bt => 0,
+        M::Mul | M::Imul if raw.op_count() == 1 => RAX | RDX,
+        M::Div | M::Idiv | M::Cmpxchg8b | M::Cmpxchg16b => RAX | RDX,
+        M::Cwd | M::Cdq | M::Cqo | M::Cbw | M::Cwde | M::Cdqe | M::Lahf => RAX | RDX,
+        M::Xchg | M::Xadd | M::Mulx => first | operand(1),
+        M::Cmpxchg => first | RAX,
+        M::Push | M::Call | M::Ret => RSP,
+        M::Pop => first | RSP,
+        M::Leave => RSP | 1 << gpr::RBP,
+        _ => first,
+    }
+}
+
+fn classify(raw: &Instruction, key: Key, model: &Model) -> Class {
+    let end = decode::ends_block(raw);
+    if end != End::No {
+        return branch(raw, key, end);
+    }
+    let class = match raw.mnemonic() {
+        M::Lea => Class::Address,
+        M::Nop | M::Endbr64 | M::Endbr32 => Class::Nothing,
+        M::Prefetchw | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchnta => {
+            Class::Nothing
+        }
+        M::Push | M::Pop | M::Leave => stack(raw, key),
+        mnemonic if is_plain(mnemonic) => Class::Plain,
+        _ => Class::Step,
+    };
+    let possible = match class {
+        Class::Plain => decode::offered(raw, model) && host_has(raw) && placeable(raw, key),
+        Class::Address => addressable(raw, key) && raw.op0_register().size() >= 4,
+        Class::Push => raw.op0_kind() != OpKind::Memory || addressable(raw, key),
+        Class::Nothing => decode::offered(raw, model),
+        _ => true,
+    };
+    if possible { class } else { Class::Step }
+}
+
+fn branch(raw: &Instruction, key: Key, end: End) -> Class {
+    let wide = key.code_bits() / 8;
+    let class = match raw.flow_control() {
+        _ if end == End::System => None,
+        FlowControl::ConditionalBranch if raw.is_jcc_short_or_near() => {
+            Some(Class::Branch(condition(raw)))
+        }
+        FlowControl::UnconditionalBranch => Some(Class::Jump),
+        FlowControl::Call => Some(Class::Call),
+        FlowControl::Return => Some(Class::Return),
+        FlowControl::IndirectBranch => Some(Class::JumpTo),
+        FlowControl::IndirectCall => Some(Class::CallTo),
+        _ => None,
+    };
+    let possible = match class {
+        Some(Class::Jump | Class::Branch(_) | Class::Call) => {
+            let bits = match raw.op0_kind() {
+                OpKind::NearBranch16 => 16,
+                OpKind::NearBranch32 => 32,
+                _ => 64,
+            };
+            bits == key.code_bits() && page_distance(raw.near_branch_target(), key).is_some()
+        }
+        Some(Class::Return) => match raw.code() {
+            Code::Retnw | Code::Retnw_imm16 => false,
+            Code::Retnd | Code::Retnd_imm16 => wide == 4,
+            _ => wide == 8,
+        },
+        Some(Class::JumpTo | Class::CallTo) => match raw.op0_kind() {
+            OpKind::Register => raw.op0_register().size() == wide as usize,
+            _ => raw.memory_size().size() == wide as usize && addressable(raw, key),
+        },
+        _ => false,
+    };
+    class.filter(|_| possible).unwrap_or(Class::Last(end))
+}
+
+/// The hardware's number of a jump's condition.
+fn condition(raw: &Instruction) -> u8 {
+    use iced_x86::ConditionCode as C;
+    match raw.condition_code() {
+        C::None | C::o => 0,
+        C::no => 1,
+        C::b => 2,
+        C::ae => 3,
+        C::e => 4,
+        C::ne => 5,
+        C::be => 6,
+        C::a => 7,
+        C::s => 8,
+        C::ns => 9,
+        C::p => 10,
+        C::np => 11,
+        C::l => 12,
+        C::ge => 13,
+        C::le => 14,
+        C::g => 15,
+    }
+}
+
+/// The distance from the beginning of the page that `address` stands for.
+pub fn page_distance(address: u64, key: Key) -> Option<i32> {
+    if key.code_bits() == 64 { i32::try_from(address as i64).ok() } else { Some(address as i32) }
+}
+
+fn stack(raw: &Instruction, key: Key) -> Class {
+    let wide = key.code_bits() / 8;
+    match raw.mnemonic() {
+        M::Leave if raw.stack_pointer_increment().unsigned_abs() == 0 => {
+            let code = if wide == 8 { Code::Leaveq } else { Code::Leaved };
+            if raw.code() == code { Class::Leave } else { Class::Step }
+        }
+        M::Push | M::Pop if raw.stack_pointer_increment().unsigned_abs() == wide => {
+            let general = match raw.op0_kind() {
+                OpKind::Register => raw.op0_register().is_gpr(),
+                OpKind::Memory => raw.mnemonic() == M::Push,
+                _ => true,
+            };
+            let moves_stack =
+                raw.mnemonic() == M::Pop && raw.op0_register().full_register() == Register::RSP;
+            match raw.mnemonic() {
+                _ if !general || moves_stack => Class::Step,
+                M::Push => Class::Push,
+                _ => Class::Pop,
+            }
+        }
+        _ => Class::Step,
+    }
+}
+
+/// Instructions that do on the host what they do in the guest, but for operands.
+fn is_plain(mnemonic: M) -> bool {
+    matches!(
+        mnemonic,
+        M::Mov
+            | M::Movzx
+            | M::Movsx
+            | M::Movsxd
+            | M::Movbe
+            | M::Movnti
+            | M::Add
+            | M::Or
+            | M::Adc
+            | M::Sbb
+            | M::And
+            | M::Sub
+            | M::Xor
+            | M::Cmp
+            | M::Test
+            | M::Inc
+            | M::Dec
+            | M::Neg
+            | M::Not
+            | M::Mul
+            | M::Imul
+            | M::Div
+            | M::Idiv
+            | M::Shl
+            | M::Sal
+            | M::Shr
+            | M::Sar
+            | M::Rol
+            | M::Ror
+            | M::Rcl
+            | M::Rcr
+            | M::Shld
+            | M::Shrd
+            | M::Bt
+            | M::Bts
+            | M::Btr
+            | M::Btc
+            | M::Bsf
+            | M::Bsr
+            | M::Bswap
+            | M::Popcnt
+            | M::Tzcnt
+            | M::Lzcnt
+            | M::Crc32
+            | M::Xchg
+            | M::Xadd
+            | M::Cmpxchg
+            | M::Cmpxchg8b
+            | M::Cmpxchg16b
+            | M::Cbw
+            | M::Cwde
+            | M::Cdqe
+            | M::Cwd
+            | M::Cdq
+            | M::Cqo
+            | M::Clc
+            | M::Stc
+            | M::Cmc
+            | M::Lahf
+            | M::Sahf
+            | M::Lfence
+            | M::Mfence
+            | M::Sfence
+            | M::Adcx
+            | M::Adox
+            | M::Andn
+            | M::Bextr
+            | M::Blsi
+            | M::Blsmsk
+            | M::Blsr
+            | M::Bzhi
+            | M::Mulx
+            | M::Pdep
+            | M::Pext
+            | M::Rorx
+            | M::Sarx
+            | M::Shlx
+            | M::Shrx
+    ) || is_conditional(mnemonic)
+}
+
+fn is_conditional(mnemonic: M) -> bool {
+    matches!(
+        mnemonic,
+        M::Cmova
+            | M::Cmovae
+            | M::Cmovb
+            | M::Cmovbe
+            | M::Cmove
+            | M::Cmovg
+            | M::Cmovge
+            | M::Cmovl
+            | M::Cmovle
+            | M::Cmovne
+            | M::Cmovno
+            | M::Cmovnp
+            | M::Cmovns
+            | M::Cmovo
+            | M::Cmovp
+            | M::Cmovs
+            | M::Seta
+            | M::Setae
+            | M::Setb
+            | M::Setbe
+            | M::Sete
+            | M::Setg
+            | M::Setge
+            | M::Setl
+            | M::Setle
+            | M::Setne
+            | M::Setno
+            | M::Setnp
+            | M::Setns
+            | M::Seto
+            | M::Setp
+            | M::Sets
+    )
+}
+
+/// Whether this processor executes `raw`.
+fn host_has(raw: &Instruction) -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    match raw.mnemonic() {
+        M::Adcx | M::Adox => has!("adx"),
+        M::Movbe => has!("movbe"),
+        M::Crc32 => has!("sse4.2"),
+        M::Popcnt => has!("popcnt"),
+        M::Tzcnt | M::Andn | M::Bextr | M::Blsi | M::Blsmsk | M::Blsr => has!("bmi1"),
+        M::Lzcnt => has!("lzcnt"),
+        M::Cmpxchg16b => has!("cmpxchg16b"),
+        // The translator itself needs BMI2.
+        _ => true,
+    }
+}
+
+/// Whether the address of the memory operand, if there is one, is one the translator computes.
+pub fn addressable(raw: &Instruction, key: Key) -> bool {
+    if !(0..raw.op_count()).any(|n| raw.op_kind(n) == OpKind::Memory) {
+        return true;
+    }
+    let segment = decode::segment_of(raw.memory_segment());
+    if key.code_bits() != 64 && !key.is_flat(segment) {
+        return false;
+    }
+    let (base, index) = (raw.memory_base(), raw.memory_index());
+    if base == Register::RIP {
+        return page_distance(raw.memory_displacement64(), key).is_some();
+    }
+    let wide_enough = |register: Register| {
+        register == Register::None || register.is_gpr() && register.size() >= 4
+    };
+    let absolute_ok =
+        base != Register::None || index != Register::None || raw.memory_displ_size() != 2;
+    let displacement = raw.memory_displacement64() as i64;
+    let short = base == Register::None && index == Register::None
+        || i32::try_from(displacement).is_ok()
+        || u32::try_from(displacement).is_ok() && address_bits(raw, key) == 32;
+    wide_enough(base) && wide_enough(index) && absolute_ok && short
+}
+
+/// Width of the memory operand's address.
+pub fn address_bits(raw: &Instruction, key: Key) -> u32 {
+    let by = |register: Register| register.size() as u32 * 8;
+    if raw.memory_base() != Register::None {
+        by(raw.memory_base())
+    } else if raw.memory_index() != Register::None {
+        by(raw.memory_index())
+    } else if key.code_bits() == 64 && raw.memory_displ_size() == 8 {
+        64
+    } else {
+        32
+    }
+}
+
+/// The host's number for a guest register that has a home.
+pub fn home(register: Register) -> Option<u8> {
+    HOME[register.full_register().number() & 15]
+}
+
+fn is_high_byte(register: Register) -> bool {
+    matches!(register, Register::AH | Register::BH | Register::CH | Register::DH)
+}
+
+/// Whether all operands of a plain instruction find a place: no more guest registers without a home
+/// than there is scratch, and no AH..BH beside an operand that needs a REX prefix.
+fn placeable(raw: &Instruction, key: Key) -> bool {
+    if !addressable(raw, key) {
+        return false;
+    }
+    let memory = touches_memory(raw);
+    if memory && raw.memory_base() == Register::EIP {
+        return false;
+    }
+    let (mut high, mut rex) = (false, memory);
+    let mut homeless = Vec::new();
+    for n in 0..raw.op_count() {
+        if raw.op_kind(n) != OpKind::Register {
+            continue;
+        }
+        let register = raw.op_register(n);
+        if !register.is_gpr() {
+            return false;
+        }
+        high |= is_high_byte(register);
+        match home(register) {
+            None if homeless.contains(&register.full_register()) => {}
+            None => homeless.push(register.full_register()),
+            Some(home) => {
+                rex |= home >= 4 && register.size() == 1 && !is_high_byte(register) || home >= 8
+            }
+        }
+    }
+    rex |= !homeless.is_empty();
+    // A bit offset in a register reaches beyond the operand.
+    let far_bits = memory
+        && matches!(raw.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
+        && raw.op1_kind() == OpKind::Register;
+    let room = if memory { 1 } else { 2 };
+    !(high && rex) && homeless.len() <= room && !far_bits && encodable(raw).is_some()
+}
+
+/// The form of `raw` that exists in 64-bit code.
+pub fn encodable(raw: &Instruction) -> Option<Code> {
+    let code = match raw.code() {
+        Code::Inc_r16 => Code::Inc_rm16,
+        Code::Inc_r32 => Code::Inc_rm32,
+        Code::Dec_r16 => Code::Dec_rm16,
+        Code::Dec_r32 => Code::Dec_rm32,
+        Code::Mov_AL_moffs8 => Code::Mov_r8_rm8,
+        Code::Mov_AX_moffs16 => Code::Mov_r16_rm16,
+        Code::Mov_EAX_moffs32 => Code::Mov_r32_rm32,
+        Code::Mov_RAX_moffs64 => Code::Mov_r64_rm64,
+        Code::Mov_moffs8_AL => Code::Mov_rm8_r8,
+        Code::Mov_moffs16_AX => Code::Mov_rm16_r16,
+        Code::Mov_moffs32_EAX => Code::Mov_rm32_r32,
+        Code::Mov_moffs64_RAX => Code::Mov_rm64_r64,
+        Code::Bswap_r16 => return None,
+        code => code,
+    };
+    code.op_code().mode64().then_some(code)
+}
+
+/// Scratch registers for guest registers without a home, beside a memory operand or not.
+pub fn scratch(memory: bool) -> &'static [u8] {
+    if memory { &[R14] } else { &[R14, R13] }
+}
+
+/// Finds out which flags are needed after each unit. Whatever comes after the block may need all.
+pub fn find_needed(units: &mut [Unit]) {
+    let mut needed = super::super::flags::ALL;
+    for unit in units.iter_mut().rev() {
+        unit.needed = needed;
+        if unit.visible || unit.ends_block() {
+            needed = super::super::flags::ALL;
+        } else {
+            needed = needed & !unit.effect.replaces | unit.effect.reads;
+        }
+    }
+}

@@ -73,6 +73,7 @@ pub mod group {
 /// Condition codes of jumps.
 #[allow(missing_docs)]
 pub mod cond {
+    pub const E: u8 = 4;
     pub const NE: u8 = 5;
     pub const A: u8 = 7;
 }
@@ -237,6 +238,19 @@ impl Asm {
     pub fn test_byte(&mut self, mem: Mem) {
         self.mem(Width::D, 0x80, group::CMP, mem);
         self.bytes.push(0);
+    }
+
+    /// `mov byte [mem], value`.
+    pub fn set_byte(&mut self, mem: Mem, value: u8) {
+        self.mem(Width::D, 0xc6, 0, mem);
+        self.bytes.push(value);
+    }
+
+    /// An instruction of the two-byte map with a memory operand.
+    pub fn escaped(&mut self, opcode: u8, reg: u8, mem: Mem) {
+        self.rex(false, reg, mem.index.map_or(0, |i| i.0), mem.base.unwrap_or(0));
+        self.bytes.extend([0x0f, opcode]);
+        self.operand(reg, mem);
     }
 
     /// `push` or `pop` of a 64-bit register.

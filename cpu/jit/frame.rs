@@ -11,6 +11,7 @@ use super::jump::Entry;
 use crate::Cpu;
 use crate::flags::{Arith, bit};
 use crate::mmu::tlb::{ReadEntry, WriteEntry};
+use crate::state::VecReg;
 
 /// R15 points this far into the frame, so that the front of it is reached by short displacements.
 pub const BIAS: i32 = 128;
@@ -49,6 +50,16 @@ pub struct Frame {
     pub trap_flags: Cell<u64>,
     /// The processor.
     pub cpu: Cell<*mut Cpu>,
+    /// The vector registers of the state.
+    pub vectors: Cell<*mut VecReg>,
+    /// MXCSR of the state.
+    pub mxcsr: Cell<*mut u32>,
+    /// Whether the guest's vector registers and MXCSR are the host's now.
+    pub vectors_live: Cell<u8>,
+    /// Whether the mode lets SSE instructions execute.
+    pub vectors_allowed: Cell<u8>,
+    /// MXCSR as Rust code wants it.
+    pub host_mxcsr: Cell<u32>,
     /// How a helper left translated code.
     pub left: Cell<Left>,
     /// Counts translations that were taken back.
@@ -94,6 +105,11 @@ pub mod at {
         SPARE = spare;
         TRAP_PC = trap_pc;
         TRAP_FLAGS = trap_flags;
+        VECTORS = vectors;
+        MXCSR = mxcsr;
+        VECTORS_LIVE = vectors_live;
+        VECTORS_ALLOWED = vectors_allowed;
+        HOST_MXCSR = host_mxcsr;
     }
     pub const GS_BASE: i32 = FS_BASE + 8;
 
@@ -132,6 +148,11 @@ impl Frame {
             trap_pc: Cell::new(0),
             trap_flags: Cell::new(0),
             cpu: Cell::new(std::ptr::null_mut()),
+            vectors: Cell::new(std::ptr::null_mut()),
+            mxcsr: Cell::new(std::ptr::null_mut()),
+            vectors_live: Cell::new(0),
+            vectors_allowed: Cell::new(0),
+            host_mxcsr: Cell::new(0x1f80),
             left: Cell::new(Left::End),
             epoch: AtomicUsize::new(0),
         }

@@ -17,6 +17,8 @@ mod jump;
 mod memory;
 mod record;
 mod signal;
+#[cfg(test)]
+mod tests;
 mod thunks;
 mod translate;
 
@@ -272,6 +274,8 @@ struct Entry {
 enum Next {
     /// At `state.rip`, after a block that ended so.
     Block(End),
+    /// At `state.rip`, by the interpreter.
+    Interpret,
     /// In this code, which stands for `state.rip`.
     Chained(Entry),
 }
@@ -358,6 +362,7 @@ impl Cpu {
             }
             match self.enter(jit, entry) {
                 Ok(Next::Chained(entry)) => next = Some(entry),
+                Ok(Next::Interpret) => return self.run_chain(decoded, true),
                 Ok(Next::Block(End::System)) => return self.deliver_traps(),
                 Ok(Next::Block(_)) | Err(Left::End) => {}
                 Err(Left::Fault) => return self.take_fault(),
@@ -411,6 +416,11 @@ impl Cpu {
         frame.bases[0].set(self.mode.base[Seg::Fs as usize]);
         frame.bases[1].set(self.mode.base[Seg::Gs as usize]);
         frame.refresh(self);
+        let mode = &self.mode;
+        let vectors_allowed = mode.sse_enabled && !mode.task_switched && !mode.fpu_emulated;
+        frame.vectors_allowed.set(vectors_allowed.into());
+        frame.vectors.set(self.state.vec.as_mut_ptr());
+        frame.mxcsr.set(&raw mut self.state.mxcsr);
         frame.cpu.set(self);
         let thunk = if entry.host_flags {
             translator.thunks.enter_with_flags
@@ -455,6 +465,10 @@ impl Cpu {
                 self.state.rip = self.rip_at(frame, distance);
                 Ok(Next::Block(End::Branch))
             }
+            Kind::Interpret(distance) => {
+                self.state.rip = self.rip_at(frame, distance);
+                Ok(Next::Interpret)
+            }
             Kind::Link { target, site, host_flags } => {
                 self.state.rip = self.rip_at(frame, target.into());
                 let translator = &jit.translator;
@@ -473,15 +487,8 @@ impl Cpu {
                 None => Ok(Next::Block(end)),
                 Some(left) => Err(left),
             },
-            Kind::Step | Kind::Written { .. } | Kind::WrittenCall => {
-                let left = self.step_by_handler(record);
-                if left.is_none()
-                    && let Some(op) = &record.op
-                {
-                    self.state.rip = self.next_rip(op);
-                }
-                left.map_or(Ok(Next::Block(End::Branch)), Err)
-            }
+            // Helpers serve these.
+            Kind::Step | Kind::Written { .. } | Kind::WrittenCall => Ok(Next::Block(End::Branch)),
         }
     }
 }

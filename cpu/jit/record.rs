@@ -35,6 +35,8 @@ pub enum Kind {
     },
     /// The same after the return address of a call was pushed whose target is in the frame.
     WrittenCall,
+    /// The interpreter is to execute the instruction at this distance from the beginning of the page.
+    Interpret(i64),
     /// The block goes on elsewhere: at this distance from the beginning of its page.
     Goto(i64),
     /// The same within the page; the jump that led here can be led to the translation directly.

@@ -1,7 +1,8 @@
 //! The few pieces of host code that lead into translated code and out of it.
 
-use super::asm::{Asm, Mem, Width, host::*, op};
+use super::asm::{Asm, Mem, Width, cond, group, host::*, op};
 use super::frame::at;
+use crate::state::VecReg;
 
 /// The host register that each guest register lives in, where it has one. RSP cannot keep its place,
 /// because the host's stack needs it; R13 and R14 are scratch, R15 leads to the frame. The guest's
@@ -53,11 +54,72 @@ pub struct Thunks {
     pub step: usize,
     /// Called with a record in R14 and a host address in R13 after a store there.
     pub written: usize,
+    /// Called with a record in R14: makes the guest's vector registers the host's, or leaves if the
+    /// mode forbids their use.
+    pub load_vectors: usize,
     /// Where the signal handler sends translated code that trapped, with its place in R14.
     pub trap: usize,
 }
 
 const SAVED: [u8; 6] = [RBX, RBP, R12, R13, R14, R15];
+
+/// `movups` to or from each of the state's vector registers, to whose first RAX points.
+fn move_vectors(asm: &mut Asm, opcode: u8) {
+    for number in 0..16 {
+        if number >= 8 {
+            asm.bytes.push(0x44);
+        }
+        asm.bytes.extend([0x0f, opcode, 0x80 | (number & 7) << 3]);
+        asm.bytes.extend((i32::from(number) * size_of::<VecReg>() as i32).to_le_bytes());
+    }
+}
+const TO_REGISTERS: u8 = 0x10;
+const TO_MEMORY: u8 = 0x11;
+
+/// `ldmxcsr` or `stmxcsr` (by the number in the opcode's group).
+fn mxcsr(asm: &mut Asm, number: u8, mem: Mem) {
+    asm.escaped(0xae, number, mem);
+}
+const LOAD_MXCSR: u8 = 2;
+const STORE_MXCSR: u8 = 3;
+
+/// Brings the vector registers to the state, if they are in the host's. RAX and flags are lost.
+fn spill_vectors(asm: &mut Asm) {
+    let done = asm.label();
+    asm.test_byte(Mem::at(R15, at::VECTORS_LIVE));
+    asm.jcc(cond::E, done);
+    asm.load(RAX, R15, at::VECTORS);
+    move_vectors(asm, TO_MEMORY);
+    asm.load(RAX, R15, at::MXCSR);
+    mxcsr(asm, STORE_MXCSR, Mem::at(RAX, 0));
+    mxcsr(asm, LOAD_MXCSR, Mem::at(R15, at::HOST_MXCSR));
+    asm.bind(done);
+}
+
+/// Makes the state's vector registers the host's. RAX is lost.
+fn reload_vectors(asm: &mut Asm) {
+    asm.load(RAX, R15, at::VECTORS);
+    move_vectors(asm, TO_REGISTERS);
+    asm.load(RAX, R15, at::MXCSR);
+    mxcsr(asm, LOAD_MXCSR, Mem::at(RAX, 0));
+}
+
+fn load_vectors(asm: &mut Asm, exit: usize) -> usize {
+    let address = asm.address + asm.offset();
+    let forbidden = asm.label();
+    asm.test_byte(Mem::at(R15, at::VECTORS_ALLOWED));
+    asm.jcc(cond::E, forbidden);
+    asm.mov(R14, RAX);
+    reload_vectors(asm);
+    asm.mov(RAX, R14);
+    asm.set_byte(Mem::at(R15, at::VECTORS_LIVE), 1);
+    asm.ret();
+    asm.bind(forbidden);
+    // The return address is of no use any more.
+    asm.alu_imm(Width::Q, group::ADD, RSP, 8);
+    asm.jmp_to(exit);
+    address
+}
 
 fn spill(asm: &mut Asm) {
     for (guest, home) in HOME.iter().enumerate() {
@@ -99,7 +161,7 @@ pub fn restore_flags(asm: &mut Asm) {
 
 /// Leaves with the result in RAX; the host's stack is as `enter` left it.
 fn leave(asm: &mut Asm) {
-    asm.alu_imm(Width::Q, super::asm::group::ADD, RSP, 8);
+    asm.alu_imm(Width::Q, group::ADD, RSP, 8);
     SAVED.iter().rev().for_each(|reg| asm.pop(*reg));
     asm.ret();
 }
@@ -107,9 +169,10 @@ fn leave(asm: &mut Asm) {
 fn enter(asm: &mut Asm, with_flags: bool) -> usize {
     let address = asm.address + asm.offset();
     SAVED.iter().for_each(|reg| asm.push(*reg));
-    asm.alu_imm(Width::Q, super::asm::group::ADD, RSP, -8);
+    asm.alu_imm(Width::Q, group::ADD, RSP, -8);
     asm.mov(R15, RDI);
     asm.mov(R13, RSI);
+    asm.set_byte(Mem::at(R15, at::VECTORS_LIVE), 0);
     reload(asm);
     if with_flags {
         restore_flags(asm);
@@ -124,6 +187,7 @@ fn exit(asm: &mut Asm, with_flags: bool) -> usize {
     if with_flags {
         flags_to_slot(asm, at::FLAGS);
     }
+    spill_vectors(asm);
     asm.mov(RAX, R14);
     leave(asm);
     address
@@ -132,16 +196,22 @@ fn exit(asm: &mut Asm, with_flags: bool) -> usize {
 fn helper(asm: &mut Asm, function: usize) -> usize {
     let address = asm.address + asm.offset();
     spill(asm);
+    spill_vectors(asm);
     asm.mov(RDI, R15);
     asm.mov(RSI, R14);
     asm.mov(2, R13);
-    asm.alu_imm(Width::Q, super::asm::group::ADD, RSP, -8);
+    asm.alu_imm(Width::Q, group::ADD, RSP, -8);
     asm.mov_imm(RAX, function as u64);
     asm.call_reg(RAX);
-    asm.alu_imm(Width::Q, super::asm::group::ADD, RSP, 8);
-    asm.alu_imm(Width::D, super::asm::group::CMP, RAX, 0);
+    asm.alu_imm(Width::Q, group::ADD, RSP, 8);
+    asm.alu_imm(Width::D, group::CMP, RAX, 0);
     let out = asm.label();
-    asm.jcc(super::asm::cond::NE, out);
+    asm.jcc(cond::NE, out);
+    let plain = asm.label();
+    asm.test_byte(Mem::at(R15, at::VECTORS_LIVE));
+    asm.jcc(cond::E, plain);
+    reload_vectors(asm);
+    asm.bind(plain);
     reload(asm);
     asm.ret();
     asm.bind(out);
@@ -156,6 +226,7 @@ fn trap(asm: &mut Asm) -> usize {
     spill(asm);
     flags_to_slot(asm, at::TRAP_FLAGS);
     asm.store(R15, at::TRAP_PC, R14);
+    spill_vectors(asm);
     asm.mov_imm(RAX, TRAPPED);
     leave(asm);
     address
@@ -163,10 +234,12 @@ fn trap(asm: &mut Asm) -> usize {
 
 /// Assembles all of them.
 pub fn assemble(asm: &mut Asm, helpers: &Helpers) -> Thunks {
+    let exit_address = exit(asm, false);
     let thunks = Thunks {
         enter: enter(asm, false),
         enter_with_flags: enter(asm, true),
-        exit: exit(asm, false),
+        exit: exit_address,
+        load_vectors: load_vectors(asm, exit_address),
         exit_with_flags: exit(asm, true),
         step: helper(asm, helpers.step),
         written: helper(asm, helpers.written),

@@ -19,6 +19,8 @@ pub(super) enum Stub {
     Step { from: Label, record: usize, back: Label, restore_flags: bool },
     /// Leaves for good.
     Exit { from: Label, record: usize, save_flags: bool },
+    /// The vector registers are to be loaded.
+    Vectors { from: Label, record: usize, back: Label },
     /// A store hit a watched page.
     Written { from: Label, record: usize, back: Label },
     /// The other way of a conditional jump out of the page.
@@ -37,6 +39,8 @@ pub(super) struct Emitter<'a> {
     record_sites: Vec<(usize, usize)>,
     traps: Vec<(Range<usize>, usize)>,
     encoder: Encoder,
+    /// The vector registers are known to be the host's.
+    has_vectors: bool,
 }
 
 const GPR64: [Register; 16] = [
@@ -89,6 +93,7 @@ impl<'a> Emitter<'a> {
             record_sites: Vec::new(),
             traps: Vec::new(),
             encoder: Encoder::new(64),
+            has_vectors: false,
         }
     }
 
@@ -143,7 +148,7 @@ impl<'a> Emitter<'a> {
         let unit = &self.units[index];
         match unit.class {
             Class::Nothing => {}
-            Class::Plain => self.plain(index),
+            Class::Plain | Class::Vector => self.plain(index),
             Class::Address => self.address_of(&unit.raw),
             Class::Push => self.push(index),
             Class::Pop => self.pop(index),
@@ -245,27 +250,45 @@ impl<'a> Emitter<'a> {
         if unit::touches_memory(&unit.raw) {
             return self.plain_with_memory(index);
         }
+        if unit.class == Class::Vector {
+            self.want_vectors(index);
+        }
         if self.wants_host_flags(index) {
             self.flags_to_host();
         }
-        if unit::can_trap(unit.raw.mnemonic()) {
-            self.trap_at(index, self.flags.at_trap());
-        } else {
-            self.encode(index);
-        }
+        self.encode_trapping(index, self.flags.at_trap());
         if unit.effect.modifies != 0 {
             self.flags = Flags::Host(Some(index));
         }
     }
 
-    /// Encodes unit `index`, which may trap.
-    pub fn trap_at(&mut self, index: usize, flags: FlagsAt) {
-        let record = self.record_of(index, Kind::Step, flags);
-        // Loading a scratch register traps no more than it reads: all instructions of this one
-        // lead to the same record.
+    /// Encodes unit `index`. If it may trap, the interpreter executes it then.
+    fn encode_trapping(&mut self, index: usize, flags: FlagsAt) {
         let from = self.asm.offset();
         self.encode(index);
-        self.traps.push((from..self.asm.offset(), record));
+        let unit = &self.units[index];
+        if unit.class == Class::Vector || unit::can_trap(unit.raw.mnemonic()) {
+            let kind = Kind::Interpret(unit.raw.ip() as i64);
+            let record = self.record(plain_record(self.source, kind, flags));
+            self.traps.push((from..self.asm.offset(), record));
+        }
+    }
+
+    /// Before the first vector instruction of a block: makes the guest's vector registers the
+    /// host's, if they are not. R14 and the host's flags are lost.
+    fn want_vectors(&mut self, index: usize) {
+        if std::mem::replace(&mut self.has_vectors, true) {
+            return;
+        }
+        let flags = self.destroy_flags(index);
+        let from = self.asm.label();
+        self.asm.test_byte(Mem::at(R15, at::VECTORS_LIVE));
+        self.asm.jcc(crate::jit::asm::cond::E, from);
+        let back = self.asm.label();
+        self.asm.bind(back);
+        let kind = Kind::Interpret(self.units[index].raw.ip() as i64);
+        let record = self.record(plain_record(self.source, kind, flags));
+        self.stubs.push(Stub::Vectors { from, record, back });
     }
 
     fn plain_with_memory(&mut self, index: usize) {
@@ -273,13 +296,19 @@ impl<'a> Emitter<'a> {
         let raw = &unit.raw;
         let size = raw.memory_size().size();
         let writes = unit::writes_memory(raw);
+        if unit.class == Class::Vector {
+            self.want_vectors(index);
+        }
         let at_fault = self.destroy_flags(index);
         self.address(raw, R13);
         let slow = self.asm.label();
         self.look_up(size, writes, slow);
         let restores = self.wants_host_flags(index) && self.flags == Flags::Slot;
         let homeless = (0..raw.op_count()).any(|n| {
-            raw.op_kind(n) == OpKind::Register && unit::home(raw.op_register(n)).is_none()
+            let register = raw.op_register(n);
+            raw.op_kind(n) == OpKind::Register
+                && register.is_gpr()
+                && unit::home(register).is_none()
         });
         let modifies = unit.effect.modifies != 0;
         let keep_entry = writes && (restores || homeless || modifies);
@@ -289,11 +318,7 @@ impl<'a> Emitter<'a> {
         if restores {
             self.flags_to_host();
         }
-        if unit::can_trap(raw.mnemonic()) {
-            self.trap_at(index, at_fault);
-        } else {
-            self.encode(index);
-        }
+        self.encode_trapping(index, at_fault);
         if modifies {
             self.flags = Flags::Host(Some(index));
         }
@@ -352,7 +377,7 @@ impl<'a> Emitter<'a> {
         let mut scratch = unit::scratch(memory).iter();
         let mut homeless: Vec<(Register, u8)> = Vec::new();
         for n in 0..raw.op_count() {
-            if raw.op_kind(n) != OpKind::Register {
+            if raw.op_kind(n) != OpKind::Register || !raw.op_register(n).is_gpr() {
                 continue;
             }
             let register = raw.op_register(n);
@@ -458,6 +483,12 @@ impl<'a> Emitter<'a> {
             Stub::Exit { from, record, save_flags } => {
                 self.asm.bind(from);
                 self.exit(record, save_flags);
+            }
+            Stub::Vectors { from, record, back } => {
+                self.asm.bind(from);
+                self.load_record(record);
+                self.asm.call(self.thunks.load_vectors);
+                self.asm.jmp(back);
             }
             Stub::Written { from, record, back } => {
                 self.asm.bind(from);

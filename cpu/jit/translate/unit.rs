@@ -14,6 +14,8 @@ use crate::state::gpr;
 pub enum Class {
     /// As it is, with other registers and another memory operand.
     Plain,
+    /// The same, and it uses vector registers.
+    Vector,
     /// Not at all.
     Nothing,
     /// LEA.
@@ -65,11 +67,14 @@ impl Unit {
         let effect = Effect::of(&raw);
         let visible = match class {
             Class::Plain => touches_memory(&raw) || can_trap(raw.mnemonic()),
+            Class::Vector => true,
             Class::Nothing | Class::Address | Class::Jump | Class::Branch(_) => false,
             _ => true,
         };
         let changes = match class {
             Class::Step | Class::Last(_) => !0,
+            // The string comparisons leave an index.
+            Class::Vector => changed_registers(&raw) | 1 << gpr::RCX,
             _ => changed_registers(&raw),
         };
         Unit { raw, class, effect, visible, changes, needed: 0 }
@@ -80,6 +85,7 @@ impl Unit {
         !matches!(
             self.class,
             Class::Plain
+                | Class::Vector
                 | Class::Nothing
                 | Class::Address
                 | Class::Push
@@ -150,10 +156,13 @@ fn classify(raw: &Instruction, key: Key, model: &Model) -> Class {
         }
         M::Push | M::Pop | M::Leave => stack(raw, key),
         mnemonic if is_plain(mnemonic) => Class::Plain,
+        _ if is_vector(raw) => Class::Vector,
         _ => Class::Step,
     };
     let possible = match class {
-        Class::Plain => decode::offered(raw, model) && host_has(raw) && placeable(raw, key),
+        Class::Plain | Class::Vector => {
+            decode::offered(raw, model) && host_has(raw) && placeable(raw, key)
+        }
         Class::Address => addressable(raw, key) && raw.op0_register().size() >= 4,
         Class::Push => raw.op0_kind() != OpKind::Memory || addressable(raw, key),
         Class::Nothing => decode::offered(raw, model),
@@ -337,6 +346,35 @@ fn is_plain(mnemonic: M) -> bool {
     ) || is_conditional(mnemonic)
 }
 
+/// SSE instructions that work on vector registers, and general ones at most beside.
+fn is_vector(raw: &Instruction) -> bool {
+    use iced_x86::{CpuidFeature as C, EncodingKind};
+    let set = raw.cpuid_features().iter().all(|feature| {
+        matches!(
+            feature,
+            C::SSE
+                | C::SSE2
+                | C::SSE3
+                | C::SSSE3
+                | C::SSE4_1
+                | C::SSE4_2
+                | C::AES
+                | C::PCLMULQDQ
+                | C::SHA
+        )
+    });
+    let registers = (0..raw.op_count()).all(|n| {
+        raw.op_kind(n) != OpKind::Register
+            || raw.op_register(n).is_xmm()
+            || raw.op_register(n).is_gpr()
+    });
+    let special = matches!(
+        raw.mnemonic(),
+        M::Ldmxcsr | M::Stmxcsr | M::Maskmovdqu | M::Maskmovq | M::Clflush | M::Emms
+    );
+    raw.encoding() == EncodingKind::Legacy && set && registers && !special
+}
+
 fn is_conditional(mnemonic: M) -> bool {
     matches!(
         mnemonic,
@@ -382,11 +420,22 @@ fn host_has(raw: &Instruction) -> bool {
         M::Adcx | M::Adox => has!("adx"),
         M::Movbe => has!("movbe"),
         M::Crc32 => has!("sse4.2"),
+        M::Aesdec | M::Aesdeclast | M::Aesenc | M::Aesenclast | M::Aesimc | M::Aeskeygenassist => {
+            has!("aes")
+        }
+        M::Pclmulqdq => has!("pclmulqdq"),
+        M::Sha1msg1
+        | M::Sha1msg2
+        | M::Sha1nexte
+        | M::Sha1rnds4
+        | M::Sha256msg1
+        | M::Sha256msg2
+        | M::Sha256rnds2 => has!("sha"),
         M::Popcnt => has!("popcnt"),
         M::Tzcnt | M::Andn | M::Bextr | M::Blsi | M::Blsmsk | M::Blsr => has!("bmi1"),
         M::Lzcnt => has!("lzcnt"),
         M::Cmpxchg16b => has!("cmpxchg16b"),
-        // The translator itself needs BMI2.
+        // A processor with BMI2, which the translator itself needs, has all of SSE to SSE4.2.
         _ => true,
     }
 }
@@ -456,6 +505,10 @@ fn placeable(raw: &Instruction, key: Key) -> bool {
             continue;
         }
         let register = raw.op_register(n);
+        if register.is_xmm() {
+            rex |= register.number() >= 8;
+            continue;
+        }
         if !register.is_gpr() {
             return false;
         }

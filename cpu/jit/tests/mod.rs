@@ -1,0 +1,284 @@
+//! The translator against the interpreter, in lock-step.
+
+mod generate;
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic as M, OpKind};
+
+use crate::flags::bit;
+use crate::interp::RunExit;
+use crate::signals::request;
+use crate::state::gpr;
+use crate::testbed::Testbed;
+use generate::{Rng, generate, generate_vector, is_safe, is_safe_vector};
+
+const CODE: u64 = 0x1000;
+const DATA: u64 = 0x20_0000;
+const DATA_LEN: usize = 0x2000;
+/// Where what the testbed maps ends, and its RAM begins again.
+const END: u64 = 1 << 30;
+
+/// The same testbed twice: one interprets, one translates.
+fn pair() -> [Testbed; 2] {
+    let mut beds = [Testbed::new().unwrap(), Testbed::new().unwrap()];
+    beds[1].translate().unwrap();
+    beds
+}
+
+/// What must agree.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    exit: RunExit,
+    rip: u64,
+    regs: [u64; 16],
+    flags: u64,
+    vectors: Vec<u128>,
+    mxcsr: u32,
+    cr2: u64,
+    data: Vec<u8>,
+}
+
+fn outcome(bed: &mut Testbed, exit: RunExit) -> Outcome {
+    let mut data = vec![0; DATA_LEN];
+    bed.ram.read(DATA, &mut data);
+    let state = &bed.cpu.state;
+    Outcome {
+        exit,
+        rip: state.rip,
+        regs: std::array::from_fn(|i| state.regs[i]),
+        flags: state.flags.get(),
+        vectors: state.vec.iter().take(16).map(|vector| vector.0[0]).collect(),
+        mxcsr: state.mxcsr,
+        cr2: state.cr2,
+        data,
+    }
+}
+
+/// Whether an instruction behaves the same whenever it is executed.
+fn repeatable(raw: &Instruction) -> bool {
+    let odd_flags = matches!(raw.mnemonic(), M::Bsf | M::Bsr | M::Shld | M::Shrd | M::Bswap);
+    let far_bits = matches!(raw.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
+        && raw.op0_kind() == OpKind::Memory
+        && raw.op1_kind() == OpKind::Register;
+    let approximate = matches!(raw.mnemonic(), M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss);
+    let frames = matches!(raw.mnemonic(), M::Enter | M::Leave);
+    !odd_flags && !far_bits && !approximate && !frames
+}
+
+/// A stream of instructions that end with HLT. Where one leaves flags undefined, the next defines
+/// them.
+fn stream(rng: &mut Rng, count: usize) -> Vec<u8> {
+    let mut code = Vec::new();
+    for _ in 0..count {
+        loop {
+            let vector = rng.below(4) == 0;
+            let bytes = if vector { generate_vector(rng) } else { generate(rng) };
+            let raw = Decoder::with_ip(64, &bytes, CODE, DecoderOptions::NONE).decode();
+            let safe = if vector { is_safe_vector(&raw) } else { is_safe(&raw) };
+            if !safe || !repeatable(&raw) {
+                continue;
+            }
+            code.extend(&bytes[..raw.len()]);
+            if raw.rflags_undefined() != 0 {
+                code.extend([0x48, 0x39, 0xfe]); // cmp rsi, rdi
+            }
+            break;
+        }
+    }
+    code.push(0xf4);
+    code
+}
+
+/// Runs `code` in both from the same state, which `start` makes of a reset one, and compares.
+fn compare(beds: &mut [Testbed; 2], code: &[u8], start: impl Fn(&mut Testbed)) -> RunExit {
+    let outcomes = beds.each_mut().map(|bed| {
+        bed.ram.write(CODE, code);
+        start(bed);
+        bed.cpu.shutdown = false;
+        bed.cpu.state.cr2 = 0;
+        bed.cpu.update_mode();
+        let exit = bed.run(CODE);
+        outcome(bed, exit)
+    });
+    let [expected, got] = &outcomes;
+    if expected != got {
+        let mut text = String::new();
+        let mut decoder = Decoder::with_ip(64, code, CODE, DecoderOptions::NONE);
+        for raw in &mut decoder {
+            let at = (raw.ip() - CODE) as usize;
+            let bytes = &code[at..at + raw.len()];
+            text += &format!("{:#x} {:?} {bytes:02x?}\n", raw.ip(), raw.code());
+        }
+        let data = (0..DATA_LEN).find(|&i| expected.data[i] != got.data[i]);
+        let show = |o: &Outcome| {
+            format!(
+                "{:?} rip {:#x} flags {:#x} mxcsr {:#x} cr2 {:#x} {:x?} {:x?}",
+                o.exit, o.rip, o.flags, o.mxcsr, o.cr2, o.regs, o.vectors
+            )
+        };
+        panic!(
+            "{text}interpreted: {}\ntranslated:  {}\ndata at {data:x?}",
+            show(expected),
+            show(got)
+        );
+    }
+    expected.exit
+}
+
+fn random_start(rng: &mut Rng, rdi: u64) -> impl Fn(&mut Testbed) + use<> {
+    let mut regs: [u64; 16] = std::array::from_fn(|_| rng.value());
+    regs[gpr::RCX] &= 0x1f;
+    regs[gpr::RSI] = DATA + 0x400;
+    regs[gpr::RDI] = rdi;
+    regs[gpr::RSP] = DATA + 0xc00;
+    let flags = rng.next() & bit::ARITH;
+    let vectors: [u128; 16] =
+        std::array::from_fn(|_| u128::from(rng.next()) << 64 | u128::from(rng.value()));
+    let seed = rng.next() as u8;
+    move |bed| {
+        let data: Vec<u8> = (0..DATA_LEN).map(|i| (i as u8).wrapping_mul(seed)).collect();
+        bed.ram.write(DATA, &data);
+        let state = &mut bed.cpu.state;
+        state.regs[..16].copy_from_slice(&regs);
+        state.flags.set(flags | 2);
+        state.mxcsr = 0x1f80;
+        for (vector, value) in state.vec.iter_mut().zip(&vectors) {
+            vector.0[0] = *value;
+        }
+    }
+}
+
+#[test]
+fn random_streams_agree() {
+    let mut beds = pair();
+    let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
+    for _ in 0..6_000 {
+        let count = 1 + rng.below(12);
+        let code = stream(&mut rng, count);
+        let start = random_start(&mut rng, DATA + 0x800);
+        compare(&mut beds, &code, start);
+    }
+}
+
+#[test]
+fn faults_amid_random_streams_are_exact() {
+    let mut beds = pair();
+    let mut rng = Rng(0x1234_5678_9abc_def1);
+    let mut faults = 0;
+    for _ in 0..6_000 {
+        let count = 1 + rng.below(12);
+        let code = stream(&mut rng, count);
+        // Positive displacements lead out of what is mapped, negative ones to where nothing is.
+        let start = random_start(&mut rng, END);
+        faults += u32::from(compare(&mut beds, &code, start) == RunExit::Shutdown);
+    }
+    assert!(faults > 1_000, "{faults} faults");
+}
+
+/// Runs hand-made code in both from RSP in the middle of the data.
+fn agree(code: &[u8]) -> [Testbed; 2] {
+    let mut beds = pair();
+    compare(&mut beds, code, |bed| {
+        bed.cpu.state.regs[gpr::RSP] = DATA + 0xc00;
+        bed.cpu.state.regs[gpr::RDI] = DATA + 0x800;
+        bed.cpu.state.regs[gpr::RSI] = DATA + 0x400;
+    });
+    beds
+}
+
+#[test]
+fn a_division_by_zero_is_exact() {
+    // cmp eax, 5; lea ecx, [rax+7]; div r10d; hlt
+    agree(&[0x83, 0xf8, 5, 0x8d, 0x48, 7, 0x41, 0xf7, 0xf2, 0xf4]);
+}
+
+#[test]
+fn code_that_rewrites_what_follows_runs_the_new_code() {
+    // mov byte [rip+1], 7; mov al, 1; hlt
+    let [_, bed] = agree(&[0xc6, 0x05, 1, 0, 0, 0, 7, 0xb0, 1, 0xf4]);
+    assert_eq!(bed.cpu.state.regs[gpr::RAX], 7);
+    // mov ecx, 3; L: mov al, 1; add dl, al; inc byte [L+1]; dec ecx; jnz L; hlt
+    let [_, bed] = agree(&[
+        0xb9, 3, 0, 0, 0, 0xb0, 1, 0x00, 0xc2, 0xfe, 0x05, 0xf7, 0xff, 0xff, 0xff, 0xff, 0xc9,
+        0x75, 0xf2, 0xf4,
+    ]);
+    assert_eq!(bed.cpu.state.regs[gpr::RDX] as u8, 6);
+}
+
+#[test]
+fn code_rewritten_by_somebody_else_is_noticed() {
+    // call +2; hlt; nop; mov al, 1; ret
+    let [_, mut bed] = agree(&[0xe8, 2, 0, 0, 0, 0xf4, 0x90, 0xb0, 1, 0xc3]);
+    assert_eq!(bed.cpu.state.regs[gpr::RAX], 1);
+    bed.ram.write(CODE + 8, &[9]);
+    assert_eq!(bed.run(CODE), RunExit::Halted);
+    assert_eq!(bed.cpu.state.regs[gpr::RAX], 9);
+}
+
+#[test]
+fn data_beside_code_leaves_it_alone() {
+    // mov ecx, 1000; L: inc dword [rip+0x100]; dec ecx; jnz L; hlt
+    let [_, bed] =
+        agree(&[0xb9, 0xe8, 3, 0, 0, 0xff, 0x05, 0, 1, 0, 0, 0xff, 0xc9, 0x75, 0xf6, 0xf4]);
+    assert_eq!(bed.ram.read_uint(CODE + 0x10b, 4), 1000);
+}
+
+#[test]
+fn loops_across_pages_and_indirect_ones_agree() {
+    // mov ecx, 5; jmp 0x2ffd; at 0x2ffd: add eax, 0x1000000 (across the page); dec ecx; jnz back
+    let mut beds = pair();
+    for bed in &beds {
+        bed.ram.write(0x2ffd, &[0x05, 0, 0, 0, 1, 0xff, 0xc9, 0x75, 0xf7, 0xf4]);
+    }
+    let code = [0xb9, 5, 0, 0, 0, 0xe9, 0xf3, 0x1f, 0, 0];
+    compare(&mut beds, &code, |bed| bed.cpu.state.regs[gpr::RAX] = 0);
+    assert_eq!(beds[1].cpu.state.regs[gpr::RAX], 0x500_0000);
+    // mov ecx, 9; lea rdx, [rip+0]; L: dec ecx; jz +2; jmp rdx; hlt
+    agree(&[0xb9, 9, 0, 0, 0, 0x48, 0x8d, 0x15, 0, 0, 0, 0, 0xff, 0xc9, 0x74, 2, 0xff, 0xe2, 0xf4]);
+}
+
+#[test]
+fn a_jump_to_nowhere_faults_at_the_jump() {
+    // mov rax, 0x1234567890abcdef; call rax
+    agree(&[0x48, 0xb8, 0xef, 0xcd, 0xab, 0x90, 0x78, 0x56, 0x34, 0x12, 0xff, 0xd0]);
+    // push rdi; shl qword [rsp], 20; ret
+    agree(&[0x57, 0x48, 0xc1, 0x24, 0x24, 40, 0xc3]);
+}
+
+#[test]
+fn a_signal_ends_endless_loops() {
+    let loops: [&[u8]; 3] = [
+        &[0xeb, 0xfe],
+        // lea rax, [rip]; jmp rax
+        &[0x48, 0x8d, 0x05, 0, 0, 0, 0, 0xff, 0xe0],
+        // L: call +0; pop rax; jmp L
+        &[0xe8, 0, 0, 0, 0, 0x58, 0xeb, 0xf8],
+    ];
+    for code in loops {
+        let [_, mut bed] = pair();
+        bed.ram.write(CODE, code);
+        bed.cpu.state.regs[gpr::RSP] = DATA;
+        let signals = bed.cpu.signals.clone();
+        let poster = std::thread::spawn(move || {
+            std::thread::yield_now();
+            signals.post(request::STOP);
+        });
+        assert_eq!(bed.run(CODE), RunExit::Signal);
+        poster.join().unwrap();
+    }
+}
+
+#[test]
+fn a_full_cache_is_emptied() {
+    let mut bed = Testbed::new().unwrap();
+    bed.cpu.translate_by(&super::Translator::new(64 << 10).unwrap());
+    // inc rax; jmp to the next page, 512 times over.
+    for page in 0..512_u64 {
+        bed.ram.write(0x10_0000 + page * 4096, &[0x48, 0xff, 0xc0, 0xe9, 0xf8, 0x0f, 0, 0]);
+    }
+    bed.ram.write(0x10_0000 + 512 * 4096, &[0xf4]);
+    for _ in 0..3 {
+        bed.cpu.state.regs[gpr::RAX] = 0;
+        assert_eq!(bed.run(0x10_0000), RunExit::Halted);
+        assert_eq!(bed.cpu.state.regs[gpr::RAX], 512);
+    }
+}

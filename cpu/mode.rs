@@ -2,7 +2,7 @@
 
 use crate::flags;
 use crate::mmu::{Context, tlb};
-use crate::state::{CpuState, Seg, Segment, attr, cr0, cr4, efer};
+use crate::state::{CpuState, Seg, Segment, attr, cr0, cr3, cr4, efer};
 
 /// The derived view of the control registers, segments and flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct Mode {
     /// Effective segment bases by [`Seg`]; zero in 64-bit code but for FS and GS. Elements 6 and 7
     /// stay zero, for "no segment".
     pub base: [u64; 8],
+    /// The upper bits of which linear addresses are no part of them.
+    pub lam: Lam,
     /// Where the current privilege context begins in the TLB's tables.
     pub(crate) tlb_base: tlb::Base,
     /// The current privilege context for explicit accesses.
@@ -140,9 +142,50 @@ impl Mode {
             },
             linear_mask: if code_bits == 64 { !0 } else { 0xffff_ffff },
             base,
+            lam: if code_bits == 64 { Lam::of(state) } else { Lam::default() },
             tlb_base: tlb::Base::of(context),
             context,
         }
+    }
+}
+
+/// Linear-address masking (SDM vol. 1, 3.3.7.2): for addresses of user and supervisor space, how many
+/// bits of data addresses are ignored below bit 63; none if zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lam {
+    user: u8,
+    supervisor: u8,
+}
+
+impl Lam {
+    fn of(state: &CpuState) -> Self {
+        let user = if state.cr3 & cr3::LAM_U57 != 0 {
+            6
+        } else if state.cr3 & cr3::LAM_U48 != 0 {
+            15
+        } else {
+            0
+        };
+        let supervisor = if state.cr4 & cr4::LAM_SUP == 0 {
+            0
+        } else if state.cr4 & cr4::LA57 != 0 {
+            6
+        } else {
+            15
+        };
+        Lam { user, supervisor }
+    }
+
+    /// The address without what is masked: the bits above the highest one in use repeat it, but
+    /// for bit 63.
+    #[inline]
+    pub fn untag(self, linear: u64) -> u64 {
+        let ignored = if linear >> 63 == 0 { self.user } else { self.supervisor };
+        if ignored == 0 {
+            return linear;
+        }
+        let extended = ((linear << (ignored + 1)) as i64 >> (ignored + 1)) as u64;
+        extended & !(1 << 63) | linear & 1 << 63
     }
 }
 

@@ -126,6 +126,7 @@ pub struct Msrs {
     pub mcg_status: u64,
     pub mcg_ctl: u64,
     pub xss: u64,
+    pub pkrs: u64,
     pub debugctl: u64,
     pub vm_hsave_pa: u64,
 }
@@ -190,6 +191,15 @@ pub mod cr0 {
     pub const PG: u64 = 1 << 31;
 }
 
+/// CR3 bits.
+#[allow(missing_docs)]
+pub mod cr3 {
+    pub const LAM_U57: u64 = 1 << 61;
+    pub const LAM_U48: u64 = 1 << 62;
+    /// In a MOV: keep the translations of the PCID.
+    pub const NO_FLUSH: u64 = 1 << 63;
+}
+
 /// CR4 bits.
 #[allow(missing_docs)]
 pub mod cr4 {
@@ -212,6 +222,8 @@ pub mod cr4 {
     pub const SMEP: u64 = 1 << 20;
     pub const SMAP: u64 = 1 << 21;
     pub const PKE: u64 = 1 << 22;
+    pub const PKS: u64 = 1 << 24;
+    pub const LAM_SUP: u64 = 1 << 28;
 }
 
 /// XCR0 bits.
@@ -265,6 +277,7 @@ impl Msrs {
             mcg_status: 0,
             mcg_ctl: !0,
             xss: 0,
+            pkrs: 0,
             debugctl: 0,
             vm_hsave_pa: 0,
         }

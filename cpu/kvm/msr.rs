@@ -24,6 +24,7 @@ const PLAIN: &[(u32, Field)] = &[
     (0x1d9, |m| &mut m.debugctl),
     (0x277, |m| &mut m.pat),
     (0x2ff, |m| &mut m.mtrr_def_type),
+    (0x6e1, |m| &mut m.pkrs),
     (0xda0, |m| &mut m.xss),
     (0xc000_0081, |m| &mut m.star),
     (0xc000_0082, |m| &mut m.lstar),

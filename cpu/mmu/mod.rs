@@ -131,6 +131,7 @@ impl Cpu {
     }
 
     fn translate_page(&mut self, linear: u64, access: Access) -> Result<Walked, Trap> {
+        let linear = if access.fetch { linear } else { self.mode.lam.untag(linear) };
         if self.mode.long && !self.is_canonical(linear) {
             return Err(self.not_canonical());
         }

@@ -56,6 +56,12 @@ impl From<NestedFault> for Refused {
     }
 }
 
+/// Whether the bits of `linear` above its lower `width` repeat the highest of these.
+fn sign_extends(linear: u64, width: u32) -> bool {
+    let unused = 64 - width;
+    (linear << unused) as i64 >> unused == linear as i64
+}
+
 /// One of the walk's steps, for setting its accessed bit at the end.
 #[derive(Clone, Copy, Default)]
 struct Step {
@@ -85,8 +91,18 @@ impl Cpu {
 
     /// Whether `linear` is canonical for the number of levels in use (SDM vol. 1, 3.3.7.1).
     pub(crate) fn is_canonical(&self, linear: u64) -> bool {
-        let unused = if self.cr4_has(cr4::LA57) { 7 } else { 16 };
-        (linear << unused) as i64 >> unused == linear as i64
+        sign_extends(linear, if self.cr4_has(cr4::LA57) { 57 } else { 48 })
+    }
+
+    /// Whether `linear` is canonical as a memory operand, after linear-address masking.
+    pub(crate) fn is_canonical_data(&self, linear: u64) -> bool {
+        self.is_canonical(self.mode.lam.untag(linear))
+    }
+
+    /// Whether a register that holds an address takes `linear`: processors look at what they are
+    /// capable of, not at the number of levels in use.
+    pub(crate) fn is_canonical_register(&self, linear: u64) -> bool {
+        sign_extends(linear, if self.model.has(feature::LA57) { 57 } else { 48 })
     }
 
     /// Translates for `access`, setting accessed and dirty bits.
@@ -286,8 +302,16 @@ impl Cpu {
         if access.fetch && !page.executable {
             return denied;
         }
-        if page.user && !access.fetch && self.cr4_has(cr4::PKE) && self.mode.long {
-            let rights = self.state.pkru >> (2 * u32::from(page.key));
+        let keys = match page.user {
+            true if self.cr4_has(cr4::PKE) => Some(self.state.pkru),
+            false if self.cr4_has(cr4::PKS) => Some(self.state.msr.pkrs as u32),
+            _ => None,
+        };
+        if let Some(keys) = keys
+            && !access.fetch
+            && self.mode.long
+        {
+            let rights = keys >> (2 * u32::from(page.key));
             let write_denied = rights & 2 != 0 && (access.context.is_user() || write_protect);
             if rights & 1 != 0 || access.write && write_denied {
                 return denied.map_err(|code| code | code::KEY);

@@ -22,7 +22,8 @@ impl Cpu {
     pub(super) fn page_has_watchpoint(&self, linear: u64) -> bool {
         self.state.dr[7] & 0xff != 0
             && self.breakpoints().any(|(_, condition, at, _)| {
-                condition != ON_EXECUTE && condition != ON_IO && (at ^ linear) >> 12 == 0
+                let page = self.mode.lam.untag(linear) >> 12;
+                condition != ON_EXECUTE && condition != ON_IO && at >> 12 == page
             })
     }
 
@@ -31,6 +32,7 @@ impl Cpu {
         if self.state.dr[7] & 0xff == 0 {
             return;
         }
+        let linear = self.mode.lam.untag(linear);
         for (i, condition, at, size) in self.breakpoints() {
             let kind = condition == 3 || condition == ON_WRITE && write;
             if kind && linear < at.wrapping_add(size) && at < linear.wrapping_add(len) {

@@ -4,7 +4,7 @@ use super::event::dr6;
 use crate::core::{Cpu, Trap, vector};
 use crate::cpuid::feature;
 use crate::flags::bit;
-use crate::state::{Seg, attr, cr0, cr4, efer};
+use crate::state::{Seg, attr, cr0, cr3, cr4, efer};
 use crate::svm::{exit, virq};
 
 /// DR7 bits.
@@ -28,12 +28,16 @@ const CR0_DEFINED: u64 = cr0::PE
     | cr0::CD
     | cr0::PG;
 
-/// CR3 bit 63 in a MOV: keep the translations of the PCID.
-const CR3_NO_FLUSH: u64 = 1 << 63;
-
 /// A change of any of these invalidates all translations (SDM vol. 3, 4.10.4.1).
-const CR4_FLUSHES: u64 =
-    cr4::PSE | cr4::PAE | cr4::PGE | cr4::LA57 | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::PKE;
+const CR4_FLUSHES: u64 = cr4::PSE
+    | cr4::PAE
+    | cr4::PGE
+    | cr4::LA57
+    | cr4::PCIDE
+    | cr4::SMEP
+    | cr4::SMAP
+    | cr4::PKE
+    | cr4::PKS;
 
 impl Cpu {
     /// MOV from CRn.
@@ -134,9 +138,10 @@ impl Cpu {
     }
 
     fn write_cr3(&mut self, value: u64) -> Result<(), Trap> {
-        let keep = self.cr4_has(cr4::PCIDE) && value & CR3_NO_FLUSH != 0;
-        let value = if keep { value & !CR3_NO_FLUSH } else { value };
-        if self.mode.long && value >> self.model.phys_bits() != 0 {
+        let keep = self.cr4_has(cr4::PCIDE) && value & cr3::NO_FLUSH != 0;
+        let value = if keep { value & !cr3::NO_FLUSH } else { value };
+        let lam = if self.model.has(feature::LAM) { cr3::LAM_U48 | cr3::LAM_U57 } else { 0 };
+        if self.mode.long && (value & !lam) >> self.model.phys_bits() != 0 {
             return Err(self.gp(0));
         }
         if keep {
@@ -145,6 +150,7 @@ impl Cpu {
         } else if !self.load_cr3(value) {
             return Err(self.gp(0));
         }
+        self.update_mode();
         self.exit_block = true;
         Ok(())
     }
@@ -185,6 +191,8 @@ impl Cpu {
             (feature::SMEP, cr4::SMEP),
             (feature::SMAP, cr4::SMAP),
             (feature::PKU, cr4::PKE),
+            (feature::PKS, cr4::PKS),
+            (feature::LAM, cr4::LAM_SUP),
         ];
         let offered = table.iter().filter(|(feature, _)| self.model.has(*feature));
         offered.fold(0, |bits, (_, more)| bits | more)
@@ -308,12 +316,7 @@ impl Cpu {
         let descriptor: u128 = self.load(at)?;
         let pcid = descriptor as u64;
         let linear = (descriptor >> 64) as u64;
-        let bad = match kind {
-            0 => pcid >> 12 != 0 || !self.is_canonical(linear),
-            1 => pcid >> 12 != 0,
-            2 | 3 => false,
-            _ => true,
-        };
+        let bad = kind > 3 || pcid >> 12 != 0 || kind == 0 && !self.is_canonical_register(linear);
         if bad || kind < 2 && !self.cr4_has(cr4::PCIDE) && pcid != 0 {
             return Err(self.gp(0));
         }

@@ -167,7 +167,7 @@ impl Cpu {
     /// WRFSBASE and WRGSBASE.
     pub fn write_segment_base(&mut self, seg: Seg, value: u64) -> Result<(), Trap> {
         self.require_fsgsbase()?;
-        if !self.is_canonical(value) {
+        if !self.is_canonical_register(value) {
             return Err(self.gp(0));
         }
         self.set_segment_base(seg, value);

@@ -39,6 +39,7 @@ pub(super) mod index {
     pub const MTRR_DEF_TYPE: u32 = 0x2ff;
     pub const MC0_CTL: u32 = 0x400;
     pub const TSC_DEADLINE: u32 = 0x6e0;
+    pub const PKRS: u32 = 0x6e1;
     pub const X2APIC: u32 = 0x800;
     pub const X2APIC_LAST: u32 = 0x8ff;
     pub const XSS: u32 = 0xda0;
@@ -191,6 +192,7 @@ impl Cpu {
             index::KERNEL_GS_BASE if has(feature::LM) => msr.kernel_gs_base,
             index::TSC_AUX if has(feature::RDTSCP) || has(feature::RDPID) => msr.tsc_aux,
             index::XSS if has(feature::XSAVES) => msr.xss,
+            index::PKRS if has(feature::PKS) => msr.pkrs,
             index::PLATFORM_ID | index::EBL_CR_POWERON => 0,
             index::VM_CR if has(feature::SVM) => self.state.svm.vm_cr,
             index::VM_HSAVE_PA if has(feature::SVM) => msr.vm_hsave_pa,
@@ -210,7 +212,7 @@ impl Cpu {
     #[must_use]
     pub fn write_msr(&mut self, number: u32, value: u64) -> bool {
         let has = |cpu: &Self, feature| cpu.model.has(feature);
-        let canonical = self.is_canonical(value);
+        let canonical = self.is_canonical_register(value);
         match number {
             index::TSC => {
                 let delta = value.wrapping_sub(self.tsc());
@@ -294,6 +296,10 @@ impl Cpu {
                     return false;
                 }
                 self.state.msr.vm_hsave_pa = value;
+            }
+            index::PKRS if has(self, feature::PKS) && value >> 32 == 0 => {
+                self.state.msr.pkrs = value;
+                self.mmu.tlb.flush_all();
             }
             _ if has(self, feature::MTRR) && self.mtrr_slot(number).is_some() => {
                 return self.write_mtrr(number, value);

@@ -114,7 +114,7 @@ impl Cpu {
         if self.mode.code_bits == 64 {
             let linear = base.wrapping_add(offset);
             let last = linear.wrapping_add(u64::from(size.max(1)) - 1);
-            if self.is_canonical(linear) && self.is_canonical(last) {
+            if self.is_canonical_data(linear) && self.is_canonical_data(last) {
                 return Ok(linear);
             }
             return Err(self.segment_violation(seg));
@@ -300,6 +300,9 @@ impl Cpu {
         let mut segment = descriptor.segment(selector);
         if self.mode.long {
             segment.base |= self.descriptor_upper(selector, at)? << 32;
+            if !self.is_canonical_register(segment.base) {
+                return Err(self.gp(selector_error(selector)));
+            }
         }
         self.state.ldtr = segment;
         Ok(())
@@ -328,6 +331,9 @@ impl Cpu {
         let mut segment = descriptor.segment(selector);
         if self.mode.long {
             segment.base |= self.descriptor_upper(selector, at)? << 32;
+            if !self.is_canonical_register(segment.base) {
+                return Err(self.gp(selector_error(selector)));
+            }
         }
         segment.attr |= 2;
         self.store_implicit(at.wrapping_add(5), segment.attr as u8)?;
@@ -379,7 +385,7 @@ impl Cpu {
         let mut raw = [0; 8];
         raw.copy_from_slice(&bytes[2..]);
         let mut base = u64::from_le_bytes(raw);
-        if wide && !self.is_canonical(base) {
+        if wide && !self.is_canonical_register(base) {
             return Err(self.gp(0));
         }
         if !wide && opsize == 2 {

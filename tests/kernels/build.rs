@@ -36,7 +36,7 @@ fn make() -> Result<PathBuf> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(&rustc)
         .args(OPTIONS)
-        .args([&script, "-Dwarnings", "-o"])
+        .args([&script, "-o"])
         .args([&image, &source.join("main.rs")])
         .output()
         .with_context(|| format!("cannot run {}", rustc.display()))?;

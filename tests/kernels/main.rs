@@ -101,11 +101,13 @@ macro_rules! kernels {
 }
 
 kernels! {
+    apic
     debug
     exceptions
     paging
     pks
     pku
+    tasks
 }
 
 /// No kernel of the image is forgotten here.

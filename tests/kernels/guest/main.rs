@@ -13,20 +13,24 @@ mod legacy;
 #[macro_use]
 mod trap;
 
+mod apic;
 mod debug;
 mod exceptions;
 mod keys;
 mod paging;
+mod tasks;
 
 type Kernel = fn();
 
 /// Every kernel by name.
 const KERNELS: &[(&str, Kernel)] = &[
+    ("apic", apic::run),
     ("debug", debug::run),
     ("exceptions", exceptions::run),
     ("paging", paging::run),
     ("pks", keys::pks),
     ("pku", keys::pku),
+    ("tasks", tasks::run_all),
 ];
 
 /// The last word of the command line.

@@ -68,7 +68,8 @@ impl Cpu {
         let selector = (self.state.msr.star >> 48) as u16;
         let rcx = self.state.regs[gpr::RCX];
         let to_64 = opsize == 8 && self.mode.long;
-        if to_64 && !self.is_canonical(rcx) {
+        // AMD's processors leave it to the fetch, which faults in ring 3.
+        if to_64 && self.model.vendor() == Vendor::Intel && !self.is_canonical(rcx) {
             return Err(self.gp(0));
         }
         let (cs, rip) = if to_64 {

@@ -102,12 +102,26 @@ macro_rules! kernels {
 
 kernels! {
     apic
+    control
     debug
     exceptions
+    la57
+    lam
+    memory
+    msr
     paging
+    pcid
     pks
     pku
+    protected
+    real
+    smap
+    syscall
     tasks
+    tsc
+    umip
+    v86
+    xsave
 }
 
 /// No kernel of the image is forgotten here.

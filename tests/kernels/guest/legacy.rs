@@ -2,6 +2,7 @@
 //! or INT, and tells what it found. The GDT is the same in all modes, addresses are too.
 
 use crate::boot::sel;
+use crate::code;
 use crate::cpu;
 use crate::trap::{self, segment, set_descriptor};
 use core::arch::global_asm;
@@ -308,6 +309,11 @@ legacy_back:
     mov cr0, eax
     mov eax, [LEGACY_SAVED + 16]
     mov edx, [LEGACY_SAVED + 24]
+    cmp dword ptr [LEGACY_SWITCH], 0
+    je 2f
+    mov eax, [LEGACY_NEXT]
+    mov edx, [LEGACY_NEXT + 8]
+2:
     mov ebp, offset legacy_done
     jmp enter_long
     .code64
@@ -636,6 +642,21 @@ pub fn run(context: &Context) -> Outcome {
         ldtr: found(36) as u16,
     }
 }
+
+/// Leaves long mode and comes back with other values of CR3 and CR4.
+pub fn switch(cr3: u64, cr4: u64) {
+    unsafe {
+        LEGACY_SWITCH = 1;
+        LEGACY_NEXT = [cr3, cr4];
+    }
+    run(&ring0(code!(32, "int 0x80")));
+    unsafe { LEGACY_SWITCH = 0 };
+}
+
+#[unsafe(no_mangle)]
+static mut LEGACY_SWITCH: u32 = 0;
+#[unsafe(no_mangle)]
+static mut LEGACY_NEXT: [u64; 2] = [0; 2];
 
 /// Runs in real mode.
 pub fn run_real(context: &Context) -> Outcome {

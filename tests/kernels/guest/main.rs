@@ -17,7 +17,12 @@ mod apic;
 mod debug;
 mod exceptions;
 mod keys;
+mod modes64;
 mod paging;
+mod protected;
+mod real;
+mod registers;
+mod syscalls;
 mod tasks;
 
 type Kernel = fn();
@@ -25,12 +30,26 @@ type Kernel = fn();
 /// Every kernel by name.
 const KERNELS: &[(&str, Kernel)] = &[
     ("apic", apic::run),
+    ("control", registers::control),
     ("debug", debug::run),
     ("exceptions", exceptions::run),
+    ("la57", modes64::la57),
+    ("lam", modes64::lam),
+    ("memory", registers::memory),
+    ("msr", registers::msrs),
     ("paging", paging::run),
+    ("pcid", modes64::pcid),
     ("pks", keys::pks),
     ("pku", keys::pku),
+    ("protected", protected::run_all),
+    ("real", real::real_mode),
+    ("smap", modes64::smap),
+    ("syscall", syscalls::run),
     ("tasks", tasks::run_all),
+    ("tsc", registers::tsc),
+    ("umip", modes64::umip),
+    ("v86", real::v86_mode),
+    ("xsave", registers::xsave),
 ];
 
 /// The last word of the command line.

@@ -141,12 +141,8 @@ pub fn access(linear: u64, kind: Kind, user: bool, ac: bool) -> Outcome {
             Kind::Write => code!(64, "mov [rbx + 8], rax", "int 0x80"),
             Kind::Fetch => code!(64, "jmp rbx"),
         };
-        // Copied once for each kind: user pages are out of reach with SMAP.
-        let rip = trap::USER + 64 * kind as u64;
+        let rip = trap::to_user_at(code, 64 * kind as u64);
         let mut frame = trap::user_frame(&[]);
-        unsafe { asm!("stac") };
-        unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), rip as *mut u8, code.len()) };
-        unsafe { asm!("clac") };
         frame.rip = rip;
         frame.rbx = linear;
         return enter(&frame);
@@ -174,6 +170,11 @@ fn result(outcome: &Outcome) -> (u64, u64) {
 /// INT 0x80 at `DATA`, for fetches.
 pub fn prepare() {
     unsafe { (DATA as *mut [u8; 2]).write_volatile([0xcd, 0x80]) };
+}
+
+/// The same by way of a user page, past SMAP.
+pub fn prepare_late(linear: u64) {
+    unsafe { asm!("stac", "mov word ptr [{}], 0x80cd", "clac", in(reg) linear) };
 }
 
 pub fn run() {

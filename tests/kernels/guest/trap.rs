@@ -395,8 +395,22 @@ pub fn init() {
 
 /// Copies code to where ring 3 may execute it.
 pub fn to_user(code: &[u8]) -> u64 {
-    unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), USER as *mut u8, code.len()) };
-    USER
+    to_user_at(code, 0)
+}
+
+/// The same, `offset` bytes from the beginning of the region.
+pub fn to_user_at(code: &[u8], offset: u64) -> u64 {
+    let smap = cpu::cr4() & cpu::cr4::SMAP != 0;
+    unsafe {
+        if smap {
+            core::arch::asm!("stac");
+        }
+        core::ptr::copy_nonoverlapping(code.as_ptr(), (USER + offset) as *mut u8, code.len());
+        if smap {
+            core::arch::asm!("clac");
+        }
+    }
+    USER + offset
 }
 
 /// A frame that starts `code` in ring 3, 64-bit.

@@ -182,11 +182,6 @@ impl Members {
         Ok(Members { map, prefix })
     }
 
-    /// Whether a member is there.
-    pub fn has(&self, name: &str) -> bool {
-        self.map.contains_key(name)
-    }
-
     /// Takes everything that is left.
     pub fn rest(self) -> Map<String, Value> {
         self.map

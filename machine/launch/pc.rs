@@ -235,7 +235,9 @@ pub(super) fn build(
         onboard: &chips,
         apics: &apics,
     };
-    let cpus = chips::enter_processors(&mut tree, &processors, &chipset, &numa.cpus);
+    // Without nodes the plan has every processor on the first.
+    let nodes = if numa.nodes.is_empty() { &[][..] } else { &numa.cpus };
+    let cpus = chips::enter_processors(&mut tree, &processors, &chipset, nodes);
     let isa_bus = chipset.enter_first(&mut tree);
     vm.describe(Inventory {
         machine,

@@ -96,6 +96,10 @@ const PARTS: &[(&str, &str)] = &[
 /// Character devices that stand on a descriptor.
 const ON_DESCRIPTORS: &[&str] = &["file", "pipe", "serial", "stdio"];
 
+/// The parent of processor models, and that of the host's.
+const CPU: &str = "x86_64-cpu";
+const MAX_CPU: &str = "max-x86_64-cpu";
+
 /// What every device has.
 const DEVICE_PROPERTIES: &[(&str, &str)] = &[
     ("parent_bus", "link<bus>"),
@@ -152,7 +156,7 @@ pub(crate) fn all() -> Vec<TypeInfo> {
     for model in cpu_models() {
         types.push(TypeInfo {
             name: format!("{model}-x86_64-cpu"),
-            parent: "x86_64-cpu",
+            parent: if model == "host" { MAX_CPU } else { CPU },
             is_abstract: false,
             properties: Properties::Cpu(model),
         });
@@ -176,10 +180,8 @@ pub(crate) fn is_a(name: &str, parent: &str, ancestor: &str) -> bool {
     if name == ancestor || parent == ancestor {
         return true;
     }
-    match ABSTRACT.iter().find(|(known, _)| *known == parent) {
-        Some((known, next)) => is_a(known, next, ancestor),
-        None => false,
-    }
+    let known = ABSTRACT.iter().chain(&[(MAX_CPU, CPU)]).find(|(known, _)| *known == parent);
+    known.is_some_and(|(known, next)| is_a(known, next, ancestor))
 }
 
 fn property(name: &str, type_name: &str) -> TypeProperty {

@@ -23,7 +23,7 @@ qapi_words!(EventState, STATES, |state| match state {
 
 qapi_struct! {
     /// A name or pattern.
-    pub(in crate::qmp) struct Pattern { "name" name: String, "vcpu" vcpu: Option<i64> }
+    pub(in crate::qmp) struct Pattern { "name" name: String }
 }
 
 qapi_struct! {
@@ -56,7 +56,6 @@ qapi_struct! {
         "name" name: String,
         "enable" enable: bool,
         "ignore-unavailable" ignore_unavailable: Option<bool>,
-        "vcpu" vcpu: Option<i64>,
     }
 }
 

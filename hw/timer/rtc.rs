@@ -77,18 +77,32 @@ pub struct RtcConfig {
 pub struct RtcState {
     index: u8,
     cmos: [u8; 128],
-    /// Shown time minus the clock's time, in nanoseconds.
+    /// Own time minus the clock's time, in nanoseconds: own time changes seconds when the shown
+    /// time does.
     offset: i64,
-    /// The time the clock stands at while it is being set.
+    /// Shown time minus own time, in seconds. Years that the registers can show are beyond what
+    /// nanoseconds can count.
+    epoch: i64,
+    /// The own time at which the clock stands while it is being set.
     frozen: Option<i64>,
-    /// Up to when flags have been worked out, in shown time.
+    /// Up to when flags have been worked out, in own time.
     seen: i64,
-    /// When the next period ends, in shown time.
+    /// When the next period ends, in own time.
     period_ends: i64,
     /// Periodic interrupts to make up for.
     lost_ticks: u32,
-    /// When the next of them is due, in shown time.
+    /// When the next of them is due, in own time.
     catch_up: i64,
+}
+
+impl RtcState {
+    /// Shows `seconds` since 1970 and a fraction in nanoseconds when the clock stands at `clock`.
+    fn set_time(&mut self, seconds: i64, fraction: i64, clock: i64) {
+        self.offset = (fraction - clock).rem_euclid(SECOND);
+        let now = clock + self.offset;
+        self.epoch = seconds - now.div_euclid(SECOND);
+        (self.seen, self.period_ends) = (now, now);
+    }
 }
 
 /// Called with the difference to the host's time in seconds when the guest has set the clock.
@@ -120,16 +134,19 @@ impl Rtc {
             cmos[usize::from(reg::A)] = 0x26;
             cmos[usize::from(reg::B)] = B_24_HOURS;
             cmos[usize::from(reg::D)] = D_VALID;
-            let st = RtcState {
+            let mut st = RtcState {
                 index: 0,
                 cmos,
-                offset: cfg.shows - cfg.at,
+                offset: 0,
+                epoch: 0,
                 frozen: None,
-                seen: cfg.shows,
-                period_ends: cfg.shows,
+                seen: 0,
+                period_ends: 0,
                 lost_ticks: 0,
-                catch_up: cfg.shows,
+                catch_up: 0,
             };
+            let (seconds, fraction) = (cfg.shows.div_euclid(SECOND), cfg.shows.rem_euclid(SECOND));
+            st.set_time(seconds, fraction, cfg.at);
             let timer = device::timer(me, clocks, cfg.clock, Rtc::update);
             Rtc { irq, timer, clocks: clocks.clone(), cfg, changed, st }
         });
@@ -147,7 +164,7 @@ impl Rtc {
         self.st.cmos[usize::from(index & 0x7f)]
     }
 
-    /// The shown time, in nanoseconds since 1970.
+    /// The own time, in nanoseconds.
     fn now(&self) -> i64 {
         self.st.frozen.unwrap_or_else(|| self.clocks.now(self.cfg.clock) + self.st.offset)
     }
@@ -182,7 +199,7 @@ impl Rtc {
 
     /// Writes the shown time into the time registers.
     fn show(&mut self) {
-        let date = DateTime::from_seconds(self.now().div_euclid(SECOND));
+        let date = DateTime::from_seconds(self.now().div_euclid(SECOND) + self.st.epoch);
         let year = date.year.rem_euclid(10_000) as u16;
         let fields = [
             (reg::SECONDS, self.encode(date.second)),
@@ -197,7 +214,7 @@ impl Rtc {
         fields.into_iter().for_each(|(index, value)| self.set_cmos(index, value));
     }
 
-    /// The time that the time registers show.
+    /// The time that the time registers show, in seconds since 1970.
     fn shown(&self) -> i64 {
         let field = |index| self.decode(self.cmos(index));
         let date = DateTime {
@@ -209,7 +226,7 @@ impl Rtc {
             second: field(reg::SECONDS),
             weekday: 0,
         };
-        date.to_seconds().saturating_mul(SECOND)
+        date.to_seconds()
     }
 
     fn stopped(&self) -> bool {
@@ -227,17 +244,19 @@ impl Rtc {
                 self.st.frozen = None;
                 // The fraction of the second is kept, so that setting the time does not shift it.
                 let fraction = frozen.rem_euclid(SECOND);
-                self.set_time(self.shown().saturating_add(fraction));
+                self.set_time(self.shown(), fraction);
             }
             _ => {}
         }
     }
 
-    fn set_time(&mut self, time: i64) {
-        self.st.offset = time.saturating_sub(self.clocks.now(self.cfg.clock));
-        self.st.seen = time;
-        self.st.period_ends = time.saturating_add(self.period().unwrap_or(0));
-        (self.changed)(time.saturating_sub(self.clocks.now(ClockKind::Host)) / SECOND);
+    /// From now on the clock shows `seconds` since 1970 and a fraction in nanoseconds.
+    fn set_time(&mut self, seconds: i64, fraction: i64) {
+        self.st.set_time(seconds, fraction, self.clocks.now(self.cfg.clock));
+        self.st.period_ends += self.period().unwrap_or(0);
+        let nanoseconds = i128::from(seconds) * i128::from(SECOND) + i128::from(fraction);
+        let ahead = nanoseconds - i128::from(self.clocks.now(ClockKind::Host));
+        (self.changed)((ahead / i128::from(SECOND)) as i64);
     }
 
     /// Length of the periodic interrupt's period.
@@ -274,7 +293,8 @@ impl Rtc {
         if after > before {
             flags |= B_UPDATE;
             let first = (after - DAY).max(before) + 1;
-            if (first..=after).any(|second| self.alarm_matches(second.rem_euclid(DAY))) {
+            let of_day = |second: i64| (second + self.st.epoch).rem_euclid(DAY);
+            if (first..=after).any(|second| self.alarm_matches(of_day(second))) {
                 flags |= B_ALARM;
             }
         }
@@ -375,7 +395,7 @@ impl Rtc {
                     let fraction = self.now().rem_euclid(SECOND);
                     self.show();
                     self.set_cmos(index, value);
-                    self.set_time(self.shown().saturating_add(fraction));
+                    self.set_time(self.shown(), fraction);
                 }
                 self.set_cmos(index, value);
             }
@@ -509,6 +529,21 @@ mod tests {
         write(&bed, reg::B, B_24_HOURS);
         bed.clocks.step_to(11 * SECOND);
         assert_eq!((read(&bed, reg::HOURS), read(&bed, reg::SECONDS)), (0x12, 0x59));
+    }
+
+    /// Beyond what nanoseconds since 1970 can count.
+    #[test]
+    fn any_year_can_be_set() {
+        for (century, year) in [(0x99, 0x99), (0xff, 0x99), (0x00, 0x01), (0x23, 0x00)] {
+            let bed = bed();
+            write(&bed, reg::CENTURY, century);
+            write(&bed, reg::YEAR, year);
+            bed.clocks.step_to(SECOND);
+            // A digit above nine carries over, and four of them are shown.
+            let shown = if century == 0xff { 0x65 } else { century };
+            let fields = [reg::CENTURY, reg::YEAR, reg::SECONDS].map(|field| read(&bed, field));
+            assert_eq!(fields, [shown, year, 0x59]);
+        }
     }
 
     #[test]

@@ -74,13 +74,21 @@ pub fn parse(file: &[u8]) -> Result<Elf<'_>, &'static str> {
     let headers = field(28, 4, 32, 8)?;
     let entry_size = field(42, 2, 54, 2)?;
     let count = field(44, 2, 56, 2)?;
+    let size = if wide { 56 } else { 32 };
+    // Headers on top of each other would name the same bytes thousands of times.
+    if count > 0 && entry_size < size {
+        return Err("program headers overlap");
+    }
     for index in 0..count {
         let header = index.checked_mul(entry_size).and_then(|offset| offset.checked_add(headers));
-        let size = if wide { 56 } else { 32 };
         let header = header
             .and_then(|offset| slice(file, offset, size))
             .ok_or("program headers are truncated")?;
         elf.add_header(file, header, wide)?;
+    }
+    let noted: usize = elf.notes.iter().map(|(notes, _)| notes.len()).sum();
+    if noted > file.len() {
+        return Err("notes overlap");
     }
     // The entry point is virtual where the two kinds of addresses differ.
     let inside = |segment: &&Segment<'_>| {

@@ -170,7 +170,8 @@ impl Request<'_> {
     /// Fails unless `start..start + length` is memory above 1 MiB that the kernel may occupy.
     fn check_room(&self, start: u64, length: u64) -> Result<u64, BootError> {
         let room = self.usable_below_4g.saturating_sub(start);
-        if start < LOWEST_KERNEL || length > room {
+        let end = self.usable_below_4g;
+        if start < LOWEST_KERNEL || start > end || length > room {
             return Err(BootError::KernelTooLarge { file: self.name.into(), need: length, room });
         }
         Ok(start + length)

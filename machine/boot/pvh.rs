@@ -19,9 +19,12 @@ pub fn load_segments(
     elf: &Elf<'_>,
     image: &mut Parts,
 ) -> Result<u64, BootError> {
-    let mut end = 0;
+    let (mut end, mut total) = (0, 0_u64);
     for segment in &elf.segments {
         end = end.max(request.check_room(segment.address, segment.size)?);
+        // Together they fit as well: else they lie on top of each other.
+        total = total.saturating_add(segment.size);
+        request.check_room(super::LOWEST_KERNEL, total)?;
         let in_file = segment.data.len() as u64;
         image.writes.push((segment.address, segment.data.to_vec()));
         if segment.size > in_file {

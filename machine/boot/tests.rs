@@ -194,6 +194,26 @@ fn elf32(note: bool, multiboot: Option<u32>) -> Vec<u8> {
     file
 }
 
+/// A small file must not ask for thousands of copies of itself.
+#[test]
+fn segments_on_top_of_each_other_are_refused() {
+    let mut same_header = elf32(true, None);
+    same_header[42] = 0;
+    same_header[44..46].copy_from_slice(&[0xff, 0xff]);
+    let error = start(&same_header, &[]).unwrap_err().to_string();
+    assert_eq!(error, "qemu: kernel 'k' is damaged: program headers overlap");
+    let mut same_memory = elf32(false, Some(3));
+    same_memory[44] = 2;
+    for header in [52, 84] {
+        for (index, value) in
+            [1, 0x100, 0x10_0000, 0x10_0000, 0x100, 0xa00_0000, 7, 4].into_iter().enumerate()
+        {
+            put32(&mut same_memory, header + 4 * index, value);
+        }
+    }
+    assert!(matches!(start(&same_memory, &[]), Err(BootError::KernelTooLarge { .. })));
+}
+
 #[test]
 fn pvh_kernels_get_a_start_info() {
     let image = start(&elf32(true, None), &[module("initrd arg", 10)]).unwrap();
@@ -247,6 +267,12 @@ fn multiboot_addresses_take_the_place_of_elf() {
     {
         put32(&mut file, 0x20 + 4 * index, value);
     }
+    // Nothing to load, to nowhere.
+    let mut nowhere = file.clone();
+    for (index, value) in [0xaeae_aeae_u32, 0xaeae_ae8e, 0xaeae_ae8e].into_iter().enumerate() {
+        put32(&mut nowhere, 0x2c + 4 * index, value);
+    }
+    assert!(matches!(start(&nowhere, &[]), Err(BootError::KernelTooLarge { .. })));
     let image = start(&file, &[]).unwrap();
     assert_eq!(image.entry.rip, 0x20_0040);
     // The header is 16 bytes behind the load address, thus loading starts 16 bytes into the file.

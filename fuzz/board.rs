@@ -1,0 +1,162 @@
+//! The PC without a processor, as the test protocol drives it.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, OnceLock};
+
+use base::clock::Clocks;
+use base::event_loop::EventLoop;
+use base::fdset::FdSets;
+use machine::config::{
+    AccelConfig, DeviceConfig, Identity, Located, MachineConfig, OnShutdown, Origin, PropList,
+};
+use machine::launch::{Host, Launched, launch};
+use machine::run_state::Cause;
+use machine::vm;
+use monitor::Target;
+
+/// Bytes of RAM.
+const RAM: u64 = 2 << 20;
+/// The part of it that inputs begin with empty: what they reach most easily.
+const CLEARED: usize = 0x1_0000;
+
+/// Every device that can be added, with what it needs, but for the one that ends the program.
+const DEVICES: &[(&str, &[(&str, &str)])] = &[
+    ("edu", &[]),
+    ("pci-testdev", &[]),
+    ("pci-serial", &[("chardev", "ring")]),
+    ("pvpanic-pci", &[]),
+    ("pvpanic", &[]),
+    ("isa-debugcon", &[("chardev", "console")]),
+    ("vmgenid", &[("guid", "324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87")]),
+    ("vmcoreinfo", &[]),
+];
+
+/// A machine, and the loop that serves it.
+pub struct Board {
+    // Dropped first: its threads and watches end while the loop still exists.
+    launched: Launched,
+    target: Arc<Target>,
+    clocks: Clocks,
+    main_loop: EventLoop,
+}
+
+thread_local! {
+    static BOARD: RefCell<Option<Board>> = const { RefCell::new(None) };
+}
+
+impl Board {
+    /// Does `work` with a running board `pc` that has every device there is and a virtual clock
+    /// that is stepped.
+    ///
+    /// It is reset before each use, but made only once: that takes longer than most inputs. What
+    /// survives a reset (the contents of CMOS RAM, say) survives from one input to the next.
+    pub fn with<R>(work: impl FnOnce(&mut Board) -> R) -> R {
+        BOARD.with_borrow_mut(|slot| {
+            let board = slot.get_or_insert_with(Board::new);
+            board.restart();
+            work(board)
+        })
+    }
+
+    fn new() -> Self {
+        let main_loop = EventLoop::new().expect("an event loop");
+        let clocks = Clocks::new();
+        let host = Host {
+            main_loop: main_loop.handle(),
+            clocks: clocks.clone(),
+            fd_sets: Arc::new(FdSets::default()),
+        };
+        let launched = launch(&configuration(), &host, |_| Ok(())).expect("a machine");
+        let vm = launched.vm.clone();
+        let (chardevs, identity) = (launched.chardevs.clone(), Identity::default());
+        let target = Target::new(vm, chardevs, host.fd_sets, identity, false);
+        launched.vm.power_up();
+        Board { launched, target, clocks, main_loop }
+    }
+
+    fn restart(&mut self) {
+        self.serve();
+        self.vm().reset(Cause::HostQmpSystemReset);
+        self.vm().resume();
+        self.wired().memory().write(0, &[0; CLEARED]);
+    }
+
+    /// The clocks.
+    pub fn clocks(&self) -> &Clocks {
+        &self.clocks
+    }
+
+    /// The board itself.
+    pub fn wired(&self) -> &Arc<dyn vm::Board> {
+        self.launched.vm.board().expect("an assembled machine")
+    }
+
+    /// What the operator does.
+    pub fn vm(&self) -> &vm::Vm {
+        &self.launched.vm
+    }
+
+    /// What monitors act upon.
+    pub fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
+    /// Lets the main loop do what waits.
+    pub fn serve(&mut self) {
+        self.main_loop.run_once(&self.clocks, false).expect("a round of the main loop");
+    }
+}
+
+fn nowhere<T>(value: T) -> Located<T> {
+    Located::new(value, &Origin::None)
+}
+
+fn configuration() -> MachineConfig {
+    let chardev = |id: &str| {
+        let backend = [("backend".to_owned(), "ringbuf".to_owned())];
+        let mut chardev = base::options::Opts { id: Some(id.into()), ..Default::default() };
+        chardev.entries.extend(backend);
+        nowhere(chardev)
+    };
+    let device = |&(driver, props): &(&str, &[(&str, &str)])| {
+        let props = props.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
+        nowhere(DeviceConfig {
+            driver: driver.to_owned(),
+            id: None,
+            bus: None,
+            props: PropList::Text(props.collect()),
+        })
+    };
+    let mut config = MachineConfig {
+        accels: vec![nowhere(AccelConfig { name: "qtest".into(), props: Vec::new() })],
+        firmware: Some(blank_firmware()),
+        chardevs: ["ring", "console"].map(chardev).into(),
+        devices: DEVICES.iter().map(device).collect(),
+        serials: ["null", "null"].map(|text| nowhere(text.to_owned())).into(),
+        parallels: vec![nowhere("null".to_owned())],
+        no_defaults: true,
+        no_network: true,
+        ..MachineConfig::default()
+    };
+    config.memory.size = Some(RAM);
+    // Powered off it waits for the next input.
+    config.actions.shutdown = OnShutdown::Pause;
+    config
+}
+
+/// The path of a BIOS image that no distribution needs to install.
+fn blank_firmware() -> String {
+    static IMAGE: OnceLock<File> = OnceLock::new();
+    let image = IMAGE.get_or_init(|| {
+        let path = std::env::temp_dir().join(format!("rhea-fuzz-{}", std::process::id()));
+        let mut file = File::create(&path).expect("a temporary file");
+        file.write_all(&[0xf4; 64 << 10]).expect("room for it");
+        // Its descriptor keeps it.
+        std::fs::remove_file(&path).expect("a file that was just made");
+        file
+    });
+    format!("/proc/self/fd/{}", image.as_raw_fd())
+}

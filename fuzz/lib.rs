@@ -1,0 +1,11 @@
+//! What the fuzz targets share: a whole board, and ways to knock at its registers.
+//!
+//! An input is a list of steps, made of the fuzzer's bytes by [`arbitrary`].
+
+mod board;
+mod steps;
+mod wire;
+
+pub use board::Board;
+pub use steps::{Place, Size, Step, knock};
+pub use wire::{Socket, Wire};

@@ -211,13 +211,8 @@ impl Accelerator {
         around: &Surroundings<'_>,
     ) -> Result<Wired, ConfigError> {
         match self {
-<<<<<<< HEAD
             Accelerator::Kvm(kvm) => kvm.wire(processors, around).map_err(fault),
-            Accelerator::Software | Accelerator::Nobody => {
-=======
-            Accelerator::Kvm(kvm) => kvm.wire(processors, around, timer).map_err(fault),
             Accelerator::Software(_) | Accelerator::Nobody => {
->>>>>>> ae77fb0 (cpu: the translator: integer code as host code, the rest by the interpreter's handlers)
                 let fabric = ApicFabric::new();
                 let engine = |index: u32| {
                     let signals = Arc::<Signals>::default();

@@ -41,22 +41,15 @@ macro_rules! items {
 }
 
 items! {
-    OUT_ASM = 0, "out_asm", "show generated host assembly code for each compiled TB";
-    IN_ASM = 1, "in_asm", "show target assembly code for each compiled TB";
-    INT = 2, "int", "show interrupts/exceptions in short format";
-    EXEC = 3, "exec", "show trace before each executed TB (lots of logs)";
-    CPU = 4, "cpu", "show CPU registers before entering a TB (lots of logs)";
-    FPU = 5, "fpu", "include FPU registers in the 'cpu' logging";
-    MMU = 6, "mmu", "log MMU-related activities";
-    PCALL = 7, "pcall", "x86 only: show protected mode far calls/returns/exceptions";
-    CPU_RESET = 8, "cpu_reset", "show CPU state before CPU resets";
-    UNIMP = 9, "unimp", "log unimplemented functionality";
-    GUEST_ERRORS = 10, "guest_errors",
+    INT = 0, "int", "show interrupts/exceptions in short format";
+    EXEC = 1, "exec", "show trace before each executed TB (lots of logs)";
+    CPU = 2, "cpu", "show CPU registers before entering a TB (lots of logs)";
+    FPU = 3, "fpu", "include FPU registers in the 'cpu' logging";
+    MMU = 4, "mmu", "log MMU-related activities";
+    CPU_RESET = 5, "cpu_reset", "show CPU state before CPU resets";
+    UNIMP = 6, "unimp", "log unimplemented functionality";
+    GUEST_ERRORS = 7, "guest_errors",
         "log when the guest OS does something invalid (eg accessing a\nnon-existent register)";
-    NOCHAIN = 11, "nochain",
-        "do not chain compiled TBs so that \"exec\" and \"cpu\" show\ncomplete traces";
-    VPU = 12, "vpu", "include VPU registers in the 'cpu' logging";
-    INVALID_MEM = 13, "invalid_mem", "log invalid memory accesses";
 }
 
 static MASK: AtomicU32 = AtomicU32::new(0);

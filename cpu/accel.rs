@@ -24,7 +24,7 @@ prop_enum! {
 /// Properties of `-accel tcg`.
 #[derive(Clone, Debug, PartialEq, Props)]
 pub struct TcgProps {
-    /// `single` or `multi`. There is a thread for each processor in any case.
+    /// `single` or `multi`: whether processors take turns or run at the same time.
     #[prop(default = "multi".into(), help = "one thread for all processors or one for each")]
     pub thread: String,
     /// Size of the translation cache in MiB; 0 for the default.

@@ -97,6 +97,8 @@ pub struct Cpu {
     pub(crate) jit: Option<Box<crate::jit::Vcpu>>,
     /// Number of this processor, 0 for the first.
     pub index: u32,
+    /// Every instruction is a block of its own, as those who trace want it.
+    pub one_insn_per_block: bool,
     /// Requests from other threads.
     pub signals: Arc<Signals>,
 }
@@ -122,6 +124,7 @@ impl Cpu {
             #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
             jit: None,
             index,
+            one_insn_per_block: false,
             signals,
         };
         cpu.reset();
@@ -201,6 +204,7 @@ impl Cpu {
             | request::RESET
             | request::STOP
             | request::FLUSH_TLB
+            | request::YIELD
             | request::NMI
             | request::SMI
             | request::INTR;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::state::{CpuState, Segment, TableReg};
+use crate::state::{CpuState, Segment, TableReg, efer};
 
 /// Shows the state on several lines.
 pub struct Dump<'a>(pub &'a CpuState);
@@ -54,5 +54,34 @@ impl fmt::Display for Dump<'_> {
         table(f, "IDT", &s.idtr)?;
         writeln!(f, "CR0={:08x} CR2={:016x} CR3={:016x} CR4={:08x}", s.cr0, s.cr2, s.cr3, s.cr4)?;
         writeln!(f, "EFER={:016x}", s.msr.efer)
+    }
+}
+
+/// Shows the floating-point and vector registers.
+pub struct DumpFloatingPoint<'a>(pub &'a CpuState);
+
+impl fmt::Display for DumpFloatingPoint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (s, x87) = (self.0, &self.0.x87);
+        let (status, top) = (x87.status(), x87.status() >> 11 & 7);
+        writeln!(
+            f,
+            "FCW={:04x} FSW={status:04x} [ST={top}] FTW={:02x} MXCSR={:08x}",
+            x87.control(),
+            x87.abridged_tags(),
+            s.mxcsr
+        )?;
+        let end = |n: usize| if n % 2 == 1 { '\n' } else { ' ' };
+        for n in 0..8 {
+            let register = x87.register(n as u8);
+            let (significand, exponent) = (register.sig, register.sign_exp);
+            write!(f, "FPR{n}={significand:016x} {exponent:04x}{}", end(n))?;
+        }
+        let vectors = if s.msr.efer & efer::LMA != 0 { 16 } else { 8 };
+        for (n, register) in s.vec.iter().take(vectors).enumerate() {
+            let low = register.0[0];
+            write!(f, "XMM{n:02}={:016x} {:016x}{}", (low >> 64) as u64, low as u64, end(n))?;
+        }
+        Ok(())
     }
 }

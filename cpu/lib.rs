@@ -27,6 +27,7 @@ mod system;
 pub mod testbed;
 
 pub mod soft;
+pub mod turns;
 pub mod vcpu;
 
 mod core;

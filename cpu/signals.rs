@@ -21,6 +21,8 @@ pub mod request {
     pub const FLUSH_TLB: u32 = 1 << 7;
     /// A virtual interrupt for a guest under VMRUN; posted and taken by the processor itself.
     pub const VIRQ: u32 = 1 << 8;
+    /// Leave the run loop for a moment: another processor waits for its turn.
+    pub const YIELD: u32 = 1 << 9;
 }
 
 /// The mailbox of one processor. Any thread may post; only the owner clears.

@@ -13,6 +13,7 @@ use crate::interp::RunExit;
 use crate::signals::request;
 use crate::state::CpuState;
 use crate::svm::exit;
+use crate::turns::{InTurn, Turns};
 use crate::vcpu::{Engine, Exit};
 use crate::{Cpu, Trap};
 
@@ -31,6 +32,9 @@ impl TimeStamp for VirtualTsc {
 /// What the processors of a machine run on.
 #[derive(Default)]
 pub struct Software {
+    /// The turn, where processors run one at a time.
+    turns: Option<Arc<Turns>>,
+    one_insn_per_block: bool,
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     translator: Option<Arc<crate::jit::Translator>>,
 }
@@ -38,6 +42,10 @@ pub struct Software {
 impl Software {
     /// The translator, or the interpreter where it is asked for or the host knows nothing else.
     pub fn new(props: &TcgProps) -> Self {
+        let turns = (props.thread == "single").then(Arc::default);
+        #[allow(unused_mut)] // Without a translator.
+        let mut software =
+            Software { turns, one_insn_per_block: props.one_insn_per_tb, ..Software::default() };
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         if !props.interp {
             let size = match props.tb_size {
@@ -45,22 +53,26 @@ impl Software {
                 mib => (mib as usize) << 20,
             };
             match crate::jit::Translator::new(size) {
-                Ok(translator) => return Software { translator: Some(translator) },
+                Ok(translator) => software.translator = Some(translator),
                 Err(error) => base::warn_report!("guest code is interpreted: {error}"),
             }
         }
-        let _ = props;
-        Software::default()
+        software
     }
 
     /// An engine for a processor and its APIC.
-    pub fn engine(&self, cpu: Cpu, apic: Arc<LocalApic>, boot: bool) -> SoftEngine {
-        let mut cpu = cpu;
+    pub fn engine(&self, mut cpu: Cpu, apic: Arc<LocalApic>, boot: bool) -> Box<dyn Engine> {
+        cpu.one_insn_per_block = self.one_insn_per_block;
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         if let Some(translator) = &self.translator {
             cpu.translate_by(translator);
         }
-        SoftEngine::new(cpu, apic, boot)
+        let signals = cpu.signals.clone();
+        let engine = SoftEngine::new(cpu, apic, boot);
+        match &self.turns {
+            Some(turns) => Box::new(InTurn::new(engine, signals, turns.clone())),
+            None => Box::new(engine),
+        }
     }
 }
 
@@ -93,7 +105,7 @@ impl SoftEngine {
     /// Serves what is pending. Returns whether guest code may run.
     fn serve_requests(&mut self) -> Result<bool, Exit> {
         let signals = self.cpu.signals.clone();
-        if signals.pending() & request::STOP != 0 {
+        if signals.pending() & (request::STOP | request::YIELD) != 0 {
             return Err(Exit::Attention);
         }
         if signals.take(request::FLUSH_TLB) != 0 {

@@ -1,6 +1,7 @@
 //! Processor models: what CPUID says, and what the engines may therefore do.
 
 pub mod feature;
+mod inert;
 mod leaves;
 mod models;
 mod options;

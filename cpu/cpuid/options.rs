@@ -2,7 +2,7 @@
 
 use super::feature::{self, FeatureSet, Software, Word};
 use super::models::{self, parse_number};
-use super::{Model, Topology, Vendor};
+use super::{Model, Topology, Vendor, inert};
 
 /// Why `-cpu` is refused. The texts are what scripts match on.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -117,22 +117,6 @@ pub struct Selection {
     pub unavailable: FeatureSet,
 }
 
-/// Properties that are known but change nothing that the engines here implement.
-const INERT: &[&str] = &[
-    "full-cpuid-auto-level",
-    "vmware-cpuid-freq",
-    "fill-mtrr-mask",
-    "migratable",
-    "kvm",
-    "pmu",
-    "lmce",
-    "lbr-fmt",
-    "xen-vapic",
-    "start-powered-off",
-    "host-cache-info",
-    "legacy-multi-node",
-];
-
 struct Builder<'a> {
     /// The model's name as it was given, for messages.
     name: &'a str,
@@ -143,6 +127,10 @@ struct Builder<'a> {
     enforce: bool,
     phys_bits: Option<u64>,
     tsc_frequency: Option<u64>,
+    /// Whether the processor is the host's, virtualised.
+    hardware: bool,
+    /// What to warn of besides features.
+    remarks: Vec<String>,
 }
 
 /// Applies `spec` (`MODEL[,option...]`) for an accelerator and a topology.
@@ -177,10 +165,12 @@ pub fn select(spec: &str, support: &Support, topology: Topology) -> Result<Selec
         enforce: false,
         phys_bits: None,
         tsc_frequency: None,
+        hardware: support.host.is_some(),
+        remarks: Vec::new(),
     };
     let (signed, plain): (Vec<_>, Vec<_>) =
         parts.filter(|part| !part.is_empty()).partition(|part| part.starts_with(['+', '-']));
-    let warnings = ambiguity(&signed, &plain);
+    let mut warnings = ambiguity(&signed, &plain);
     for part in plain {
         let (key, value) = part.split_once('=').unwrap_or((part, "on"));
         builder.set(key, value)?;
@@ -191,6 +181,7 @@ pub fn select(spec: &str, support: &Support, topology: Topology) -> Result<Selec
             builder.set_feature(&part[1..], on)?;
         }
     }
+    warnings.append(&mut builder.remarks);
     builder.finish(support, warnings)
 }
 
@@ -275,10 +266,12 @@ impl Builder<'_> {
                     self.model.hypervisor = None;
                 }
             }
-            // Hyper-V's enlightenments and the unstable x- properties exist for hardware
-            // virtualisation only.
-            _ if INERT.contains(&key) || key.starts_with("hv-") || key.starts_with("x-") => {}
+            // The unstable x- properties exist for hardware virtualisation only.
+            _ if key.starts_with("x-") => {}
             _ => {
+                if let Some(kind) = inert::kind(key) {
+                    return self.set_inert(key, value, kind);
+                }
                 if feature::by_name(key).is_none() {
                     let model = self.name;
                     let reason = format!("Property '{model}-x86_64-cpu.{key}' not found");
@@ -287,6 +280,21 @@ impl Builder<'_> {
                 let on = self.boolean(key, value)?;
                 self.set_feature(key, on)?;
             }
+        }
+        Ok(())
+    }
+
+    fn set_inert(&mut self, key: &str, value: &str, kind: inert::Kind) -> Result<(), ModelError> {
+        let wanted = match kind {
+            inert::Kind::Switch => self.boolean(key, value)?,
+            inert::Kind::Number => self.number(key, value, "uint64").map(|_| true)?,
+            inert::Kind::Text => true,
+        };
+        if key == "hv-vendor-id" && value.len() > 12 {
+            self.remarks.push("hv-vendor-id truncated to 12 characters".to_owned());
+        }
+        if wanted && self.hardware && inert::is_missed(key) {
+            self.remarks.push(format!("CPU property '{key}' is not available in this build"));
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ use decode::{End, Key};
 use op::{Op, segment};
 use random::Random;
 
+use crate::dump::{Dump, DumpFloatingPoint};
 use crate::flags::bit;
 use crate::state::{CODE, Seg};
 use crate::{Cpu, Trap};
@@ -94,9 +95,39 @@ impl Cpu {
         }
     }
 
+    /// Whether the log is told of every block.
+    pub(crate) fn is_traced(&self) -> bool {
+        base::log::enabled(base::log::EXEC) || base::log::enabled(base::log::CPU)
+    }
+
+    /// Logs the block about to be executed: where it is, and the registers.
+    fn trace_block(&self) {
+        let base = self.mode.base[Seg::Cs as usize];
+        let linear = self.state.rip.wrapping_add(base) & self.mode.linear_mask;
+        if !base::log::in_filter(linear) {
+            return;
+        }
+        base::log_item!(
+            base::log::EXEC,
+            "Trace {}: [{:08x}/{:016x}/{:08x}]",
+            self.index,
+            base,
+            linear,
+            self.state.flags.get()
+        );
+        if base::log::enabled(base::log::CPU) {
+            let floating_point = base::log::enabled(base::log::FPU);
+            base::log::write(format_args!("{}", Dump(&self.state)));
+            if floating_point {
+                base::log::write(format_args!("{}", DumpFloatingPoint(&self.state)));
+            }
+        }
+    }
+
     /// Whether something is to be done after the next instruction.
     pub(crate) fn steps_singly(&self) -> bool {
         self.state.interrupt_shadow
+            || self.one_insn_per_block
             || self.mode.breakpoints
             || self.state.flags.system() & bit::TF != 0
     }
@@ -106,8 +137,12 @@ impl Cpu {
     pub(crate) fn run_chain(&mut self, cache: &mut Cache, once: bool) -> Left {
         let key = Key::of(&self.mode);
         let mut last = NONE;
+        let traced = self.is_traced();
         loop {
             self.exit_block = false;
+            if traced {
+                self.trace_block();
+            }
             let index = match self.next_block(cache, key, last) {
                 Ok(index) => index,
                 Err(_) => return self.take_fault(),
@@ -140,6 +175,9 @@ impl Cpu {
             }
         }
         self.exit_block = false;
+        if self.is_traced() {
+            self.trace_block();
+        }
         let key = Key::of(&self.mode).single();
         let index = match self.next_block(cache, key, NONE) {
             Ok(index) => index,

@@ -309,8 +309,8 @@ impl Cpu {
             } else {
                 self.state.flags.set_system(crate::flags::bit::RF, false);
                 match self.translatable() {
-                    Some(key) => self.run_translated(jit, decoded, key),
-                    None => self.run_chain(decoded, false),
+                    Some(key) if !self.is_traced() => self.run_translated(jit, decoded, key),
+                    _ => self.run_chain(decoded, false),
                 }
             };
             if let Ended::Shutdown = ended {

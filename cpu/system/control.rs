@@ -59,6 +59,9 @@ impl Cpu {
     pub fn write_cr(&mut self, number: u8, value: u64) -> Result<(), Trap> {
         self.require_cpl0()?;
         let value = if self.mode.code_bits == 64 { value } else { value & 0xffff_ffff };
+        if matches!(number, 0 | 3 | 4) {
+            base::log_item!(base::log::MMU, "CR{} update: CR{}={:#010x}", number, number, value);
+        }
         match number {
             0 => self.intercept_cr0_write(value, true)?,
             _ => self.intercept(exit::WRITE_CR0 + u64::from(number & 15))?,

@@ -35,6 +35,14 @@ pub(super) enum Accelerator {
     Kvm(Kvm),
 }
 
+/// How processors in software run.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Software {
+    /// One at a time.
+    in_turn: bool,
+    one_insn_per_block: bool,
+}
+
 /// A KVM machine before it has processors.
 pub(super) struct Kvm {
     irqchip: Irqchip,
@@ -220,9 +228,7 @@ impl Accelerator {
                     let bus = around.bus(Some(apic.clone()));
                     let cpu = Cpu::new(index, processors.model.clone(), bus, signals.clone());
                     let engine: Box<dyn Engine> = match &self {
-                        Accelerator::Software(software) => {
-                            Box::new(software.engine(cpu, apic, index == 0))
-                        }
+                        Accelerator::Software(software) => software.engine(cpu, apic, index == 0),
                         _ => Box::new(NoEngine),
                     };
                     (signals, engine)

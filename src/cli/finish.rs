@@ -24,7 +24,7 @@ impl Builder<'_, '_> {
             return Err(Stop::Exit(exit));
         }
 
-        if self.config.process.daemonize && self.config.no_graphic {
+        if self.config.process.daemonize && takes_terminal(&self.config) {
             return Err(ConfigError::new("-nographic cannot be used with -daemonize").into());
         }
         self.config.rtc = rtc(&self.rtc)?;
@@ -64,6 +64,13 @@ impl Builder<'_, '_> {
 /// Names of properties with dashes, however typed.
 fn normalized(tree: Map<String, Value>) -> Map<String, Value> {
     tree.into_iter().map(|(key, value)| (key.replace('_', "-"), value)).collect()
+}
+
+/// Whether `-nographic` gives the terminal, or what stands in for it, to a port or a monitor.
+fn takes_terminal(config: &MachineConfig) -> bool {
+    let by_default =
+        config.serials.is_empty() || config.parallels.is_empty() || config.monitors.is_empty();
+    config.no_graphic && !config.no_defaults && by_default
 }
 
 fn rtc(opts: &base::options::Opts) -> Result<RtcConfig, ConfigError> {

@@ -308,6 +308,11 @@ const REFUSED: &[(&str, &str)] = &[
         "-parallel null -parallel null -parallel null -parallel null",
         "-parallel null: too many parallel ports",
     ),
+    // the process
+    (
+        "-run-with user=nonexistent",
+        "-run-with user=nonexistent: User \"user=nonexistent\" doesn't exist (and is not <uid>:<gid>)",
+    ),
     // displays, networks, logs
     ("-display foo", "-display foo: Parameter 'type' does not accept value 'foo'"),
     ("-display none,foo=1", "-display none,foo=1: Parameter 'foo' is unexpected"),

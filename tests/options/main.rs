@@ -1,0 +1,6 @@
+//! Options that change what becomes of the process, or of a machine that does not run yet.
+//!
+//! What can be seen from outside is the same for QEMU: run with `RHEA_BIN` to check.
+
+mod machine;
+mod process;

@@ -16,6 +16,8 @@ const DIRECTORIES: [&str; 5] = [
 /// The BIOS that runs when none is named.
 const DEFAULT_BIOS: &str = "bios-256k.bin";
 
+/// Most bytes of a BIOS image.
+const MAX_SIZE: u64 = 16 << 20;
 /// BIOS images are whole multiples of this.
 const GRANULE: u64 = 64 << 10;
 
@@ -34,7 +36,7 @@ pub(super) fn find(config: &MachineConfig, name: &str) -> Option<PathBuf> {
 }
 
 /// Reads the BIOS.
-pub(super) fn bios(config: &MachineConfig, max_size: u64) -> Result<Vec<u8>, ConfigError> {
+pub(super) fn bios(config: &MachineConfig) -> Result<Vec<u8>, ConfigError> {
     let name = config.firmware.as_deref().unwrap_or(DEFAULT_BIOS);
     let refuse = |hint: &str| ConfigError::new(format!("could not load PC BIOS '{name}'{hint}"));
     let path = find(config, name).ok_or_else(|| {
@@ -42,7 +44,7 @@ pub(super) fn bios(config: &MachineConfig, max_size: u64) -> Result<Vec<u8>, Con
     })?;
     let image = std::fs::read(&path).map_err(|error| refuse(&format!(": {error}")))?;
     let size = image.len() as u64;
-    if size == 0 || !size.is_multiple_of(GRANULE) || size > max_size {
+    if size == 0 || !size.is_multiple_of(GRANULE) || size > MAX_SIZE {
         return Err(refuse(""));
     }
     Ok(image)

@@ -175,7 +175,7 @@ pub(super) fn build(
             acpi: props.acpi.resolve(true),
         },
         bios: if config.kernel.kernel.is_none() || config.firmware.is_some() {
-            Some(firmware::bios(config, props.max_firmware.0)?)
+            Some(firmware::bios(config)?)
         } else {
             None
         },

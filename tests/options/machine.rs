@@ -77,9 +77,9 @@ fn chips_of_the_board_have_properties() -> Result<()> {
     let test = vm.qtest();
     ensure!(file(test, "etc/system-states")? == Some(vec![0x80, 0, 0, 0x01, 0x83, 0x80]));
     ensure!(item(test, 1, 4)? == [1, 0, 0, 0]);
-    let mut vm = machine(&["-global", "mc146818rtc.iobase=0x170"])?;
-    vm.qtest().outb(0x170, 0x0d)?;
-    ensure!(vm.qtest().inb(0x171)? == 0x80);
+    let mut vm = machine(&["-global", "mc146818rtc.iobase=0x270"])?;
+    vm.qtest().outb(0x270, 0x0d)?;
+    ensure!(vm.qtest().inb(0x271)? == 0x80);
     Ok(())
 }
 

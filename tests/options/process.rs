@@ -96,7 +96,10 @@ fn what_a_daemon_logs_stays_readable() -> Result<()> {
 #[test]
 fn failures_are_told_by_the_parent() -> Result<()> {
     for (args, message) in [
-        (&["-daemonize", "-nographic"][..], "-nographic cannot be used with -daemonize"),
+        (
+            &["-daemonize", "-M", "none", "-nographic"][..],
+            "-nographic cannot be used with -daemonize",
+        ),
         (&["-daemonize", "-monitor", "stdio"], "-monitor stdio: cannot use stdio with -daemonize"),
         (&["-daemonize", "-device", "foo"], "-device foo: 'foo' is not a valid device model name"),
         (

@@ -1,3 +1,4 @@
 //! Disk controllers.
 
+pub mod fdc;
 pub mod piix3_ide;

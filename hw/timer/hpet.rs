@@ -442,6 +442,21 @@ impl IrqSink for LegacyGate {
     }
 }
 
+/// What firmware is told of the HPETs through fw_cfg: how many there are, and of each of eight its
+/// identification, its address, its smallest period and its page protection.
+pub fn describe(present: bool) -> Vec<u8> {
+    const PLACES: usize = 8;
+    const PLACE_LEN: usize = 15;
+    // A count that no machine has says that nothing is known.
+    let mut bytes = vec![if present { 1 } else { 0xff }];
+    if present {
+        bytes.extend((CAPABILITIES as u32).to_le_bytes());
+        bytes.extend(HPET_ADDRESS.to_le_bytes());
+    }
+    bytes.resize(1 + PLACES * PLACE_LEN, 0);
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use base::irq::FnSink;

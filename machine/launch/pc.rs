@@ -12,7 +12,7 @@ use cpu::signals::{Signals, request};
 use cpu::vcpu::Vcpus;
 use hw::acpi::cpu_hotplug::{CPU_HOTPLUG_PORT, PossibleCpu};
 use hw::acpi::pci_hotplug::PCI_HOTPLUG_PORT;
-use hw::firmware::acpi::{self, LegacyPort};
+use hw::firmware::acpi::{self, FloppyDrive, LegacyPort};
 use hw::firmware::smbios;
 use hw::misc::vmport::VmPort;
 use hw::pci::piix4_pm::PmConfig;
@@ -113,6 +113,9 @@ impl Board for PcMachine {
     }
 }
 
+/// The drive that a machine has unless told otherwise: an empty one, of the type that takes any disk.
+const DEFAULT_FLOPPY: FloppyDrive = FloppyDrive { kind: 5, geometry: (79, 48, 1) };
+
 pub(super) fn build(
     machine: &'static MachineType,
     config: &MachineConfig,
@@ -181,6 +184,7 @@ pub(super) fn build(
         },
         cpus: (0..processors.max).map(possible).collect(),
         boot_order: config.boot.once.clone().unwrap_or_else(|| usual_order.clone()),
+        floppy_drives: [(!config.no_defaults).then_some(DEFAULT_FLOPPY), None],
         floppy_boot_check: props.floppy_boot_check,
         rtc: options::rtc(
             config,
@@ -336,6 +340,7 @@ fn describe(
             Fact::Parallel(port) => Some(port),
             _ => None,
         }),
+        floppy_drives: board.floppy_drives,
         keyboard: board.chips.i8042,
         oem: props.oem(),
         entry_point: props.entry_point(),

@@ -14,6 +14,7 @@ use hw::acpi::cpu_hotplug::{
 };
 use hw::acpi::pci_hotplug::{HotplugBus, PCI_HOTPLUG_GPE, PCI_HOTPLUG_PORT, PciHotplug};
 use hw::dma::i8237::DmaPair;
+use hw::firmware::acpi::FloppyDrive;
 use hw::firmware::fw_cfg::{FW_CFG_DMA_PORT, FW_CFG_PORT, FwCfg};
 use hw::input::i8042::{COMMAND_PORT, DATA_PORT as KEYBOARD_PORT, I8042, I8042Wires};
 use hw::intc::gsi::{GSI_COUNT, GsiFanout, PicPins};
@@ -27,6 +28,7 @@ use hw::pci::i440fx::{I440Fx, intx_map};
 use hw::pci::piix3::{Piix3, PirqRouter, RESET_PORT};
 use hw::pci::piix4_pm::{GPE_PORT, Piix4Pm, PmConfig, PmWires};
 use hw::pci::{PciBus, devfn};
+use hw::storage::fdc::{self, FDC_PORT, Fdc, INPUT_PORT, Medium, NoMedium};
 use hw::storage::piix3_ide::{self, Piix3Ide};
 use hw::timer::hpet::{HPET_ADDRESS, Hpet, LegacyGate};
 use hw::timer::i8254::{PIT_PORT, Pit, SPEAKER_PORT};
@@ -70,6 +72,8 @@ pub struct PcConfig {
     pub cpus: Vec<PossibleCpu>,
     /// `-boot order=`.
     pub boot_order: String,
+    /// Floppy drives, by place.
+    pub floppy_drives: [Option<FloppyDrive>; fdc::DRIVES],
     /// `-machine fd-bootchk=`.
     pub floppy_boot_check: bool,
     /// The real-time clock.
@@ -216,6 +220,7 @@ impl Pc {
             above_4g: map.above_4g,
             cpus: cfg.cpus.iter().filter(|cpu| cpu.present).count() as u32,
             boot_order: &cfg.boot_order,
+            floppy_drives: cfg.floppy_drives,
             floppy_boot_check: cfg.floppy_boot_check,
         }
         .store(&mut rtc.rtc.lock());
@@ -251,6 +256,12 @@ impl Pc {
         });
         let dma_pair = DmaPair::create(Dma::new(map.memory.clone()));
         dma_pair.ports.iter().for_each(|(at, region)| place(region, *at));
+
+        let media =
+            cfg.floppy_drives.map(|drive| drive.map(|_| Box::new(NoMedium) as Box<dyn Medium>));
+        let floppy = Fdc::create(isa.irq(fdc::ISA_IRQ), media, clocks);
+        place(&floppy.registers, FDC_PORT);
+        place(&floppy.input, INPUT_PORT);
 
         let router = PirqRouter::new(shared.pci);
         let dma_space = map.memory.clone();
@@ -303,7 +314,8 @@ impl Pc {
             map.place_bios(bios)?;
         }
 
-        let mut devices: Vec<Arc<dyn AnyDevice>> = vec![rtc.rtc.clone(), fw_cfg.clone()];
+        let mut devices: Vec<Arc<dyn AnyDevice>> =
+            vec![rtc.rtc.clone(), fw_cfg.clone(), floppy.fdc];
         let keyboard = keyboard.map(|(keyboard, port92)| {
             devices.push(keyboard.clone());
             devices.push(port92);

@@ -1,5 +1,6 @@
 //! What a PC's CMOS memory tells firmware, as SeaBIOS expects it.
 
+use hw::firmware::acpi::FloppyDrive;
 use hw::timer::rtc::Rtc;
 
 const KIB: u64 = 1 << 10;
@@ -36,6 +37,8 @@ pub struct CmosContent<'a> {
     pub cpus: u32,
     /// `-boot order=`: up to three drive letters.
     pub boot_order: &'a str,
+    /// Floppy drives.
+    pub floppy_drives: [Option<FloppyDrive>; 2],
     /// Whether firmware checks a floppy's signature before it boots from it.
     pub floppy_boot_check: bool,
 }
@@ -69,7 +72,8 @@ impl CmosContent<'_> {
         rtc.set_cmos(MEMORY_ABOVE_4G + 2, (above_4g >> 16) as u8);
         rtc.set_cmos(OTHER_CPUS, self.cpus.saturating_sub(1) as u8);
         set_boot_order(rtc, self.boot_order, self.floppy_boot_check);
-        rtc.set_cmos(FLOPPY_TYPES, 0);
+        let [first, second] = self.floppy_drives.map(|drive| drive.map_or(0, |drive| drive.kind));
+        rtc.set_cmos(FLOPPY_TYPES, first << 4 | second);
         rtc.set_cmos(EQUIPMENT, EQUIPMENT_FPU | EQUIPMENT_PS2_MOUSE);
     }
 }

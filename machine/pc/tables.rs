@@ -6,6 +6,7 @@ use hw::firmware::acpi::{self, AcpiFiles, LegacyPort};
 use hw::firmware::e820::{self, Layout};
 use hw::firmware::fw_cfg::{FwCfg, FwCfgError, item};
 use hw::firmware::smbios::{self, SmbiosFiles};
+use hw::timer::hpet;
 
 use super::memory::ABOVE_4G;
 
@@ -49,6 +50,8 @@ pub struct Description {
     pub serial: Vec<LegacyPort>,
     /// Parallel ports.
     pub parallel: Vec<LegacyPort>,
+    /// Floppy drives, by place.
+    pub floppy_drives: [Option<acpi::FloppyDrive>; 2],
     /// Whether there is a PS/2 controller.
     pub keyboard: bool,
     /// Identification in ACPI tables.
@@ -107,7 +110,7 @@ impl Description {
                     acpi::PciKind::IsaBridge(acpi::IsaDevices {
                         pvpanic: self.pvpanic,
                         keyboard: self.keyboard,
-                        floppy: None,
+                        floppy: Some(self.floppy_drives),
                         parallel: self.parallel.clone(),
                         serial: self.serial.clone(),
                         rtc: true,
@@ -185,6 +188,7 @@ impl Description {
             fw_cfg.set_file(SERIAL_CONSOLE_FILE, COM1.to_le_bytes().to_vec())?;
         }
         fw_cfg.set_item(item::IRQ0_OVERRIDE, 1u32.to_le_bytes().to_vec());
+        fw_cfg.set_item(item::HPET, hpet::describe(self.hpet));
         fw_cfg.set_file(e820::FILE, e820::encode(&self.map_for_firmware()))?;
         for (name, data) in acpi.iter().flat_map(|acpi| acpi.files()) {
             fw_cfg.set_file(name, data)?;

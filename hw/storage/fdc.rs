@@ -1,0 +1,651 @@
+//! The 82078 floppy disk controller in its AT mode (Intel 82078 datasheet), as far as it goes without
+//! a disk: every command is known, and those that would touch sectors end as with an empty drive.
+//!
+//! What lies in a drive comes from a [`Medium`].
+
+use base::clock::{ClockKind, Clocks, SECOND, Timer};
+use base::device::{self, Device, Shared};
+use base::irq::IrqLine;
+use base::memory::{AccessSizes, Region};
+use base::state::{State, StateError};
+
+/// First port of the registers.
+pub const FDC_PORT: u64 = 0x3f1;
+/// Port of the digital input and configuration control registers, behind one of the IDE controller.
+pub const INPUT_PORT: u64 = 0x3f7;
+/// ISA interrupt.
+pub const ISA_IRQ: u32 = 6;
+/// Drives that the controller has pins for.
+pub const DRIVES: usize = 2;
+
+const MAIN: u32 = 0;
+const INPUT: u32 = 1;
+
+/// Registers in the main region; the input register is alone.
+mod reg {
+    pub const STATUS_B: u64 = 0;
+    pub const DIGITAL_OUTPUT: u64 = 1;
+    pub const TAPE: u64 = 2;
+    /// Main status when read, data rate select when written.
+    pub const MAIN_STATUS: u64 = 3;
+    pub const FIFO: u64 = 4;
+    pub const COUNT: u64 = 5;
+}
+
+/// Digital output.
+mod dor {
+    pub const SELECT: u8 = 3;
+    pub const RUN: u8 = 1 << 2;
+    pub const DMA: u8 = 1 << 3;
+    pub const AT_RESET: u8 = RUN | DMA;
+}
+
+mod main_status {
+    pub const BUSY: u8 = 1 << 4;
+    pub const TO_HOST: u8 = 1 << 6;
+    pub const READY: u8 = 1 << 7;
+}
+
+/// In the data rate select register.
+const RATE_RESET: u8 = 1 << 7 | 1 << 6;
+/// In the tape register: what boots.
+const TAPE_BOOT: u8 = 1 << 2;
+/// In the digital input register.
+const DISK_CHANGED: u8 = 1 << 7;
+
+mod st0 {
+    pub const SEEK_END: u8 = 1 << 5;
+    pub const ABNORMAL: u8 = 1 << 6;
+    pub const INVALID: u8 = 1 << 7;
+    pub const POLLING: u8 = 0xc0;
+}
+/// In status register 1.
+const END_OF_CYLINDER: u8 = 1 << 7;
+
+/// Status register 3.
+mod st3 {
+    pub const TWO_SIDED: u8 = 1 << 3;
+    pub const TRACK_0: u8 = 1 << 4;
+    pub const READY: u8 = 1 << 5;
+    pub const WRITE_PROTECTED: u8 = 1 << 6;
+}
+
+/// Implied seek off, FIFO off.
+const CONFIG_AT_RESET: u8 = 0x60;
+/// Interrupts of a reset: one for each of four drives.
+const RESET_SENSES: u8 = 4;
+/// The highest sector of a drive whose medium is not known.
+const ANY_SECTOR: u8 = 0xff;
+const VERSION: u8 = 0x90;
+const PART: u8 = 0x41;
+/// Sectors of 512 bytes.
+const SIZE_CODE: u8 = 2;
+/// How long an identifier is searched for.
+const SEARCH_TIME: i64 = SECOND / 50;
+
+/// What lies in a drive.
+pub trait Medium: Send {
+    /// Whether there is anything.
+    fn present(&self) -> bool;
+    /// Whether it may be written to.
+    fn writable(&self) -> bool;
+}
+
+/// Nothing lies in the drive.
+pub struct NoMedium;
+
+impl Medium for NoMedium {
+    fn present(&self) -> bool {
+        false
+    }
+    fn writable(&self) -> bool {
+        false
+    }
+}
+
+/// What the FIFO is used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, State)]
+enum Phase {
+    #[default]
+    Command,
+    Searching,
+    Result,
+}
+
+/// Registers that each drive has of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, State)]
+struct DriveState {
+    track: u8,
+    last_sector: u8,
+    perpendicular: u8,
+}
+
+/// Registers.
+#[derive(Clone, Debug, PartialEq, Eq, State)]
+#[state(reset, check)]
+pub struct FdcState {
+    #[state(reset = dor::AT_RESET)]
+    output: u8,
+    tape: u8,
+    phase: Phase,
+    /// Bytes of the command so far, or of the result that are left.
+    fifo: Vec<u8>,
+    drives: [DriveState; DRIVES],
+    /// The drive of the last command.
+    current: u8,
+    interrupt: bool,
+    /// Status register 0 of what interrupted last.
+    status: u8,
+    /// Interrupts of the last reset that have not been sensed.
+    reset_senses: u8,
+    step_rate: u8,
+    head_load: u8,
+    #[state(reset = CONFIG_AT_RESET)]
+    config: u8,
+    precompensation: u8,
+    power_down: u8,
+    locked: bool,
+}
+
+impl FdcState {
+    fn check(&self) -> Result<(), StateError> {
+        if usize::from(self.current) >= DRIVES {
+            return Err(StateError::invalid("there is no such drive"));
+        }
+        Ok(())
+    }
+}
+
+type Run = fn(&mut Fdc, &[u8]);
+
+/// A command: which first bytes it has, how many bytes follow, what it does with all of them.
+struct Command {
+    code: u8,
+    mask: u8,
+    parameters: usize,
+    run: Run,
+}
+
+const fn command(code: u8, mask: u8, parameters: usize, run: Run) -> Command {
+    Command { code, mask, parameters, run }
+}
+
+/// Masks leave out the bits of the multitrack, encoding and skip options.
+const COMMANDS: [Command; 29] = [
+    command(0x02, 0x9f, 8, Fdc::transfer),
+    command(0x05, 0x3f, 8, Fdc::transfer),
+    command(0x06, 0x1f, 8, Fdc::transfer),
+    command(0x09, 0x3f, 8, Fdc::transfer_deleted),
+    command(0x0c, 0x1f, 8, Fdc::transfer_deleted),
+    command(0x11, 0x1f, 8, Fdc::transfer),
+    command(0x16, 0x1f, 8, Fdc::transfer),
+    command(0x19, 0x1f, 8, Fdc::transfer),
+    command(0x1d, 0x1f, 8, Fdc::transfer),
+    command(0x0d, 0xbf, 5, Fdc::format),
+    command(0x0a, 0xbf, 1, Fdc::read_id),
+    command(0x03, 0xff, 2, Fdc::specify),
+    command(0x04, 0xff, 1, Fdc::sense_drive),
+    command(0x07, 0xff, 1, Fdc::recalibrate),
+    command(0x08, 0xff, 0, Fdc::sense_interrupt),
+    command(0x0e, 0xff, 0, Fdc::dump_registers),
+    command(0x0f, 0xff, 2, Fdc::seek),
+    command(0x8f, 0xff, 2, Fdc::seek_out),
+    command(0xcf, 0xff, 2, Fdc::seek_in),
+    command(0x10, 0xff, 0, |fdc, _| fdc.answer(&[VERSION])),
+    command(0x12, 0xff, 1, Fdc::set_perpendicular),
+    command(0x13, 0xff, 3, Fdc::configure),
+    command(0x14, 0x7f, 0, Fdc::lock),
+    command(0x17, 0xff, 2, Fdc::set_power_down),
+    command(0x18, 0xff, 0, |fdc, _| fdc.answer(&[PART])),
+    command(0x2e, 0xff, 0, Fdc::save),
+    command(0x33, 0xff, 1, |fdc, _| fdc.answer(&[])),
+    command(0x4e, 0xff, 17, Fdc::restore),
+    command(0x8e, 0xff, 5, Fdc::specify_drives),
+];
+fn find(code: u8) -> Option<&'static Command> {
+    COMMANDS.iter().find(|command| code & command.mask == command.code)
+}
+
+/// The controller.
+pub struct Fdc {
+    irq: IrqLine,
+    search: Timer,
+    clocks: Clocks,
+    /// What lies in each drive that there is.
+    media: [Option<Box<dyn Medium>>; DRIVES],
+    st: FdcState,
+}
+
+/// The controller with its regions.
+pub struct FdcParts {
+    /// The controller.
+    pub fdc: Shared<Fdc>,
+    /// For [`FDC_PORT`].
+    pub registers: Region,
+    /// For [`INPUT_PORT`].
+    pub input: Region,
+}
+
+impl Fdc {
+    /// The controller with its drives.
+    pub fn create(
+        irq: IrqLine,
+        media: [Option<Box<dyn Medium>>; DRIVES],
+        clocks: &Clocks,
+    ) -> FdcParts {
+        let fdc = device::share(|me| {
+            let search = device::timer(me, clocks, ClockKind::Virtual, Fdc::search_failed);
+            let st = FdcState::default();
+            let mut fdc = Fdc { irq, search, clocks: clocks.clone(), media, st };
+            fdc.reset();
+            fdc
+        });
+        let registers = device::region(&fdc, MAIN, "fdc", reg::COUNT, AccessSizes::BYTE);
+        let input = device::region(&fdc, INPUT, "fdc", 1, AccessSizes::BYTE);
+        FdcParts { fdc, registers, input }
+    }
+
+    fn running(&self) -> bool {
+        self.st.output & dor::RUN != 0
+    }
+
+    fn select(&mut self, parameter: u8) {
+        self.st.current = parameter & 1;
+    }
+
+    fn drive(&mut self) -> &mut DriveState {
+        &mut self.st.drives[usize::from(self.st.current & 1)]
+    }
+
+    fn medium(&self) -> Option<&dyn Medium> {
+        self.media[usize::from(self.st.current & 1)].as_deref()
+    }
+
+    fn interrupt(&mut self, status: u8) {
+        self.st.status = status | self.st.current;
+        self.st.reset_senses = 0;
+        self.st.interrupt = true;
+        self.irq.raise();
+    }
+
+    fn end_interrupt(&mut self) {
+        self.st.interrupt = false;
+        self.irq.lower();
+    }
+
+    fn answer(&mut self, result: &[u8]) {
+        self.st.fifo = result.to_vec();
+        self.st.phase = if result.is_empty() { Phase::Command } else { Phase::Result };
+    }
+
+    /// What both kinds of reset share: the one by a register and the one by power-up.
+    fn restart(&mut self) {
+        self.search.cancel();
+        self.st.phase = Phase::Command;
+        self.st.fifo.clear();
+        self.st.current = 0;
+        for (drive, medium) in self.st.drives.iter_mut().zip(&self.media) {
+            if medium.is_some() {
+                drive.track = 0;
+            }
+        }
+        self.end_interrupt();
+    }
+
+    /// A reset by a register announces itself.
+    fn soft_reset(&mut self) {
+        self.restart();
+        self.interrupt(st0::POLLING);
+        self.st.reset_senses = RESET_SENSES;
+    }
+
+    fn write_output(&mut self, value: u8) {
+        let ran = self.running();
+        self.st.output = value;
+        if !ran && self.running() {
+            self.soft_reset();
+        }
+        self.select(value & dor::SELECT);
+    }
+
+    fn write_rate(&mut self, value: u8) {
+        if self.running() && value & RATE_RESET != 0 {
+            self.st.output = dor::AT_RESET;
+            self.soft_reset();
+        }
+    }
+
+    fn main_status(&self) -> u8 {
+        if !self.running() {
+            return 0;
+        }
+        match self.st.phase {
+            Phase::Command if self.st.fifo.is_empty() => main_status::READY,
+            Phase::Command => main_status::READY | main_status::BUSY,
+            Phase::Searching => main_status::BUSY,
+            Phase::Result => main_status::READY | main_status::TO_HOST | main_status::BUSY,
+        }
+    }
+
+    fn status_b(&self) -> u8 {
+        let output = self.st.output;
+        0xc0 | (output & 1) << 5 | output >> 4 & 3
+    }
+
+    fn read_fifo(&mut self) -> u8 {
+        if self.st.phase != Phase::Result || self.st.fifo.is_empty() {
+            return 0;
+        }
+        let byte = self.st.fifo.remove(0);
+        if self.st.fifo.is_empty() {
+            self.st.phase = Phase::Command;
+            self.end_interrupt();
+        }
+        byte
+    }
+
+    fn write_fifo(&mut self, value: u8) {
+        if !self.running() || self.st.phase != Phase::Command {
+            return;
+        }
+        self.st.fifo.push(value);
+        match find(self.st.fifo[0]) {
+            None => self.answer(&[st0::INVALID]),
+            Some(command) if self.st.fifo.len() <= command.parameters => {}
+            Some(command) => {
+                let bytes = std::mem::take(&mut self.st.fifo);
+                (command.run)(self, &bytes);
+            }
+        }
+    }
+
+    /// Ends a command that would have moved sectors.
+    fn fail(&mut self, status: u8, status1: u8, sector: [u8; 4]) {
+        self.interrupt(status);
+        let [cylinder, head, number, size] = sector;
+        self.answer(&[self.st.status, status1, 0, cylinder, head, number, size]);
+    }
+
+    fn transfer_as(&mut self, status: u8, bytes: &[u8]) {
+        let &[_, select, cylinder, head, sector, size, last, ..] = bytes else { return };
+        self.select(select);
+        self.drive().last_sector = last;
+        // A drive that is not there has one track with no sector.
+        let missing = self.medium().is_none();
+        let beyond = missing && (cylinder, head) == (0, 0) && sector > 0;
+        if !missing {
+            self.drive().track = cylinder;
+        }
+        let status1 = if beyond { END_OF_CYLINDER } else { 0 };
+        self.fail(status, status1, [cylinder, head, sector, size]);
+    }
+
+    fn transfer(&mut self, bytes: &[u8]) {
+        self.transfer_as(st0::ABNORMAL, bytes);
+    }
+
+    fn transfer_deleted(&mut self, bytes: &[u8]) {
+        self.transfer_as(st0::ABNORMAL | st0::SEEK_END, bytes);
+    }
+
+    fn format(&mut self, bytes: &[u8]) {
+        let &[_, select, size, ..] = bytes else { return };
+        self.select(select);
+        let cylinder = self.drive().track;
+        self.fail(st0::ABNORMAL, 0, [cylinder, 0, 1, size]);
+    }
+
+    fn read_id(&mut self, bytes: &[u8]) {
+        self.select(bytes[1]);
+        self.st.phase = Phase::Searching;
+        self.search.set(self.clocks.now_virtual() + SEARCH_TIME);
+    }
+
+    fn search_failed(&mut self) {
+        if self.st.phase == Phase::Searching {
+            let cylinder = self.drive().track;
+            self.fail(st0::ABNORMAL, 0, [cylinder, 0, 0, SIZE_CODE]);
+        }
+    }
+
+    fn specify(&mut self, bytes: &[u8]) {
+        self.st.step_rate = bytes[1] >> 4;
+        self.st.head_load = bytes[2] >> 1;
+        // The choice to do without DMA shows in the output register.
+        let without_dma = bytes[2] & 1 != 0;
+        self.st.output = self.st.output & !dor::DMA | if without_dma { 0 } else { dor::DMA };
+        self.answer(&[]);
+    }
+
+    fn sense_drive(&mut self, bytes: &[u8]) {
+        self.select(bytes[1]);
+        let track = if self.drive().track == 0 { st3::TRACK_0 } else { 0 };
+        let writable = self.medium().is_some_and(|medium| medium.writable());
+        let protection = if writable { 0 } else { st3::WRITE_PROTECTED };
+        let place = bytes[1] & 4 | self.st.current;
+        self.answer(&[st3::TWO_SIDED | st3::READY | track | protection | place]);
+    }
+
+    /// Moves the head, if there is one, and interrupts.
+    fn move_to(&mut self, select: u8, place: impl FnOnce(u8) -> u8) {
+        self.select(select);
+        if self.medium().is_some() {
+            let drive = self.drive();
+            drive.track = place(drive.track);
+        }
+        self.answer(&[]);
+        self.interrupt(st0::SEEK_END);
+    }
+
+    fn recalibrate(&mut self, bytes: &[u8]) {
+        self.move_to(bytes[1], |_| 0);
+    }
+
+    fn seek(&mut self, bytes: &[u8]) {
+        self.move_to(bytes[1], |_| bytes[2]);
+    }
+
+    fn seek_out(&mut self, bytes: &[u8]) {
+        self.move_to(bytes[1], |track| track.saturating_sub(bytes[2]));
+    }
+
+    fn seek_in(&mut self, bytes: &[u8]) {
+        self.move_to(bytes[1], |track| track.saturating_add(bytes[2]));
+    }
+
+    fn sense_interrupt(&mut self, _: &[u8]) {
+        let status = if self.st.reset_senses > 0 {
+            let drive = RESET_SENSES - self.st.reset_senses;
+            self.st.reset_senses -= 1;
+            st0::POLLING | drive
+        } else if self.st.interrupt {
+            self.st.status
+        } else {
+            return self.answer(&[st0::INVALID]);
+        };
+        self.end_interrupt();
+        let track = self.drive().track;
+        self.answer(&[status, track]);
+    }
+
+    fn locked_and_perpendicular(&mut self) -> u8 {
+        u8::from(self.st.locked) << 7 | self.drive().perpendicular << 2
+    }
+
+    fn dump_registers(&mut self, _: &[u8]) {
+        let dma = u8::from(self.st.output & dor::DMA != 0);
+        let result = [
+            self.st.drives[0].track,
+            self.st.drives[1].track,
+            0,
+            0,
+            self.st.step_rate,
+            self.st.head_load << 1 | dma,
+            self.drive().last_sector,
+            self.locked_and_perpendicular(),
+            self.st.config,
+            self.st.precompensation,
+        ];
+        self.answer(&result);
+    }
+
+    fn set_perpendicular(&mut self, bytes: &[u8]) {
+        const OVERWRITE: u8 = 1 << 7;
+        if bytes[1] & OVERWRITE != 0 {
+            self.drive().perpendicular = bytes[1] & 7;
+        }
+        self.answer(&[]);
+    }
+
+    fn configure(&mut self, bytes: &[u8]) {
+        self.st.config = bytes[2];
+        self.st.precompensation = bytes[3];
+        self.answer(&[]);
+    }
+
+    fn lock(&mut self, bytes: &[u8]) {
+        self.st.locked = bytes[0] >> 7 != 0;
+        self.answer(&[u8::from(self.st.locked) << 4]);
+    }
+
+    fn set_power_down(&mut self, bytes: &[u8]) {
+        self.st.power_down = bytes[1];
+        self.answer(&bytes[1..2]);
+    }
+
+    fn save(&mut self, _: &[u8]) {
+        let mut result = [0; 15];
+        result[2] = self.st.drives[0].track;
+        result[3] = self.st.drives[1].track;
+        result[6] = self.st.step_rate;
+        result[7] = self.st.head_load;
+        result[8] = self.drive().last_sector;
+        result[9] = self.locked_and_perpendicular();
+        result[10] = self.st.config;
+        result[11] = self.st.precompensation;
+        result[12] = self.st.power_down;
+        self.answer(&result);
+    }
+
+    /// Takes the bytes that [`Self::save`] gives.
+    fn restore(&mut self, bytes: &[u8]) {
+        self.st.drives[0].track = bytes[3];
+        self.st.drives[1].track = bytes[4];
+        self.st.step_rate = bytes[7];
+        self.st.head_load = bytes[8];
+        self.drive().last_sector = bytes[9];
+        self.st.locked = bytes[10] >> 7 != 0;
+        self.drive().perpendicular = bytes[10] >> 2 & 0xf;
+        self.st.config = bytes[11];
+        self.st.precompensation = bytes[12];
+        self.st.power_down = bytes[13];
+        self.answer(&[]);
+    }
+
+    fn specify_drives(&mut self, bytes: &[u8]) {
+        const DONE_WITH_RESULT: u8 = 0xc0;
+        let last = bytes[5];
+        let result = [bytes[1], bytes[1], 0, 0];
+        self.answer(if last & DONE_WITH_RESULT == DONE_WITH_RESULT { &result } else { &[] });
+    }
+}
+
+impl Device for Fdc {
+    fn read(&mut self, region: u32, offset: u64, _: u8) -> u64 {
+        let value = match (region, offset) {
+            (INPUT, _) => {
+                let disk = self.medium().is_some_and(|medium| medium.present());
+                if disk { 0 } else { DISK_CHANGED }
+            }
+            (_, reg::STATUS_B) => self.status_b(),
+            (_, reg::DIGITAL_OUTPUT) => self.st.output | self.st.current,
+            (_, reg::TAPE) => self.st.tape,
+            (_, reg::MAIN_STATUS) => self.main_status(),
+            _ => self.read_fifo(),
+        };
+        value.into()
+    }
+
+    fn write(&mut self, region: u32, offset: u64, _: u8, value: u64) {
+        let value = value as u8;
+        match (region, offset) {
+            // The data rate, which matters to a medium only.
+            (INPUT, _) => {}
+            (_, reg::DIGITAL_OUTPUT) => self.write_output(value),
+            (_, reg::TAPE) => self.st.tape = value & TAPE_BOOT,
+            (_, reg::MAIN_STATUS) => self.write_rate(value),
+            (_, reg::FIFO) => self.write_fifo(value),
+            _ => {}
+        }
+    }
+
+    fn reset(&mut self) {
+        self.st = FdcState::default();
+        for (drive, medium) in self.st.drives.iter_mut().zip(&self.media) {
+            drive.last_sector = if medium.is_some() { ANY_SECTOR } else { 0 };
+        }
+        self.restart();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn clocks() -> Clocks {
+        let clocks = Clocks::new();
+        clocks.step_by_hand();
+        clocks
+    }
+
+    fn controller(clocks: &Clocks) -> (Shared<Fdc>, IrqLine) {
+        let line = IrqLine::new(std::sync::Arc::new(base::irq::FnSink(|_, _| ())), ISA_IRQ);
+        let media: [Option<Box<dyn Medium>>; DRIVES] = [Some(Box::new(NoMedium)), None];
+        (Fdc::create(line.clone(), media, clocks).fdc, line)
+    }
+
+    fn run(fdc: &Shared<Fdc>, bytes: &[u8]) -> Vec<u8> {
+        let mut fdc = fdc.lock();
+        bytes.iter().for_each(|&byte| fdc.write(MAIN, reg::FIFO, 1, byte.into()));
+        let mut result = Vec::new();
+        while fdc.read(MAIN, reg::MAIN_STATUS, 1) as u8 & main_status::TO_HOST != 0 {
+            result.push(fdc.read(MAIN, reg::FIFO, 1) as u8);
+        }
+        result
+    }
+
+    #[test]
+    fn a_search_for_an_identifier_fails_after_a_turn() {
+        let clocks = clocks();
+        let (fdc, line) = controller(&clocks);
+        assert_eq!(run(&fdc, &[0x4a, 0]), []);
+        clocks.step_to(SEARCH_TIME - 1);
+        assert_eq!(fdc.lock().read(MAIN, reg::MAIN_STATUS, 1), main_status::BUSY.into());
+        assert!(!line.level());
+        clocks.step_to(SEARCH_TIME);
+        assert!(line.level());
+        assert_eq!(run(&fdc, &[]), [0x40, 0, 0, 0, 0, 0, 2]);
+        assert!(!line.level());
+    }
+
+    proptest! {
+        #[test]
+        fn any_access_is_survived_and_undone_by_reset(
+            accesses in prop::collection::vec((any::<bool>(), 0..2u32, 0..5u64, any::<u8>()), 0..300),
+        ) {
+            let (fdc, _) = controller(&clocks());
+            let fresh = fdc.lock().st.clone();
+            let mut fdc = fdc.lock();
+            for (write, region, offset, value) in accesses {
+                if write {
+                    fdc.write(region, offset, 1, value.into());
+                } else {
+                    fdc.read(region, offset, 1);
+                }
+            }
+            fdc.reset();
+            prop_assert_eq!(&fdc.st, &fresh);
+        }
+    }
+}

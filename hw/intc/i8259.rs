@@ -90,10 +90,9 @@ impl ChipState {
         if self.level_triggered(n) {
             self.irr = if level { self.irr | bit } else { self.irr & !bit };
         } else if level && self.inputs & bit == 0 {
+            // An edge is remembered though it may go away, which real chips would call spurious: so it
+            // is with every other PC that is not made of silicon.
             self.irr |= bit;
-        } else if !level {
-            // The request must stay until acknowledged: an edge that goes away is spurious.
-            self.irr &= !bit;
         }
         self.inputs = if level { self.inputs | bit } else { self.inputs & !bit };
     }
@@ -438,8 +437,9 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_that_goes_away_is_spurious() {
+    fn a_level_that_goes_away_is_spurious() {
         let mut pic = pic();
+        pic.write(ELCR, 0, 1, 1 << 3);
         pic.set_input(3, true);
         pic.set_input(3, false);
         assert_eq!(pic.acknowledge(), 0x0f);

@@ -32,7 +32,7 @@ pub mod reg {
     pub const C: u8 = 12;
     pub const D: u8 = 13;
     pub const CENTURY: u8 = 0x32;
-    /// The same, where the PS/2 had it.
+    /// Where PS/2 machines have the century: the same register.
     pub const CENTURY_PS2: u8 = 0x37;
 }
 
@@ -437,7 +437,12 @@ impl Device for Rtc {
 
     fn write(&mut self, _: u32, offset: u64, _: u8, value: u64) {
         match offset {
-            0 => self.st.index = value as u8 & 0x7f,
+            0 => {
+                self.st.index = match value as u8 & 0x7f {
+                    reg::CENTURY_PS2 => reg::CENTURY,
+                    index => index,
+                }
+            }
             _ => self.write_register(self.st.index, value as u8),
         }
     }

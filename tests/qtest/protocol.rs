@@ -2,13 +2,14 @@
 
 use crate::{machine, machine_with_clock};
 use anyhow::{Result, ensure};
+use testbed::vm::Launch;
 
 /// Free RAM on the board.
 const RAM: u64 = 0x10_0000;
 
 #[test]
 fn memory_is_little_endian_at_every_width() -> Result<()> {
-    let mut vm = machine()?;
+    let mut vm = machine(&[])?;
     let test = vm.qtest();
     ensure!(test.endianness()? == "little");
     test.writeq(RAM, 0x1122_3344_5566_7788)?;
@@ -25,7 +26,7 @@ fn memory_is_little_endian_at_every_width() -> Result<()> {
 
 #[test]
 fn runs_of_memory_go_both_ways_in_both_encodings() -> Result<()> {
-    let mut vm = machine()?;
+    let mut vm = machine(&[])?;
     let test = vm.qtest();
     let bytes: Vec<u8> = (0..=255).collect();
     test.write(RAM, &bytes)?;
@@ -39,7 +40,7 @@ fn runs_of_memory_go_both_ways_in_both_encodings() -> Result<()> {
 
 #[test]
 fn the_clock_moves_only_when_told() -> Result<()> {
-    let Some(mut vm) = machine_with_clock()? else { return Ok(()) };
+    let Some(mut vm) = machine_with_clock(&[])? else { return Ok(()) };
     let test = vm.qtest();
     let begun = test.clock_step(0)?;
     ensure!(test.clock_step(1000)? == begun + 1000);
@@ -50,10 +51,46 @@ fn the_clock_moves_only_when_told() -> Result<()> {
 
 #[test]
 fn nonsense_is_refused_and_the_connection_survives() -> Result<()> {
-    let mut vm = machine()?;
+    let mut vm = machine(&[])?;
     let test = vm.qtest();
     let error = test.command("no-such-word").unwrap_err().to_string();
     ensure!(error.contains("FAIL Unknown command"), "{error}");
     ensure!(test.endianness()? == "little");
+    Ok(())
+}
+
+#[test]
+fn interrupts_are_watched_where_devices_send_and_receive_them() -> Result<()> {
+    let args = ["-M", "pc", "-m", "16", "-nodefaults"];
+    let mut vm = Launch::new(testbed::program()).args(args).qtest().spawn()?;
+    let test = vm.qtest();
+    // The interval timer, whose output is the only one.
+    test.irq_intercept_out("/machine/unattached/device[7]")?;
+    let error = test.irq_intercept_in("ioapic").unwrap_err().to_string();
+    ensure!(error.contains("FAIL IRQ intercept already enabled"), "{error}");
+    // Counter 0 in mode 0 has a low output until it has counted down, in mode 2 a high one.
+    test.outb(0x43, 0x34)?;
+    test.outb(0x43, 0x30)?;
+    test.endianness()?;
+    let edges = test.take_edges();
+    ensure!(edges.contains(&(0, true)) && edges.last() == Some(&(0, false)), "{edges:?}");
+    Ok(())
+}
+
+#[test]
+fn inputs_are_driven_from_outside() -> Result<()> {
+    let args = ["-M", "pc", "-m", "16", "-nodefaults"];
+    let mut vm = Launch::new(testbed::program()).args(args).qtest().spawn()?;
+    let test = vm.qtest();
+    let pic = "/machine/unattached/device[4]";
+    test.irq_intercept_in(pic)?;
+    test.set_irq_in(pic, "unnamed-gpio-in", 5, 1)?;
+    test.endianness()?;
+    ensure!(test.take_edges() == [(5, true)]);
+    // OCW3: what is requested.
+    test.outb(0x20, 0x0a)?;
+    ensure!(test.inb(0x20)? == 1 << 5);
+    let error = test.irq_intercept_in("/machine/nope").unwrap_err().to_string();
+    ensure!(error.contains("FAIL Unknown device"), "{error}");
     Ok(())
 }

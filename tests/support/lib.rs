@@ -4,6 +4,7 @@
 //! - [`initrd`]: the test guest, a busybox archive with our own `/init`;
 //! - [`vm`]: one emulator process with its console captured;
 //! - [`qmp`], [`qtest`]: clients of the two control protocols;
+//! - [`pc`]: ways to registers of the PC board;
 //! - [`report`]: what the guest saw of its machine, and its comparable form.
 //!
 //! The program under test is the one Cargo just built, or the one named by
@@ -12,6 +13,7 @@
 pub mod assets;
 pub mod cpio;
 pub mod initrd;
+pub mod pc;
 pub mod python;
 pub mod qmp;
 pub mod qtest;

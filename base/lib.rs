@@ -27,4 +27,5 @@ pub mod props;
 pub mod report;
 pub mod request;
 pub mod state;
+pub mod sync;
 pub mod trace;

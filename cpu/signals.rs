@@ -1,9 +1,8 @@
 //! How other threads reach a processor: a word of request bits and a place to sleep.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use parking_lot::{Condvar, Mutex};
+use base::sync::{AtomicU32, Condvar, Mutex, Ordering};
 
 /// Request bits of [`Signals`].
 #[allow(missing_docs)]

@@ -5,16 +5,18 @@
 //! qtest decide what time it is. Timers of all clocks live in one queue that the main loop serves.
 
 mod timer;
+mod virtual_time;
 mod zone;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use timer::Queue;
 pub use timer::Timer;
+use virtual_time::VirtualTime;
 pub use zone::local_offset;
 
 /// Nanoseconds in a second.
@@ -31,18 +33,11 @@ pub enum ClockKind {
     Realtime,
 }
 
-struct Virtual {
-    /// Added to the realtime clock while running; the frozen value otherwise.
-    offset: AtomicI64,
-    running: AtomicBool,
-    /// Stepped by hand: ignores running and stopping.
-    manual: AtomicBool,
-    change: Mutex<()>,
-}
-
 struct Inner {
     start: Instant,
-    virt: Virtual,
+    virt: VirtualTime,
+    /// The virtual clock is stepped by hand: it ignores running and stopping.
+    manual: AtomicBool,
     queue: Queue,
     wake: RwLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -63,12 +58,8 @@ impl Clocks {
     pub fn new() -> Self {
         Clocks(Arc::new(Inner {
             start: Instant::now(),
-            virt: Virtual {
-                offset: AtomicI64::new(0),
-                running: AtomicBool::new(false),
-                manual: AtomicBool::new(false),
-                change: Mutex::new(()),
-            },
+            virt: VirtualTime::default(),
+            manual: AtomicBool::new(false),
             queue: Queue::default(),
             wake: RwLock::new(Box::new(|| ())),
         }))
@@ -97,54 +88,40 @@ impl Clocks {
     /// The time on the virtual clock.
     #[inline]
     pub fn now_virtual(&self) -> i64 {
-        let virt = &self.0.virt;
-        loop {
-            let running = virt.running.load(Ordering::Acquire);
-            let offset = virt.offset.load(Ordering::Acquire);
-            let now = if running { offset + self.realtime() } else { offset };
-            // Between the two loads the clock may have been stopped or started: look again.
-            if virt.running.load(Ordering::Acquire) == running
-                && virt.offset.load(Ordering::Acquire) == offset
-            {
-                return now;
-            }
-        }
+        self.0.virt.read(|running, offset| if running { offset + self.realtime() } else { offset })
     }
 
     /// Starts the virtual clock. Without effect while it is stepped by hand.
     pub fn start_virtual(&self) {
-        let _guard = self.0.virt.change.lock();
-        if !self.0.virt.manual.load(Ordering::Relaxed)
-            && !self.0.virt.running.load(Ordering::Relaxed)
-        {
-            self.0.virt.offset.fetch_sub(self.realtime(), Ordering::AcqRel);
-            self.0.virt.running.store(true, Ordering::Release);
-        }
+        self.0.virt.update(|running, offset| {
+            match running || self.0.manual.load(Ordering::Relaxed) {
+                true => (running, offset),
+                false => (true, offset - self.realtime()),
+            }
+        });
         self.wake();
     }
 
     /// Stops the virtual clock.
     pub fn stop_virtual(&self) {
-        let _guard = self.0.virt.change.lock();
-        if self.0.virt.running.load(Ordering::Relaxed) {
-            let now = self.now_virtual();
-            self.0.virt.running.store(false, Ordering::Release);
-            self.0.virt.offset.store(now, Ordering::Release);
-        }
+        self.0.virt.update(|running, offset| match running {
+            true => (false, offset + self.realtime()),
+            false => (false, offset),
+        });
     }
 
     /// From now on the virtual clock moves only by [`Self::step_to`] (qtest).
     pub fn step_by_hand(&self) {
+        self.0.manual.store(true, Ordering::Relaxed);
+        // After that nobody starts it.
         self.stop_virtual();
-        self.0.virt.manual.store(true, Ordering::Release);
     }
 
     /// Sets the virtual clock, as when a saved machine is loaded.
     pub fn set_virtual(&self, now: i64) {
-        let _guard = self.0.virt.change.lock();
-        let running = self.0.virt.running.load(Ordering::Relaxed);
-        let offset = if running { now - self.realtime() } else { now };
-        self.0.virt.offset.store(offset, Ordering::Release);
+        self.0
+            .virt
+            .update(|running, _| (running, if running { now - self.realtime() } else { now }));
     }
 
     /// Moves a stepped virtual clock forward to `target`, running each timer at its own time.
@@ -168,7 +145,7 @@ impl Clocks {
 
     /// How long the main loop may sleep before a timer expires.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let virtual_runs = self.0.virt.running.load(Ordering::Acquire);
+        let virtual_runs = self.0.virt.read(|running, _| running);
         [ClockKind::Virtual, ClockKind::Host, ClockKind::Realtime]
             .into_iter()
             .filter(|&kind| kind != ClockKind::Virtual || virtual_runs)
@@ -194,6 +171,10 @@ impl Clocks {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicI64;
+
+    use parking_lot::Mutex;
+
     use super::*;
 
     #[test]

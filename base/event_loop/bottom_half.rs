@@ -1,11 +1,9 @@
 //! Work that any thread hands to the loop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::Mutex;
 
 use super::LoopHandle;
+use crate::sync::{AtomicBool, Mutex, Ordering};
 
 enum Job {
     Once(Box<dyn FnOnce() + Send>),

@@ -13,6 +13,7 @@ mod delay;
 mod signals;
 #[cfg(test)]
 mod tests;
+mod wake;
 mod watch;
 
 use std::cell::Cell;
@@ -34,6 +35,7 @@ pub use watch::{Ready, Watch};
 
 use bottom_half::Jobs;
 use delay::Delays;
+use wake::WakePending;
 use watch::Watches;
 
 use crate::clock::Clocks;
@@ -93,9 +95,7 @@ pub struct LoopHandle(Arc<Shared>);
 struct Shared {
     registry: Registry,
     waker: Waker,
-    /// Set while a wake-up is on its way that the loop has not seen yet. Whoever finds it set may
-    /// rely on the loop looking at all queues again, because it clears the flag before it looks.
-    wake_pending: AtomicBool,
+    wake_pending: WakePending,
     quit: AtomicBool,
     watches: Watches,
     jobs: Jobs,
@@ -116,7 +116,7 @@ impl EventLoop {
         let shared = Shared {
             registry: poll.registry().try_clone()?,
             waker,
-            wake_pending: AtomicBool::new(false),
+            wake_pending: WakePending::default(),
             quit: AtomicBool::new(false),
             watches: Watches::default(),
             jobs: Jobs::default(),
@@ -159,7 +159,7 @@ impl EventLoop {
             }
             self.events.clear();
         }
-        shared.wake_pending.swap(false, Ordering::AcqRel);
+        shared.wake_pending.seen();
 
         for event in self.events.iter().filter(|e| e.token() != WAKE && e.token() != TIMER) {
             shared.watches.dispatch(&shared.registry, event);
@@ -207,7 +207,7 @@ impl LoopHandle {
     /// Makes the loop look at its timers and queues again. Costs nothing on the loop's own thread
     /// (it looks before it sleeps) and almost nothing while an earlier wake-up is under way.
     pub fn wake(&self) {
-        if self.is_current() || self.0.wake_pending.swap(true, Ordering::AcqRel) {
+        if self.is_current() || !self.0.wake_pending.announce() {
             return;
         }
         // The only failure that an event descriptor knows here is "counter full", which means

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)] // One system call that no safe wrapper covers.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
 const PRIVATE_EXPEDITED: libc::c_int = 1 << 3;
@@ -20,6 +21,13 @@ fn membarrier(command: libc::c_int) -> bool {
 pub(super) fn available() -> bool {
     static REGISTERED: OnceLock<bool> = OnceLock::new();
     *REGISTERED.get_or_init(|| membarrier(REGISTER_PRIVATE_EXPEDITED))
+}
+
+/// The frequent side of [`on_all_threads`]: no load that comes later may be moved before a store that
+/// comes earlier, by the compiler. The processor is the other side's affair.
+#[inline(always)]
+pub(super) fn on_this_thread() {
+    compiler_fence(Ordering::SeqCst);
 }
 
 /// Returns after every running thread of the process has executed a full memory barrier.

@@ -6,12 +6,10 @@
 //! clients share the same byte. See [`super::barrier`] for why no store is missed.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, compiler_fence};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
-
 use super::{PAGE_SIZE, barrier};
+use crate::sync::{AtomicU8, AtomicU32, Mutex, Ordering};
 
 /// Who watches pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +93,7 @@ impl PageTracking {
     /// Reports a completed store. Cheap when nobody watches.
     #[inline]
     pub fn written(&self, offset: u64, len: u64) {
-        compiler_fence(Ordering::SeqCst);
+        barrier::on_this_thread();
         if len == 0 {
             return;
         }

@@ -5,13 +5,14 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
 
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::error::KvmError;
+use super::presence::Presence;
 
 /// Interrupts KVM_RUN; it does nothing else.
 const KICK_SIGNAL: Signal = Signal::SIGUSR1;
@@ -35,11 +36,10 @@ unsafe impl Send for ImmediateExit {}
 
 /// How to get one processor out of guest code.
 ///
-/// The owner announces itself ([`Kick::enter`]) and only then looks for reasons not to enter the
-/// guest; whoever has a reason states it first and then kicks. So one of the two sees the other, and a
-/// signal that comes too early for KVM_RUN finds the byte set, which KVM_RUN looks at.
+/// Owner and kicker cannot miss each other ([`Presence`]), and a signal that comes too early for
+/// KVM_RUN finds the byte set, which KVM_RUN looks at.
 pub(super) struct Kick {
-    in_guest: AtomicBool,
+    presence: Presence,
     thread: AtomicI32,
     immediate_exit: Mutex<Option<ImmediateExit>>,
 }
@@ -49,7 +49,7 @@ impl Kick {
     /// before that is unmapped.
     pub fn new(immediate_exit: &mut u8) -> Arc<Self> {
         Arc::new(Kick {
-            in_guest: AtomicBool::new(false),
+            presence: Presence::default(),
             thread: AtomicI32::new(0),
             immediate_exit: Mutex::new(Some(ImmediateExit(NonNull::from(immediate_exit)))),
         })
@@ -72,13 +72,12 @@ impl Kick {
     /// From here to [`Kick::leave`] a kick makes KVM_RUN return.
     pub fn enter(&self) {
         self.set_immediate_exit(0);
-        self.in_guest.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        self.presence.enter();
     }
 
     /// Guest code was left.
     pub fn leave(&self) {
-        self.in_guest.store(false, Ordering::SeqCst);
+        self.presence.leave();
     }
 
     /// The next KVM_RUN only completes the access under way.
@@ -88,8 +87,7 @@ impl Kick {
 
     /// Makes the processor leave guest code, or not enter it.
     pub fn kick(&self) {
-        fence(Ordering::SeqCst);
-        if !self.in_guest.load(Ordering::SeqCst) {
+        if !self.presence.is_inside() {
             return;
         }
         self.set_immediate_exit(1);

@@ -15,6 +15,7 @@ mod irq;
 mod kick;
 mod memory;
 mod msr;
+mod presence;
 mod routes;
 mod state;
 mod system;

@@ -35,14 +35,6 @@ pub(super) enum Accelerator {
     Kvm(Kvm),
 }
 
-/// How processors in software run.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Software {
-    /// One at a time.
-    in_turn: bool,
-    one_insn_per_block: bool,
-}
-
 /// A KVM machine before it has processors.
 pub(super) struct Kvm {
     irqchip: Irqchip,

@@ -36,7 +36,11 @@ fn chardev(main_loop: &EventLoop, address: SocketAddress, server: bool) -> Arc<C
 }
 
 /// The far end of a connection.
-pub struct Wire(UnixStream);
+pub struct Wire {
+    far: UnixStream,
+    /// The end that the device has a copy of.
+    near: Option<UnixStream>,
+}
 
 impl Wire {
     /// A device that is connected, and its peer.
@@ -44,24 +48,32 @@ impl Wire {
         let (near, far) = UnixStream::pair().expect("a pair of sockets");
         // The device makes a copy of the near end.
         let address = SocketAddress::Fd(near.as_raw_fd().to_string());
-        (chardev(main_loop, address, false), Wire::of(far))
+        let device = chardev(main_loop, address, false);
+        (device, Wire { near: Some(near), ..Wire::of(far) })
     }
 
     fn of(far: UnixStream) -> Self {
         far.set_nonblocking(true).expect("a socket that does not block");
-        Wire(far)
+        Wire { far, near: None }
+    }
+
+    /// Fills what the connection holds, so that the device has to wait.
+    pub fn stall(&mut self) {
+        let Some(near) = &mut self.near else { return };
+        near.set_nonblocking(true).expect("a socket that does not block");
+        while near.write(&[0; 1 << 16]).is_ok_and(|count| count > 0) {}
     }
 
     /// Sends what the connection takes.
     pub fn send(&mut self, bytes: &[u8]) {
         // A full connection is one of the cases that are wanted.
-        let _ = self.0.write(bytes);
+        let _ = self.far.write(bytes);
     }
 
     /// Receives what has arrived, `most` bytes at most.
     pub fn receive(&mut self, most: usize) -> Vec<u8> {
         let mut bytes = vec![0; most];
-        let count = self.0.read(&mut bytes).unwrap_or(0);
+        let count = self.far.read(&mut bytes).unwrap_or(0);
         bytes.truncate(count);
         bytes
     }

@@ -4,6 +4,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
+use machine::run_state::Cause;
 use rhea_fuzz::{Board, Place, Size, Step};
 
 const ADDRESS: u64 = 0xcf8;
@@ -111,6 +112,8 @@ fuzz_target!(|actions: Vec<Action>| {
         let mut bus = Bus::new(board);
         actions.iter().for_each(|action| bus.perform(action));
         bus.board.serve();
+        // A BAR may lie on the configuration ports.
+        bus.board.vm().reset(Cause::HostQmpSystemReset);
         for &(devfn, identity) in &bus.functions {
             assert_eq!(bus.read(devfn, IDENTITY, 4), identity, "function {devfn:#x}");
         }

@@ -33,11 +33,12 @@ enum Action {
         size: Size,
         value: u64,
     },
-    /// The guest sends so many bytes without a look at the line status: more than the peer's
-    /// buffers hold, if repeated.
+    /// The guest sends without a look at the line status.
     Send {
-        count: u16,
+        count: u8,
     },
+    /// The connection takes no more.
+    Stall,
     /// The peer sends.
     Arrive {
         bytes: [u8; 8],
@@ -85,10 +86,11 @@ fuzz_target!(|actions: Vec<Action>| {
                 ports.write_uint(0x3f0 + u64::from(port % 16), size.of_port(), value);
             }
             Action::Send { count } => {
-                for n in 0..2 * u64::from(count) {
-                    ports.write_uint(0x3f8, 1, n & 0xff);
+                for n in 0..u64::from(count % 32) {
+                    ports.write_uint(0x3f8, 1, n);
                 }
             }
+            Action::Stall => wire.stall(),
             Action::Arrive { bytes, count } => wire.send(&bytes[..usize::from(count % 9)]),
             Action::Take { count } => drop(wire.receive(count.into())),
             Action::Break => chardev.send_break(),

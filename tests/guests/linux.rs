@@ -53,6 +53,11 @@ fn no_reboot_turns_a_restart_into_the_end() -> Result<()> {
 
 #[test]
 fn four_cpus_survive_load() -> Result<()> {
+    boots_and_survives_load()
+}
+
+/// Boots four processors, gives them work, and powers off.
+pub fn boots_and_survives_load() -> Result<()> {
     let assets = assets::get()?;
     let ended = machine()
         .args(["-smp", "4"])

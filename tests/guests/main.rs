@@ -3,6 +3,7 @@
 mod firmware;
 mod linux;
 mod sameness;
+mod soak;
 
 use testbed::vm::Launch;
 

@@ -8,7 +8,7 @@ use crate::process;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// The instrumentation that libFuzzer reads.
 const FLAGS: &str = "--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module \
@@ -19,6 +19,14 @@ const FLAGS: &str = "--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses
 /// The host that the programs are built on and for; naming it keeps the flags
 /// off build scripts and procedural macros.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Seconds that each target runs in the long test run.
+const SOAK: u32 = 60;
+
+/// What `cargo xtask test --full` runs: every target for a while.
+pub fn soak() -> Result<()> {
+    run(&["--time".to_owned(), SOAK.to_string()])
+}
 
 /// Runs the named targets, or all of them, one after another.
 pub fn run(args: &[String]) -> Result<()> {
@@ -44,6 +52,12 @@ pub fn run(args: &[String]) -> Result<()> {
         bail!("no fuzz target {name:?}; there are: {}", present.join(", "));
     }
 
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let found = Command::new(&compiler).arg("--version").stdout(Stdio::null()).status();
+    ensure!(
+        found.is_ok_and(|status| status.success()),
+        "{compiler}: not found; libFuzzer needs a C++ compiler (on Debian: the package g++)"
+    );
     process::run(
         process::cargo(&["build", "--release", "--bins", "--target", TARGET])
             .current_dir(&fuzz)

@@ -14,7 +14,7 @@ const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
   demo [ARG...]     boot Debian's cloud kernel to a shell in Rhea; ARGs go to Rhea
-  test [--full]     static checks, then every test; --full adds the soak tests
+  test [--full]     static checks, then every test; --full adds soak tests and fuzzing
   check             the static checks alone: format, lints, house rules
   bench [OPTION...] [ROW...]
                     Rhea, QEMU and the host side by side; `bench help` says more

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: the static checks, then every test.
 
 use crate::process;
-use crate::{check, no_more};
+use crate::{check, fuzz, no_more};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -14,7 +14,8 @@ struct Tally {
     skipped: i32,
 }
 
-/// Runs everything; `--full` includes the tests marked `#[ignore]`, the soak runs.
+/// Runs everything; `--full` includes the tests marked `#[ignore]`, the soak runs, and the fuzz
+/// targets.
 pub fn run(args: &[String]) -> Result<()> {
     let (full, rest) = match args.split_first() {
         Some((first, rest)) if first == "--full" => (true, rest),
@@ -31,9 +32,15 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     let (passed, tally) = watch(&mut command)?;
     // The runner's own sums are one per test program; this is the whole.
-    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+    let sums =
+        format!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+    println!("{sums}");
     if !passed {
         bail!("{} failed", process::shown(&command));
+    }
+    if full {
+        fuzz::soak()?;
+        println!("{sums}, fuzz targets clean");
     }
     Ok(())
 }

@@ -17,9 +17,9 @@ struct Region {
     trap: AtomicUsize,
 }
 
-const NOWHERE: Region =
-    Region { start: AtomicUsize::new(0), end: AtomicUsize::new(0), trap: AtomicUsize::new(0) };
-static REGIONS: [Region; 64] = [NOWHERE; 64];
+static REGIONS: [Region; 64] = [const {
+    Region { start: AtomicUsize::new(0), end: AtomicUsize::new(0), trap: AtomicUsize::new(0) }
+}; 64];
 
 /// The handlers that were there before, by [`SIGNALS`].
 static BEFORE: OnceLock<[SigAction; 2]> = OnceLock::new();

@@ -127,8 +127,11 @@ fn select(a: u128, b: u128, mask: u128) -> u128 {
     a & !mask | b & mask
 }
 
-/// PMOVMSKB, MOVMSKPS, MOVMSKPD: the sign bits of all lanes, and their number.
-pub fn sign_mask(mnemonic: M) -> Option<(fn(u128) -> u32, u32)> {
+/// What gathers the sign bits of a value's lanes, and how many lanes there are.
+pub type SignMask = (fn(u128) -> u32, u32);
+
+/// PMOVMSKB, MOVMSKPS and MOVMSKPD.
+pub fn sign_mask(mnemonic: M) -> Option<SignMask> {
     Some(match mnemonic {
         M::Pmovmskb => (|a| gather(u8::split(a).map(|x| x >> 7 != 0)), 16),
         M::Movmskps => (|a| gather(u32::split(a).map(|x| x >> 31 != 0)), 4),

@@ -619,9 +619,9 @@ mod tests {
     fn a_search_for_an_identifier_fails_after_a_turn() {
         let clocks = clocks();
         let (fdc, line) = controller(&clocks);
-        assert_eq!(run(&fdc, &[0x4a, 0]), []);
+        assert_eq!(run(&fdc, &[0x4a, 0]), [0u8; 0]);
         clocks.step_to(SEARCH_TIME - 1);
-        assert_eq!(fdc.lock().read(MAIN, reg::MAIN_STATUS, 1), main_status::BUSY.into());
+        assert_eq!(fdc.lock().read(MAIN, reg::MAIN_STATUS, 1), u64::from(main_status::BUSY));
         assert!(!line.level());
         clocks.step_to(SEARCH_TIME);
         assert!(line.level());

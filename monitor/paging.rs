@@ -217,8 +217,8 @@ mod tests {
         memory.write_uint(0x3008, 8, 0x4003);
         memory.write_uint(0x4000 + 8, 8, 0x5000 | 1 << 63 | 0x61);
         memory.write(0x5010, b"hello");
-        let mut state =
-            CpuState { cr0: cr0::PG, cr3: 0x1000, cr4: cr4::PAE, ..CpuState::at_reset(0) };
+        let mut state = CpuState::at_reset(0);
+        (state.cr0, state.cr3, state.cr4) = (cr0::PG, 0x1000, cr4::PAE);
         state.msr.efer = efer::LMA;
         let view = VirtualMemory::new(&state, memory);
         let top = 0xffff_ffff_8000_0000;

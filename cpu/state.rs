@@ -127,6 +127,7 @@ pub struct Msrs {
     pub mcg_ctl: u64,
     pub xss: u64,
     pub pkrs: u64,
+    pub umwait_control: u64,
     pub debugctl: u64,
     pub vm_hsave_pa: u64,
 }
@@ -278,6 +279,7 @@ impl Msrs {
             mcg_ctl: !0,
             xss: 0,
             pkrs: 0,
+            umwait_control: 0,
             debugctl: 0,
             vm_hsave_pa: 0,
         }

@@ -17,6 +17,9 @@ pub(super) const STATE_COMPONENTS: &[StateComponent] = &[
     StateComponent { bit: 0, feature: feature::FPU, size: 0, offset: 0 },
     StateComponent { bit: 1, feature: feature::SSE, size: 0, offset: 0 },
     StateComponent { bit: 2, feature: feature::AVX, size: 0x100, offset: 0x240 },
+    StateComponent { bit: 5, feature: feature::AVX512F, size: 0x40, offset: 0x440 },
+    StateComponent { bit: 6, feature: feature::AVX512F, size: 0x200, offset: 0x480 },
+    StateComponent { bit: 7, feature: feature::AVX512F, size: 0x400, offset: 0x680 },
     StateComponent { bit: 9, feature: feature::PKU, size: 8, offset: 0xa80 },
 ];
 /// Legacy area and header.
@@ -263,7 +266,12 @@ impl Model {
                 [self.xcr0_supported() as u32, current, all, 0]
             }
             1 => {
-                let compact = offered().fold(XSAVE_HEADER_END, |sum, part| sum + part.size);
+                // Of what is enabled, where the format exists; of all, as the reference emulator
+                // says, where it does not.
+                let exists = self.has(feature::XSAVEC) || self.has(feature::XSAVES);
+                let counts = |part: &&StateComponent| !exists || now.xcr0 >> part.bit & 1 != 0;
+                let compact =
+                    offered().filter(counts).fold(XSAVE_HEADER_END, |sum, part| sum + part.size);
                 [self.features.low(Word::LDs1Eax), compact, 0, 0]
             }
             _ => offered()

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Features that the reference emulator offers and software execution here does not yet.
-const LATER: &[&str] = &["mpx", "cmpccxadd"];
+const LATER: &[&str] = &["mpx"];
 
 /// The vector extensions among them. What CPUID says of these is compared all the same.
 const LATER_VECTORS: &[&str] = &["3dnow", "3dnowext"];
@@ -23,6 +23,13 @@ const BEYOND: &[&str] = &[
     "vmcb-clean",
     "flushbyasid",
     "pause-filter",
+    "waitpkg",
+    "cldemote",
+    "movdiri",
+    "movdir64b",
+    "serialize",
+    "xsavec",
+    "xsaves",
 ];
 
 /// Software execution with the features of the reference emulator.

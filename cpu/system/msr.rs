@@ -19,6 +19,7 @@ pub(super) mod index {
     pub const BIOS_UPDT_TRIG: u32 = 0x79;
     pub const BIOS_SIGN_ID: u32 = 0x8b;
     pub const SMBASE: u32 = 0x9e;
+    pub const UMWAIT_CONTROL: u32 = 0xe1;
     pub const MTRR_CAP: u32 = 0xfe;
     pub const ARCH_CAPABILITIES: u32 = 0x10a;
     pub const SYSENTER_CS: u32 = 0x174;
@@ -193,6 +194,7 @@ impl Cpu {
             index::TSC_AUX if has(feature::RDTSCP) || has(feature::RDPID) => msr.tsc_aux,
             index::XSS if has(feature::XSAVES) => msr.xss,
             index::PKRS if has(feature::PKS) => msr.pkrs,
+            index::UMWAIT_CONTROL if has(feature::WAITPKG) => msr.umwait_control,
             index::PLATFORM_ID | index::EBL_CR_POWERON => 0,
             index::VM_CR if has(feature::SVM) => self.state.svm.vm_cr,
             index::VM_HSAVE_PA if has(feature::SVM) => msr.vm_hsave_pa,
@@ -284,6 +286,10 @@ impl Cpu {
                 self.state.msr.tsc_aux = value;
             }
             index::XSS if has(self, feature::XSAVES) && value == 0 => {}
+            // Bit 1 and the upper half are reserved.
+            index::UMWAIT_CONTROL if has(self, feature::WAITPKG) && value & !0xffff_fffd == 0 => {
+                self.state.msr.umwait_control = value;
+            }
             index::VM_CR if has(self, feature::SVM) => {
                 let old = self.state.svm.vm_cr;
                 // Once locked, both bits stay.

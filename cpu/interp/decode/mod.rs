@@ -38,7 +38,9 @@ mod system;
 mod vector;
 mod x87;
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderError, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register,
+};
 
 use super::exec::system::{TooLong, Undefined, Unknown, plain};
 use super::op::{Handler, Op, Reg, prefix, segment};
@@ -58,6 +60,8 @@ pub const MAX_LEN: usize = 15;
 pub struct Key(u16);
 
 const SINGLE: u16 = 1 << 12;
+/// Real or virtual-8086 mode.
+const REAL: u16 = 1 << 13;
 
 impl Key {
     /// The key of `mode`.
@@ -66,7 +70,8 @@ impl Key {
         let flat = (0..6)
             .filter(|&seg| mode.base[seg] == 0 && mode.flat_read & mode.flat_write & 1 << seg != 0);
         let flat = flat.fold(0, |set, seg| set | 1 << seg);
-        Key(flat | width(mode.code_bits) << 8 | width(mode.stack_bits) << 10)
+        let real = if mode.protected { 0 } else { REAL };
+        Key(flat | width(mode.code_bits) << 8 | width(mode.stack_bits) << 10 | real)
     }
     /// The same for 64-bit code, where decoding depends on no segment.
     pub fn without_segments(self) -> Self {
@@ -83,6 +88,10 @@ impl Key {
     /// 16, 32 or 64.
     pub fn code_bits(self) -> u32 {
         [16, 32, 64, 64][usize::from(self.0 >> 8 & 3)]
+    }
+    /// Whether instructions with a VEX prefix exist: not in real and virtual-8086 mode.
+    pub fn has_vex(self) -> bool {
+        self.0 & REAL == 0
     }
     /// Whether offsets in `seg` are linear addresses that need no check.
     pub fn is_flat(self, seg: Seg) -> bool {
@@ -300,6 +309,9 @@ impl Insn<'_> {
 
 /// Turns one instruction into an operation; #UD if it is not known or not offered.
 pub fn lower(insn: &Insn<'_>, model: &Model) -> Op {
+    if insn.raw.encoding() == EncodingKind::VEX && !insn.key.has_vex() {
+        return insn.op(plain::<Undefined>);
+    }
     if features::offered(insn.raw, model)
         && let Some(op) = known(insn)
     {

@@ -80,6 +80,18 @@ fn cmov(insn: &Insn<'_>) -> Option<Handler> {
     Some(by_condition!(insn, pick))
 }
 
+fn compare_and_add(insn: &Insn<'_>) -> Option<Handler> {
+    macro_rules! pick {
+        ($c:ty) => {
+            match insn.size(0) {
+                4 => alu::compare_and_add::<u32, $c> as Handler,
+                _ => alu::compare_and_add::<u64, $c>,
+            }
+        };
+    }
+    Some(by_condition!(insn, pick))
+}
+
 fn setcc(insn: &Insn<'_>) -> Option<Handler> {
     macro_rules! pick {
         ($c:ty) => {
@@ -144,6 +156,22 @@ pub(super) fn lower(insn: &Insn<'_>, mnemonic: M) -> Option<Op> {
         | M::Seto
         | M::Setp
         | M::Sets => setcc(insn)?,
+        M::Cmpbexadd
+        | M::Cmpbxadd
+        | M::Cmplexadd
+        | M::Cmplxadd
+        | M::Cmpnbexadd
+        | M::Cmpnbxadd
+        | M::Cmpnlexadd
+        | M::Cmpnlxadd
+        | M::Cmpnoxadd
+        | M::Cmpnpxadd
+        | M::Cmpnsxadd
+        | M::Cmpnzxadd
+        | M::Cmpoxadd
+        | M::Cmppxadd
+        | M::Cmpsxadd
+        | M::Cmpzxadd => compare_and_add(insn)?,
         M::Lea => {
             let mut op = insn.op(by_wide_width!(insn.size(0), movement::lea));
             op.segment &= !(super::segment::BASED | super::segment::CHECKED);
@@ -195,6 +223,7 @@ pub(super) fn lower(insn: &Insn<'_>, mnemonic: M) -> Option<Op> {
         | M::Prefetchwt1
         | M::Prefetchit0
         | M::Prefetchit1
+        | M::Cldemote
         | M::Reservednop
         | M::Rdsspd
         | M::Rdsspq => movement::nothing,

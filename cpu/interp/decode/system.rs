@@ -154,6 +154,15 @@ pub(super) fn lower(insn: &Insn<'_>, mnemonic: M) -> Option<Op> {
             return Some(op);
         }
         M::Mwait => plain::<Mwait>,
+        M::Umonitor => {
+            let mut op = insn.op(exec::umonitor);
+            let prefix = insn.raw.segment_prefix();
+            insn.segment(&mut op, if prefix == Register::None { Register::DS } else { prefix });
+            op.base = crate::interp::op::Reg::general(op.dst.into());
+            op.wrap = 64 - insn.raw.op0_register().size() as u8 * 8;
+            return Some(op);
+        }
+        M::Umwait | M::Tpause => exec::user_wait,
         M::Invlpg => plain::<Invlpg>,
         M::Invpcid => plain::<Invpcid>,
         M::Lgdt => return Some(sized(insn, plain::<Lgdt>)),

@@ -1,5 +1,6 @@
 //! Two-operand arithmetic and logic, and its one-operand relatives.
 
+use super::cond::Condition;
 use crate::flags::{Arith, bit};
 use crate::interp::op::{Mem, Op, Place, Source, Src, Word};
 use crate::{Cpu, Trap};
@@ -191,6 +192,19 @@ pub fn cmpxchg_memory<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         old.set(cpu, 0);
     }
     cpu.set_arith(Sub::flags(expected, old, Sub::value(expected, old, 0)));
+    cpu.stored()
+}
+
+/// CMPccXADD: memory compared with `src`, which becomes its old value; if the condition holds, `src2` is
+/// added to it. Atomic without a prefix; stored to in any case.
+pub fn compare_and_add<T: Word, C: Condition>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let (expected, addend) = (T::get(cpu, op.src), T::get(cpu, op.src2));
+    let compared = |old: T| Sub::flags(old, expected, Sub::value(old, expected, 0));
+    let linear = op.linear(cpu, T::BITS / 8, true)?;
+    let add = |old: T| if C::holds(compared(old)) { Add::value(old, addend, 0) } else { old };
+    let (old, _) = cpu.rmw(linear, true, add)?;
+    old.set(cpu, op.src);
+    cpu.set_arith(compared(old));
     cpu.stored()
 }
 

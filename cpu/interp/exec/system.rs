@@ -497,6 +497,23 @@ pub fn write_base<T: Word, const GS: bool>(cpu: &mut Cpu, op: &Op) -> Result<(),
     cpu.write_segment_base(if GS { Seg::Gs } else { Seg::Fs }, base)
 }
 
+/// UMONITOR: nothing is monitored, but the address must be readable.
+pub fn umonitor(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    op.load::<u8>(cpu)?;
+    Ok(())
+}
+
+/// UMWAIT and TPAUSE: returning at once is always allowed. CF would tell of the operating system's
+/// time limit.
+pub fn user_wait(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    if u32::get(cpu, op.dst) & !1 != 0 || !cpu.tsc_allowed() {
+        return Err(cpu.gp(0));
+    }
+    cpu.set_arith(Arith::from_bits(0));
+    std::hint::spin_loop();
+    Ok(())
+}
+
 /// RDRAND and RDSEED: CF tells of success, all other flags are clear.
 pub fn random<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let value = cpu.interp.random.next();

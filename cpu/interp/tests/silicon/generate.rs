@@ -128,6 +128,17 @@ fn is_fit(insn: &Instruction) -> bool {
         && (insn.mnemonic() != M::Enter || insn.immediate16() < 512 && insn.immediate8_2nd() & 31 <= 1)
 }
 
+/// Whether 32-bit code cannot be asked: null selectors in FS and GS, and addresses of 16 bits, lead
+/// nowhere; of VPEXTRD and VPINSRD with W, processors think differently.
+fn is_unfit_in_32_bit_code(insn: &Instruction, bytes: &[u8]) -> bool {
+    let prefixes = bytes.iter().take_while(|byte| {
+        matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
+    });
+    let elsewhere = prefixes.into_iter().any(|byte| matches!(byte, 0x64 | 0x65 | 0x67));
+    let w = bytes[0] == 0xc4 && bytes[2] & 0x80 != 0;
+    elsewhere || w && matches!(insn.mnemonic(), M::Vpextrd | M::Vpinsrd)
+}
+
 /// A piece of code: instructions, the first of which may reach memory.
 pub struct Case {
     pub code: Vec<u8>,
@@ -177,9 +188,11 @@ impl Generator {
     /// Prefixes of the legacy kind and the escape of an opcode map.
     fn legacy(&mut self, bytes: &mut Vec<u8>, memory: bool, mandatory: bool) {
         if self.chance(8) {
-            // 0x65 (GS) has base 0 here as it has in the host's processes; so have the others.
+            // GS has base 0 here as it has in the host's 64-bit processes.
             let segment = self.pick(&[0x26, 0x2e, 0x36, 0x3e, 0x65]);
-            bytes.push(segment);
+            if segment != 0x65 || self.bits == 64 {
+                bytes.push(segment);
+            }
         }
         if self.chance(16) && self.bits == 64 {
             bytes.push(0x67);
@@ -339,7 +352,7 @@ impl Generator {
             if group(&insn) != Some(self.group) || !is_fit(&insn) {
                 continue;
             }
-            if insn.encoding() == EncodingKind::VEX && self.group == Group::Integer {
+            if self.bits == 32 && is_unfit_in_32_bit_code(&insn, &bytes) {
                 continue;
             }
             let by_state = matches!(insn.mnemonic(), M::Shld | M::Shrd | M::Bswap);

@@ -28,6 +28,7 @@ const EXIT: u64 = STUB + 0x800;
 /// The selectors of user code under Linux.
 const CODE_64: u16 = 0x33;
 const CODE_32: u16 = 0x23;
+const DATA_32: u8 = 0x2b;
 
 /// Memory for code that runs natively.
 pub struct Sandbox {
@@ -130,6 +131,7 @@ impl Sandbox {
         absolute(&mut code, STORE, RSP, HOST_RSP);
         code.extend(ALL);
         absolute(&mut code, FXSTATE, XRSTOR, IMAGE_IN);
+        code.extend(data_segments(if self.bits == 64 { 0 } else { DATA_32 }));
         rsp_is(&mut code, FLAGS_IN);
         code.push(0x9d);
         for number in 0..16 {
@@ -149,6 +151,7 @@ impl Sandbox {
         code.extend(ALL);
         absolute(&mut code, FXSTATE, XSAVE, IMAGE_OUT);
         absolute(&mut code, FXSTATE, XRSTOR, IMAGE_HOST);
+        code.extend(data_segments(0));
         absolute(&mut code, LOAD, RSP, HOST_RSP);
         code.extend([0x9d, 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3]);
         self.bytes(EXIT, code.len()).copy_from_slice(&code);
@@ -196,6 +199,12 @@ impl Sandbox {
         let address = if vector == u64::from(crate::vector::PF) { address } else { 0 };
         Outcome { vector: Some(vector as u8), error, address, rip }
     }
+}
+
+/// Code that sets DS and ES.
+fn data_segments(selector: u8) -> [u8; 9] {
+    // mov eax, selector; mov ds, eax; mov es, eax
+    [0xb8, selector, 0, 0, 0, 0x8e, 0xd8, 0x8e, 0xc0]
 }
 
 /// What the constant page holds.

@@ -236,3 +236,15 @@ fn test_table_lists_what_cpuid_answers() {
     let model = select(spec, &as_observed(), Topology::default()).unwrap().model;
     assert!(model.table(0, &as_reset()).len() < 1000);
 }
+
+#[test]
+fn test_the_size_of_the_compacted_format_is_that_of_what_is_enabled() {
+    let model = select("max", &Support::software(), Topology::default()).unwrap().model;
+    let with = |xcr0| model.cpuid(0, 0xd, 1, &Dynamic { xcr0, ..as_reset() })[1];
+    assert_eq!((with(1), with(3), with(7)), (0x240, 0x240, 0x340));
+    assert_eq!(with(0x207), 0x348);
+    // None of the components is the supervisor's, and none is aligned.
+    assert_eq!(model.cpuid(0, 0xd, 2, &as_reset()), [0x100, 0x240, 0, 0]);
+    assert_eq!(model.cpuid(0, 0xd, 9, &as_reset()), [8, 0xa80, 0, 0]);
+    assert_eq!(model.cpuid(0, 0xd, 5, &as_reset()), [0; 4]);
+}

@@ -64,8 +64,9 @@ pub fn ends_block(raw: &Instruction) -> End {
         && raw.op0_kind() == OpKind::Register
         && raw.op0_register().is_segment_register()
         && mnemonic != M::Push;
+    let data_only = matches!(mnemonic, M::Xsaves | M::Xsaves64 | M::Xrstors | M::Xrstors64);
     let system = loads_segment
-        || raw.is_privileged()
+        || raw.is_privileged() && !data_only
         || matches!(
             mnemonic,
             M::Popf

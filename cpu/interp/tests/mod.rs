@@ -1,6 +1,8 @@
+mod area;
 #[cfg(target_arch = "x86_64")]
 mod silicon;
 mod vector;
+mod vex;
 
 use super::RunExit;
 use crate::flags::bit;

@@ -1,8 +1,8 @@
 //! Random instructions of a group, and the state they begin with.
 
 use iced_x86::{
-    Code, CpuidFeature as C, Decoder, DecoderOptions, EncodingKind, Instruction,
-    InstructionInfoFactory, Mnemonic as M, OpKind, Register,
+    Code, CpuidFeature as C, Decoder, DecoderOptions, Instruction, InstructionInfoFactory,
+    Mnemonic as M, OpKind, Register,
 };
 
 use super::layout::*;
@@ -467,6 +467,10 @@ impl Generator {
             if matches!(insn.mnemonic(), M::Enter | M::Leave) {
                 state.regs[gpr::RBP] = self.target(8);
             }
+        }
+        if matches!(insn.mnemonic(), M::Popa | M::Popad) {
+            // Where it faults midway, some processors have loaded some registers.
+            state.regs[gpr::RSP] = DATA + 0x800 + self.below(0x1000) as u64;
         }
         if insn.mnemonic() == M::Xlatb {
             state.regs[gpr::RBX] = self.target(256);

@@ -146,6 +146,7 @@ fuzz_target!(|input: Input<'_>| {
         usable_below_4g: MEMORY - TABLES,
         rsdp: Some(0xf_0000),
         random_seed: Some([7; 32]),
+        device_tree: None,
         long_mode: input.long_mode,
     });
     let Ok(loaded) = loaded else { return };

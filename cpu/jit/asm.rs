@@ -73,6 +73,7 @@ pub mod group {
 /// Condition codes of jumps.
 #[allow(missing_docs)]
 pub mod cond {
+    pub const B: u8 = 2;
     pub const E: u8 = 4;
     pub const NE: u8 = 5;
     pub const A: u8 = 7;
@@ -234,16 +235,22 @@ impl Asm {
         self.bytes.extend([0xc1, 0xe8 | rm & 7, count]);
     }
 
-    /// `cmp byte [mem], 0`.
-    pub fn test_byte(&mut self, mem: Mem) {
+    /// `cmp byte [mem], value`.
+    pub fn compare_byte(&mut self, mem: Mem, value: u8) {
         self.mem(Width::D, 0x80, group::CMP, mem);
-        self.bytes.push(0);
+        self.bytes.push(value);
     }
 
     /// `mov byte [mem], value`.
     pub fn set_byte(&mut self, mem: Mem, value: u8) {
         self.mem(Width::D, 0xc6, 0, mem);
         self.bytes.push(value);
+    }
+
+    /// Copies a byte by way of `scratch`.
+    pub fn move_byte(&mut self, scratch: u8, from: Mem, to: Mem) {
+        self.escaped(0xb6, scratch, from);
+        self.mem(Width::D, 0x88, scratch, to);
     }
 
     /// An instruction of the two-byte map with a memory operand.

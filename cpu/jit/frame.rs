@@ -54,9 +54,9 @@ pub struct Frame {
     pub vectors: Cell<*mut VecReg>,
     /// MXCSR of the state.
     pub mxcsr: Cell<*mut u32>,
-    /// Whether the guest's vector registers and MXCSR are the host's now.
+    /// Which of the guest's vector registers, with its MXCSR, are the host's now: a [`vectors`].
     pub vectors_live: Cell<u8>,
-    /// Whether the mode lets SSE instructions execute.
+    /// What the mode allows: a [`vectors`].
     pub vectors_allowed: Cell<u8>,
     /// MXCSR as Rust code wants it.
     pub host_mxcsr: Cell<u32>,
@@ -80,6 +80,16 @@ pub enum Left {
     Fault,
     /// By a triple fault.
     Shutdown,
+}
+
+/// How much of the vector registers is used.
+pub mod vectors {
+    /// Nothing.
+    pub const NONE: u8 = 0;
+    /// XMM registers, by SSE instructions.
+    pub const SSE: u8 = 1;
+    /// YMM registers.
+    pub const AVX: u8 = 2;
 }
 
 /// Distances of the frame's fields from where R15 points.

@@ -36,7 +36,7 @@ use crate::signals::Signals;
 use crate::state::Seg;
 use crate::{Cpu, Trap};
 use cache::{Cache, Found};
-use frame::{BIAS, Frame, Left, pack};
+use frame::{BIAS, Frame, Left, pack, vectors};
 use memory::ClosedPage;
 use record::{Kind, Record};
 use thunks::{BY_HELPER, Helpers, TRAPPED, Thunks};
@@ -417,8 +417,11 @@ impl Cpu {
         frame.bases[1].set(self.mode.base[Seg::Gs as usize]);
         frame.refresh(self);
         let mode = &self.mode;
-        let vectors_allowed = mode.sse_enabled && !mode.task_switched && !mode.fpu_emulated;
-        frame.vectors_allowed.set(vectors_allowed.into());
+        frame.vectors_allowed.set(match mode {
+            _ if !mode.sse_enabled || mode.task_switched || mode.fpu_emulated => vectors::NONE,
+            _ if mode.avx_enabled && std::arch::is_x86_feature_detected!("avx") => vectors::AVX,
+            _ => vectors::SSE,
+        });
         frame.vectors.set(self.state.vec.as_mut_ptr());
         frame.mxcsr.set(&raw mut self.state.mxcsr);
         frame.cpu.set(self);

@@ -1,7 +1,7 @@
 //! The few pieces of host code that lead into translated code and out of it.
 
 use super::asm::{Asm, Mem, Width, cond, group, host::*, op};
-use super::frame::at;
+use super::frame::{at, vectors};
 use crate::state::VecReg;
 
 /// The host register that each guest register lives in, where it has one. RSP cannot keep its place,
@@ -63,18 +63,36 @@ pub struct Thunks {
 
 const SAVED: [u8; 6] = [RBX, RBP, R12, R13, R14, R15];
 
-/// `movups` to or from each of the state's vector registers, to whose first RAX points.
-fn move_vectors(asm: &mut Asm, opcode: u8) {
-    for number in 0..16 {
-        if number >= 8 {
-            asm.bytes.push(0x44);
+/// `movups` (or, for YMM registers, `vmovups`) to or from each of the state's vector registers, to
+/// whose first RAX points.
+fn move_vectors(asm: &mut Asm, opcode: u8, wide: bool) {
+    for number in 0..16_u8 {
+        match (wide, number >= 8) {
+            (true, high) => asm.bytes.extend([0xc5, if high { 0x7c } else { 0xfc }]),
+            (false, true) => asm.bytes.extend([0x44, 0x0f]),
+            (false, false) => asm.bytes.push(0x0f),
         }
-        asm.bytes.extend([0x0f, opcode, 0x80 | (number & 7) << 3]);
+        asm.bytes.extend([opcode, 0x80 | (number & 7) << 3]);
         asm.bytes.extend((i32::from(number) * size_of::<VecReg>() as i32).to_le_bytes());
     }
 }
 const TO_REGISTERS: u8 = 0x10;
 const TO_MEMORY: u8 = 0x11;
+
+/// Moves the vector registers that `level`, a byte of the frame, names. RAX has their address.
+fn move_vectors_of(asm: &mut Asm, opcode: u8, level: i32) {
+    let (wide, done) = (asm.label(), asm.label());
+    asm.compare_byte(Mem::at(R15, level), vectors::AVX);
+    asm.jcc(cond::E, wide);
+    move_vectors(asm, opcode, false);
+    asm.jmp(done);
+    asm.bind(wide);
+    move_vectors(asm, opcode, true);
+    if opcode == TO_MEMORY {
+        asm.bytes.extend([0xc5, 0xf8, 0x77]); // vzeroupper
+    }
+    asm.bind(done);
+}
 
 /// `ldmxcsr` or `stmxcsr` (by the number in the opcode's group).
 fn mxcsr(asm: &mut Asm, number: u8, mem: Mem) {
@@ -86,33 +104,37 @@ const STORE_MXCSR: u8 = 3;
 /// Brings the vector registers to the state, if they are in the host's. RAX and flags are lost.
 fn spill_vectors(asm: &mut Asm) {
     let done = asm.label();
-    asm.test_byte(Mem::at(R15, at::VECTORS_LIVE));
+    asm.compare_byte(Mem::at(R15, at::VECTORS_LIVE), vectors::NONE);
     asm.jcc(cond::E, done);
     asm.load(RAX, R15, at::VECTORS);
-    move_vectors(asm, TO_MEMORY);
+    move_vectors_of(asm, TO_MEMORY, at::VECTORS_LIVE);
     asm.load(RAX, R15, at::MXCSR);
     mxcsr(asm, STORE_MXCSR, Mem::at(RAX, 0));
     mxcsr(asm, LOAD_MXCSR, Mem::at(R15, at::HOST_MXCSR));
     asm.bind(done);
 }
 
-/// Makes the state's vector registers the host's. RAX is lost.
-fn reload_vectors(asm: &mut Asm) {
+/// Makes the state's vector registers the host's. RAX and flags are lost.
+fn reload_vectors(asm: &mut Asm, level: i32) {
     asm.load(RAX, R15, at::VECTORS);
-    move_vectors(asm, TO_REGISTERS);
+    move_vectors_of(asm, TO_REGISTERS, level);
     asm.load(RAX, R15, at::MXCSR);
     mxcsr(asm, LOAD_MXCSR, Mem::at(RAX, 0));
 }
 
+/// Loads as many vector registers as the mode allows. If it forbids all, or they were not enough for
+/// who calls, leaves.
 fn load_vectors(asm: &mut Asm, exit: usize) -> usize {
     let address = asm.address + asm.offset();
     let forbidden = asm.label();
-    asm.test_byte(Mem::at(R15, at::VECTORS_ALLOWED));
+    asm.compare_byte(Mem::at(R15, at::VECTORS_LIVE), vectors::NONE);
+    asm.jcc(cond::NE, forbidden);
+    asm.compare_byte(Mem::at(R15, at::VECTORS_ALLOWED), vectors::NONE);
     asm.jcc(cond::E, forbidden);
     asm.mov(R14, RAX);
-    reload_vectors(asm);
+    reload_vectors(asm, at::VECTORS_ALLOWED);
+    asm.move_byte(RAX, Mem::at(R15, at::VECTORS_ALLOWED), Mem::at(R15, at::VECTORS_LIVE));
     asm.mov(RAX, R14);
-    asm.set_byte(Mem::at(R15, at::VECTORS_LIVE), 1);
     asm.ret();
     asm.bind(forbidden);
     // The return address is of no use any more.
@@ -208,9 +230,9 @@ fn helper(asm: &mut Asm, function: usize) -> usize {
     let out = asm.label();
     asm.jcc(cond::NE, out);
     let plain = asm.label();
-    asm.test_byte(Mem::at(R15, at::VECTORS_LIVE));
+    asm.compare_byte(Mem::at(R15, at::VECTORS_LIVE), vectors::NONE);
     asm.jcc(cond::E, plain);
-    reload_vectors(asm);
+    reload_vectors(asm, at::VECTORS_LIVE);
     asm.bind(plain);
     reload(asm);
     asm.ret();

@@ -166,7 +166,7 @@ pub fn generate_vector(rng: &mut Rng) -> Vec<u8> {
 }
 
 /// Bytes that look like a floating-point SSE instruction.
-fn generate_float(rng: &mut Rng) -> Vec<u8> {
+pub fn generate_float(rng: &mut Rng) -> Vec<u8> {
     const OPCODES: [&[u8]; 27] = [
         &[0x2a],
         &[0x2c],
@@ -201,17 +201,30 @@ fn generate_float(rng: &mut Rng) -> Vec<u8> {
 }
 
 /// Bytes of a string comparison.
-fn generate_strings(rng: &mut Rng) -> Vec<u8> {
+pub fn generate_strings(rng: &mut Rng) -> Vec<u8> {
     let opcode = [0x3a, 0x60 | rng.next() as u8 & 3];
     vector_instruction(rng, &opcode)
 }
 
-/// An SSE instruction with operands by chance.
+/// An SSE or AVX instruction with operands by chance.
 fn vector_instruction(rng: &mut Rng, opcode: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let random = rng.next() as u8;
     let memory = rng.below(2) == 0;
     let modrm = if memory { random & 0x38 | 0x47 } else { random | 0xc0 };
+    if rng.below(3) == 0 && std::arch::is_x86_feature_detected!("avx2") {
+        let map = match opcode[0] {
+            0x38 => 2,
+            0x3a => 3,
+            _ => 1,
+        };
+        let b = if memory { 0x20 } else { 0 };
+        bytes.extend([0xc4, rng.next() as u8 & 0xa0 | b | 0x40 | map]);
+        bytes.extend([rng.next() as u8 & 0x7f, opcode[opcode.len() - 1], modrm]);
+        bytes.push(random & 0x70);
+        bytes.extend(rng.next().to_le_bytes());
+        return bytes;
+    }
     if rng.below(6) != 0 {
         bytes.push(rng.pick(&[0x66, 0x66, 0xf2, 0xf3]));
     }
@@ -232,7 +245,7 @@ pub fn is_safe_vector(insn: &Instruction) -> bool {
     let registers = (0..insn.op_count()).all(|n| match insn.op_kind(n) {
         OpKind::Register => {
             let register = insn.op_register(n);
-            register.is_gpr() || register.is_xmm()
+            register.is_gpr() || register.is_xmm() || register.is_ymm()
         }
         OpKind::Memory => {
             insn.memory_base() == Register::RDI && insn.memory_index() == Register::None
@@ -240,7 +253,7 @@ pub fn is_safe_vector(insn: &Instruction) -> bool {
         kind => kind == OpKind::Immediate8,
     });
     let uses_xmm = (0..insn.op_count())
-        .any(|n| insn.op_kind(n) == OpKind::Register && insn.op_register(n).is_xmm());
+        .any(|n| insn.op_kind(n) == OpKind::Register && insn.op_register(n).is_vector_register());
     let host_has = std::arch::is_x86_feature_detected!("sse4.2")
         && insn.cpuid_features().iter().all(|feature| match feature {
             CpuidFeature::SHA => std::arch::is_x86_feature_detected!("sha"),
@@ -248,9 +261,21 @@ pub fn is_safe_vector(insn: &Instruction) -> bool {
             CpuidFeature::PCLMULQDQ => std::arch::is_x86_feature_detected!("pclmulqdq"),
             CpuidFeature::GFNI => std::arch::is_x86_feature_detected!("gfni"),
             CpuidFeature::SSE4A => std::arch::is_x86_feature_detected!("sse4a"),
+            CpuidFeature::FMA => std::arch::is_x86_feature_detected!("fma"),
+            CpuidFeature::F16C => std::arch::is_x86_feature_detected!("f16c"),
             _ => true,
         });
     // Silicon has approximations of its own.
-    let exact = !matches!(insn.mnemonic(), M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss);
+    let exact = !matches!(
+        insn.mnemonic(),
+        M::Rcpps
+            | M::Rcpss
+            | M::Rsqrtps
+            | M::Rsqrtss
+            | M::Vrcpps
+            | M::Vrcpss
+            | M::Vrsqrtps
+            | M::Vrsqrtss
+    );
     registers && uses_xmm && host_has && exact && !insn.is_invalid()
 }

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use iced_x86::{Encoder, Instruction, OpKind, Register};
+use iced_x86::{Encoder, EncodingKind, Instruction, OpKind, Register};
 
 use super::unit::{self, Class, Unit};
 use super::{Flags, Source, Translation, plain_record};
-use crate::jit::asm::{Asm, Label, Mem, Width, host::*, op};
+use crate::jit::asm::{Asm, Label, Mem, Width, cond, host::*, op};
 use crate::jit::flags::{FlagsAt, Recipe};
-use crate::jit::frame::at;
+use crate::jit::frame::{at, vectors};
 use crate::jit::record::{Kind, Record};
 use crate::jit::thunks::{self, Thunks};
 use crate::state::gpr;
@@ -20,7 +20,7 @@ pub(super) enum Stub {
     /// Leaves for good.
     Exit { from: Label, record: usize, save_flags: bool },
     /// The vector registers are to be loaded.
-    Vectors { from: Label, record: usize, back: Label },
+    Vectors { from: Label, record: usize, again: Label },
     /// A store hit a watched page.
     Written { from: Label, record: usize, back: Label },
     /// The other way of a conditional jump out of the page.
@@ -39,8 +39,8 @@ pub(super) struct Emitter<'a> {
     record_sites: Vec<(usize, usize)>,
     traps: Vec<(Range<usize>, usize)>,
     encoder: Encoder,
-    /// The vector registers are known to be the host's.
-    has_vectors: bool,
+    /// Which vector registers are known to be the host's.
+    vectors: u8,
 }
 
 const GPR64: [Register; 16] = [
@@ -93,7 +93,7 @@ impl<'a> Emitter<'a> {
             record_sites: Vec::new(),
             traps: Vec::new(),
             encoder: Encoder::new(64),
-            has_vectors: false,
+            vectors: vectors::NONE,
         }
     }
 
@@ -274,21 +274,24 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// Before the first vector instruction of a block: makes the guest's vector registers the
-    /// host's, if they are not. R14 and the host's flags are lost.
+    /// Before a vector instruction: makes the guest's vector registers the host's, if the block has
+    /// not made sure of that. R14 and the host's flags are lost.
     fn want_vectors(&mut self, index: usize) {
-        if std::mem::replace(&mut self.has_vectors, true) {
+        let raw = &self.units[index].raw;
+        let level =
+            if raw.encoding() == EncodingKind::Legacy { vectors::SSE } else { vectors::AVX };
+        if self.vectors >= level {
             return;
         }
+        self.vectors = level;
         let flags = self.destroy_flags(index);
-        let from = self.asm.label();
-        self.asm.test_byte(Mem::at(R15, at::VECTORS_LIVE));
-        self.asm.jcc(crate::jit::asm::cond::E, from);
-        let back = self.asm.label();
-        self.asm.bind(back);
-        let kind = Kind::Interpret(self.units[index].raw.ip() as i64);
+        let (again, from) = (self.asm.label(), self.asm.label());
+        self.asm.bind(again);
+        self.asm.compare_byte(Mem::at(R15, at::VECTORS_LIVE), level);
+        self.asm.jcc(cond::B, from);
+        let kind = Kind::Interpret(raw.ip() as i64);
         let record = self.record(plain_record(self.source, kind, flags));
-        self.stubs.push(Stub::Vectors { from, record, back });
+        self.stubs.push(Stub::Vectors { from, record, again });
     }
 
     fn plain_with_memory(&mut self, index: usize) {
@@ -347,9 +350,9 @@ impl<'a> Emitter<'a> {
     /// R13 has the host address of what was stored. The host's flags are lost.
     pub fn look_for_watchers(&mut self, kind: Kind) {
         self.asm.load(R14, R14, 16);
-        self.asm.test_byte(Mem::at(R14, 0));
+        self.asm.compare_byte(Mem::at(R14, 0), 0);
         let from = self.asm.label();
-        self.asm.jcc(crate::jit::asm::cond::NE, from);
+        self.asm.jcc(cond::NE, from);
         let back = self.asm.label();
         self.asm.bind(back);
         let record = self.record(plain_record(self.source, kind, self.flags.at_trap()));
@@ -484,11 +487,11 @@ impl<'a> Emitter<'a> {
                 self.asm.bind(from);
                 self.exit(record, save_flags);
             }
-            Stub::Vectors { from, record, back } => {
+            Stub::Vectors { from, record, again } => {
                 self.asm.bind(from);
                 self.load_record(record);
                 self.asm.call(self.thunks.load_vectors);
-                self.asm.jmp(back);
+                self.asm.jmp(again);
             }
             Stub::Written { from, record, back } => {
                 self.asm.bind(from);

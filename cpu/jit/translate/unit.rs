@@ -1,6 +1,8 @@
 //! What is to be known about one guest instruction before code is made for it.
 
-use iced_x86::{Code, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{
+    Code, CpuidFeature, EncodingKind, FlowControl, Instruction, Mnemonic as M, OpKind, Register,
+};
 
 use crate::cpuid::Model;
 use crate::interp::decode::{self, End, Key};
@@ -346,33 +348,50 @@ fn is_plain(mnemonic: M) -> bool {
     ) || is_conditional(mnemonic)
 }
 
-/// SSE instructions that work on vector registers, and general ones at most beside.
+/// Instructions of SSE and AVX that work on vector registers, and general ones at most beside.
 fn is_vector(raw: &Instruction) -> bool {
-    use iced_x86::{CpuidFeature as C, EncodingKind};
-    let set = raw.cpuid_features().iter().all(|feature| {
-        matches!(
-            feature,
-            C::SSE
-                | C::SSE2
-                | C::SSE3
-                | C::SSSE3
-                | C::SSE4_1
-                | C::SSE4_2
-                | C::AES
-                | C::PCLMULQDQ
-                | C::SHA
-        )
-    });
+    let encoding = matches!(raw.encoding(), EncodingKind::Legacy | EncodingKind::VEX);
     let registers = (0..raw.op_count()).all(|n| {
+        let register = raw.op_register(n);
         raw.op_kind(n) != OpKind::Register
-            || raw.op_register(n).is_xmm()
-            || raw.op_register(n).is_gpr()
+            || register.is_xmm()
+            || register.is_ymm()
+            || register.is_gpr()
     });
     let special = matches!(
         raw.mnemonic(),
-        M::Ldmxcsr | M::Stmxcsr | M::Maskmovdqu | M::Maskmovq | M::Clflush | M::Emms
+        M::Ldmxcsr
+            | M::Stmxcsr
+            | M::Vldmxcsr
+            | M::Vstmxcsr
+            | M::Maskmovdqu
+            | M::Vmaskmovdqu
+            | M::Maskmovq
+            | M::Emms
     );
-    raw.encoding() == EncodingKind::Legacy && set && registers && !special
+    encoding && registers && !special && raw.cpuid_features().iter().all(is_vector_set)
+}
+
+/// Whether `set` is one of vector instructions that this processor executes.
+fn is_vector_set(set: &CpuidFeature) -> bool {
+    use CpuidFeature as C;
+    use std::arch::is_x86_feature_detected as has;
+    match set {
+        // A processor with BMI2, which the translator itself needs, has all of these.
+        C::SSE | C::SSE2 | C::SSE3 | C::SSSE3 | C::SSE4_1 | C::SSE4_2 => true,
+        C::AES => has!("aes"),
+        C::PCLMULQDQ => has!("pclmulqdq"),
+        C::SHA => has!("sha"),
+        C::GFNI => has!("gfni"),
+        C::AVX => has!("avx"),
+        C::AVX2 => has!("avx2"),
+        C::FMA => has!("fma"),
+        C::F16C => has!("f16c"),
+        C::VAES => has!("vaes"),
+        C::VPCLMULQDQ => has!("vpclmulqdq"),
+        C::AVX_VNNI => has!("avxvnni"),
+        _ => false,
+    }
 }
 
 fn is_conditional(mnemonic: M) -> bool {
@@ -420,22 +439,11 @@ fn host_has(raw: &Instruction) -> bool {
         M::Adcx | M::Adox => has!("adx"),
         M::Movbe => has!("movbe"),
         M::Crc32 => has!("sse4.2"),
-        M::Aesdec | M::Aesdeclast | M::Aesenc | M::Aesenclast | M::Aesimc | M::Aeskeygenassist => {
-            has!("aes")
-        }
-        M::Pclmulqdq => has!("pclmulqdq"),
-        M::Sha1msg1
-        | M::Sha1msg2
-        | M::Sha1nexte
-        | M::Sha1rnds4
-        | M::Sha256msg1
-        | M::Sha256msg2
-        | M::Sha256rnds2 => has!("sha"),
         M::Popcnt => has!("popcnt"),
         M::Tzcnt | M::Andn | M::Bextr | M::Blsi | M::Blsmsk | M::Blsr => has!("bmi1"),
         M::Lzcnt => has!("lzcnt"),
         M::Cmpxchg16b => has!("cmpxchg16b"),
-        // A processor with BMI2, which the translator itself needs, has all of SSE to SSE4.2.
+        // The translator itself needs BMI2.
         _ => true,
     }
 }
@@ -505,7 +513,7 @@ fn placeable(raw: &Instruction, key: Key) -> bool {
             continue;
         }
         let register = raw.op_register(n);
-        if register.is_xmm() {
+        if register.is_xmm() || register.is_ymm() {
             rex |= register.number() >= 8;
             continue;
         }

@@ -52,7 +52,7 @@ impl Software {
                 0 => crate::jit::DEFAULT_SIZE,
                 mib => (mib as usize) << 20,
             };
-            match crate::jit::Translator::new(size, props.one_insn_per_tb) {
+            match crate::jit::Translator::new(size) {
                 Ok(translator) => software.translator = Some(translator),
                 Err(error) => base::warn_report!("guest code is interpreted: {error}"),
             }

@@ -68,7 +68,7 @@ impl Testbed {
     /// Has the code translated, not interpreted.
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     pub fn translate(&mut self) -> Result<(), crate::jit::TranslatorError> {
-        self.cpu.translate_by(&crate::jit::Translator::new(16 << 20, false)?);
+        self.cpu.translate_by(&crate::jit::Translator::new(16 << 20)?);
         Ok(())
     }
 

@@ -45,8 +45,6 @@ pub struct Cache {
     used: usize,
     /// How much of the memory is taken by what is never dropped.
     fixed: usize,
-    /// Blocks have one instruction only.
-    single: bool,
     /// By ascending address of their code.
     blocks: Vec<Block>,
     map: HashMap<(usize, Variant), usize>,
@@ -65,8 +63,8 @@ pub enum Found {
 }
 
 impl Cache {
-    /// An empty cache with room for `len` bytes of code, of one instruction a block if `single`.
-    pub fn new(len: usize, single: bool, helpers: &Helpers) -> nix::Result<(Self, Thunks)> {
+    /// An empty cache with room for `len` bytes of code.
+    pub fn new(len: usize, helpers: &Helpers) -> nix::Result<(Self, Thunks)> {
         let mut memory = CodeMemory::new(len)?;
         let mut asm = Asm::new(memory.start());
         let thunks = assemble(&mut asm, helpers);
@@ -78,7 +76,6 @@ impl Cache {
             memory,
             used: fixed,
             fixed,
-            single,
             blocks: Vec::new(),
             map: HashMap::new(),
             pages: HashMap::new(),
@@ -130,8 +127,7 @@ impl Cache {
         ram.tracking().protect_code(page);
         let mut bytes = vec![0; MAX_BYTES.min(PAGE - start)];
         ram.read(offset, &mut bytes);
-        let source =
-            Source { bytes: &bytes, start: start as u16, variant, model, single: self.single };
+        let source = Source { bytes: &bytes, start: start as u16, variant, model };
         let mut block = Block {
             guest,
             guest_len: PAGE - start,

@@ -120,8 +120,8 @@ fn open() -> *mut u8 {
 }
 
 impl Translator {
-    /// A translator with room for `size` bytes of code, of one instruction a block if `single`.
-    pub fn new(size: usize, single: bool) -> Result<Arc<Self>, TranslatorError> {
+    /// A translator with room for `size` bytes of code.
+    pub fn new(size: usize) -> Result<Arc<Self>, TranslatorError> {
         if !std::arch::is_x86_feature_detected!("bmi2") {
             return Err(TranslatorError::Host);
         }
@@ -129,7 +129,7 @@ impl Translator {
             step: helper::step as *const () as usize,
             written: helper::written as *const () as usize,
         };
-        let (cache, thunks) = Cache::new(size, single, &helpers)?;
+        let (cache, thunks) = Cache::new(size, &helpers)?;
         let traps =
             signal::Guarded::new(cache.range(), thunks.trap).ok_or(TranslatorError::Traps)?;
         Ok(Arc::new(Translator {

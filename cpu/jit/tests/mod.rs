@@ -285,7 +285,7 @@ fn a_signal_ends_endless_loops() {
 #[test]
 fn a_full_cache_is_emptied() {
     let mut bed = Testbed::new().unwrap();
-    bed.cpu.translate_by(&super::Translator::new(64 << 10, false).unwrap());
+    bed.cpu.translate_by(&super::Translator::new(64 << 10).unwrap());
     // inc rax; jmp to the next page, 512 times over.
     for page in 0..512_u64 {
         bed.ram.write(0x10_0000 + page * 4096, &[0x48, 0xff, 0xc0, 0xe9, 0xf8, 0x0f, 0, 0]);

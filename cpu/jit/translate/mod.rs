@@ -58,8 +58,6 @@ pub struct Source<'a> {
     pub variant: Variant,
     /// What the processor offers.
     pub model: &'a Model,
-    /// Whether to stop after the first instruction.
-    pub single: bool,
 }
 
 impl Source<'_> {
@@ -71,8 +69,7 @@ impl Source<'_> {
         let mut decoder = Decoder::with_ip(key.code_bits(), self.bytes, start, options);
         let mut units = Vec::with_capacity(16);
         let mut len = 0;
-        let most = if self.single { 1 } else { MAX_UNITS };
-        while units.len() < most && decoder.can_decode() {
+        while units.len() < MAX_UNITS && decoder.can_decode() {
             let Some(raw) = decode::take_apart(&mut decoder) else { break };
             let unit = Unit::of(raw, key, self.model);
             len = decoder.position();

@@ -467,6 +467,12 @@ fn i6300esb(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     Ok(I6300Esb::plug(slots.pci(), &props, slots.clocks(), slots.requests())?)
 }
 
+fn pc_testdev(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let _: NoProps = parse("pc-testdev", settings)?;
+    crate::misc::pc_testdev::plug(slots.isa());
+    Ok(())
+}
+
 fn ib700(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     let _: NoProps = parse("ib700", settings)?;
     let (device, [stop, start]) = Ib700::create(slots.clocks(), slots.requests());
@@ -502,6 +508,7 @@ types! {
     "isa-debugcon", Isa, Misc, None, DebugconProps, isa_debugcon;
     "isa-parallel", Isa, Input, None, ParallelProps, isa_parallel;
     "isa-serial", Isa, Input, None, SerialProps, isa_serial;
+    "pc-testdev", Isa, Misc, None, NoProps, pc_testdev;
     "pci-serial", Pci, Input, None, PciSerialProps, pci_serial;
     "pci-testdev", Pci, Misc, Some("PCI Test Device"), PciTestdevProps, pci_testdev;
     "pvpanic", Isa, Misc, None, PvpanicProps, pvpanic;

@@ -1,4 +1,4 @@
-//! The ISA bus: sixteen interrupts and a space of ports.
+//! The ISA bus: sixteen interrupts, a space of ports, and one of memory.
 
 pub mod port92;
 pub mod silent;
@@ -13,13 +13,14 @@ pub const IRQS: u32 = 16;
 /// What an ISA device is plugged into.
 pub struct IsaBus {
     ports: Region,
+    memory: Region,
     irqs: Vec<IrqLine>,
 }
 
 impl IsaBus {
-    /// A bus with these ports and interrupt inputs.
-    pub fn new(ports: Region, inputs: &Arc<dyn IrqSink>) -> Self {
-        IsaBus { ports, irqs: (0..IRQS).map(|n| IrqLine::new(inputs.clone(), n)).collect() }
+    /// A bus with these ports, this memory, and these interrupt inputs.
+    pub fn new(ports: Region, memory: Region, inputs: &Arc<dyn IrqSink>) -> Self {
+        IsaBus { ports, memory, irqs: (0..IRQS).map(|n| IrqLine::new(inputs.clone(), n)).collect() }
     }
 
     /// The line of interrupt `n`; an unconnected one if there is no such interrupt.
@@ -30,6 +31,11 @@ impl IsaBus {
     /// Places a device's ports.
     pub fn place(&self, ports: &Region, at: u64) {
         self.ports.add(ports, at, 0);
+    }
+
+    /// Places a device's memory.
+    pub fn place_memory(&self, memory: &Region, at: u64) {
+        self.memory.add(memory, at, 0);
     }
 
     /// Places ports over others that are there already.

@@ -2,6 +2,7 @@
 
 pub mod debug_exit;
 pub mod edu;
+pub mod pc_testdev;
 pub mod pci_testdev;
 pub mod pvpanic;
 pub mod vmcoreinfo;

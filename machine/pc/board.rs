@@ -203,7 +203,7 @@ impl Pc {
         };
         // ISA devices, PCI interrupts and the HPET share the sixteen wires.
         let shared = SharedIrqs::new(&gsi);
-        let isa = IsaBus::new(io.clone(), &shared.isa);
+        let isa = IsaBus::new(io.clone(), map.low.pci.clone(), &shared.isa);
 
         let pit = Pit::create(isa.irq(isa_irq::TIMER), clocks);
         if chips.pit {

@@ -60,7 +60,7 @@ fn machine(program: PathBuf, image: &Path, kernel: &str) -> Launch {
         .accel()
         .args(["-cpu", cpu, "-m", "128", "-smp", "2", "-no-reboot", "-nodefaults"])
         .args(["-display", "none", "-serial", "stdio"])
-        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-device", "pc-testdev"])
         .args(["-kernel".as_ref(), image.as_os_str()])
         .args(["-append", kernel])
 }
@@ -105,6 +105,7 @@ kernels! {
     control
     debug
     exceptions
+    ioapic
     la57
     lam
     memory
@@ -116,6 +117,8 @@ kernels! {
     protected
     real
     smap
+    smm
+    smp
     syscall
     tasks
     tsc

@@ -16,12 +16,15 @@ mod trap;
 mod apic;
 mod debug;
 mod exceptions;
+mod ioapic;
 mod keys;
 mod modes64;
 mod paging;
 mod protected;
 mod real;
 mod registers;
+mod smm;
+mod smp;
 mod syscalls;
 mod tasks;
 
@@ -33,6 +36,7 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("control", registers::control),
     ("debug", debug::run),
     ("exceptions", exceptions::run),
+    ("ioapic", ioapic::run),
     ("la57", modes64::la57),
     ("lam", modes64::lam),
     ("memory", registers::memory),
@@ -44,6 +48,8 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("protected", protected::run_all),
     ("real", real::real_mode),
     ("smap", modes64::smap),
+    ("smm", smm::run),
+    ("smp", smp::run),
     ("syscall", syscalls::run),
     ("tasks", tasks::run_all),
     ("tsc", registers::tsc),

@@ -95,15 +95,21 @@ pub struct Tss {
     pub iomap: u16,
     pub bitmap: [u8; 33],
 }
-pub static mut TSS: Tss = Tss {
-    reserved: 0,
-    rsp: [0; 3],
-    reserved1: 0,
-    ist: [0; 7],
-    reserved2: [0; 5],
-    iomap: 104,
-    bitmap: [0xff; 33],
-};
+impl Tss {
+    pub const fn new() -> Self {
+        Tss {
+            reserved: 0,
+            rsp: [0; 3],
+            reserved1: 0,
+            ist: [0; 7],
+            reserved2: [0; 5],
+            iomap: 104,
+            bitmap: [0xff; 33],
+        }
+    }
+}
+
+pub static mut TSS: Tss = Tss::new();
 
 static mut TRAP_STACK: crate::boot::Stack<32768> = crate::boot::Stack([0; 32768]);
 static mut DEBUG_STACK: crate::boot::Stack<16384> = crate::boot::Stack([0; 16384]);

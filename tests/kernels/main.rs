@@ -119,6 +119,7 @@ kernels! {
     smap
     smm
     smp
+    svm
     syscall
     tasks
     tsc

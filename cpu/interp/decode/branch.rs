@@ -54,6 +54,7 @@ pub fn ends_block(raw: &Instruction) -> End {
                         | M::Rsm
                         | M::Vmcall
                         | M::Vmmcall
+                        | M::Vmrun
                 );
             return if near { End::Branch } else { End::System };
         }

@@ -175,6 +175,9 @@ pub mod feature {
     pub const XSAVES: Feature = Feature(13, 1, 0, 3);
     pub const GBPAGES: Feature = Feature(0x8000_0001, 0, 3, 26);
     pub const RDTSCP: Feature = Feature(0x8000_0001, 0, 3, 27);
+    pub const SVM: Feature = Feature(0x8000_0001, 0, 2, 2);
+    pub const NPT: Feature = Feature(0x8000_000a, 0, 3, 0);
+    pub const NRIP_SAVE: Feature = Feature(0x8000_000a, 0, 3, 3);
 }
 
 /// Whether CPUID names AMD.

@@ -25,6 +25,7 @@ mod real;
 mod registers;
 mod smm;
 mod smp;
+mod svm;
 mod syscalls;
 mod tasks;
 
@@ -50,6 +51,7 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("smap", modes64::smap),
     ("smm", smm::run),
     ("smp", smp::run),
+    ("svm", svm::run),
     ("syscall", syscalls::run),
     ("tasks", tasks::run_all),
     ("tsc", registers::tsc),

@@ -256,7 +256,8 @@ pub fn is_safe_vector(insn: &Instruction) -> bool {
         .any(|n| insn.op_kind(n) == OpKind::Register && insn.op_register(n).is_vector_register());
     let host_has = std::arch::is_x86_feature_detected!("sse4.2")
         && insn.cpuid_features().iter().all(|feature| match feature {
-            CpuidFeature::SHA => std::arch::is_x86_feature_detected!("sha"),
+            // Some processors take misaligned operands of these.
+            CpuidFeature::SHA => false,
             CpuidFeature::AES => std::arch::is_x86_feature_detected!("aes"),
             CpuidFeature::PCLMULQDQ => std::arch::is_x86_feature_detected!("pclmulqdq"),
             CpuidFeature::GFNI => std::arch::is_x86_feature_detected!("gfni"),

@@ -97,17 +97,32 @@ impl Cache {
         model: &Model,
         thunks: &Thunks,
     ) -> Found {
-        let guest = ram.host() as usize + offset as usize;
-        let found = match self.map.get(&(guest, variant)) {
-            Some(index) => *index,
-            None => match self.add(ram, offset, variant, model, thunks) {
-                Some(index) => index,
-                None => return Found::Full,
-            },
-        };
-        match &self.blocks[found].code {
+        match self.index_of(ram, offset, variant, model, thunks) {
+            Some(index) => self.found(index),
+            None => Found::Full,
+        }
+    }
+
+    fn found(&self, index: usize) -> Found {
+        match &self.blocks[index].code {
             code if code.is_empty() => Found::Interpret,
             code => Found::Code(code.start),
+        }
+    }
+
+    /// The number of the block at `offset` of `ram`, old or new.
+    fn index_of(
+        &mut self,
+        ram: &Arc<RamBlock>,
+        offset: u64,
+        variant: Variant,
+        model: &Model,
+        thunks: &Thunks,
+    ) -> Option<usize> {
+        let guest = ram.host() as usize + offset as usize;
+        match self.map.get(&(guest, variant)) {
+            Some(index) => Some(*index),
+            None => self.add(ram, offset, variant, model, thunks),
         }
     }
 
@@ -127,7 +142,8 @@ impl Cache {
         ram.tracking().protect_code(page);
         let mut bytes = vec![0; MAX_BYTES.min(PAGE - start)];
         ram.read(offset, &mut bytes);
-        let source = Source { bytes: &bytes, start: start as u16, variant, model };
+        let block = self.blocks.len() as u32;
+        let source = Source { bytes: &bytes, start: start as u16, block, variant, model };
         let mut block = Block {
             guest,
             guest_len: PAGE - start,
@@ -179,28 +195,29 @@ impl Cache {
         block.records.get(*record)
     }
 
-    /// Leads the jump at `site` to the block at `target` of the same page. The block's address, if it
-    /// can be executed.
+    /// Leads the jump at `site`, which belongs to block `from`, to the block at `target` of the same
+    /// page. The block's address, if it can be executed.
     pub fn link(
         &mut self,
+        from: u32,
         site: usize,
-        target: u16,
-        host_flags: bool,
+        (target, host_flags): (u16, bool),
         model: &Model,
         thunks: &Thunks,
     ) -> Found {
-        let Some(from) = self.block_at(site) else { return Found::Interpret };
-        let from = &self.blocks[from];
-        let page_at = from.guest & !(PAGE - 1);
-        let alive = self.map.contains_key(&(from.guest, from.variant));
-        let variant = Variant { host_flags, ..from.variant };
-        let Some(page) = self.pages.get(&page_at) else { return Found::Interpret };
+        let Some(block) = self.blocks.get(from as usize) else { return Found::Interpret };
+        let (guest, variant) = (block.guest, block.variant);
+        let Some(page) = self.pages.get(&(guest & !(PAGE - 1))) else { return Found::Interpret };
         let ram = page.ram.clone();
         let offset = (page.index * PAGE) as u64 + u64::from(target);
-        let found = self.find(&ram, offset, variant, model, thunks);
+        let wanted = Variant { host_flags, ..variant };
+        let Some(index) = self.index_of(&ram, offset, wanted, model, thunks) else {
+            return Found::Full;
+        };
+        let found = self.found(index);
+        // A block that was taken back meanwhile is not executed again.
         if let Found::Code(code) = found
-            && alive
-            && let Some(index) = self.block_at(code)
+            && self.map.get(&(guest, variant)) == Some(&(from as usize))
             && let Some(before) = self.memory.patch(site, code)
         {
             self.blocks[index].incoming.push((site, before));

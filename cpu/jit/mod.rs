@@ -478,7 +478,8 @@ impl Cpu {
                 let mut cache = translator.cache.lock();
                 if translator.ready(&mut cache) {
                     let thunks = &translator.thunks;
-                    match cache.link(site, target, host_flags, &self.model, thunks) {
+                    let to = (target, host_flags);
+                    match cache.link(record.block, site, to, &self.model, thunks) {
                         Found::Code(code) => return Ok(Next::Chained(Entry { code, host_flags })),
                         Found::Full => translator.drain(&mut cache),
                         Found::Interpret => {}

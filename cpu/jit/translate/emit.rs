@@ -134,7 +134,8 @@ impl<'a> Emitter<'a> {
         let effect = unit.effect;
         let touches_flags = effect.reads | effect.modifies != 0 || matches!(kind, Kind::Last(_));
         let op = Some(Box::new(self.source.lower(unit)));
-        self.record(Record { kind, flags, touches_flags, start: self.source.start, op })
+        let Source { block, start, .. } = *self.source;
+        self.record(Record { kind, flags, touches_flags, block, start, op })
     }
 
     /// `mov r14, record`.

@@ -54,6 +54,8 @@ pub struct Source<'a> {
     pub bytes: &'a [u8],
     /// Where in its page it begins.
     pub start: u16,
+    /// The number that the block will have in the cache.
+    pub block: u32,
     /// How it is to be understood.
     pub variant: Variant,
     /// What the processor offers.
@@ -137,5 +139,5 @@ impl Flags {
 
 /// A record for something that is not an instruction.
 fn plain_record(source: &Source<'_>, kind: Kind, flags: FlagsAt) -> Record {
-    Record { kind, flags, touches_flags: false, start: source.start, op: None }
+    Record { kind, flags, touches_flags: false, block: source.block, start: source.start, op: None }
 }

@@ -198,7 +198,7 @@ impl Generator {
             bytes.push(0x67);
         }
         match self.below(if mandatory { 6 } else { 16 }) {
-            0 | 1 | 2 => bytes.push(0x66),
+            0..=2 => bytes.push(0x66),
             3 => bytes.push(0xf2),
             4 => bytes.push(0xf3),
             _ => {}

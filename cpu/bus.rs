@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::backdoor::Backdoor;
+use base::irq::IrqLine;
 use base::memory::AddressSpace;
 
 /// The register page of a local APIC, as its own processor reaches it.
@@ -55,6 +56,8 @@ pub struct Bus {
     pub apic: Option<Arc<dyn ApicPage>>,
     /// A port whose accesses see and change the processor's registers.
     pub backdoor: Option<Arc<dyn Backdoor>>,
+    /// FERR#: how x87 exceptions leave a processor whose CR0.NE is clear. The board takes it back.
+    pub fpu_error: IrqLine,
     /// The time base of RDTSC.
     pub tsc: Arc<dyn TimeStamp>,
 }

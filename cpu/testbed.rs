@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use base::irq::IrqLine;
 use base::memory::{AddressSpace, RamBlock, RamError, Region};
 
 use crate::Cpu;
@@ -52,6 +53,7 @@ impl Testbed {
             ports: AddressSpace::new("io", Region::container("io", 0x1_0000)),
             a20: Arc::new(AtomicBool::new(true)),
             backdoor: None,
+            fpu_error: IrqLine::unconnected(),
             apic: None,
             tsc: Arc::new(NoTime),
         };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use base::irq::IrqLine;
 use base::memory::{AddressSpace, IoHandler, RamBlock, Region};
 
 use crate::bus::{ApicPage, Bus, TimeStamp};
@@ -116,6 +117,7 @@ impl Machine {
             ports: AddressSpace::new("io", io),
             a20: a20.clone(),
             backdoor: None,
+            fpu_error: IrqLine::unconnected(),
             apic: Some(Arc::new(Apic::default())),
             tsc: Arc::new(Ticks),
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base::clock::Clocks;
 use base::interrupt::{ApicBus, ApicMessage, DeliveryMode, DestinationMode, IntAck, Trigger};
-use base::irq::IrqSink;
+use base::irq::{IrqLine, IrqSink};
 use base::memory::{AccessSizes, AddressSpace, IoHandler, RamBlock, Region};
 use parking_lot::Mutex;
 
@@ -131,6 +131,7 @@ fn bed(irqchip: Irqchip, cpus: u32) -> Option<Bed> {
                 ports: AddressSpace::with_unassigned("io", io.clone(), 0xff),
                 a20: Arc::new(AtomicBool::new(true)),
                 backdoor: None,
+                fpu_error: IrqLine::unconnected(),
                 apic: None,
                 tsc: Arc::new(HostTime),
             };

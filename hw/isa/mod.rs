@@ -1,7 +1,7 @@
 //! The ISA bus: sixteen interrupts, a space of ports, and one of memory.
 
 pub mod port92;
-pub mod silent;
+pub mod ports;
 
 use base::irq::{IrqLine, IrqSink};
 use base::memory::Region;

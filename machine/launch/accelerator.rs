@@ -185,6 +185,8 @@ pub(super) struct Surroundings<'a> {
     pub clocks: &'a Clocks,
     /// The back door, if there is one.
     pub backdoor: Option<Arc<dyn Backdoor>>,
+    /// The processors' FERR#.
+    pub fpu_error: &'a IrqLine,
     /// What becomes of the interval timer's late interrupts, if there is one.
     pub timer: Option<LostTickPolicy>,
 }
@@ -198,6 +200,7 @@ impl Surroundings<'_> {
             a20: self.a20.clone(),
             apic: apic.map(|apic| apic as _),
             backdoor: self.backdoor.clone(),
+            fpu_error: self.fpu_error.clone(),
             tsc: Arc::new(VirtualTsc(self.clocks.clone())),
         }
     }

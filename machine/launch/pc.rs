@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::backdoor::Backdoor;
-use base::irq::{FnSink, IrqLine, IrqSink};
+use base::irq::{FnSink, IrqLine, IrqSink, Patch};
 use base::memory::AddressSpace;
 use base::memory::backend::Defaults;
 use cpu::kvm::KvmVm;
@@ -156,7 +156,16 @@ pub(super) fn build(
             x2apic: accelerator.is_kvm() && processors.has_x2apic(),
         }) as _
     });
-    let around = Surroundings { map: &map, a20: &a20, clocks: &host.clocks, backdoor, timer };
+    let fpu_interrupt = Arc::<Patch>::default();
+    let fpu_error = IrqLine::new(fpu_interrupt.clone(), 0);
+    let around = Surroundings {
+        map: &map,
+        a20: &a20,
+        clocks: &host.clocks,
+        backdoor,
+        fpu_error: &fpu_error,
+        timer,
+    };
     let wired = accelerator.wire(&processors, &around)?;
     let signals: Vec<_> = wired.engines.iter().map(|(signals, _)| signals.clone()).collect();
     for space in [&map.memory, &map.smm] {
@@ -215,6 +224,8 @@ pub(super) fn build(
             0,
         ),
         a20: IrqLine::new(Arc::new(A20Gate { open: a20, processors: signals }), 0),
+        fpu_error,
+        fpu_interrupt,
         requests: vm.request_sink(),
         time_changed: vm.rtc_changed(),
         // No processor has been asked to leave: the guest is not heeded.

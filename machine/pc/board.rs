@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base::clock::Clocks;
 use base::device::{self, AnyDevice, Shared};
 use base::interrupt::{ApicBus, IntAck};
-use base::irq::{IrqLine, IrqSink, Probe};
+use base::irq::{FnSink, IrqLine, IrqSink, Patch, Probe};
 use base::memory::{Dma, Region};
 use base::request::RequestSink;
 use hw::acpi::apm::APM_PORT;
@@ -22,7 +22,7 @@ use hw::intc::i8259::{ELCR_PORT, PRIMARY_PORT, Pic, PicAck, PicInputs, SECONDARY
 use hw::intc::ioapic::{IOAPIC_ADDRESS, Ioapic, IoapicInputs};
 use hw::isa::IsaBus;
 use hw::isa::port92::{self, Port92};
-use hw::isa::silent::{self, COPROCESSOR_PORT, POST_PORT};
+use hw::isa::ports::{self, COPROCESSOR_PORT, POST_PORT};
 use hw::pci::host::{ADDRESS_PORT, ConfigPorts, DATA_PORT};
 use hw::pci::i440fx::{I440Fx, intx_map};
 use hw::pci::piix3::{Piix3, PirqRouter, RESET_PORT};
@@ -42,6 +42,7 @@ use crate::MachineError;
 mod isa_irq {
     pub const TIMER: u32 = 0;
     pub const SCI: u32 = 9;
+    pub const FPU: u32 = 13;
 }
 
 /// Slot of the south bridge.
@@ -109,6 +110,10 @@ pub struct PcWires {
     pub smi: IrqLine,
     /// Address line 20, which the keyboard controller and port 92h drive.
     pub a20: IrqLine,
+    /// The processors' FERR#.
+    pub fpu_error: IrqLine,
+    /// Where FERR# is to be connected.
+    pub fpu_interrupt: Arc<Patch>,
     /// Wishes of devices that concern the whole machine.
     pub requests: RequestSink,
     /// Told when the guest sets the real-time clock.
@@ -238,9 +243,10 @@ impl Pc {
             place(&region, port92::PORT);
             (parts.device, port92)
         });
-        let (post, coprocessor) = silent::regions();
-        place(&post, POST_PORT);
-        place(&coprocessor, COPROCESSOR_PORT);
+        let fpu_interrupt = isa.irq(isa_irq::FPU);
+        wires.fpu_interrupt.connect(FnSink(move |_, level| fpu_interrupt.set(level)));
+        place(&ports::post(), POST_PORT);
+        place(&ports::coprocessor(wires.fpu_error), COPROCESSOR_PORT);
         let hpet = chips.hpet.then(|| {
             let pit = pit.pit.clone();
             let legacy = move |on| {

@@ -34,9 +34,18 @@ fn pops(op: &Op) -> bool {
 /// #NM if the FPU is not available, #MF if an exception is pending.
 fn wait(cpu: &mut Cpu) -> Result<(), Trap> {
     available(cpu)?;
-    // Without CR0.NE the exception goes out as FERR#, which nothing is connected to.
-    if cpu.state.x87.pending() && cpu.state.cr0 & cr0::NE != 0 {
-        return Err(cpu.raise(vector::MF, None));
+    report_pending(cpu)
+}
+
+/// Reports a pending exception: as #MF or, without CR0.NE, by FERR#. What comes of that is an
+/// interrupt like any other; the instruction goes on, as if IGNNE# were asserted.
+fn report_pending(cpu: &mut Cpu) -> Result<(), Trap> {
+    if cpu.state.x87.pending() {
+        if cpu.state.cr0 & cr0::NE != 0 {
+            return Err(cpu.raise(vector::MF, None));
+        }
+        cpu.bus.fpu_error.raise();
+        cpu.exit_block = true;
     }
     Ok(())
 }
@@ -365,10 +374,7 @@ pub fn fwait(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
     if cpu.mode.wait_trap {
         return Err(cpu.device_not_available());
     }
-    if cpu.state.x87.pending() && cpu.state.cr0 & cr0::NE != 0 {
-        return Err(cpu.raise(vector::MF, None));
-    }
-    Ok(())
+    report_pending(cpu)
 }
 
 /// FNINIT.

@@ -121,6 +121,7 @@ fn faults() {
     unsafe { asm!("fninit") };
     check_eq!(trap::fault_of(|| divide(true)), FINE, "the same, cleared in time");
     unsafe { asm!("fninit") };
+    fpu_interrupt();
     let simd = || unsafe {
         let mxcsr = 0x1d80u32;
         asm!("ldmxcsr [{}]", "mov eax, 1", "cvtsi2ss xmm0, eax", "xorps xmm1, xmm1",
@@ -161,6 +162,49 @@ fn faults() {
         (GP, 0),
         "an instruction of sixteen bytes"
     );
+}
+
+/// Without CR0.NE an x87 exception is interrupt 13 of the 8259 pair.
+fn fpu_interrupt() {
+    use crate::cpu::{inb, outb};
+    // The pair at vectors 0x30 and 0x38, with IRQ 13 and the cascade open.
+    for (port, value) in [
+        (0x20, 0x11),
+        (0x21, 0x30),
+        (0x21, 4),
+        (0x21, 1),
+        (0xa0, 0x11),
+        (0xa1, 0x38),
+        (0xa1, 2),
+        (0xa1, 1),
+        (0x21, 0xfb),
+        (0xa1, 0xdf),
+    ] {
+        outb(port, value);
+    }
+    let old = crate::cpu::cr0();
+    set_cr0(old & !cr0::NE);
+    let divide = || {
+        let control = 0x037bu16;
+        unsafe {
+            asm!("fninit", "fldcw [{}]", "fld1", "fldz", "fdivp st(1), st", "fwait",
+                "sti", "nop", "nop", "cli", in(reg) &control);
+        }
+    };
+    let what = trap::fault_of(divide);
+    outb(0xa0, 0x0b);
+    let service = inb(0xa0);
+    outb(0xf0, 0);
+    outb(0xa0, 0x20);
+    outb(0x20, 0x20);
+    unsafe { asm!("fninit") };
+    set_cr0(old);
+    check_eq!(what, (0x38 + 5, 0), "x87 division by zero without CR0.NE is IRQ 13");
+    check_eq!(service, 1 << 5, "which is in service then");
+    let quiet = trap::fault_of(|| unsafe { asm!("sti", "nop", "nop", "cli") });
+    check_eq!(quiet, FINE, "port F0h takes it back");
+    outb(0x21, 0xff);
+    outb(0xa1, 0xff);
 }
 
 fn traps() {

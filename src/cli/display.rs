@@ -13,6 +13,7 @@ pub(super) const OPTIONS: &[CliOption] = &[
         "select the display ('none' is the only one yet)",
         display,
     ),
+    CliOption::text(&["vnc"], "none", "no VNC server ('none' is the only one yet)", vnc),
     CliOption::flag(
         &["nographic"],
         "no display; serial port and monitor share the terminal",
@@ -73,6 +74,11 @@ fn display(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
         _ if DISPLAYS.contains(&kind) => fault(origin, refused::DISPLAYS),
         _ => fault(origin, format!("Parameter 'type' does not accept value '{kind}'")),
     }
+}
+
+/// Runners of test kernels ask for no server by name.
+fn vnc(_: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
+    if text == "none" { Ok(()) } else { fault(origin, refused::DISPLAYS) }
 }
 
 /// Adapters and what `-vga help` says about them.

@@ -40,7 +40,6 @@ pub(super) const OPTIONS: &[CliOption] = &[
     drives(&["virtfs"]),
     flag(&["snapshot"], DRIVES),
     with_arg(&["netdev"], NETWORKS),
-    with_arg(&["vnc"], DISPLAYS),
     with_arg(&["spice"], DISPLAYS),
     with_arg(&["audio"], AUDIO),
     with_arg(&["audiodev"], AUDIO),

@@ -377,6 +377,7 @@ fn what_this_build_lacks_is_named() {
 
 #[test]
 fn nothing_said_is_the_default() {
+    assert_eq!(config(&["-vnc", "none"]), MachineConfig::default());
     assert_eq!(config(&[]), MachineConfig::default());
     assert_eq!(
         config(&split("-display none -no-user-config -msg _ -rtc _ -boot _")),

@@ -19,6 +19,7 @@ pub enum Group {
     Avx,
     Bmi,
     Crypto,
+    Areas,
 }
 
 /// The group of an instruction that may run; `None` of others.
@@ -65,6 +66,8 @@ fn group(insn: &Instruction) -> Option<Group> {
             }
             C::AVX | C::AVX2 | C::FMA | C::F16C => Group::Avx,
             C::AVX_VNNI if std::arch::is_x86_feature_detected!("avxvnni") => Group::Avx,
+            C::XSAVE | C::XSAVEOPT => Group::Areas,
+            C::XSAVEC if std::arch::is_x86_feature_detected!("xsavec") => Group::Areas,
             C::BMI1 | C::BMI2 | C::ADX | C::LZCNT | C::POPCNT | C::MOVBE => Group::Bmi,
             C::AES | C::PCLMULQDQ | C::SHA => Group::Crypto,
             C::VAES if std::arch::is_x86_feature_detected!("vaes") => Group::Crypto,
@@ -282,6 +285,12 @@ impl Generator {
                     bytes.extend(opcode);
                 }
             }
+            Group::Areas => {
+                if self.bits == 64 && self.chance(2) {
+                    bytes.push(0x48);
+                }
+                bytes.extend([0x0f, if self.chance(3) { 0xc7 } else { 0xae }]);
+            }
             Group::Crypto => {
                 const OPCODES: &[(u8, u8)] = &[
                     (2, 0xc8),
@@ -415,6 +424,12 @@ impl Generator {
 
     /// An address for an operand of `size` bytes.
     fn target(&mut self, size: usize) -> u64 {
+        if self.group == Group::Areas {
+            // Mostly aligned, and sometimes not wholly mapped.
+            let count = if self.chance(16) { 112 } else { 96 };
+            let at = DATA + 0x400 + 64 * self.below(count) as u64;
+            return if self.chance(16) { at + 8 } else { at };
+        }
         let size = size as u64;
         let within = |random: u64, from: u64, len: u64| from + random % len;
         let random = self.random.next() >> 8;
@@ -510,6 +525,13 @@ impl Generator {
         if insn.is_stack_instruction() && base.full_register() == Register::RSP {
             // Either the operand or the stack would be anywhere.
             return None;
+        }
+        if self.group == Group::Areas {
+            let taken = [base, index].map(|register| register.full_register());
+            if taken.contains(&Register::RAX) || taken.contains(&Register::RDX) {
+                return None;
+            }
+            (state.regs[gpr::RAX], state.regs[gpr::RDX]) = (self.random.next() & 7, 0);
         }
         if base == Register::RIP || base == Register::EIP {
             return Some(place);
@@ -645,6 +667,22 @@ impl Generator {
             1 => (sign, 0),
             _ => (sign | exp & 0x7fff, sig | 1 << 63),
         }
+    }
+
+    /// MXCSR and the header of an area to be restored, well-formed more often than not.
+    pub fn area(&mut self) -> (u32, [u64; 3]) {
+        let components = |generator: &mut Self| {
+            generator.random.next() & 7 | if generator.chance(16) { 8 } else { 0 }
+        };
+        let present = components(self);
+        let format = match self.below(4) {
+            0 => 1 << 63 | present,
+            1 => 1 << 63 | components(self),
+            2 if self.chance(8) => components(self),
+            _ => 0,
+        };
+        let rest = u64::from(self.chance(16));
+        (self.random.next() as u32 & 0xffff, [present, format, rest])
     }
 
     /// What to put into memory where the operand is.

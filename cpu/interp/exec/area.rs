@@ -78,6 +78,7 @@ pub fn fxsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     check_fx(cpu)?;
     let linear = area_address(cpu, op, 16, LEGACY, true)?;
     let mut area = [0; LEGACY];
+    cpu.probe_write(linear, LEGACY as u64)?;
     // The last 48 bytes are the software's.
     cpu.load_bytes(linear, &mut area)?;
     cpu.state.x87.fxsave(WIDE, &mut area);

@@ -185,6 +185,8 @@ fn area_len(components: u64, format: u64) -> usize {
 fn old_area(cpu: &mut Cpu, op: &Op, len: usize) -> Result<(u64, Vec<u8>), Trap> {
     let linear = area_address(cpu, op, 64, len, true)?;
     let mut area = vec![0; len];
+    // As a store it faults, though what is not saved stays as it is.
+    cpu.probe_write(linear, len as u64)?;
     cpu.load_bytes(linear, &mut area)?;
     Ok((linear, area))
 }

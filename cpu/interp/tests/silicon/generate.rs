@@ -380,7 +380,8 @@ impl Generator {
     /// Code to be placed at `at`.
     pub fn case(&mut self, at: u64) -> Case {
         let mut case = Case { code: Vec::new(), insns: Vec::new(), place: None };
-        let count = 1 + if self.chance(4) { self.below(3) } else { 0 };
+        let further = if self.group != Group::Areas && self.chance(4) { self.below(3) } else { 0 };
+        let count = 1 + further;
         for i in 0..count {
             let next = at + case.code.len() as u64;
             let (mut bytes, insn) = self.instruction(next, i == 0);

@@ -68,9 +68,11 @@ fn interrupts_are_watched_where_devices_send_and_receive_them() -> Result<()> {
     test.irq_intercept_out("/machine/unattached/device[7]")?;
     let error = test.irq_intercept_in("ioapic").unwrap_err().to_string();
     ensure!(error.contains("FAIL IRQ intercept already enabled"), "{error}");
-    // Counter 0 in mode 0 has a low output until it has counted down, in mode 2 a high one.
-    test.outb(0x43, 0x34)?;
-    test.outb(0x43, 0x30)?;
+    // Counter 0 in mode 3 has a high output at first, in mode 0 a low one until it has counted down.
+    for control in [0x36, 0x30] {
+        test.outb(0x43, control)?;
+        test.outbs(0x40, &[0x00, 0x10])?;
+    }
     test.endianness()?;
     let edges = test.take_edges();
     ensure!(edges.contains(&(0, true)) && edges.last() == Some(&(0, false)), "{edges:?}");

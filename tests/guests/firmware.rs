@@ -3,6 +3,7 @@
 use crate::machine;
 use anyhow::{Context, Result, ensure};
 use testbed::assets;
+use testbed::vm::Launch;
 
 /// Debian builds the small image without debug output, so both are watched on
 /// the console: `-nographic` has SeaBIOS print there (etc/sercon-port).
@@ -61,5 +62,51 @@ fn memtest_completes_a_pass_without_errors() -> Result<()> {
     vm.expect("Pass:  1")?;
     // On the same row of the screen.
     vm.expect("Errors: 0")?;
+    Ok(())
+}
+
+/// A Multiboot kernel without vector instructions: says a word on the serial port and ends the
+/// machine through isa-debug-exit.
+fn small_kernel() -> Vec<u8> {
+    const LOAD: u32 = 0x10_0000;
+    const MAGIC: u32 = 0x1bad_b002;
+    /// The image says itself where it is loaded.
+    const ADDRESSES: u32 = 1 << 16;
+    const WORD: &[u8] = b"alive";
+    let entry = LOAD + 32;
+    let mut image = Vec::new();
+    let checksum = 0u32.wrapping_sub(MAGIC).wrapping_sub(ADDRESSES);
+    for field in [MAGIC, ADDRESSES, checksum, LOAD, LOAD, 0, 0, entry] {
+        image.extend(field.to_le_bytes());
+    }
+    image.extend([0x66, 0xba, 0xf8, 0x03]); // mov dx, 3f8h
+    for &letter in WORD {
+        image.extend([0xb0, letter, 0xee]); // mov al, letter; out dx, al
+    }
+    image.extend([0x66, 0xba, 0xf4, 0x00, 0xb0, 0x10, 0xee]); // mov dx, f4h; mov al, 10h; out
+    image.extend([0xf4, 0xeb, 0xfd]); // hlt; jmp $-1
+    image
+}
+
+#[test]
+fn a_small_multiboot_kernel_runs_on_every_accelerator() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let kernel = scratch.path().join("kernel");
+    std::fs::write(&kernel, small_kernel())?;
+    for accel in ["tcg", "tcg,interp=on", "kvm"] {
+        if accel == "kvm" && std::fs::File::options().write(true).open("/dev/kvm").is_err() {
+            testbed::skip("/dev/kvm cannot be opened");
+            continue;
+        }
+        if accel != "tcg" && testbed::is_reference(&testbed::program()) {
+            continue;
+        }
+        let ended = Launch::headless(testbed::program())
+            .args(["-accel", accel, "-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+            .args(["-kernel".as_ref(), kernel.as_os_str()])
+            .run()?;
+        ensure!(ended.stdout.contains("alive"), "{accel}: {} {}", ended.stdout, ended.stderr);
+        ensure!(ended.status.code() == Some(0x21), "{accel}: {}", ended.status);
+    }
     Ok(())
 }

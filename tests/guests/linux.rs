@@ -4,6 +4,7 @@ use crate::machine;
 use anyhow::{Result, ensure};
 use testbed::assets;
 use testbed::initrd::{READY, SHELL};
+use testbed::vm::Launch;
 
 #[test]
 fn the_cloud_kernel_boots_and_powers_off() -> Result<()> {
@@ -12,6 +13,23 @@ fn the_cloud_kernel_boots_and_powers_off() -> Result<()> {
 
     ensure!(ended.stdout.contains(READY), "no user space:\n{}", ended.stdout);
     ensure!(ended.stdout.contains("reboot: Power down"), "not powered off:\n{}", ended.stdout);
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(())
+}
+
+#[test]
+fn the_interpreter_boots_two_processors_and_powers_off() -> Result<()> {
+    let program = testbed::program();
+    if testbed::is_reference(&program) {
+        testbed::skip("the reference emulator has one engine for all");
+        return Ok(());
+    }
+    let assets = assets::get()?;
+    let ended = Launch::headless(program)
+        .args(["-accel", "tcg,interp=on", "-smp", "2"])
+        .guest(&assets.cloud_kernel(), &assets, "poweroff")
+        .run()?;
+    ensure!(ended.stdout.contains(READY), "no user space:\n{}", ended.stdout);
     ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
     Ok(())
 }

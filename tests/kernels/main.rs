@@ -51,13 +51,19 @@ impl Said {
     }
 }
 
-fn machine(program: PathBuf, image: &Path, kernel: &str) -> Launch {
-    let cpu = match std::env::var("RHEA_ACCEL") {
-        Ok(accel) if accel.starts_with("kvm") => "host",
-        _ => "max",
-    };
+/// The accelerators to run on: both engines of ours, unless one is asked for.
+fn accelerators(program: &Path) -> Vec<String> {
+    match std::env::var("RHEA_ACCEL") {
+        Ok(accel) => vec![accel],
+        Err(_) if testbed::is_reference(program) => vec!["tcg".into()],
+        Err(_) => vec!["tcg".into(), "tcg,interp=on".into()],
+    }
+}
+
+fn machine(program: PathBuf, accel: &str, image: &Path, kernel: &str) -> Launch {
+    let cpu = if accel.starts_with("kvm") { "host" } else { "max" };
     Launch::new(program)
-        .accel()
+        .args(["-accel", accel])
         .args(["-cpu", cpu, "-m", "128", "-smp", "2", "-no-reboot", "-nodefaults"])
         .args(["-display", "none", "-serial", "stdio"])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-device", "pc-testdev"])
@@ -65,10 +71,10 @@ fn machine(program: PathBuf, image: &Path, kernel: &str) -> Launch {
         .args(["-append", kernel])
 }
 
-fn run_on(program: PathBuf, kernel: &str) -> Result<Said> {
+fn run_on(program: PathBuf, accel: &str, kernel: &str) -> Result<Said> {
     let image = build::image()?;
-    let ended = machine(program, &image, kernel).run()?;
-    ensure!(ended.stderr.is_empty(), "{kernel}: {}", ended.stderr);
+    let ended = machine(program, accel, &image, kernel).run()?;
+    ensure!(ended.stderr.is_empty(), "{kernel} on {accel}: {}", ended.stderr);
     Ok(Said::parse(ended.stdout, ended.status.code()))
 }
 
@@ -77,11 +83,14 @@ fn check(kernel: &str) -> Result<()> {
     if testbed::is_reference(&program) {
         return check_reference(program, kernel);
     }
-    let said = run_on(program, kernel)?;
-    let failures: Vec<_> = said.text.lines().filter(|line| line.starts_with("not ok")).collect();
-    ensure!(failures.is_empty(), "{kernel}:\n{}", failures.join("\n"));
-    ensure!(said.complete(), "{kernel} did not come to its end:\n{}", said.text);
-    ensure!(said.status == Some(FINE), "{kernel}: status {:?}", said.status);
+    for accel in accelerators(&program) {
+        let said = run_on(program.clone(), &accel, kernel)?;
+        let failures: Vec<_> =
+            said.text.lines().filter(|line| line.starts_with("not ok")).collect();
+        ensure!(failures.is_empty(), "{kernel} on {accel}:\n{}", failures.join("\n"));
+        ensure!(said.complete(), "{kernel} on {accel} did not come to its end:\n{}", said.text);
+        ensure!(said.status == Some(FINE), "{kernel} on {accel}: status {:?}", said.status);
+    }
     Ok(())
 }
 
@@ -89,7 +98,7 @@ fn check_reference(qemu: PathBuf, kernel: &str) -> Result<()> {
     if differences::is_impossible(kernel)? {
         return Ok(());
     }
-    let said = run_on(qemu, kernel).with_context(|| format!("QEMU, {kernel}"))?;
+    let said = run_on(qemu, "tcg", kernel).with_context(|| format!("QEMU, {kernel}"))?;
     differences::check(kernel, &said)
 }
 
@@ -131,7 +140,7 @@ kernels! {
 /// No kernel of the image is forgotten here.
 #[test]
 fn the_list_is_complete() -> Result<()> {
-    let said = run_on(testbed::program(), "none")?;
+    let said = run_on(testbed::program(), "tcg", "none")?;
     let mut known: Vec<_> =
         said.text.lines().filter_map(|line| line.strip_prefix("# kernel ")).collect();
     known.sort_unstable();

@@ -44,12 +44,9 @@ impl Launch {
         self
     }
 
-    /// Chooses the accelerator, unless `RHEA_ACCEL` does: the interpreter for
-    /// our own program, since it exists on every host.
+    /// Chooses the accelerator: what `RHEA_ACCEL` names, or the translator.
     pub fn accel(self) -> Self {
-        let accel = std::env::var("RHEA_ACCEL").unwrap_or_else(|_| {
-            if crate::is_reference(&self.program) { "tcg" } else { "tcg,interp=on" }.to_owned()
-        });
+        let accel = std::env::var("RHEA_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
         self.args(["-accel", accel.as_str()])
     }
 

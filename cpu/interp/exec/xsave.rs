@@ -301,7 +301,9 @@ pub fn xrstor<const WIDE: bool, const SUPERVISOR: bool>(
         return Err(cpu.gp(0));
     }
     let restored = components & present;
-    area.resize(area_len(restored, format), 0);
+    // The whole of what is asked for must be there, even if it is in its initial configuration.
+    let there = if compacted { components & format } else { components };
+    area.resize(area_len(there, format), 0);
     let linear = area_address(cpu, op, 64, area.len(), false)?;
     cpu.load_bytes(linear, &mut area)?;
 

@@ -1,5 +1,6 @@
 //! Real guests, from power-on to power-off.
 
+mod debian;
 mod firmware;
 mod linux;
 mod sameness;

@@ -5,6 +5,7 @@
 //! The cache is `$RHEA_CACHE`, else `$XDG_CACHE_HOME/rhea`, else
 //! `~/.cache/rhea`. It is filled once; delete the directory to fill it anew.
 
+use crate::apt::Apt;
 use crate::initrd;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
@@ -81,10 +82,7 @@ impl Assets {
 /// The assets, fetched first if they are not there yet.
 pub fn get() -> Result<Assets> {
     let cache = cache_directory()?;
-    fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
-    // Several tests may come here at once: one fills the cache, the rest wait.
-    let lock = File::create(cache.join("lock"))?;
-    lock.lock().with_context(|| format!("cannot lock {}", cache.join("lock").display()))?;
+    let _lock = lock(&cache)?;
 
     let assets = Assets { dir: cache.join("assets") };
     if !fs::read_to_string(assets.dir.join("stamp")).is_ok_and(|stamp| stamp == LAYOUT) {
@@ -100,6 +98,15 @@ pub fn get() -> Result<Assets> {
     Ok(assets)
 }
 
+/// Several tests may want to fill the cache at once: one does, the rest wait.
+pub(crate) fn lock(cache: &Path) -> Result<File> {
+    fs::create_dir_all(cache).with_context(|| format!("cannot create {}", cache.display()))?;
+    let path = cache.join("lock");
+    let lock = File::create(&path)?;
+    lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(lock)
+}
+
 pub(crate) fn cache_directory() -> Result<PathBuf> {
     let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     from("RHEA_CACHE")
@@ -109,7 +116,7 @@ pub(crate) fn cache_directory() -> Result<PathBuf> {
 }
 
 /// Writes a file that others may be reading, unless it is right already.
-fn replace(path: &Path, contents: &[u8]) -> Result<()> {
+pub(crate) fn replace(path: &Path, contents: &[u8]) -> Result<()> {
     if fs::read(path).is_ok_and(|present| present == contents) {
         return Ok(());
     }
@@ -126,20 +133,13 @@ fn fetch(cache: &Path, dir: &Path) -> Result<()> {
         fs::create_dir_all(directory)?;
     }
 
-    refresh_package_lists()?;
+    let apt = Apt::host();
+    apt.ensure_known(CLOUD_KERNEL)?;
     let mut packages: BTreeSet<String> = PACKAGES.map(String::from).into();
-    packages.insert(concrete_kernel(CLOUD_KERNEL)?);
-    packages.insert(concrete_kernel(GENERIC_KERNEL)?);
-    packages.extend(libraries_of(&["acpica-tools", "pciutils"])?);
-    for package in &packages {
-        eprintln!("fetching {package}");
-        download(package, &debs)?;
-    }
-    for deb in list(&debs)? {
-        run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&root))
-            .with_context(|| format!("cannot unpack {}", deb.display()))?;
-        fs::remove_file(&deb)?;
-    }
+    packages.insert(apt.concrete_kernel(CLOUD_KERNEL)?);
+    packages.insert(apt.concrete_kernel(GENERIC_KERNEL)?);
+    packages.extend(apt.libraries_of(&["acpica-tools", "pciutils"])?);
+    apt.unpack(packages.iter().map(String::as_str), &debs, &root)?;
 
     arrange(&root, &ready)?;
     fs::write(ready.join("stamp"), LAYOUT)?;
@@ -194,13 +194,13 @@ fn arrange(root: &Path, to: &Path) -> Result<()> {
 }
 
 /// Copies one file; follows links, so that the result stands alone.
-fn take(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn take(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to)
         .map(drop)
         .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }
 
-fn list(directory: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = fs::read_dir(directory)
         .and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>())
         .with_context(|| format!("cannot list {}", directory.display()))?;
@@ -208,7 +208,7 @@ fn list(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn remove(directory: &Path) -> Result<()> {
+pub(crate) fn remove(directory: &Path) -> Result<()> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", directory.display()))
@@ -217,72 +217,8 @@ fn remove(directory: &Path) -> Result<()> {
     }
 }
 
-/// Makes sure that apt knows the packages; old lists point at packages that
-/// the archive no longer has, so a failed download may need this as well.
-fn refresh_package_lists() -> Result<()> {
-    let known = Command::new("apt-cache").args(["show", CLOUD_KERNEL]).output().context(
-        "cannot run apt-cache: the guest assets come from Debian packages, so this needs a \
-         Debian host, or a cache filled on one (set RHEA_CACHE)",
-    )?;
-    if known.status.success() && !known.stdout.is_empty() { Ok(()) } else { update() }
-}
-
-fn update() -> Result<()> {
-    eprintln!("updating the package lists");
-    let id = Command::new("id").arg("-u").output().context("cannot run id")?;
-    let mut command = if id.stdout.trim_ascii() == b"0" {
-        Command::new("apt-get")
-    } else {
-        let mut sudo = Command::new("sudo");
-        sudo.arg("apt-get");
-        sudo
-    };
-    run(command.args(["-q", "update"]))
-        .map(drop)
-        .context("run `apt-get update` as root, then try again")
-}
-
-/// The package that a kernel metapackage currently stands for.
-fn concrete_kernel(metapackage: &str) -> Result<String> {
-    let output = run(Command::new("apt-cache").args(["depends", "--important", metapackage]))?;
-    output
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "))
-        .find(|name| name.starts_with("linux-image-"))
-        .map(str::to_owned)
-        .with_context(|| {
-            format!("{metapackage} names no kernel package: run `apt-get update`, then try again")
-        })
-}
-
-/// All library packages that these packages need, however far down.
-fn libraries_of(packages: &[&str]) -> Result<BTreeSet<String>> {
-    let mut command = Command::new("apt-cache");
-    command.args(["depends", "--recurse", "--important", "--no-pre-depends"]).args(packages);
-    Ok(run(&mut command)?
-        .lines()
-        .filter(|line| (line.starts_with("lib") || line.starts_with("zlib")) && !line.contains(':'))
-        .map(str::to_owned)
-        .collect())
-}
-
-fn download(package: &str, into: &Path) -> Result<()> {
-    let attempt =
-        || run(Command::new("apt-get").args(["-q", "download", package]).current_dir(into));
-    if attempt().is_ok() {
-        return Ok(());
-    }
-    update()?;
-    attempt().map(drop).with_context(|| {
-        format!(
-            "cannot download the Debian package {package}: check that apt's sources name a \
-             Debian mirror (main), run `apt-get update`, then try again"
-        )
-    })
-}
-
 /// Runs a command to its end and returns what it printed.
-fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("cannot run {name}"))?;
     if !output.status.success() {

@@ -2,6 +2,8 @@
 //!
 //! - [`assets`]: kernels, firmware and tools taken from Debian packages;
 //! - [`initrd`]: the test guest, a busybox archive with our own `/init`;
+//! - [`debian`]: a whole Debian, as large as the test guest is small;
+//! - [`kernels`]: more kernels;
 //! - [`vm`]: one emulator process with its console captured;
 //! - [`qmp`], [`qtest`]: clients of the two control protocols;
 //! - [`pc`]: ways to registers of the PC board;
@@ -10,9 +12,12 @@
 //! The program under test is the one Cargo just built, or the one named by
 //! `RHEA_BIN`; pointing that at QEMU checks the test bed itself.
 
+mod apt;
 pub mod assets;
 pub mod cpio;
+pub mod debian;
 pub mod initrd;
+pub mod kernels;
 pub mod pc;
 pub mod python;
 pub mod qmp;

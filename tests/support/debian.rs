@@ -1,0 +1,121 @@
+//! A Debian 12 with systemd as an initial RAM file system, for guests that run
+//! ordinary programs.
+//!
+//! mmdebstrap makes it once for each set of packages; what is our own comes as
+//! a second archive behind the first, which Linux unpacks over it (kernel
+//! documentation: driver-api/early-userspace/buffer-format). The kernel command
+//! line names the checks to run before the login prompt (`rhea.run=openssl,...`);
+//! their results are lines of TAP.
+
+use crate::apt::as_root;
+use crate::assets::{cache_directory, lock, replace, run};
+use crate::cpio::Archive;
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SUITE: &str = "bookworm";
+
+const PACKAGES: &str = "systemd-sysv,udev,stress-ng,openssl,python3,libpython3.11-testsuite";
+
+/// What no check looks at.
+const LEFT_OUT: [&str; 7] = [
+    "/usr/lib/udev/hwdb.d/*",
+    "/usr/share/doc/*",
+    "/usr/share/i18n/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/man/*",
+    "/usr/share/X11/*",
+];
+
+/// Runs in the finished tree: root needs no password, and all but what the
+/// kernel mounts and apt keeps goes into the archive named by the environment.
+const PACK: &str = r#"set -e
+chroot "$1" passwd --quiet --delete root
+cd "$1"
+find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./var/cache/apt \
+    -o -path ./var/lib/apt/lists \) -prune -o -print |
+    LC_ALL=C sort | cpio --quiet --create --format=newc --reproducible > "$RHEA_ARCHIVE""#;
+
+/// Checks, and how they are run.
+const SCRIPTS: [(&str, &str); 8] = [
+    ("ld-so", include_str!("guest/debian/ld-so")),
+    ("openssl", OPENSSL_ANSWERS),
+    ("openssl-keys", include_str!("guest/debian/openssl-keys")),
+    ("openssl-speed", include_str!("guest/debian/openssl-speed")),
+    ("poweroff", include_str!("guest/debian/poweroff")),
+    ("python", include_str!("guest/debian/python")),
+    ("run", include_str!("guest/debian/run")),
+    ("stress-ng", include_str!("guest/debian/stress-ng")),
+];
+
+/// The check `openssl`: a script that prints the same lines, each starting with
+/// `rhea-openssl: `, on every correct processor.
+pub const OPENSSL_ANSWERS: &str = include_str!("guest/debian/openssl");
+
+/// The file system, made first if it is not there yet.
+pub fn initrd() -> Result<PathBuf> {
+    let directory = cache_directory()?.join("debian");
+    let _lock = lock(&directory)?;
+    let (base, own) = (directory.join("base.cpio"), directory.join("own.cpio"));
+    let (whole, recipe) = (directory.join("initrd.cpio"), directory.join("recipe"));
+
+    let wanted = format!("{SUITE}\n{PACKAGES}\n{}\n{PACK}\n", LEFT_OUT.join("\n"));
+    if !fs::read_to_string(&recipe).is_ok_and(|recipe| recipe == wanted) {
+        make(&base)?;
+        let _ = fs::remove_file(&own);
+        replace(&recipe, wanted.as_bytes())?;
+    }
+    // The scripts are part of this program and may have changed since.
+    let scripts = scripts();
+    if !fs::read(&own).is_ok_and(|own| own == scripts) {
+        let new = whole.with_extension("new");
+        fs::copy(&base, &new).with_context(|| format!("cannot copy {}", base.display()))?;
+        let mut end = File::options().append(true).open(&new)?;
+        io::copy(&mut scripts.as_slice(), &mut end)?;
+        fs::rename(&new, &whole)?;
+        replace(&own, &scripts)?;
+    }
+    Ok(whole)
+}
+
+fn make(archive: &Path) -> Result<()> {
+    for program in ["mmdebstrap", "cpio"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            eprintln!("installing {program}");
+            let arguments = ["-q", "install", "-y", "--no-install-recommends", program];
+            run(as_root("apt-get")?.args(arguments))?;
+        }
+    }
+    eprintln!("making a Debian {SUITE}: {PACKAGES}");
+    let mut command = Command::new("mmdebstrap");
+    command.args(["--quiet", "--variant=minbase", "--format=null"]);
+    command.arg(format!("--include={PACKAGES}"));
+    for path in LEFT_OUT {
+        command.arg(format!("--dpkgopt=path-exclude={path}"));
+    }
+    command.arg(format!("--customize-hook={PACK}"));
+    run(command.arg(SUITE).env("RHEA_ARCHIVE", archive)).map(drop)
+}
+
+/// The archive of what is our own.
+fn scripts() -> Vec<u8> {
+    let mut archive = Archive::default();
+    archive.symlink("init", "sbin/init");
+    archive.directory("dev");
+    // The kernel opens this for /init's standard streams before /dev is mounted.
+    archive.character_device("dev/console", 5, 1);
+    archive.directory("rhea");
+    for (name, text) in SCRIPTS {
+        archive.file(&format!("rhea/{name}"), 0o755, text.as_bytes());
+    }
+    let units = "etc/systemd/system";
+    let service = include_bytes!("guest/debian/rhea.service");
+    archive.file(&format!("{units}/rhea.service"), 0o644, service);
+    archive.directory(&format!("{units}/multi-user.target.wants"));
+    archive.symlink(&format!("{units}/multi-user.target.wants/rhea.service"), "../rhea.service");
+    archive.finish()
+}

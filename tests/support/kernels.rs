@@ -1,0 +1,87 @@
+//! Kernels beyond the two of [`crate::assets`], each fetched when a test first
+//! asks for it: for processors without long mode, without PAE, and a newer one.
+
+use crate::apt::Apt;
+use crate::assets::{self, cache_directory, list, lock, remove, take};
+use crate::initrd;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A kernel and the test guest that it can run.
+pub struct Kernel {
+    /// What `-kernel` takes.
+    pub image: PathBuf,
+    /// The test guest (see [`initrd`]).
+    pub initrd: PathBuf,
+}
+
+/// Linux for 32-bit processors with PAE.
+pub fn i386_pae() -> Result<Kernel> {
+    for_i386("linux-image-686-pae")
+}
+
+/// Linux for 32-bit processors, without use of PAE.
+pub fn i386() -> Result<Kernel> {
+    for_i386("linux-image-686")
+}
+
+/// The kernel that Debian offers where the release's own is too old.
+pub fn backported() -> Result<Kernel> {
+    let directory = cached("linux-image-backports", |work, ready| {
+        let apt = Apt::host();
+        let package = apt.concrete_kernel("linux-image-amd64/bookworm-backports")?;
+        unpack(&apt, &[&package], work, ready).map(drop)
+    })?;
+    Ok(Kernel { image: directory.join("vmlinuz"), initrd: assets::get()?.initrd() })
+}
+
+fn for_i386(metapackage: &str) -> Result<Kernel> {
+    let directory = cached(metapackage, |work, ready| {
+        let apt = Apt::foreign("i386", &work.join("apt"))?;
+        let package = apt.concrete_kernel(metapackage)?;
+        let root = unpack(&apt, &[&package, "busybox-static"], work, ready)?;
+        take(&root.join("bin/busybox"), &ready.join("busybox"))
+    })?;
+    let initrd = directory.join("initrd.cpio");
+    // The scripts in it may have changed since.
+    assets::replace(&initrd, &initrd::build(&directory.join("busybox"))?)?;
+    Ok(Kernel { image: directory.join("vmlinuz"), initrd })
+}
+
+/// A directory of the cache, filled first by `fill(work, ready)` if it is not
+/// there: `ready` becomes the directory, `work` goes away.
+fn cached(name: &str, fill: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<PathBuf> {
+    let cache = cache_directory()?;
+    let _lock = lock(&cache)?;
+    let directory = cache.join("kernels").join(name);
+    if !directory.exists() {
+        let work = cache.join("unpack");
+        remove(&work)?;
+        let ready = work.join("ready");
+        fs::create_dir_all(&ready)?;
+        fs::create_dir_all(cache.join("kernels"))?;
+        fill(&work, &ready)?;
+        fs::rename(&ready, &directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        remove(&work)?;
+    }
+    Ok(directory)
+}
+
+/// Unpacks packages, one of them a kernel, which is taken; returns the root
+/// of what they hold.
+fn unpack(apt: &Apt, packages: &[&str], work: &Path, ready: &Path) -> Result<PathBuf> {
+    let (debs, root) = (work.join("debs"), work.join("root"));
+    for directory in [&debs, &root] {
+        fs::create_dir_all(directory)?;
+    }
+    apt.unpack(packages.iter().copied(), &debs, &root)?;
+    let boot = list(&root.join("boot"))?;
+    let kernel = boot
+        .iter()
+        .find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz-")))
+        .context("a kernel package holds no boot/vmlinuz")?;
+    take(kernel, &ready.join("vmlinuz"))?;
+    Ok(root)
+}

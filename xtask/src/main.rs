@@ -9,6 +9,7 @@ mod record;
 mod test;
 
 use anyhow::{Result, bail};
+use testbed::kernels;
 
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
@@ -20,7 +21,8 @@ Usage: cargo xtask COMMAND
                     Rhea, QEMU and the host side by side; `bench help` says more
   fuzz [TARGET...] [--time SECONDS]
                     run fuzz targets, each for so long (60 unless said)
-  assets            fetch the guests' kernels, firmware and tools
+  assets [--all]    fetch the guests' kernels, firmware and tools; --all adds what only
+                    soak tests need: a Debian with systemd, and more kernels
   record            record tests/golden from the installed QEMU
 
 Environment:
@@ -60,7 +62,11 @@ fn main() -> Result<()> {
 }
 
 fn assets(args: &[String]) -> Result<()> {
-    no_more(args)?;
+    let (all, rest) = match args.split_first() {
+        Some((first, rest)) if first == "--all" => (true, rest),
+        _ => (false, args),
+    };
+    no_more(rest)?;
     let assets = testbed::assets::get()?;
     for path in [
         assets.cloud_kernel(),
@@ -73,6 +79,15 @@ fn assets(args: &[String]) -> Result<()> {
         assets.iasl(),
     ] {
         println!("{}", path.display());
+    }
+    if all {
+        println!("{}", testbed::debian::initrd()?.display());
+        for kernel in [kernels::backported(), kernels::i386_pae(), kernels::i386()] {
+            match kernel {
+                Ok(kernel) => println!("{}", kernel.image.display()),
+                Err(error) => eprintln!("no kernel: {error:#}"),
+            }
+        }
     }
     install_python();
     Ok(())

@@ -1,7 +1,7 @@
 //! A Debian 12 with systemd as an initial RAM file system, for guests that run
 //! ordinary programs.
 //!
-//! mmdebstrap makes it once for each set of packages; what is our own comes as
+//! mmdebstrap makes it once for each set of packages, as root; what is our own comes as
 //! a second archive behind the first, which Linux unpacks over it (kernel
 //! documentation: driver-api/early-userspace/buffer-format). The kernel command
 //! line names the checks to run before the login prompt (`rhea.run=openssl,...`);
@@ -91,14 +91,15 @@ fn make(archive: &Path) -> Result<()> {
         }
     }
     eprintln!("making a Debian {SUITE}: {PACKAGES}");
-    let mut command = Command::new("mmdebstrap");
-    command.args(["--quiet", "--variant=minbase", "--format=null"]);
+    let mut command = as_root("env")?;
+    command.arg(format!("RHEA_ARCHIVE={}", archive.display()));
+    command.args(["mmdebstrap", "--quiet", "--variant=minbase", "--format=null"]);
     command.arg(format!("--include={PACKAGES}"));
     for path in LEFT_OUT {
         command.arg(format!("--dpkgopt=path-exclude={path}"));
     }
     command.arg(format!("--customize-hook={PACK}"));
-    run(command.arg(SUITE).env("RHEA_ARCHIVE", archive)).map(drop)
+    run(command.arg(SUITE)).map(drop)
 }
 
 /// The archive of what is our own.

@@ -1,0 +1,163 @@
+//! What every driver of the graph can do.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use serde_json::{Map, Value};
+
+use crate::vector::Vector;
+use crate::{Error, Result};
+
+/// The answer to a request, later.
+pub type Io<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// What is known of a range of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// How many bytes, from where was asked, are alike. Never 0 inside the node.
+    pub len: u64,
+    /// The bytes are stored.
+    pub data: bool,
+    /// They read as zeroes.
+    pub zero: bool,
+    /// This layer decides what they are, not a backing file.
+    pub allocated: bool,
+    /// They are stored compressed.
+    pub compressed: bool,
+    /// Where in the protocol node they are, unchanged.
+    pub offset: Option<u64>,
+    /// How many backing files down they were found.
+    pub depth: u32,
+}
+
+/// What a range that is zeroed may become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZeroFlags {
+    /// The storage may be given back.
+    pub unmap: bool,
+}
+
+/// How a node grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preallocation {
+    /// Nothing ahead of time.
+    #[default]
+    Off,
+    /// The format's tables, not the data.
+    Metadata,
+    /// Space is reserved.
+    Falloc,
+    /// Space is written.
+    Full,
+}
+
+/// One layer of the graph. Requests are positioned, in bytes of any alignment, and inside `len`, which
+/// the node has checked. They may run at the same time; a driver orders what must be ordered.
+pub trait Driver: Send + Sync {
+    /// The name in `driver=`.
+    fn name(&self) -> &'static str;
+
+    /// The length in bytes as it is now.
+    fn len(&self) -> Result<u64>;
+
+    /// Whether there is no byte.
+    fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Reads `into.len()` bytes.
+    fn read(&self, at: u64, into: Vector) -> Io<'_, ()>;
+
+    /// Writes `from.len()` bytes; `flush` makes them last.
+    fn write(&self, at: u64, from: Vector) -> Io<'_, ()>;
+
+    /// Writes one cluster (shorter only at the end), compressed.
+    fn write_compressed(&self, _at: u64, _from: Vector) -> Io<'_, ()> {
+        Box::pin(std::future::ready(Err(Error::from_errno(libc::ENOTSUP))))
+    }
+
+    /// Makes a range read as zeroes.
+    fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Io<'_, ()>;
+
+    /// Gives storage back; what the range reads as afterwards is the driver's.
+    fn discard(&self, at: u64, len: u64) -> Io<'_, ()>;
+
+    /// When done, what was acknowledged before survives a power cut.
+    fn flush(&self) -> Io<'_, ()>;
+
+    /// Sets the length.
+    fn truncate(&self, len: u64, preallocation: Preallocation) -> Io<'_, ()>;
+
+    /// What is known of the range from `at`, of at most `len` bytes. A layer that knows nothing better
+    /// has data.
+    fn status(&self, at: u64, len: u64) -> Io<'_, Extent>;
+
+    /// The size of what is allocated at once, where there is one.
+    fn cluster_size(&self) -> Option<u64> {
+        None
+    }
+
+    /// The backing file as the image names it: (name, format).
+    fn backing_name(&self) -> Option<(String, Option<String>)> {
+        None
+    }
+
+    /// What the image says of itself, as `ImageInfoSpecific` has it.
+    fn specific_info(&self) -> Option<Map<String, Value>> {
+        None
+    }
+
+    /// The image was not closed properly.
+    fn is_dirty(&self) -> bool {
+        false
+    }
+
+    /// Bytes that the host spends on it.
+    fn allocated_size(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// Checks the metadata.
+    fn check(&self, _repair: Repair) -> Io<'_, CheckReport> {
+        Box::pin(std::future::ready(Err(Error::from_errno(libc::ENOTSUP))))
+    }
+}
+
+/// What a check may mend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Repair {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Clusters nobody refers to.
+    Leaks,
+    /// Everything that can be.
+    All,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// One line for each finding.
+    pub messages: Vec<String>,
+    /// Wrong references that are still there.
+    pub corruptions: u64,
+    /// Lost clusters that are still there.
+    pub leaks: u64,
+    /// What could not be checked.
+    pub errors: u64,
+    /// Mended.
+    pub corruptions_fixed: u64,
+    /// Mended.
+    pub leaks_fixed: u64,
+    /// Clusters that the image has room for.
+    pub total_clusters: u64,
+    /// Clusters with data.
+    pub allocated_clusters: u64,
+    /// Clusters that do not follow the one before them.
+    pub fragmented_clusters: u64,
+    /// Compressed ones.
+    pub compressed_clusters: u64,
+    /// The first byte after the last cluster in use.
+    pub image_end_offset: u64,
+}

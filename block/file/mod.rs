@@ -1,0 +1,130 @@
+//! The `file` protocol: a file of the host.
+
+mod lock;
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::unistd::Whence;
+use serde_json::Map;
+
+use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
+use crate::engine::{HostIo, HostOp};
+use crate::node::Claim;
+use crate::vector::Vector;
+use crate::{Error, Result};
+
+/// A file of the host, and how to reach it.
+pub struct HostFile {
+    file: Arc<File>,
+    io: Arc<dyn HostIo>,
+}
+
+impl HostFile {
+    /// Opens a file; with `create`, an old one is emptied only later, when it is locked.
+    pub fn open(path: &str, read_only: bool, create: bool, io: Arc<dyn HostIo>) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(!read_only).create(create).truncate(false).mode(0o644);
+        let verb = if create { "create" } else { "open" };
+        let fail = |error| Error::from(error).context(format_args!("Could not {verb} '{path}'"));
+        let file = options.open(path).map_err(fail)?;
+        if file.metadata()?.is_dir() {
+            return Err(Error::from_errno(libc::EISDIR))
+                .map_err(|error| error.context(format_args!("Could not open '{path}'")));
+        }
+        Ok(Self { file: Arc::new(file), io })
+    }
+
+    /// Excludes other programs, as far as the claim says; the lock ends with the last user of the file.
+    pub fn lock(&self, claim: Claim) -> Result<()> {
+        lock::claim(&self.file, claim)
+    }
+
+    fn submit(&self, op: HostOp) -> Io<'_, ()> {
+        self.io.submit(self.file.clone(), op)
+    }
+
+    /// Where the next data or the next hole is.
+    fn seek(&self, at: u64, whence: Whence) -> Result<Option<u64>> {
+        let at = i64::try_from(at).map_err(|_| Error::from_errno(libc::EFBIG))?;
+        match nix::unistd::lseek(self.file.as_fd(), at, whence) {
+            Ok(found) => Ok(u64::try_from(found).ok()),
+            Err(Errno::ENXIO) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn find_extent(&self, at: u64, len: u64) -> Result<Extent> {
+        let end = at.saturating_add(len);
+        let data = self.seek(at, Whence::SeekData)?.unwrap_or(end);
+        let (hole, until) = if data > at {
+            (true, data)
+        } else {
+            (false, self.seek(at, Whence::SeekHole)?.unwrap_or(end))
+        };
+        Ok(Extent {
+            len: until.min(end) - at,
+            data: !hole,
+            zero: hole,
+            allocated: true,
+            offset: Some(at),
+            ..Extent::default()
+        })
+    }
+}
+
+impl Driver for HostFile {
+    fn name(&self) -> &'static str {
+        "file"
+    }
+
+    fn len(&self) -> Result<u64> {
+        let metadata = self.file.metadata()?;
+        if metadata.file_type().is_file() {
+            return Ok(metadata.len());
+        }
+        // Of a block device, only its end tells the length.
+        let end = nix::unistd::lseek(self.file.as_fd(), 0, Whence::SeekEnd)?;
+        u64::try_from(end).map_err(|_| Error::from_errno(libc::EINVAL))
+    }
+
+    fn read(&self, at: u64, into: Vector) -> Io<'_, ()> {
+        self.submit(HostOp::Read { at, into })
+    }
+
+    fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
+        self.submit(HostOp::Write { at, from })
+    }
+
+    fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Io<'_, ()> {
+        self.submit(HostOp::Zero { at, len, unmap: flags.unmap })
+    }
+
+    fn discard(&self, at: u64, len: u64) -> Io<'_, ()> {
+        self.submit(HostOp::Zero { at, len, unmap: true })
+    }
+
+    fn flush(&self) -> Io<'_, ()> {
+        self.submit(HostOp::Sync)
+    }
+
+    fn truncate(&self, len: u64, preallocation: Preallocation) -> Io<'_, ()> {
+        let allocate = matches!(preallocation, Preallocation::Falloc | Preallocation::Full);
+        self.submit(HostOp::Truncate { len, allocate })
+    }
+
+    fn status(&self, at: u64, len: u64) -> Io<'_, Extent> {
+        Box::pin(std::future::ready(self.find_extent(at, len)))
+    }
+
+    fn specific_info(&self) -> Option<Map<String, serde_json::Value>> {
+        Some(Map::new())
+    }
+
+    fn allocated_size(&self) -> Result<Option<u64>> {
+        Ok(Some(self.file.metadata()?.blocks() * 512))
+    }
+}

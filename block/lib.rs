@@ -1,0 +1,21 @@
+//! Disk images: the graph of nodes, asynchronous I/O, formats, and the tools on top of them.
+//!
+//! A [`Node`](node::Node) is a driver with a name and children. Whoever uses a node says what it needs
+//! and what it lets others do ([`node::Permissions`]); a second writer is refused when it attaches.
+//! Drivers ([`driver::Driver`]) answer positioned, vectored requests with futures. A request owns the
+//! memory it moves ([`vector::Vector`]), so a dropped future never leaves the kernel writing into
+//! memory that is gone. The only place that blocks is [`engine`], below the protocol drivers.
+
+pub mod driver;
+pub mod engine;
+mod error;
+pub mod file;
+pub mod node;
+pub mod open;
+pub mod qcow2;
+pub mod raw;
+
+pub mod tools;
+pub mod vector;
+
+pub use error::{Error, Result};

@@ -1,0 +1,440 @@
+//! The header of a qcow2 image (docs/interop/qcow2, "Header", "Header extensions").
+
+use crate::{Error, Result};
+
+/// `QFI\xfb`
+pub const MAGIC: [u8; 4] = *b"QFI\xfb";
+/// Limits that keep tables in memory bounded, as QEMU has them.
+pub const MAX_L1_BYTES: u64 = 32 << 20;
+/// The refcount table in bytes, at most.
+pub const MAX_REFTABLE_BYTES: u64 = 8 << 20;
+/// Snapshots in one image, at most.
+pub const MAX_SNAPSHOTS: u32 = 65536;
+
+/// Incompatible feature bits.
+pub const DIRTY: u64 = 1;
+/// The image must not be written before it is repaired.
+pub const CORRUPT: u64 = 2;
+const DATA_FILE: u64 = 4;
+/// Clusters are not compressed by zlib.
+pub const COMPRESSION_BIT: u64 = 8;
+const EXTENDED_L2: u64 = 16;
+/// Compatible feature bits.
+pub const LAZY_REFCOUNTS: u64 = 1;
+
+const BACKING_FORMAT: u32 = 0xe279_2aca;
+const FEATURE_NAMES: u32 = 0x6803_f857;
+
+/// How clusters are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Raw deflate with a window of 4 KiB.
+    Zlib,
+    /// A zstd frame.
+    Zstd,
+}
+
+impl Compression {
+    /// The name in `compression_type=`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Zlib => "zlib",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// What the header says. Offsets have been checked against each other and against limits, not against
+/// the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// 2 or 3.
+    pub version: u32,
+    /// log2 of the cluster size.
+    pub cluster_bits: u32,
+    /// The guest's disk in bytes.
+    pub size: u64,
+    /// Entries of the L1 table.
+    pub l1_size: u32,
+    /// Where it is.
+    pub l1_offset: u64,
+    /// Where the refcount table is.
+    pub reftable_offset: u64,
+    /// How long it is.
+    pub reftable_clusters: u32,
+    /// Internal snapshots.
+    pub snapshots: u32,
+    /// Where their table is.
+    pub snapshots_offset: u64,
+    /// Features without which the image must not be opened.
+    pub incompatible: u64,
+    /// Features that may be ignored.
+    pub compatible: u64,
+    /// Features whose bit a writer clears that does not know them.
+    pub autoclear: u64,
+    /// log2 of a refcount's width in bits.
+    pub refcount_order: u32,
+    /// How compressed clusters are compressed.
+    pub compression: Compression,
+    /// The backing file's name.
+    pub backing_file: Option<String>,
+    /// Its format.
+    pub backing_format: Option<String>,
+    /// Extensions kept as they are.
+    pub extensions: Vec<(u32, Vec<u8>)>,
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes)
+}
+
+impl Header {
+    /// The cluster size in bytes.
+    pub fn cluster_size(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// How many entries an L1 table needs for a disk of `size` bytes.
+    pub fn l1_entries_for(&self, size: u64) -> u64 {
+        size.div_ceil(1 << (2 * self.cluster_bits - 3))
+    }
+
+    /// Whether a feature bit is set that forbids writing.
+    pub fn is_corrupt(&self) -> bool {
+        self.incompatible & CORRUPT != 0
+    }
+
+    /// Reads the first cluster (or as much as there is) of a file of `file_len` bytes.
+    pub fn parse(bytes: &[u8], file_len: u64) -> Result<Self> {
+        if bytes.len() < 4 || bytes[..4] != MAGIC {
+            return Err(Error::invalid("Image is not in qcow2 format"));
+        }
+        if bytes.len() < 72 {
+            return Err(Error::invalid("qcow2 header too short"));
+        }
+        let version = u32_at(bytes, 4);
+        if !(2..=3).contains(&version) {
+            return Err(Error::unsupported(format!("Unsupported qcow2 version {version}")));
+        }
+        let cluster_bits = u32_at(bytes, 20);
+        if !(9..=21).contains(&cluster_bits) {
+            return Err(Error::invalid(format!("Unsupported cluster size: 2^{cluster_bits}")));
+        }
+        let cluster = 1_u64 << cluster_bits;
+        let mut header = Self {
+            version,
+            cluster_bits,
+            size: u64_at(bytes, 24),
+            l1_size: u32_at(bytes, 36),
+            l1_offset: u64_at(bytes, 40),
+            reftable_offset: u64_at(bytes, 48),
+            reftable_clusters: u32_at(bytes, 56),
+            snapshots: u32_at(bytes, 60),
+            snapshots_offset: u64_at(bytes, 64),
+            incompatible: 0,
+            compatible: 0,
+            autoclear: 0,
+            refcount_order: 4,
+            compression: Compression::Zlib,
+            backing_file: None,
+            backing_format: None,
+            extensions: Vec::new(),
+        };
+        let header_length = if version == 2 { 72 } else { header.parse_version_3(bytes)? };
+        header.parse_extensions(bytes, header_length)?;
+        header.check_features()?;
+        if u32_at(bytes, 32) != 0 {
+            return Err(Error::unsupported("Encrypted qcow2 images are not supported"));
+        }
+        header.check_tables()?;
+        header.parse_backing(bytes, header_length, cluster)?;
+        // Nothing larger than what the file could describe.
+        if header.l1_size as u64 * 8 > file_len.max(MAX_L1_BYTES) {
+            return Err(Error::invalid("Active L1 table too large"));
+        }
+        Ok(header)
+    }
+
+    fn parse_version_3(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.incompatible = u64_at(bytes, 72);
+        self.compatible = u64_at(bytes, 80);
+        self.autoclear = u64_at(bytes, 88);
+        self.refcount_order = u32_at(bytes, 96);
+        let length = u32_at(bytes, 100) as usize;
+        if bytes.len() < 104 || length < 104 {
+            return Err(Error::invalid("qcow2 header too short"));
+        }
+        if length > 1 << self.cluster_bits || length > bytes.len() {
+            return Err(Error::invalid("qcow2 header exceeds cluster size"));
+        }
+        if self.refcount_order > 6 {
+            return Err(Error::invalid(
+                "Reference count entry width too large; may not exceed 64 bits",
+            ));
+        }
+        if length > 104 {
+            self.compression = match bytes.get(104) {
+                Some(0) => Compression::Zlib,
+                Some(1) => Compression::Zstd,
+                Some(kind) => {
+                    let text = format!("qcow2: unknown compression type: {kind}");
+                    return Err(Error::unsupported(text));
+                }
+                None => return Err(Error::invalid("qcow2 header too short")),
+            };
+        }
+        if (self.compression != Compression::Zlib) != (self.incompatible & COMPRESSION_BIT != 0) {
+            return Err(Error::invalid(
+                "qcow2: Compression type incompatible feature bit must match the compression type",
+            ));
+        }
+        Ok(length)
+    }
+
+    fn check_features(&self) -> Result<()> {
+        let unknown = self.incompatible & !(DIRTY | CORRUPT | COMPRESSION_BIT);
+        if unknown == 0 {
+            return Ok(());
+        }
+        let name = |bit: u64| match bit {
+            DATA_FILE => "external data file".to_owned(),
+            EXTENDED_L2 => "extended L2 entries".to_owned(),
+            _ => format!("Unknown incompatible feature: {bit:x}"),
+        };
+        let known = [DATA_FILE, EXTENDED_L2].into_iter().filter(|bit| unknown & bit != 0);
+        let strange = unknown & !(DATA_FILE | EXTENDED_L2);
+        let names: Vec<_> = known.chain((strange != 0).then_some(strange)).map(name).collect();
+        let text = format!("Unsupported qcow2 feature(s): {}", names.join(", "));
+        Err(Error::unsupported(text))
+    }
+
+    fn check_tables(&self) -> Result<()> {
+        let in_cluster = self.cluster_size() - 1;
+        let reftable = u64::from(self.reftable_clusters) << self.cluster_bits;
+        if reftable > MAX_REFTABLE_BYTES {
+            return Err(Error::invalid("Reference count table too large"));
+        }
+        if self.reftable_clusters == 0 {
+            return Err(Error::invalid("Image does not contain a reference count table"));
+        }
+        let fits = |at: u64, len: u64| {
+            at & in_cluster == 0 && at.checked_add(len).is_some_and(|end| end < 1 << 62)
+        };
+        if !fits(self.reftable_offset, reftable) {
+            return Err(Error::invalid("Reference count table offset invalid"));
+        }
+        if self.snapshots > MAX_SNAPSHOTS {
+            return Err(Error::new(libc::EFBIG, "Snapshot table too large"));
+        }
+        if !fits(self.snapshots_offset, 0) {
+            return Err(Error::invalid("Snapshot table offset invalid"));
+        }
+        if u64::from(self.l1_size) * 8 > MAX_L1_BYTES {
+            return Err(Error::new(libc::EFBIG, "Active L1 table too large"));
+        }
+        if self.size > i64::MAX as u64 {
+            let text = "Could not refresh total sector count: File too large";
+            return Err(Error::new(libc::EFBIG, text));
+        }
+        let needed = self.l1_entries_for(self.size);
+        if needed > i32::MAX as u64 {
+            return Err(Error::new(libc::EFBIG, "Image is too big"));
+        }
+        if u64::from(self.l1_size) < needed {
+            return Err(Error::invalid("L1 table is too small"));
+        }
+        if !fits(self.l1_offset, u64::from(self.l1_size) * 8) {
+            return Err(Error::invalid("Active L1 table offset invalid"));
+        }
+        Ok(())
+    }
+
+    fn parse_extensions(&mut self, bytes: &[u8], mut at: usize) -> Result<()> {
+        let backing = u64_at(bytes, 8);
+        let end = match usize::try_from(backing) {
+            Ok(0) | Err(_) => bytes.len(),
+            Ok(offset) => offset.min(bytes.len()),
+        };
+        while at + 8 <= end {
+            let (kind, len) = (u32_at(bytes, at), u32_at(bytes, at + 4) as usize);
+            at += 8;
+            if kind == 0 {
+                break;
+            }
+            let Some(data) = bytes[..end].get(at..).and_then(|rest| rest.get(..len)) else {
+                return Err(Error::invalid("Header extension too large"));
+            };
+            match kind {
+                BACKING_FORMAT => {
+                    self.backing_format = Some(String::from_utf8_lossy(data).into_owned());
+                }
+                FEATURE_NAMES => {}
+                _ => self.extensions.push((kind, data.to_vec())),
+            }
+            at = (at + len).next_multiple_of(8);
+        }
+        Ok(())
+    }
+
+    fn parse_backing(&mut self, bytes: &[u8], length: usize, cluster: u64) -> Result<()> {
+        let (offset, len) = (u64_at(bytes, 8), u64::from(u32_at(bytes, 16)));
+        if offset == 0 {
+            return Ok(());
+        }
+        if offset < length as u64 || offset > cluster {
+            return Err(Error::invalid("Invalid backing file offset"));
+        }
+        if len > 1023.min(cluster - offset) {
+            return Err(Error::invalid("Backing file name too long"));
+        }
+        let name = bytes.get(offset as usize..(offset + len) as usize);
+        let name = name.ok_or_else(|| Error::invalid("Could not read backing file name"))?;
+        self.backing_file = Some(String::from_utf8_lossy(name).into_owned());
+        Ok(())
+    }
+
+    /// The bytes of the first cluster, as far as they are used.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(512);
+        out.extend(MAGIC);
+        out.extend(self.version.to_be_bytes());
+        out.extend([0; 12]);
+        out.extend(self.cluster_bits.to_be_bytes());
+        out.extend(self.size.to_be_bytes());
+        out.extend(0_u32.to_be_bytes());
+        out.extend(self.l1_size.to_be_bytes());
+        out.extend(self.l1_offset.to_be_bytes());
+        out.extend(self.reftable_offset.to_be_bytes());
+        out.extend(self.reftable_clusters.to_be_bytes());
+        out.extend(self.snapshots.to_be_bytes());
+        out.extend(self.snapshots_offset.to_be_bytes());
+        if self.version == 3 {
+            out.extend(self.incompatible.to_be_bytes());
+            out.extend(self.compatible.to_be_bytes());
+            out.extend(self.autoclear.to_be_bytes());
+            out.extend(self.refcount_order.to_be_bytes());
+            out.extend(112_u32.to_be_bytes());
+            out.extend([u8::from(self.compression == Compression::Zstd), 0, 0, 0, 0, 0, 0, 0]);
+        }
+        let mut extension = |kind: u32, data: &[u8]| {
+            out.extend(kind.to_be_bytes());
+            out.extend((data.len() as u32).to_be_bytes());
+            out.extend(data);
+            out.resize(out.len().next_multiple_of(8), 0);
+        };
+        if let Some(format) = &self.backing_format {
+            extension(BACKING_FORMAT, format.as_bytes());
+        }
+        if self.version == 3 {
+            extension(FEATURE_NAMES, &feature_names());
+        }
+        for (kind, data) in &self.extensions {
+            extension(*kind, data);
+        }
+        out.extend([0; 8]);
+        if let Some(name) = &self.backing_file {
+            let (at, len) = (out.len() as u64, name.len() as u32);
+            out[8..16].copy_from_slice(&at.to_be_bytes());
+            out[16..20].copy_from_slice(&len.to_be_bytes());
+            out.extend(name.as_bytes());
+        }
+        if out.len() as u64 > self.cluster_size() {
+            return Err(Error::new(libc::ENOSPC, "Header does not fit in a cluster"));
+        }
+        Ok(out)
+    }
+}
+
+/// The table of names for feature bits (type, bit, 46 bytes of name).
+fn feature_names() -> Vec<u8> {
+    const NAMES: [(u8, u8, &str); 7] = [
+        (0, 0, "dirty bit"),
+        (0, 1, "corrupt bit"),
+        (0, 2, "external data file"),
+        (0, 3, "compression type"),
+        (0, 4, "extended L2 entries"),
+        (1, 0, "lazy refcounts"),
+        (2, 0, "bitmaps"),
+    ];
+    let mut out = Vec::new();
+    for (kind, bit, name) in NAMES {
+        let end = out.len() + 48;
+        out.extend([kind, bit]);
+        out.extend(name.as_bytes());
+        out.resize(end, 0);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn good() -> Header {
+        Header {
+            version: 3,
+            cluster_bits: 16,
+            size: 10 << 20,
+            l1_size: 1,
+            l1_offset: 0x30000,
+            reftable_offset: 0x10000,
+            reftable_clusters: 1,
+            snapshots: 0,
+            snapshots_offset: 0,
+            incompatible: 0,
+            compatible: 0,
+            autoclear: 0,
+            refcount_order: 4,
+            compression: Compression::Zlib,
+            backing_file: Some("base".into()),
+            backing_format: Some("raw".into()),
+            extensions: vec![(0x1234, vec![1, 2, 3])],
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut header = good();
+        assert_eq!(Header::parse(&header.to_bytes().unwrap(), 1 << 20).unwrap(), header);
+        header.version = 2;
+        assert_eq!(Header::parse(&header.to_bytes().unwrap(), 1 << 20).unwrap(), header);
+    }
+
+    #[test]
+    fn hostile_fields_are_refused_in_known_words() {
+        let cases: [(usize, &[u8], &str); 12] = [
+            (0, b"X", "Image is not in qcow2 format"),
+            (7, &[9], "Unsupported qcow2 version 9"),
+            (23, &[30], "Unsupported cluster size: 2^30"),
+            (24, &[0xff; 8], "Could not refresh total sector count: File too large"),
+            (36, &[0xff; 4], "Active L1 table too large"),
+            (36, &[0; 4], "L1 table is too small"),
+            (46, &[1], "Active L1 table offset invalid"),
+            (54, &[1], "Reference count table offset invalid"),
+            (56, &[0x7f], "Reference count table too large"),
+            (79, &[0x80], "Unsupported qcow2 feature(s): Unknown incompatible feature: 80"),
+            (99, &[9], "Reference count entry width too large; may not exceed 64 bits"),
+            (8, &[1], "Invalid backing file offset"),
+        ];
+        for (at, patch, text) in cases {
+            let mut bytes = good().to_bytes().unwrap();
+            bytes[at..at + patch.len()].copy_from_slice(patch);
+            assert_eq!(Header::parse(&bytes, 1 << 20).unwrap_err().to_string(), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..600), sane in 0..120_usize) {
+            let good = good().to_bytes().unwrap();
+            let keep = sane.min(bytes.len());
+            bytes[..keep].copy_from_slice(&good[..keep]);
+            let _ = Header::parse(&bytes, 4096);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The `raw` format: the file as it is, or a window of it (`offset`, `size`).
+
+use std::sync::Arc;
+
+use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
+use crate::node::Node;
+use crate::vector::Vector;
+use crate::{Error, Result};
+
+/// A window of a file.
+pub struct Raw {
+    file: Arc<Node>,
+    offset: u64,
+    size: Option<u64>,
+}
+
+impl Raw {
+    /// The whole file, or what begins at `offset` and is `size` long.
+    pub fn new(file: Arc<Node>, offset: u64, size: Option<u64>) -> Result<Self> {
+        let room = file.len()?;
+        if offset > room {
+            return Err(Error::invalid(format!(
+                "Offset (0x{offset:x}) cannot be greater than size of the containing file ({room})"
+            )));
+        }
+        if let Some(size) = size
+            && size > room - offset
+        {
+            return Err(Error::invalid(format!(
+                "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the \
+                 actual size of the containing file ({room})"
+            )));
+        }
+        Ok(Self { file, offset, size })
+    }
+
+    fn place(&self, at: u64, len: u64) -> Result<u64> {
+        let end = at.checked_add(len).ok_or_else(|| Error::from_errno(libc::EINVAL))?;
+        if self.size.is_some_and(|size| end > size) {
+            return Err(Error::from_errno(libc::ENOSPC));
+        }
+        at.checked_add(self.offset).ok_or_else(|| Error::from_errno(libc::EINVAL))
+    }
+}
+
+impl Driver for Raw {
+    fn name(&self) -> &'static str {
+        "raw"
+    }
+
+    fn len(&self) -> Result<u64> {
+        Ok(match self.size {
+            Some(size) => size,
+            None => self.file.len()?.saturating_sub(self.offset),
+        })
+    }
+
+    fn read(&self, at: u64, into: Vector) -> Io<'_, ()> {
+        Box::pin(async move {
+            let at = self.place(at, into.len() as u64)?;
+            self.file.driver().read(at, into).await
+        })
+    }
+
+    fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
+        Box::pin(async move { self.file.write(self.place(at, from.len() as u64)?, from).await })
+    }
+
+    fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Io<'_, ()> {
+        Box::pin(async move { self.file.write_zeroes(self.place(at, len)?, len, flags).await })
+    }
+
+    fn discard(&self, at: u64, len: u64) -> Io<'_, ()> {
+        Box::pin(async move { self.file.discard(self.place(at, len)?, len).await })
+    }
+
+    fn flush(&self) -> Io<'_, ()> {
+        self.file.flush()
+    }
+
+    fn truncate(&self, len: u64, preallocation: Preallocation) -> Io<'_, ()> {
+        Box::pin(async move {
+            if self.size.is_some() {
+                return Err(Error::unsupported("Cannot resize fixed-size raw disks"));
+            }
+            if preallocation == Preallocation::Metadata {
+                return Err(Error::unsupported("Unsupported preallocation mode 'metadata'"));
+            }
+            self.file.truncate(self.place(len, 0)?, preallocation).await
+        })
+    }
+
+    fn status(&self, at: u64, len: u64) -> Io<'_, Extent> {
+        Box::pin(async move { self.file.driver().status(self.place(at, len)?, len).await })
+    }
+
+    fn allocated_size(&self) -> Result<Option<u64>> {
+        self.file.driver().allocated_size()
+    }
+}

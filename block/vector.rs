@@ -1,0 +1,177 @@
+//! The memory of a request: a list of pieces that stay where they are while anybody holds the list.
+//!
+//! Unsafe: the kernel and worker threads fill memory that other threads may hold too, as a disk fills
+//! guest RAM. So pieces are raw pointers, never slices, and all access is by copies in here.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+
+/// What the kernel takes in one call.
+const MAX_PIECES: usize = libc::UIO_MAXIOV as usize;
+
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+/// Scattered memory. A clone is another view of the same bytes. When two requests move data through
+/// the same bytes at once, the bytes are unspecified, as with a guest that does so.
+#[derive(Clone)]
+pub struct Vector {
+    pieces: Vec<Piece>,
+    len: usize,
+    _owner: Arc<dyn std::any::Any + Send + Sync>,
+}
+
+// SAFETY: the pieces point into memory that `_owner` keeps, which is itself Send and Sync; they are
+// only read and written as bytes that may change at any time.
+unsafe impl Send for Vector {}
+// SAFETY: as above.
+unsafe impl Sync for Vector {}
+
+impl Vector {
+    /// Fresh memory full of zeroes.
+    pub fn zeroed(len: usize) -> Self {
+        let memory: Arc<[AtomicU8]> = (0..len).map(|_| AtomicU8::new(0)).collect();
+        Self::over(memory)
+    }
+
+    fn over(memory: Arc<[AtomicU8]>) -> Self {
+        let len = memory.len();
+        // AtomicU8 may be written through a shared reference, and has the layout of u8.
+        let start = NonNull::from(&*memory).cast::<u8>();
+        Self { pieces: vec![Piece { start, len }], len, _owner: Arc::new(memory) }
+    }
+
+    /// How many bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is nothing to move.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// A part of the same memory; what lies beyond the end is left out.
+    pub fn slice(&self, at: usize, len: usize) -> Self {
+        let mut skip = at.min(self.len);
+        let mut left = len.min(self.len - skip);
+        let total = left;
+        let mut pieces = Vec::new();
+        for piece in &self.pieces {
+            let inside = piece.len.saturating_sub(skip).min(left);
+            if inside > 0 {
+                // SAFETY: skip < piece.len, so the result is inside the piece.
+                let start = unsafe { piece.start.add(skip) };
+                pieces.push(Piece { start, len: inside });
+                left -= inside;
+            }
+            skip = skip.saturating_sub(piece.len);
+        }
+        Self { pieces, len: total, _owner: self._owner.clone() }
+    }
+
+    /// Copies bytes in, from offset `at`; what does not fit is left out.
+    pub fn write(&self, at: usize, bytes: &[u8]) {
+        let mut done = 0;
+        for piece in self.slice(at, bytes.len()).pieces {
+            // SAFETY: the piece is alive (`_owner`) and `done + piece.len <= bytes.len()` by `slice`.
+            unsafe {
+                std::ptr::copy_nonoverlapping(
+                    bytes.as_ptr().add(done),
+                    piece.start.as_ptr(),
+                    piece.len,
+                )
+            };
+            done += piece.len;
+        }
+    }
+
+    /// Copies bytes out, from offset `at`; returns how many there were.
+    pub fn read(&self, at: usize, bytes: &mut [u8]) -> usize {
+        let mut done = 0;
+        for piece in self.slice(at, bytes.len()).pieces {
+            // SAFETY: as in `write`, the other way round.
+            unsafe {
+                std::ptr::copy_nonoverlapping(
+                    piece.start.as_ptr(),
+                    bytes.as_mut_ptr().add(done),
+                    piece.len,
+                )
+            };
+            done += piece.len;
+        }
+        done
+    }
+
+    /// A copy of all bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len];
+        self.read(0, &mut bytes);
+        bytes
+    }
+
+    /// Sets every byte.
+    pub fn fill(&self, byte: u8) {
+        for piece in &self.pieces {
+            // SAFETY: the piece is alive and its own length long.
+            unsafe { std::ptr::write_bytes(piece.start.as_ptr(), byte, piece.len) };
+        }
+    }
+
+    fn iovecs(&self) -> Vec<libc::iovec> {
+        let to_iovec = |piece: &Piece| libc::iovec {
+            iov_base: piece.start.as_ptr().cast(),
+            iov_len: piece.len,
+        };
+        self.pieces.iter().take(MAX_PIECES).map(to_iovec).collect()
+    }
+
+    /// One `preadv`: may stop early, and at the end of the file.
+    pub(crate) fn read_once(&self, fd: BorrowedFd<'_>, at: i64) -> std::io::Result<usize> {
+        let iov = self.iovecs();
+        // SAFETY: the pieces live through the call; the kernel writes no more than their lengths.
+        let got = unsafe { libc::preadv(fd.as_raw_fd(), iov.as_ptr(), iov.len() as i32, at) };
+        usize::try_from(got).map_err(|_| std::io::Error::last_os_error())
+    }
+
+    /// One `pwritev`: may stop early.
+    pub(crate) fn write_once(&self, fd: BorrowedFd<'_>, at: i64) -> std::io::Result<usize> {
+        let iov = self.iovecs();
+        // SAFETY: the pieces live through the call.
+        let put = unsafe { libc::pwritev(fd.as_raw_fd(), iov.as_ptr(), iov.len() as i32, at) };
+        usize::try_from(put).map_err(|_| std::io::Error::last_os_error())
+    }
+}
+
+impl From<&[u8]> for Vector {
+    fn from(bytes: &[u8]) -> Self {
+        Self::over(bytes.iter().map(|&byte| AtomicU8::new(byte)).collect())
+    }
+}
+
+impl std::fmt::Debug for Vector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Vector({} bytes in {} pieces)", self.len, self.pieces.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_share_memory_and_stop_at_the_end() {
+        let whole = Vector::zeroed(10);
+        let part = whole.slice(4, 100);
+        assert_eq!(part.len(), 6);
+        part.slice(1, 2).write(0, &[7, 8, 9]);
+        assert_eq!(whole.to_vec(), [0, 0, 0, 0, 0, 7, 8, 0, 0, 0]);
+        assert!(whole.slice(11, 1).is_empty());
+    }
+}

@@ -1,0 +1,10 @@
+//! The `qemu-img` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> =
+        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
+    ExitCode::from(block::tools::run(&args, &mut stdout, &mut stderr))
+}

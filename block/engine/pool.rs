@@ -113,11 +113,13 @@ impl HostIo for Pool {
 fn work(shared: &Shared) {
     let mut queue = shared.queue.lock();
     loop {
-        if let Some(job) = queue.jobs.pop_front() {
+        if let Some(Job { file, op, done }) = queue.jobs.pop_front() {
             drop(queue);
-            let result = job.op.perform(&job.file);
+            let result = op.perform(&file);
+            // Before anybody hears of it: who then closes the image has closed the file and its locks.
+            drop((file, op));
             let waker = {
-                let mut outcome = job.done.lock();
+                let mut outcome = done.lock();
                 outcome.result = Some(result);
                 outcome.waker.take()
             };

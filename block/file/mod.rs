@@ -84,7 +84,8 @@ impl Driver for HostFile {
     fn len(&self) -> Result<u64> {
         let metadata = self.file.metadata()?;
         if metadata.file_type().is_file() {
-            return Ok(metadata.len());
+            // Disks have whole sectors; behind the end of the file there are zeroes.
+            return Ok(metadata.len().next_multiple_of(512));
         }
         // Of a block device, only its end tells the length.
         let end = nix::unistd::lseek(self.file.as_fd(), 0, Whence::SeekEnd)?;

@@ -102,7 +102,7 @@ impl Qcow2 {
         }
         let mut bytes = from.to_vec();
         bytes.resize(cluster as usize, 0);
-        let Some(packed) = compress(self.fixed.compression, &bytes)? else {
+        let Some(mut packed) = compress(self.fixed.compression, &bytes)? else {
             return self.write_mapped(at, from).await;
         };
         let mut meta = self.meta.write().await;
@@ -113,8 +113,10 @@ impl Qcow2 {
             return self.write_mapped(at, from).await;
         }
         let host = self.place_packed(&mut meta, packed.len() as u64).await?;
-        self.file.write(host, Vector::from(&packed[..])).await?;
         let sectors = (host + packed.len() as u64 - 1) / 512 - host / 512;
+        // Whole sectors are read: the file must not end inside one.
+        packed.resize(((host / 512 + sectors + 1) * 512 - host) as usize, 0);
+        self.file.write(host, Vector::from(&packed[..])).await?;
         let split = 62 - (meta.header.cluster_bits - 8);
         meta.set_l2_entry(at, COMPRESSED | sectors << split | host).await
     }

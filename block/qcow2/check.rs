@@ -152,8 +152,8 @@ async fn count_l1(
 ) -> Result<()> {
     let cluster = meta.header.cluster_size();
     refs.add(at, l1.len() as u64 * 8, report);
-    let mut next_host = 0;
     for &entry in l1 {
+        let mut next_host = 0;
         let table = entry & OFFSET_MASK;
         if table == 0 {
             continue;
@@ -197,7 +197,7 @@ fn count_entry(
                 report.fragmented_clusters += 1;
             }
         }
-        Ok(Mapping::Data { .. } | Mapping::Zero) if entry & OFFSET_MASK != 0 => {
+        Ok(Mapping::Data { .. } | Mapping::Zero { .. }) if entry & OFFSET_MASK != 0 => {
             let host = entry & OFFSET_MASK;
             refs.add(host, cluster, report);
             if active {

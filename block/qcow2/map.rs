@@ -17,8 +17,8 @@ use crate::{Error, Result};
 pub(super) enum Mapping {
     /// In the backing file, or nowhere.
     Unallocated,
-    /// They are zeroes, whether or not a cluster is kept for them.
-    Zero,
+    /// They are zeroes; a cluster may be kept for them (0: none).
+    Zero { host: u64 },
     /// At a host offset; alone there when `copied`.
     Data { host: u64, copied: bool },
     /// Compressed, `len` bytes at most from a host offset.
@@ -36,7 +36,7 @@ impl Mapping {
             return Ok(Self::Compressed { host, len });
         }
         if header.version >= 3 && entry & ZERO != 0 {
-            return Ok(Self::Zero);
+            return Ok(Self::Zero { host: entry & OFFSET_MASK });
         }
         let host = entry & OFFSET_MASK;
         if host & (header.cluster_size() - 1) != 0 {
@@ -55,6 +55,7 @@ impl Mapping {
             (Self::Data { host, copied }, Self::Data { host: there, copied: too }) => {
                 host + bytes == there && copied == too
             }
+            (Self::Zero { host }, Self::Zero { host: there }) if host != 0 => host + bytes == there,
             (Self::Compressed { .. }, _) => false,
             _ => self == next,
         }
@@ -107,7 +108,10 @@ impl Qcow2 {
             Mapping::Unallocated => {
                 Extent { allocated: false, zero: self.backing.is_none(), ..extent }
             }
-            Mapping::Zero => Extent { zero: true, ..extent },
+            Mapping::Zero { host: 0 } => Extent { zero: true, ..extent },
+            Mapping::Zero { host } => {
+                Extent { zero: true, offset: Some(host + in_cluster), ..extent }
+            }
             Mapping::Data { host, .. } => {
                 Extent { data: true, offset: Some(host + in_cluster), ..extent }
             }
@@ -131,7 +135,7 @@ impl Qcow2 {
     pub(super) async fn read_from(&self, mapping: Mapping, at: u64, into: Vector) -> Result<()> {
         let in_cluster = at & (self.cluster_size() - 1);
         match mapping {
-            Mapping::Zero => into.fill(0),
+            Mapping::Zero { .. } => into.fill(0),
             Mapping::Unallocated => read_backing(self.backing.as_ref(), at, into).await?,
             Mapping::Data { host, .. } => {
                 self.file.driver().read(host + in_cluster, into).await?;

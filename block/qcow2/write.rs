@@ -165,7 +165,7 @@ impl Qcow2 {
     async fn zero_cluster(&self, meta: &mut Meta, at: u64, flags: ZeroFlags) -> Result<()> {
         let old = meta.l2_entry(at).await?;
         let mapping = Mapping::of(old, &meta.header)?;
-        if mapping == Mapping::Zero && !(flags.unmap && old & OFFSET_MASK != 0) {
+        if matches!(mapping, Mapping::Zero { host } if host == 0 || !flags.unmap) {
             return Ok(());
         }
         if meta.header.version < 3 {

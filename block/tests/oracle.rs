@@ -2,6 +2,8 @@
 //! sound and the same. Needs `qemu-img` and `qemu-io` (package qemu-utils); without them these tests
 //! say so and have nothing to compare with.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;

@@ -87,17 +87,19 @@ fn to_json(name: &str, format: &str, report: &CheckReport) -> serde_json::Value 
         }
     };
     add("image-end-offset", report.image_end_offset, false);
+    add("compressed-clusters", report.compressed_clusters, false);
     add("total-clusters", report.total_clusters, false);
     add("corruptions-fixed", report.corruptions_fixed, false);
     add("corruptions", report.corruptions, false);
     add("check-errors", report.errors, true);
     add("leaks-fixed", report.leaks_fixed, false);
     add("leaks", report.leaks, false);
-    add("fragmented-clusters", report.fragmented_clusters, false);
     add("allocated-clusters", report.allocated_clusters, false);
-    add("compressed-clusters", report.compressed_clusters, false);
     map.insert("filename".into(), json!(name));
     map.insert("format".into(), json!(format));
+    if report.fragmented_clusters > 0 {
+        map.insert("fragmented-clusters".into(), json!(report.fragmented_clusters));
+    }
     map.into()
 }
 

@@ -154,7 +154,7 @@ async fn store(to: &Node, at: u64, data: Vector, plan: &Plan, cluster: u64) -> R
         if bytes.iter().all(|&byte| byte == 0) {
             return zero(to, at, bytes.len() as u64, plan).await;
         }
-        debug_assert!(at % cluster == 0);
+        debug_assert!(at.is_multiple_of(cluster));
         return to.write_compressed(at, data).await;
     }
     if plan.sparse == 0 {

@@ -38,11 +38,12 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
             return Err(Failure::new("File contains external, encrypted or compressed clusters."));
         };
         let file = file_of(&node, extent.depth).unwrap_or_default();
-        let hex = |number: u64| format!("{number:#x}");
+        // As C prints it: nothing in front of zero.
+        let hex = |number: u64| if number == 0 { "0".into() } else { format!("{number:#x}") };
         output.print(&format!(
             "{:<16}{:<16}{:<16}{file}\n",
             hex(*at),
-            if extent.len == 0 { "0".into() } else { hex(extent.len) },
+            hex(extent.len),
             hex(offset)
         ));
     }

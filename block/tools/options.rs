@@ -125,8 +125,9 @@ impl NewImage {
 
 /// The value of a key in `-o` arguments; the last one counts.
 pub(super) fn last<'a>(given: &'a [&'a str], key: &str) -> Option<String> {
-    let pairs = given.iter().flat_map(|text| split(text));
-    pairs.filter(|(name, _)| name == key).last().map(|(_, value)| value)
+    let pairs = given.iter().rev().flat_map(|text| split(text).into_iter().rev());
+    let mut pairs = pairs.filter(|(name, _)| name == key);
+    pairs.next().map(|(_, value)| value)
 }
 
 /// `a=1,b=x,,y` as pairs.

@@ -226,12 +226,14 @@ async fn compare_refcounts(
     report: &mut CheckReport,
 ) -> Result<()> {
     let bits = meta.header.cluster_bits;
+    report.image_end_offset = refs.end() << bits;
     for cluster in 0..refs.clusters.max(refs.end()) {
         let (count, pointers) = (meta.refcount(cluster << bits).await?, refs.get(cluster));
         if count == pointers {
             continue;
         }
         let leaked = count > pointers;
+        report.image_end_offset = report.image_end_offset.max((cluster + 1) << bits);
         let what = if leaked { "Leaked" } else { "ERROR" };
         let finding = format!("cluster {cluster} refcount={count} reference={pointers}");
         report.messages.push(format!("{what} {finding}"));

@@ -260,7 +260,8 @@ impl Meta {
         for cluster in std::mem::take(&mut self.freed) {
             self.release(cluster).await?;
         }
-        Ok(())
+        // Until the next barrier these may get lost, which leaves lost clusters.
+        self.refblocks.write_back(&self.file).await
     }
 
     async fn write_back_pointers(&mut self) -> Result<()> {

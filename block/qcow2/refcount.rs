@@ -141,8 +141,8 @@ impl Meta {
         Ok(start)
     }
 
-    /// A refcount block for the range of `cluster`. It lies in the range it describes, where the
-    /// table's new entry is the first to point there.
+    /// A refcount block for the range of `cluster`. It takes a free cluster that has its refcount
+    /// already, so that ranges stay whole; else the first cluster of the range that it describes.
     async fn add_block_for(&mut self, cluster: u64) -> Result<u64> {
         let per_block = self.refs_per_block();
         let index = cluster / per_block;
@@ -152,13 +152,12 @@ impl Meta {
         if let Some(block) = self.refblock_offset(cluster)? {
             return Ok(block);
         }
-        let place = index * per_block;
+        let free = self.find_free(1).await?;
+        let covered = self.refblock_offset(free)?.is_some();
+        let place = if covered { free } else { index * per_block };
         let block = place << self.header.cluster_bits;
         self.add_refblock(index as usize, block);
-        let order = self.header.refcount_order;
-        if let Some(bytes) = self.refblock_mut(block) {
-            set(bytes, order, 0, 1);
-        }
+        self.set_existing(place, 1);
         Ok(block)
     }
 
@@ -210,7 +209,34 @@ impl Meta {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{Inline, block_on};
+    use crate::open::create_file;
+    use crate::qcow2::{CreateOptions, create};
     use proptest::prelude::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_run_may_be_longer_than_what_a_block_describes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let options = CreateOptions {
+            size: 1 << 20,
+            cluster_size: 512,
+            refcount_bits: 64,
+            ..CreateOptions::default()
+        };
+        block_on(async {
+            let file = create_file(file.path().to_str().unwrap(), Arc::new(Inline)).await.unwrap();
+            create(&file, &options).await.unwrap();
+            let mut meta = Meta::load(file.clone(), options.header().unwrap()).await.unwrap();
+            let run = meta.allocate(2000).await.unwrap();
+            assert!(run < 1 << 20, "{run}");
+            for cluster in 0..2000 {
+                assert_eq!(meta.refcount(run + cluster * 512).await.unwrap(), 1);
+            }
+            let next = meta.allocate(1).await.unwrap();
+            assert!(!(run..run + 2000 * 512).contains(&next));
+        });
+    }
 
     proptest! {
         #[test]

@@ -72,7 +72,7 @@ impl Board {
         let launched = launch(&configuration(), &host, |_| Ok(())).expect("a machine");
         let vm = launched.vm.clone();
         let (chardevs, identity) = (launched.chardevs.clone(), Identity::default());
-        let target = Target::new(vm, chardevs, host.fd_sets, identity, false);
+        let target = Target::new(vm, chardevs, host.fd_sets, identity, Vec::new());
         launched.vm.power_up();
         Board { launched, target, clocks, main_loop }
     }

@@ -178,25 +178,24 @@ impl FlatView {
         match self.find(addr) {
             Ok(range) if range.takes(addr, size) => {
                 let skip = addr - range.start;
-                if range.ram().is_none_or(|(_, _, writable)| !writable) {
-                    let name = &range.name;
-                    trace_event!(
-                        memory_region_ops_write,
-                        "addr {addr:#x} value {value:#x} size {size} name '{name}'"
-                    );
-                }
-                match &range.backing {
-                    Backing::Ram { block, offset, writable: true } => {
-                        block.write_uint(offset + skip, size, value);
+                let (handler, sizes, offset) = match &range.backing {
+                    Backing::Ram { block, offset, writable } => {
+                        if *writable {
+                            block.write_uint(offset + skip, size, value);
+                        }
+                        return;
                     }
-                    Backing::Ram { .. } => {}
-                    Backing::Io { handler, offset, sizes, .. } => {
-                        io_write(&**handler, *sizes, offset + skip, size, value);
-                    }
+                    Backing::Io { handler, offset, sizes, .. } => (handler, *sizes, offset),
                     Backing::RomDevice { handler, offset, .. } => {
-                        io_write(&**handler, handler.sizes(), offset + skip, size, value);
+                        (handler, handler.sizes(), offset)
                     }
-                }
+                };
+                let name = &range.name;
+                trace_event!(
+                    memory_region_ops_write,
+                    "addr {addr:#x} value {value:#x} size {size} name '{name}'"
+                );
+                io_write(&**handler, sizes, offset + skip, size, value);
             }
             _ if size > 1 => {
                 for i in 0..size {

@@ -254,7 +254,8 @@ impl Cpu {
         self.mmu.a20_mask
     }
 
-    fn phys_read_any(&mut self, phys: u64, buf: &mut [u8]) {
+    /// Reads any number of bytes within a page at `phys`.
+    pub(crate) fn phys_read_any(&mut self, phys: u64, buf: &mut [u8]) {
         if buf.len() > LONGEST
             && let Some(page) = self.ram_page(phys & self.a20_mask())
         {
@@ -268,7 +269,8 @@ impl Cpu {
         }
     }
 
-    fn phys_write_any(&mut self, phys: u64, data: &[u8]) {
+    /// Writes any number of bytes within a page at `phys`.
+    pub(crate) fn phys_write_any(&mut self, phys: u64, data: &[u8]) {
         match self.ram_page(phys & self.a20_mask()) {
             Some(page) if page.writable => {
                 let offset = page.offset + (phys & 0xfff);

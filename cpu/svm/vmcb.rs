@@ -72,17 +72,13 @@ impl Vmcb {
     /// Reads the block at physical address `at`.
     pub fn read(cpu: &mut Cpu, at: u64) -> Self {
         let mut bytes = Box::new([0; SIZE]);
-        for (i, part) in (0u64..).zip(bytes.chunks_mut(8)) {
-            cpu.phys_read(at + 8 * i, part);
-        }
+        cpu.phys_read_any(at, &mut *bytes);
         Vmcb(bytes)
     }
 
     /// Writes the bytes `range` of the copy back.
     pub fn write(&self, cpu: &mut Cpu, at: u64, range: std::ops::Range<usize>) {
-        for start in range.step_by(8) {
-            cpu.phys_write(at + start as u64, &self.0[start..start + 8]);
-        }
+        cpu.phys_write_any(at + range.start as u64, &self.0[range]);
     }
 
     /// Bytes of the control area that an exit writes.

@@ -235,18 +235,22 @@ pub fn xsave<const WIDE: bool, const OPTIMISED: bool>(cpu: &mut Cpu, op: &Op) ->
     cpu.stored()
 }
 
+/// The components that may be asked for, once it is checked that the instruction may run.
+fn allowed<const SUPERVISOR: bool>(cpu: &mut Cpu) -> Result<u64, Trap> {
+    if !SUPERVISOR {
+        check(cpu)?;
+        return Ok(cpu.state.xcr0);
+    }
+    check_supervisor(cpu)?;
+    Ok(cpu.state.xcr0 | cpu.state.msr.xss)
+}
+
 /// XSAVEC, and XSAVES (`SUPERVISOR`).
 pub fn xsave_compacted<const WIDE: bool, const SUPERVISOR: bool>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Result<(), Trap> {
-    let mut allowed = cpu.state.xcr0;
-    if SUPERVISOR {
-        check_supervisor(cpu)?;
-        allowed |= cpu.state.msr.xss;
-    } else {
-        check(cpu)?;
-    }
+    let allowed = allowed::<SUPERVISOR>(cpu)?;
     let components = requested(cpu, allowed);
     let format = components | COMPACTED;
     let (linear, mut area) = old_area(cpu, op, area_len(components, format))?;
@@ -281,13 +285,7 @@ pub fn xrstor<const WIDE: bool, const SUPERVISOR: bool>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Result<(), Trap> {
-    let mut allowed = cpu.state.xcr0;
-    if SUPERVISOR {
-        check_supervisor(cpu)?;
-        allowed |= cpu.state.msr.xss;
-    } else {
-        check(cpu)?;
-    }
+    let allowed = allowed::<SUPERVISOR>(cpu)?;
     let components = requested(cpu, allowed);
     let linear = area_address(cpu, op, 64, HEADER_END, false)?;
     let mut area = vec![0; HEADER_END];

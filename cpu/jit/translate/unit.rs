@@ -157,7 +157,7 @@ fn classify(raw: &Instruction, key: Key, model: &Model) -> Class {
             Class::Nothing
         }
         M::Push | M::Pop | M::Leave => stack(raw, key),
-        mnemonic if is_plain(mnemonic) => Class::Plain,
+        mnemonic if is_plain(mnemonic) || is_conditional(raw) => Class::Plain,
         _ if is_vector(raw) => Class::Vector,
         _ => Class::Step,
     };
@@ -345,7 +345,7 @@ fn is_plain(mnemonic: M) -> bool {
             | M::Sarx
             | M::Shlx
             | M::Shrx
-    ) || is_conditional(mnemonic)
+    )
 }
 
 /// Instructions of SSE and AVX that work on vector registers, and general ones at most beside.
@@ -394,42 +394,9 @@ fn is_vector_set(set: &CpuidFeature) -> bool {
     }
 }
 
-fn is_conditional(mnemonic: M) -> bool {
-    matches!(
-        mnemonic,
-        M::Cmova
-            | M::Cmovae
-            | M::Cmovb
-            | M::Cmovbe
-            | M::Cmove
-            | M::Cmovg
-            | M::Cmovge
-            | M::Cmovl
-            | M::Cmovle
-            | M::Cmovne
-            | M::Cmovno
-            | M::Cmovnp
-            | M::Cmovns
-            | M::Cmovo
-            | M::Cmovp
-            | M::Cmovs
-            | M::Seta
-            | M::Setae
-            | M::Setb
-            | M::Setbe
-            | M::Sete
-            | M::Setg
-            | M::Setge
-            | M::Setl
-            | M::Setle
-            | M::Setne
-            | M::Setno
-            | M::Setnp
-            | M::Setns
-            | M::Seto
-            | M::Setp
-            | M::Sets
-    )
+/// CMOVcc and SETcc, among instructions that do not end a block.
+fn is_conditional(raw: &Instruction) -> bool {
+    raw.encoding() == EncodingKind::Legacy && raw.condition_code() != iced_x86::ConditionCode::None
 }
 
 /// Whether this processor executes `raw`.

@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod config;
+pub mod data_files;
 mod error;
 pub mod inventory;
 pub mod launch;

@@ -3,6 +3,8 @@
 use base::memory::backend::{self, Backend};
 use base::props::{PropSpec, PropValue, help_text};
 
+use machine::data_files::DataFiles;
+
 use crate::cli::Catalog;
 
 /// The lists of this build.
@@ -60,7 +62,7 @@ impl Catalog for Listings {
     }
 
     fn data_dirs(&self, own: &[String]) -> String {
-        machine::launch::data_dirs(own).map(|dir| format!("{dir}\n")).collect()
+        DataFiles::new(own).directories().iter().map(|dir| format!("{dir}\n")).collect()
     }
 }
 

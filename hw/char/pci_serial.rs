@@ -56,11 +56,10 @@ pub fn plug(
 ) -> Result<(), PciSerialError> {
     let mut config = ConfigSpace::new(&IDENTITY);
     config.allow_device_registers();
-    props.pci.apply(&mut config);
     config.set_u8(reg::PROG_IF, props.prog_if);
     config.add_bar(0, Bar { kind: BarKind::Io, size: PORTS });
     let mut attached = Ok(());
-    bus.plug("pci-serial", props.pci.devfn(), config, |wires| {
+    bus.plug("pci-serial", &props.pci, config, |wires| {
         let (serial, region) = Serial::create(wires.intx, clocks);
         if let Some(chardev) = chardev {
             attached = Serial::attach(&serial, chardev);

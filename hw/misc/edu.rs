@@ -107,10 +107,9 @@ impl Edu {
     ) -> Result<(), PciError> {
         let mut config = ConfigSpace::new(&IDENTITY);
         config.allow_device_registers();
-        props.pci.apply(&mut config);
         config.add_bar(0, Bar { kind: BarKind::Memory32 { prefetchable: false }, size: BAR_SIZE });
         let msi = Msi::add(&mut config, msi);
-        bus.plug("edu", props.pci.devfn(), config, |wires| {
+        bus.plug("edu", &props.pci, config, |wires| {
             let device = device::share(|me| Edu {
                 dma_mask: props.dma_mask,
                 wires,

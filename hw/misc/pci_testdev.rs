@@ -97,11 +97,10 @@ impl PciTestdev {
     pub fn plug(bus: &PciBus, props: &PciTestdevProps) -> Result<(), PciError> {
         let mut config = ConfigSpace::new(&IDENTITY);
         config.allow_device_registers();
-        props.pci.apply(&mut config);
         let memory = BarKind::Memory32 { prefetchable: false };
         config.add_bar(0, Bar { kind: memory, size: MEMORY_SIZE });
         config.add_bar(1, Bar { kind: BarKind::Io, size: PORTS_SIZE });
-        bus.plug("pci-testdev", props.pci.devfn(), config, |_| {
+        bus.plug("pci-testdev", &props.pci, config, |_| {
             let device = device::share(|_| PciTestdev::default());
             let region =
                 |number, name, size| device::region(&device, number, name, size, AccessSizes::BYTE);

@@ -76,9 +76,8 @@ impl Pvpanic {
     ) -> Result<(), PciError> {
         let mut config = ConfigSpace::new(&IDENTITY);
         config.allow_device_registers();
-        props.pci.apply(&mut config);
         config.add_bar(0, Bar { kind: BarKind::Memory32 { prefetchable: false }, size: BAR_SIZE });
-        bus.plug("pvpanic-pci", props.pci.devfn(), config, |_| {
+        bus.plug("pvpanic-pci", &props.pci, config, |_| {
             let device = device::share(|_| Pvpanic { events: props.events, requests });
             let region = device::region(&device, 0, "pvpanic", BAR_SIZE, AccessSizes::BYTE);
             (device, vec![(0, region)])

@@ -7,8 +7,10 @@ use base::irq::IrqLine;
 use base::memory::{AddressSpace, Dma, Region};
 use parking_lot::{Mutex, RwLock};
 
-use super::config::{ConfigSpace, reg};
+use super::config::{ConfigSpace, ROM_BAR, reg};
 use super::function::{Intx, PciDevice, PciFunction, PciWires, Seat};
+use super::props::PciProps;
+use super::rom::{self, RomError, RomFiles};
 
 /// Why a device could not be plugged.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,9 @@ pub enum PciError {
     /// No slot is left.
     #[error("PCI: no slot/function available for {0}, all in use or reserved")]
     Full(String),
+    /// Its expansion ROM.
+    #[error(transparent)]
+    Rom(#[from] RomError),
 }
 
 /// Maps a function and its pin (1 to 4) to one of the host's interrupt inputs.
@@ -42,19 +47,21 @@ pub struct PciBus {
     functions: RwLock<Vec<Option<Arc<PciFunction>>>>,
     intx_map: IntxMap,
     outputs: Vec<IrqLine>,
+    rom_files: Box<dyn RomFiles>,
     /// How many functions hold each output high.
     pulls: Mutex<Vec<u32>>,
 }
 
 impl PciBus {
-    /// A bus whose BARs appear in `memory` and `io`, whose devices reach `dma_space`, and whose INTx
-    /// pins end at `outputs`.
+    /// A bus whose BARs appear in `memory` and `io`, whose devices reach `dma_space`, whose INTx pins
+    /// end at `outputs`, and whose expansion ROMs are among `rom_files`.
     pub fn new(
         memory: Region,
         io: Region,
         dma_space: AddressSpace,
         intx_map: IntxMap,
         outputs: Vec<IrqLine>,
+        rom_files: Box<dyn RomFiles>,
     ) -> Arc<Self> {
         let pulls = Mutex::new(vec![0; outputs.len()]);
         Arc::new_cyclic(|me| PciBus {
@@ -65,6 +72,7 @@ impl PciBus {
             functions: RwLock::new(vec![None; 256]),
             intx_map,
             outputs,
+            rom_files,
             pulls,
         })
     }
@@ -79,16 +87,44 @@ impl PciBus {
         &self.io
     }
 
-    /// Plugs a function. `devfn` is chosen if not given. `build` makes the model and the regions of
-    /// its BARs from what the bus connects it to.
+    /// Plugs a device that the operator adds, where its properties say or into the first free slot.
+    /// `build` makes the model and the regions of its BARs from what the bus connects it to.
     pub fn plug<D: PciDevice>(
         &self,
         name: &str,
-        devfn: Option<u8>,
+        props: &PciProps,
+        mut config: ConfigSpace,
+        build: impl FnOnce(PciWires) -> (Shared<D>, Vec<(usize, Region)>),
+    ) -> Result<Arc<PciFunction>, PciError> {
+        let devfn = self.place(name, props.devfn())?;
+        props.apply(&mut config);
+        let rom = rom::load(props, &mut config, &*self.rom_files)?;
+        self.seat(name, devfn, config, |wires| {
+            let (device, mut bars) = build(wires);
+            bars.extend(rom.map(|region| (ROM_BAR, region)));
+            (device, bars)
+        })
+    }
+
+    /// Plugs a chip of the board, as [`Self::plug`] does a device.
+    pub fn plug_chip<D: PciDevice>(
+        &self,
+        name: &str,
+        devfn: u8,
         config: ConfigSpace,
         build: impl FnOnce(PciWires) -> (Shared<D>, Vec<(usize, Region)>),
     ) -> Result<Arc<PciFunction>, PciError> {
-        let devfn = self.place(name, devfn)?;
+        let devfn = self.place(name, Some(devfn))?;
+        self.seat(name, devfn, config, build)
+    }
+
+    fn seat<D: PciDevice>(
+        &self,
+        name: &str,
+        devfn: u8,
+        config: ConfigSpace,
+        build: impl FnOnce(PciWires) -> (Shared<D>, Vec<(usize, Region)>),
+    ) -> Result<Arc<PciFunction>, PciError> {
         let intx = Intx::new(self.me.clone(), devfn, config.u8(reg::INTERRUPT_PIN));
         let dma = Dma::new(self.dma_space.clone());
         let wires = PciWires { intx: IrqLine::new(intx.clone(), 0), dma: dma.clone() };

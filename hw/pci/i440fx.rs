@@ -36,7 +36,7 @@ impl I440Fx {
         config.set_u8(0x57, 0x10);
         config.set_u8(SMRAM, 0x02);
         let bridge = device::share(|_| I440Fx { pam: Pam::new(low) });
-        bus.plug("i440FX", Some(0), config, |_| (bridge.clone(), Vec::new()))?;
+        bus.plug_chip("i440FX", 0, config, |_| (bridge.clone(), Vec::new()))?;
         Ok(bridge)
     }
 }

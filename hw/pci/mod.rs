@@ -11,6 +11,7 @@ pub mod pam;
 pub mod piix3;
 pub mod piix4_pm;
 mod props;
+pub mod rom;
 
 pub use bus::{PciBus, PciError};
 pub use config::{BAR_SIZES, Bar, BarKind, ConfigSpace, Identity, ROM_BAR, reg};

@@ -122,7 +122,7 @@ impl Piix3 {
             config.set_u8(offset, value);
         }
         let bridge = device::share(|_| Piix3 { router, requests, reset_control: 0 });
-        bus.plug("PIIX3", Some(devfn), config, |_| (bridge.clone(), Vec::new()))?;
+        bus.plug_chip("PIIX3", devfn, config, |_| (bridge.clone(), Vec::new()))?;
         let port = device::region(&bridge, 0, "piix-reset-control", 1, AccessSizes::BYTE);
         Ok((bridge, port))
     }

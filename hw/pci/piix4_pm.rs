@@ -193,7 +193,7 @@ impl Piix4Pm {
         }
         let smbus = device::region(&device, SMBUS_REGION, "pm-smbus", SMBUS_LEN, AccessSizes::BYTE);
         smbus_window.add(&smbus, 0, 0);
-        bus.plug("PIIX4_PM", Some(devfn), config, |_| (device.clone(), Vec::new()))?;
+        bus.plug_chip("PIIX4_PM", devfn, config, |_| (device.clone(), Vec::new()))?;
         let gpe = device::region(&device, GPE_REGION, "acpi-gpe0", GPE_LEN, AccessSizes::BYTE);
         let apm = device::region(&device, APM_REGION, "apm-io", 2, AccessSizes::BYTE);
         Ok(Piix4PmParts { device, gpe, apm })

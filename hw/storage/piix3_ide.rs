@@ -89,7 +89,7 @@ impl Piix3Ide {
         config.allow_device_registers();
         config.set_u16(pci_reg::STATUS, STATUS);
         config.add_bar(BUS_MASTER_BAR, Bar { kind: BarKind::Io, size: BUS_MASTER_LEN });
-        bus.plug("piix3-ide", Some(devfn), config, |_| {
+        bus.plug_chip("piix3-ide", devfn, config, |_| {
             let device = device::share(|_| Piix3Ide { irqs, st: Default::default() });
             let region = |number, name: &str, len| -> Region {
                 device::region(&device, number, name, len, AccessSizes::UP_TO_DWORD)

@@ -105,10 +105,9 @@ impl I6300Esb {
         let mut config = ConfigSpace::new(&IDENTITY);
         config.allow_u16(CONFIG, CONFIG_MASK);
         config.allow_u8(LOCK, LOCK_MASK);
-        props.pci.apply(&mut config);
         let kind = BarKind::Memory32 { prefetchable: false };
         config.add_bar(0, Bar { kind, size: BAR_SIZE });
-        bus.plug("i6300esb", props.pci.devfn(), config, |_| {
+        bus.plug("i6300esb", &props.pci, config, |_| {
             let device = device::share(|me| I6300Esb {
                 clocks: clocks.clone(),
                 timer: device::timer(me, clocks, ClockKind::Virtual, I6300Esb::expired),

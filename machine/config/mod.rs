@@ -61,6 +61,8 @@ pub struct MachineConfig {
     pub firmware: Option<String>,
     /// `-L`, in order
     pub data_dirs: Vec<String>,
+    /// `-option-rom`, in order
+    pub option_roms: Vec<Located<OptionRom>>,
     /// `-fw_cfg`
     pub fw_cfg: Vec<Located<FwCfgEntry>>,
     /// `-device`, in order
@@ -118,6 +120,15 @@ pub struct Identity {
     pub debug_threads: bool,
     /// The guest's UUID.
     pub uuid: Option<Uuid>,
+}
+
+/// A ROM for firmware to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OptionRom {
+    /// Its file.
+    pub file: String,
+    /// Its place among what can be booted, if it has one.
+    pub boot_index: Option<i32>,
 }
 
 /// An accelerator to try.

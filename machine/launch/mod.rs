@@ -28,8 +28,6 @@ use base::props::{PropInput, Props};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
-pub use firmware::data_dirs;
-
 use crate::config::{ConfigError, Consoles, Located, MachineConfig, MonitorConfig, Origin};
 use crate::inventory::Inventory;
 use crate::machines::{self, Kind, MachineType};

@@ -7,6 +7,8 @@ use hw::timer::rtc::RtcConfig;
 
 use super::fault;
 use crate::config::{ConfigError, FwCfgSource, MachineConfig, RtcBase, RtcClock, SmbiosEntry};
+use crate::data_files::DataFiles;
+use crate::pc::roms;
 
 /// What the real-time clock follows, and what it shows at start.
 pub(super) fn rtc(config: &MachineConfig, slew: bool, clocks: &Clocks) -> RtcConfig {
@@ -30,8 +32,8 @@ pub(super) fn add_files(config: &MachineConfig, fw_cfg: &mut FwCfg) -> Result<()
     if let Some(menu) = boot.menu {
         fw_cfg.set_item(item::BOOT_MENU, u16::from(menu).to_le_bytes().to_vec());
     }
-    // No device has a boot index yet; with one, `strict` would end the list.
-    fw_cfg.set_file("bootorder", Vec::new()).map_err(fault)?;
+    fw_cfg.set_file("bootorder", boot_order(config)).map_err(fault)?;
+    add_option_roms(config, fw_cfg)?;
     if let Some(time) = boot.splash_time {
         fw_cfg
             .set_file("etc/boot-menu-wait", (time as u16).to_le_bytes().to_vec())
@@ -66,9 +68,41 @@ pub(super) fn add_files(config: &MachineConfig, fw_cfg: &mut FwCfg) -> Result<()
     Ok(())
 }
 
+/// The list of what firmware is to boot, one path a line, with a zero at the end. `strict` has it
+/// stop there.
+fn boot_order(config: &MachineConfig) -> Vec<u8> {
+    let roms = config.option_roms.iter().filter_map(|rom| {
+        Some((rom.value.boot_index?, format!("/rom@{}", roms::file_name(&rom.value.file, false))))
+    });
+    let mut list: Vec<_> = roms.collect();
+    list.sort_by_key(|(index, _)| *index);
+    if list.is_empty() {
+        return Vec::new();
+    }
+    let halt = config.boot.strict.then(|| "HALT".to_owned());
+    let lines: Vec<_> = list.into_iter().map(|(_, path)| path).chain(halt).collect();
+    (lines.join("\n") + "\0").into_bytes()
+}
+
+fn add_option_roms(config: &MachineConfig, fw_cfg: &mut FwCfg) -> Result<(), ConfigError> {
+    let files = DataFiles::new(&config.data_dirs);
+    for rom in &config.option_roms {
+        let refuse = |reason: String| ConfigError::at(&rom.origin, reason);
+        let name = &rom.value.file;
+        let path = files.find(name).unwrap_or_else(|| name.into());
+        let image = std::fs::read(path).map_err(|error| {
+            let reason = base::report::strerror(&error);
+            refuse(format!("could not load option rom '{name}': {reason}"))
+        })?;
+        roms::add(fw_cfg, name, image, false).map_err(|error| refuse(error.to_string()))?;
+    }
+    Ok(())
+}
+
 /// Adds the picture of `-boot splash=`. Without one the machine boots as well.
 fn add_splash(config: &MachineConfig, name: &str, fw_cfg: &mut FwCfg) -> Result<(), ConfigError> {
-    let data = super::firmware::find(config, name).and_then(|path| std::fs::read(path).ok());
+    let data =
+        DataFiles::new(&config.data_dirs).find(name).and_then(|path| std::fs::read(path).ok());
     let Some(data) = data else {
         base::error_report!("failed to find file '{name}'");
         return Ok(());

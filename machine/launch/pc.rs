@@ -29,6 +29,7 @@ use super::processors::{self, FlushOnChange, Processors};
 use super::tree::{self, Tree};
 use super::{Host, fault, firmware, globals, options};
 use crate::config::{ConfigError, MachineConfig, NumaPlan};
+use crate::data_files::DataFiles;
 use crate::inventory::Inventory;
 use crate::machines::MachineType;
 use crate::pc::board::{Chips, Pc, PcConfig, PcWires};
@@ -210,6 +211,7 @@ pub(super) fn build(
         rtc_place: (chips.rtc.iobase.into(), chips.rtc.irq.into()),
         keyboard_irqs: [chips.i8042.keyboard_irq, chips.i8042.mouse_irq].map(u32::from),
         fw_cfg_dma: chips.fw_cfg.dma_enabled,
+        data_files: DataFiles::new(&config.data_dirs),
     };
     let wires = PcWires {
         apic_bus: wired.apic_bus.clone(),

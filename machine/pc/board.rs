@@ -36,7 +36,9 @@ use hw::timer::rtc::{Rtc, RtcConfig, TimeChanged};
 
 use super::cmos::CmosContent;
 use super::memory::PcMemory;
+use super::roms::OptionRoms;
 use crate::MachineError;
+use crate::data_files::DataFiles;
 
 /// ISA interrupts of the board's own chips.
 mod isa_irq {
@@ -87,6 +89,8 @@ pub struct PcConfig {
     pub pm: PmConfig,
     /// Whether firmware configuration can be read by DMA.
     pub fw_cfg_dma: bool,
+    /// Where expansion ROMs are.
+    pub data_files: DataFiles,
 }
 
 /// The 8259 pair, the I/O APIC and the interval timer of an accelerator. Nobody meets the board's
@@ -271,8 +275,22 @@ impl Pc {
 
         let router = PirqRouter::new(shared.pci);
         let dma_space = map.memory.clone();
-        let pci =
-            PciBus::new(map.low.pci.clone(), io.clone(), dma_space, intx_map, router.inputs());
+        let (fw_cfg, control, dma) = FwCfg::create(Dma::new(map.memory.clone()));
+        place(&control, FW_CFG_PORT);
+        if cfg.fw_cfg_dma {
+            place(&dma, FW_CFG_DMA_PORT);
+        } else {
+            fw_cfg.lock().deny_dma();
+        }
+        let roms = OptionRoms { files: cfg.data_files.clone(), fw_cfg: fw_cfg.clone() };
+        let pci = PciBus::new(
+            map.low.pci.clone(),
+            io.clone(),
+            dma_space,
+            intx_map,
+            router.inputs(),
+            Box::new(roms),
+        );
         let (config_ports, address, data) = ConfigPorts::create(&pci);
         place(&address, ADDRESS_PORT);
         place(&data, DATA_PORT);
@@ -309,13 +327,6 @@ impl Pc {
             pm = Some(parts.device);
         }
 
-        let (fw_cfg, control, dma) = FwCfg::create(Dma::new(map.memory.clone()));
-        place(&control, FW_CFG_PORT);
-        if cfg.fw_cfg_dma {
-            place(&dma, FW_CFG_DMA_PORT);
-        } else {
-            fw_cfg.lock().deny_dma();
-        }
         if let Some(bios) = &cfg.bios {
             map.place_bios(bios)?;
         }

@@ -5,5 +5,6 @@ pub mod cmos;
 pub mod memory;
 pub mod onboard;
 pub mod props;
+pub mod roms;
 pub mod setup;
 pub mod tables;

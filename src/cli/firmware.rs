@@ -2,7 +2,7 @@
 
 use base::options::{OptionError, Opts, ParsedOpts};
 use base::props::Uuid;
-use machine::config::{FwCfgEntry, FwCfgSource, Located, Origin, SmbiosEntry};
+use machine::config::{FwCfgEntry, FwCfgSource, Located, OptionRom, Origin, SmbiosEntry};
 
 use super::table::CliOption;
 use super::{Builder, Done, fault, groups, standard};
@@ -36,6 +36,13 @@ pub(super) const OPTIONS: &[CliOption] = &[
         "add an entry to the firmware configuration device",
         &groups::FW_CFG,
         fw_cfg,
+    ),
+    CliOption::opts(
+        &["option-rom"],
+        "[romfile=]file[,bootindex=n]",
+        "have firmware run this option ROM",
+        &groups::OPTION_ROM,
+        option_rom,
     ),
     CliOption::text(
         &["smbios"],
@@ -93,6 +100,16 @@ fn fw_cfg(builder: &mut Builder<'_, '_>, opts: Opts, origin: &Origin) -> Done {
             .warn(origin, "externally provided fw_cfg item names should be prefixed with \"opt/\"");
     }
     builder.config.fw_cfg.push(Located::new(FwCfgEntry { name, source }, origin));
+    Ok(())
+}
+
+fn option_rom(builder: &mut Builder<'_, '_>, opts: Opts, origin: &Origin) -> Done {
+    let boot_index = opts.number("bootindex").or_else(|error| fault(origin, error))?;
+    let Some(file) = opts.get("romfile").map(str::to_owned) else {
+        return fault(origin, "Option ROM file is not specified");
+    };
+    let boot_index = boot_index.map(|index| index as i32);
+    builder.config.option_roms.push(Located::new(OptionRom { file, boot_index }, origin));
     Ok(())
 }
 

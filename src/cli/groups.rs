@@ -57,6 +57,7 @@ groups! {
     OBJECT "object" Some("qom-type") => [];
     OVERCOMMIT "overcommit" None => [string("mem-lock"), bool("cpu-pm")];
     RTC "rtc" None => [string("base"), string("clock"), string("driftfix")];
+    OPTION_ROM "option-rom" Some("romfile") => [number("bootindex"), string("romfile")];
     RUN_WITH "run-with" None => [bool("async-teardown"), string("chroot"), string("user")];
     SANDBOX "sandbox" Some("enable") => [
         bool("enable"), string("obsolete"), string("elevateprivileges"), string("spawn"),

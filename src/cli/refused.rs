@@ -53,7 +53,6 @@ pub(super) const OPTIONS: &[CliOption] = &[
     with_arg(&["gdb"], "the debugger stub is not available in this build"),
     flag(&["s"], "the debugger stub is not available in this build"),
     with_arg(&["acpitable"], NOT_BUILT),
-    with_arg(&["option-rom"], NOT_BUILT),
     with_arg(&["compat"], NOT_BUILT),
     with_arg(&["plugin"], NOT_BUILT),
     with_arg(&["seed"], NOT_BUILT),

@@ -35,6 +35,67 @@ fn seabios_logs_to_its_debug_port() -> Result<()> {
     Ok(())
 }
 
+/// An option ROM (PCI firmware specification 3.0, 5.1) that writes a word to the debug port.
+fn option_rom(vendor: u16, device: u16, word: &str) -> Vec<u8> {
+    const CODE: usize = 0x40;
+    const WORD: usize = 0x80;
+    let mut rom = vec![0; 512];
+    rom[..3].copy_from_slice(&[0x55, 0xaa, 1]); // signature, blocks of 512 bytes
+    rom[3..6].copy_from_slice(&[0xe9, CODE as u8 - 6, 0]); // jmp CODE
+    rom[0x18] = 0x1c;
+    rom[0x1c..0x20].copy_from_slice(b"PCIR");
+    rom[0x20..0x22].copy_from_slice(&vendor.to_le_bytes());
+    rom[0x22..0x24].copy_from_slice(&device.to_le_bytes());
+    rom[0x26] = 0x18; // length of this structure
+    rom[0x29..0x2c].copy_from_slice(&[0, 0, 0xff]); // class
+    rom[0x2c] = 1; // blocks
+    rom[0x31] = 0x80; // the last image
+    let code = [
+        0x60, // pusha
+        0xba, 0x02, 0x04, // mov dx, 402h
+        0xbe, WORD as u8, 0, // mov si, WORD
+        0x2e, 0xac, // cs lodsb
+        0x84, 0xc0, // test al, al
+        0x74, 0x03, // jz +3
+        0xee, // out dx, al
+        0xeb, 0xf7, // jmp to lodsb
+        0x61, // popa
+        0xcb, // retf
+    ];
+    rom[CODE..CODE + code.len()].copy_from_slice(&code);
+    rom[WORD..WORD + word.len()].copy_from_slice(word.as_bytes());
+    let sum = rom.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    rom[511] = 0u8.wrapping_sub(sum);
+    rom
+}
+
+#[test]
+fn seabios_runs_option_roms() -> Result<()> {
+    let assets = assets::get()?;
+    let scratch = tempfile::tempdir()?;
+    let rom = |name: &str, word| -> Result<String> {
+        let path = scratch.path().join(name);
+        std::fs::write(&path, option_rom(0x1234, 0x11e8, word))?;
+        Ok(path.to_string_lossy().into_owned())
+    };
+    let (bar, file, own) =
+        (rom("a", "in a BAR\n")?, rom("b", "in a file\n")?, rom("c", "of its own\n")?);
+    let mut vm = machine()
+        .args(["-bios".as_ref(), assets.seabios().join("bios-256k.bin").as_os_str()])
+        .args(["-serial", "none", "-monitor", "none", "-chardev", "stdio,id=log"])
+        .args(["-device", "isa-debugcon,iobase=0x402,chardev=log"])
+        .args(["-device", &format!("edu,romfile={bar}")])
+        .args(["-device", &format!("edu,romfile={file},rombar=0")])
+        .args(["-option-rom", &own])
+        .spawn()?;
+    vm.expect("No bootable device.")?;
+    let output = vm.output();
+    for word in ["in a BAR", "in a file", "of its own"] {
+        ensure!(output.contains(word), "no ROM {word}:\n{output}");
+    }
+    Ok(())
+}
+
 #[test]
 fn memtest_starts() -> Result<()> {
     let assets = assets::get()?;

@@ -165,6 +165,10 @@ fn warning(line: &str) -> Option<String> {
         return None;
     }
     let (_, text) = rest.split_once("] ")?;
+    // Numbers of processors, printed one by one into a line that something else came between.
+    if text.chars().all(|letter| matches!(letter, '#' | ' ' | '0'..='9')) {
+        return None;
+    }
     if ABOUT_TIME.iter().any(|start| text.starts_with(start)) {
         return None;
     }
@@ -244,6 +248,7 @@ mod tests {
         assert_eq!(warning("<4>[    0.012] mtrr: CPU 12 and 3").unwrap(), "mtrr: CPU # and #");
         assert_eq!(warning("<3>[    0.012] failed").unwrap(), "failed");
         assert_eq!(warning("<6>[    0.012] fine"), None);
+        assert_eq!(warning("<4>[    0.012]  #2 #3"), None);
         assert_eq!(warning("<4>[    0.012] tsc: Unable to calibrate against PIT"), None);
     }
 

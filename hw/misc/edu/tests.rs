@@ -4,6 +4,7 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::*;
+use crate::pci::rom::tests::PlainFiles;
 use crate::pci::{PciFunction, devfn, reg as pci_reg};
 
 const BAR: u64 = 0xf000_0000;
@@ -30,7 +31,8 @@ fn bed() -> Bed {
     root.add(&Region::ram(Arc::new(RamBlock::anonymous("ram", 0x10000).unwrap())), 0, 0);
     let memory = AddressSpace::new("memory", root.clone());
     let io = Region::container("io", 1 << 16);
-    let bus = PciBus::new(root, io, memory.clone(), |_, _| 0, Vec::new());
+    let bus =
+        PciBus::new(root, io, memory.clone(), |_, _| 0, Vec::new(), Box::<PlainFiles>::default());
     let clocks = Clocks::new();
     clocks.step_by_hand();
     let messages = Arc::<Messages>::default();

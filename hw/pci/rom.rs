@@ -1,0 +1,209 @@
+//! Expansion ROMs: an image from a file, seen through a BAR or given to firmware as a file.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base::memory::{RamBlock, RamError, Region};
+
+use super::config::{Bar, BarKind, ConfigSpace, ROM_BAR, reg};
+use super::props::PciProps;
+use crate::firmware::fw_cfg::FwCfgError;
+
+/// What a bus asks the machine about ROM images.
+pub trait RomFiles: Send + Sync {
+    /// Looks for the image of this name where data files are.
+    fn find(&self, name: &str) -> Option<PathBuf>;
+
+    /// Gives firmware an image that no BAR shows. Those of displays run first.
+    fn give_to_firmware(&self, name: &str, image: Vec<u8>, display: bool)
+    -> Result<(), FwCfgError>;
+}
+
+/// Why there is no ROM.
+#[derive(Debug, thiserror::Error)]
+pub enum RomError {
+    /// It is nowhere.
+    #[error("failed to find romfile \"{0}\"")]
+    Missing(String),
+    /// It is there and cannot be read.
+    #[error("failed to load romfile \"{name}\": {reason}")]
+    Unreadable {
+        /// The file.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// There is nothing in it.
+    #[error("romfile \"{0}\" is empty")]
+    Empty(String),
+    /// It is absurdly large.
+    #[error("romfile \"{0}\" too large (size cannot exceed 2 GiB)")]
+    Huge(String),
+    /// `romsize` cannot be that of a BAR.
+    #[error("ROM size {0} is not a power of two")]
+    NoPowerOfTwo(u32),
+    /// It does not fit into `romsize`.
+    #[error("romfile \"{name}\" ({len} bytes) is too large for ROM size {size}")]
+    TooLarge {
+        /// The file.
+        name: String,
+        /// What is in it.
+        len: u64,
+        /// What there is room for.
+        size: u64,
+    },
+    /// Memory for it.
+    #[error(transparent)]
+    Memory(#[from] RamError),
+    /// Firmware's file of it.
+    #[error(transparent)]
+    FwCfg(#[from] FwCfgError),
+}
+
+/// As listings show that no size was chosen.
+pub(super) const ANY_SIZE: u32 = u32::MAX;
+const MAX_SIZE: u64 = 2 << 30;
+
+/// Loads the ROM that the properties name. What is returned is to be shown through [`ROM_BAR`], which
+/// is declared then.
+pub(super) fn load(
+    props: &PciProps,
+    config: &mut ConfigSpace,
+    files: &dyn RomFiles,
+) -> Result<Option<Region>, RomError> {
+    if props.romsize != ANY_SIZE && !props.romsize.is_power_of_two() {
+        return Err(RomError::NoPowerOfTwo(props.romsize));
+    }
+    let Some(name) = props.romfile.as_deref().filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    let image = read(name, files)?;
+    let len = image.len() as u64;
+    if props.rombar == 0 {
+        const DISPLAY: u8 = 3;
+        let display = config.u8(reg::SUBCLASS) == 0 && config.u8(reg::SUBCLASS + 1) == DISPLAY;
+        files.give_to_firmware(name, image, display)?;
+        return Ok(None);
+    }
+    let size = match props.romsize {
+        ANY_SIZE => len.next_power_of_two(),
+        size => size.into(),
+    };
+    if len > size {
+        return Err(RomError::TooLarge { name: name.into(), len, size });
+    }
+    let block = RamBlock::anonymous(&format!("{name}.rom"), size)?;
+    block.write(0, &image);
+    config.add_bar(ROM_BAR, Bar { kind: BarKind::Memory32 { prefetchable: false }, size });
+    Ok(Some(Region::rom(Arc::new(block))))
+}
+
+fn read(name: &str, files: &dyn RomFiles) -> Result<Vec<u8>, RomError> {
+    let path = files.find(name).ok_or_else(|| RomError::Missing(name.into()))?;
+    let unreadable = |error: std::io::Error| RomError::Unreadable {
+        name: name.into(),
+        reason: base::report::strerror(&error),
+    };
+    match std::fs::metadata(&path).map_err(unreadable)?.len() {
+        0 => Err(RomError::Empty(name.into())),
+        len if len > MAX_SIZE => Err(RomError::Huge(name.into())),
+        _ => std::fs::read(&path).map_err(unreadable),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::path::Path;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::pci::Identity;
+
+    /// Files by their own names; keeps what firmware is given.
+    #[derive(Default)]
+    pub(crate) struct PlainFiles(Mutex<Vec<(String, usize, bool)>>);
+
+    impl RomFiles for PlainFiles {
+        fn find(&self, name: &str) -> Option<PathBuf> {
+            let path = Path::new(name);
+            path.exists().then(|| path.into())
+        }
+        fn give_to_firmware(
+            &self,
+            name: &str,
+            image: Vec<u8>,
+            display: bool,
+        ) -> Result<(), FwCfgError> {
+            self.0.lock().push((name.into(), image.len(), display));
+            Ok(())
+        }
+    }
+
+    fn config(class: u32) -> ConfigSpace {
+        let (vendor, device) = (0x1234, 0x1111);
+        let revision = 0;
+        ConfigSpace::new(&Identity {
+            vendor,
+            device,
+            revision,
+            class,
+            subsystem: None,
+            interrupt_pin: 0,
+        })
+    }
+
+    fn image(len: usize) -> (tempfile::NamedTempFile, PciProps) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![0x5a; len]).unwrap();
+        let romfile = Some(file.path().to_str().unwrap().to_owned());
+        (file, PciProps { romfile, ..PciProps::default() })
+    }
+
+    #[test]
+    fn the_bar_is_as_large_as_the_image_needs() {
+        let (_file, props) = image(3000);
+        let mut config = config(0xff_0000);
+        let region = load(&props, &mut config, &PlainFiles::default()).unwrap();
+        assert!(region.is_some());
+        config.write(reg::ROM, 4, 0xffff_fffe);
+        assert_eq!(config.u32(reg::ROM), 0xffff_f000);
+        let larger = PciProps { romsize: 0x1_0000, ..props };
+        load(&larger, &mut config, &PlainFiles::default()).unwrap();
+        assert_eq!(config.bars()[ROM_BAR].unwrap().size, 0x1_0000);
+    }
+
+    /// QEMU's words.
+    #[test]
+    fn unfit_images_are_refused() {
+        let refusal = |props: &PciProps| {
+            load(props, &mut config(0), &PlainFiles::default()).err().unwrap().to_string()
+        };
+        let (file, small) = image(3000);
+        let name = file.path().display();
+        let with_size =
+            |romsize| PciProps { romsize, romfile: small.romfile.clone(), ..PciProps::default() };
+        assert_eq!(refusal(&with_size(1000)), "ROM size 1000 is not a power of two");
+        assert_eq!(
+            refusal(&with_size(2048)),
+            format!("romfile \"{name}\" (3000 bytes) is too large for ROM size 2048")
+        );
+        let (file, empty) = image(0);
+        assert_eq!(refusal(&empty), format!("romfile \"{}\" is empty", file.path().display()));
+        drop(file);
+        assert_eq!(refusal(&empty).split('"').next(), Some("failed to find romfile "));
+    }
+
+    #[test]
+    fn without_a_bar_firmware_gets_the_image() {
+        let (_file, props) = image(700);
+        let props = PciProps { rombar: 0, ..props };
+        let files = PlainFiles::default();
+        for class in [0x03_0000, 0x02_0000] {
+            assert!(load(&props, &mut config(class), &files).unwrap().is_none());
+        }
+        let given: Vec<_> =
+            files.0.lock().iter().map(|(_, len, display)| (*len, *display)).collect();
+        assert_eq!(given, [(700, true), (700, false)]);
+    }
+}

@@ -6,11 +6,14 @@
 //! memory it moves ([`vector::Vector`]), so a dropped future never leaves the kernel writing into
 //! memory that is gone. The only place that blocks is [`engine`], below the protocol drivers.
 
+pub mod backend;
 pub mod driver;
 pub mod engine;
 mod error;
 pub mod file;
+pub mod graph;
 pub mod node;
+pub mod null;
 pub mod open;
 pub mod qcow2;
 pub mod raw;

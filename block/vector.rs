@@ -9,6 +9,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
+use base::memory::RamPiece;
+
 /// What the kernel takes in one call.
 const MAX_PIECES: usize = libc::UIO_MAXIOV as usize;
 
@@ -24,10 +26,17 @@ struct Piece {
 pub struct Vector {
     pieces: Vec<Piece>,
     len: usize,
-    _owner: Arc<dyn std::any::Any + Send + Sync>,
+    owner: Owner,
 }
 
-// SAFETY: the pieces point into memory that `_owner` keeps, which is itself Send and Sync; they are
+/// Who keeps the memory.
+#[derive(Clone)]
+enum Owner {
+    Vector { _memory: Arc<[AtomicU8]> },
+    Guest(Arc<[RamPiece]>),
+}
+
+// SAFETY: the pieces point into memory that `owner` keeps, which is itself Send and Sync; they are
 // only read and written as bytes that may change at any time.
 unsafe impl Send for Vector {}
 // SAFETY: as above.
@@ -44,7 +53,24 @@ impl Vector {
         let len = memory.len();
         // AtomicU8 may be written through a shared reference, and has the layout of u8.
         let start = NonNull::from(&*memory).cast::<u8>();
-        Self { pieces: vec![Piece { start, len }], len, _owner: Arc::new(memory) }
+        Self { pieces: vec![Piece { start, len }], len, owner: Owner::Vector { _memory: memory } }
+    }
+
+    /// Guest memory as it is. Who fills it calls [`Self::mark_written`] in the end.
+    pub fn guest(memory: Vec<RamPiece>) -> Self {
+        let whole = |piece: &RamPiece| {
+            NonNull::new(piece.host()).map(|start| Piece { start, len: piece.len() })
+        };
+        let pieces: Vec<Piece> = memory.iter().filter_map(whole).collect();
+        let len = pieces.iter().map(|piece| piece.len).sum();
+        Self { pieces, len, owner: Owner::Guest(memory.into()) }
+    }
+
+    /// Tells who watches guest memory that it was written: all of it, also if this is a part.
+    pub fn mark_written(&self) {
+        if let Owner::Guest(memory) = &self.owner {
+            memory.iter().for_each(RamPiece::written);
+        }
     }
 
     /// How many bytes.
@@ -73,14 +99,14 @@ impl Vector {
             }
             skip = skip.saturating_sub(piece.len);
         }
-        Self { pieces, len: total, _owner: self._owner.clone() }
+        Self { pieces, len: total, owner: self.owner.clone() }
     }
 
     /// Copies bytes in, from offset `at`; what does not fit is left out.
     pub fn write(&self, at: usize, bytes: &[u8]) {
         let mut done = 0;
         for piece in self.slice(at, bytes.len()).pieces {
-            // SAFETY: the piece is alive (`_owner`) and `done + piece.len <= bytes.len()` by `slice`.
+            // SAFETY: the piece is alive (`owner`) and `done + piece.len <= bytes.len()` by `slice`.
             unsafe {
                 std::ptr::copy_nonoverlapping(
                     bytes.as_ptr().add(done),

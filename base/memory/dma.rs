@@ -32,6 +32,11 @@ impl Dma {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// The address space, while accesses are let through.
+    pub(super) fn space(&self) -> Option<&AddressSpace> {
+        self.enabled.load(Ordering::Acquire).then_some(&self.space)
+    }
+
     /// Copies bytes from guest memory; what is not memory reads as ones. Returns whether all of it
     /// was memory.
     pub fn read(&self, addr: u64, buf: &mut [u8]) -> bool {

@@ -1,0 +1,386 @@
+//! Back ends: the ends of the graph that devices hold.
+//!
+//! A device submits requests and is called back when they are done. Submitting never waits, so it may
+//! be done with the device's lock held; `done` is called exactly once, never from inside `submit`, with
+//! no lock of the block layer held, so it may take the device's lock. What a request that failed leads
+//! to is the operator's choice (`werror`, `rerror`): see [`Backend::on_error`].
+
+mod helper;
+mod info;
+mod policy;
+mod removable;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Condvar, Mutex};
+
+pub use helper::Helper;
+pub use info::{DriveInfo, Interface, Media};
+pub use policy::{ErrorAction, ErrorPolicy, Event, EventSink, IoStatus, OnError, Operation};
+pub use removable::Drive;
+pub use stats::{Account, Kind as RequestKind, Stats};
+
+use crate::driver::ZeroFlags;
+use crate::engine;
+use crate::node::{Child, Claim, Node, Permissions, Role};
+use crate::vector::Vector;
+use crate::{Error, Result};
+
+/// What a device asks of its disk.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Fill the memory. Guest memory is reported as written before `done` is called.
+    Read {
+        /// The first byte.
+        at: u64,
+        /// Where to.
+        into: Vector,
+    },
+    /// Store the memory.
+    Write {
+        /// The first byte.
+        at: u64,
+        /// What.
+        from: Vector,
+        /// Done means that it survives a power cut.
+        fua: bool,
+    },
+    /// What was done before survives a power cut.
+    Flush,
+    /// The range is no longer needed.
+    Discard {
+        /// The first byte.
+        at: u64,
+        /// How many.
+        len: u64,
+    },
+    /// The range shall read as zeroes.
+    Zeroes {
+        /// The first byte.
+        at: u64,
+        /// How many.
+        len: u64,
+        /// Its storage may be given back.
+        unmap: bool,
+    },
+}
+
+/// Called with the outcome of a request.
+pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// A request again, after the machine stopped because of it.
+pub type Retry = Box<dyn FnOnce() + Send>;
+
+/// Who uses a back end, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Use {
+    /// The device's id, if the operator gave it one.
+    pub id: Option<String>,
+    /// It may write.
+    pub writes: bool,
+    /// It takes a medium of any length, at any time.
+    pub resizes: bool,
+    /// Others may write, too (`share-rw`).
+    pub shares_writes: bool,
+}
+
+struct User {
+    what: Use,
+    /// The device's path in the object tree.
+    path: Option<String>,
+    drive: Option<Weak<dyn Drive>>,
+}
+
+#[derive(Default)]
+struct State {
+    medium: Option<Arc<Medium>>,
+    user: Option<User>,
+    in_flight: usize,
+    /// How many hold requests back.
+    held: usize,
+    waiting: VecDeque<(Request, Done)>,
+    io_status: IoStatus,
+    policy: ErrorPolicy,
+}
+
+/// A medium in the drive. The claim is taken when a device uses it.
+struct Medium {
+    node: Arc<Node>,
+    claim: Mutex<Option<Child>>,
+}
+
+/// A device's end of the graph.
+pub struct Backend {
+    name: String,
+    info: DriveInfo,
+    helper: Arc<Helper>,
+    events: Arc<dyn EventSink>,
+    write_cache: AtomicBool,
+    state: Mutex<State>,
+    idle: Condvar,
+    parked: Mutex<Vec<Retry>>,
+    stats: Stats,
+}
+
+impl Backend {
+    /// A back end with a name, or with an empty one if only its node has a name.
+    pub fn new(
+        name: &str,
+        info: DriveInfo,
+        helper: &Arc<Helper>,
+        events: &Arc<dyn EventSink>,
+    ) -> Arc<Self> {
+        let write_cache = AtomicBool::new(info.write_cache);
+        let state = State { policy: info.policy, ..State::default() };
+        Arc::new(Self {
+            name: name.to_owned(),
+            info,
+            helper: helper.clone(),
+            events: events.clone(),
+            write_cache,
+            state: Mutex::new(state),
+            idle: Condvar::new(),
+            parked: Mutex::default(),
+            stats: Stats::default(),
+        })
+    }
+
+    /// `-drive`'s id; empty if the device names a node.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What `-drive` told of it.
+    pub fn info(&self) -> &DriveInfo {
+        &self.info
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Its node, if there is a medium.
+    pub fn node(&self) -> Option<Arc<Node>> {
+        self.state.lock().medium.as_ref().map(|medium| medium.node.clone())
+    }
+
+    /// Whether there is a medium.
+    pub fn present(&self) -> bool {
+        self.state.lock().medium.is_some()
+    }
+
+    /// The length in bytes.
+    pub fn len(&self) -> Result<u64> {
+        self.node().ok_or_else(no_medium)?.len()
+    }
+
+    /// Whether there is no byte.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Whether the medium, or else the drive, can not be written.
+    pub fn is_read_only(&self) -> bool {
+        self.node().map_or(self.info.read_only, |node| node.is_read_only())
+    }
+
+    /// Whether writes are done before they survive a power cut.
+    pub fn write_cache(&self) -> bool {
+        self.write_cache.load(Ordering::Acquire)
+    }
+
+    /// Switches the write cache.
+    pub fn set_write_cache(&self, on: bool) {
+        self.write_cache.store(on, Ordering::Release);
+    }
+
+    /// A device begins to use it; `drive` hears what happens to the medium.
+    pub fn plug(&self, what: Use, drive: Option<Weak<dyn Drive>>) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.user.is_some() {
+            return Err(Error::new(libc::EBUSY, "it's in use"));
+        }
+        if let Some(medium) = &state.medium {
+            medium.claim_for(&what)?;
+        }
+        state.user = Some(User { what, path: None, drive });
+        Ok(())
+    }
+
+    /// The device's path in the object tree, for events and queries.
+    pub fn set_device_path(&self, path: &str) {
+        if let Some(user) = &mut self.state.lock().user {
+            user.path = Some(path.to_owned());
+        }
+    }
+
+    /// The device's id and path.
+    pub fn device(&self) -> Option<(Option<String>, Option<String>)> {
+        self.state.lock().user.as_ref().map(|user| (user.what.id.clone(), user.path.clone()))
+    }
+
+    /// The device has gone. Nothing may be in flight any more.
+    pub fn unplug(&self) {
+        self.parked.lock().clear();
+        let mut state = self.state.lock();
+        state.user = None;
+        if let Some(medium) = &state.medium {
+            medium.claim.lock().take();
+        }
+    }
+
+    /// Puts a medium in, or takes it out. The caller holds requests back ([`Self::hold`]).
+    pub fn set_node(&self, node: Option<Arc<Node>>) -> Result<()> {
+        let mut state = self.state.lock();
+        let medium = node.map(|node| Arc::new(Medium { node, claim: Mutex::default() }));
+        if let (Some(medium), Some(user)) = (&medium, &state.user) {
+            medium.claim_for(&user.what)?;
+        }
+        state.medium = medium;
+        Ok(())
+    }
+
+    /// Begins a request and returns. `done` is called exactly once, never from in here.
+    pub fn submit(self: &Arc<Self>, request: Request, done: Done) {
+        let medium = {
+            let mut state = self.state.lock();
+            if state.held > 0 {
+                state.waiting.push_back((request, done));
+                return;
+            }
+            state.in_flight += 1;
+            state.medium.clone()
+        };
+        let me = self.clone();
+        let account = self.stats.begin(&request);
+        let write_cache = self.write_cache();
+        let helper = self.helper.clone();
+        self.helper.submitting(move || {
+            let work = async move {
+                let node = &medium.as_ref().ok_or_else(no_medium)?.node;
+                perform(node, request, write_cache).await
+            };
+            engine::spawn(work, move |result| {
+                helper.finish(Box::new(move || {
+                    me.stats.end(account, &result);
+                    done(result);
+                    me.ended();
+                }));
+            });
+        });
+    }
+
+    fn ended(&self) {
+        let mut state = self.state.lock();
+        state.in_flight -= 1;
+        if state.in_flight == 0 {
+            self.idle.notify_all();
+        }
+    }
+
+    /// Waits until nothing is in flight. Not under a lock that `done` takes.
+    pub fn drain(&self) {
+        let mut state = self.state.lock();
+        while state.in_flight > 0 {
+            self.idle.wait(&mut state);
+        }
+    }
+
+    /// Holds new requests back and waits for those in flight, until the result is dropped.
+    pub fn hold(self: &Arc<Self>) -> Hold {
+        self.state.lock().held += 1;
+        self.drain();
+        Hold(self.clone())
+    }
+
+    /// How many requests are in flight.
+    pub fn in_flight(&self) -> usize {
+        self.state.lock().in_flight
+    }
+}
+
+/// Holds requests of a back end back while it lives.
+pub struct Hold(Arc<Backend>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut state = self.0.state.lock();
+            state.held -= 1;
+            if state.held > 0 {
+                return;
+            }
+            std::mem::take(&mut state.waiting)
+        };
+        for (request, done) in waiting {
+            self.0.submit(request, done);
+        }
+    }
+}
+
+impl Medium {
+    fn claim_for(&self, what: &Use) -> Result<()> {
+        let mut needs = Permissions::CONSISTENT_READ;
+        let mut shares = Permissions::CONSISTENT_READ.with(Permissions::WRITE_UNCHANGED);
+        if what.writes && !self.node.is_read_only() {
+            needs = needs.with(Permissions::WRITE);
+        }
+        if what.shares_writes {
+            shares = shares.with(Permissions::WRITE);
+        }
+        if what.resizes {
+            shares = shares.with(Permissions::RESIZE);
+        }
+        let holder = match &what.id {
+            Some(id) => format!("block device '{id}'"),
+            None => "an unnamed block device".to_owned(),
+        };
+        let claim = self.node.attach(&holder, Role::User, Claim { needs, shares })?;
+        *self.claim.lock() = Some(claim);
+        Ok(())
+    }
+}
+
+fn no_medium() -> Error {
+    Error::from_errno(libc::ENOMEDIUM)
+}
+
+async fn perform(node: &Node, request: Request, write_cache: bool) -> Result<()> {
+    match request {
+        Request::Read { at, into } => {
+            let result = node.read(at, into.clone()).await;
+            into.mark_written();
+            result
+        }
+        Request::Write { at, from, fua } => {
+            inside(node, at, from.len() as u64)?;
+            node.write(at, from).await?;
+            make_last(node, fua || !write_cache).await
+        }
+        Request::Flush => node.flush().await,
+        Request::Discard { at, len } => node.discard(at, len).await,
+        Request::Zeroes { at, len, unmap } => {
+            inside(node, at, len)?;
+            node.write_zeroes(at, len, ZeroFlags { unmap }).await?;
+            make_last(node, !write_cache).await
+        }
+    }
+}
+
+async fn make_last(node: &Node, needed: bool) -> Result<()> {
+    if needed { node.flush().await } else { Ok(()) }
+}
+
+/// A device does not make its disk longer by writing behind the end, as a format does with its file.
+fn inside(node: &Node, at: u64, len: u64) -> Result<()> {
+    match at.checked_add(len) {
+        Some(end) if end <= node.len()? => Ok(()),
+        _ => Err(Error::from_errno(libc::EIO)),
+    }
+}

@@ -1,0 +1,153 @@
+//! What there is: nodes and back ends by name.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::Mutex;
+
+use crate::backend::{Backend, DriveInfo, Event, EventSink, Helper};
+use crate::engine::HostIo;
+use crate::node::Node;
+use crate::{Error, Result};
+
+type Listener = Box<dyn Fn(Event) + Send + Sync>;
+
+/// Passes events on to who listens, once there is somebody.
+#[derive(Default)]
+struct Relay(OnceLock<Listener>);
+
+impl EventSink for Relay {
+    fn tell(&self, event: Event) {
+        if let Some(listener) = self.0.get() {
+            listener(event);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    /// All nodes, oldest first.
+    nodes: Vec<Weak<Node>>,
+    /// Those that the operator made, and keeps until `blockdev-del`.
+    owned: Vec<Arc<Node>>,
+    backends: Vec<Arc<Backend>>,
+}
+
+/// The nodes and back ends of a machine.
+pub struct Graph {
+    io: Arc<dyn HostIo>,
+    helper: Arc<Helper>,
+    relay: Arc<Relay>,
+    events: Arc<dyn EventSink>,
+    inner: Mutex<Inner>,
+}
+
+impl Graph {
+    /// An empty graph, whose host I/O is done by `io`.
+    pub fn new(io: Arc<dyn HostIo>) -> Result<Arc<Self>> {
+        let helper = Helper::new()?;
+        let relay = Arc::<Relay>::default();
+        let events = relay.clone();
+        Ok(Arc::new(Self { io, helper, relay, events, inner: Mutex::default() }))
+    }
+
+    /// Who does host I/O.
+    pub fn io(&self) -> &Arc<dyn HostIo> {
+        &self.io
+    }
+
+    /// The thread that wakes sleepers.
+    pub fn helper(&self) -> &Arc<Helper> {
+        &self.helper
+    }
+
+    /// Has events told to `listener`, on any thread. To be called once.
+    pub fn listen(&self, listener: impl Fn(Event) + Send + Sync + 'static) {
+        let first = self.relay.0.set(Box::new(listener)).is_ok();
+        debug_assert!(first, "two listeners");
+    }
+
+    /// Enters a node that was opened.
+    pub fn enter(&self, node: &Arc<Node>) {
+        let mut inner = self.inner.lock();
+        inner.nodes.retain(|node| node.strong_count() > 0);
+        inner.nodes.push(Arc::downgrade(node));
+    }
+
+    /// Keeps a node for the operator.
+    pub fn own(&self, node: Arc<Node>) {
+        self.inner.lock().owned.push(node);
+    }
+
+    /// All nodes, oldest first.
+    pub fn nodes(&self) -> Vec<Arc<Node>> {
+        self.inner.lock().nodes.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Option<Arc<Node>> {
+        self.nodes().into_iter().find(|node| node.name() == name)
+    }
+
+    /// Whether the operator made a node and keeps it.
+    pub fn is_owned(&self, node: &Arc<Node>) -> bool {
+        self.inner.lock().owned.iter().any(|owned| Arc::ptr_eq(owned, node))
+    }
+
+    /// The operator no longer keeps a node.
+    pub fn disown(&self, node: &Arc<Node>) {
+        self.inner.lock().owned.retain(|owned| !Arc::ptr_eq(owned, node));
+    }
+
+    /// Makes a back end with a name.
+    pub fn add_backend(&self, name: &str, info: DriveInfo) -> Result<Arc<Backend>> {
+        if self.backend(name).is_some() {
+            return Err(Error::invalid(format!("Device with id '{name}' already exists")));
+        }
+        if self.node(name).is_some() {
+            let text = format!("Device name '{name}' conflicts with an existing node name");
+            return Err(Error::invalid(text));
+        }
+        let backend = Backend::new(name, info, &self.helper, &self.events);
+        self.inner.lock().backends.push(backend.clone());
+        Ok(backend)
+    }
+
+    /// The back end for a device's `drive=`: a drive's, or a new one over the node of that name.
+    pub fn backend_for_device(&self, name: &str) -> Result<Option<Arc<Backend>>> {
+        if let Some(backend) = self.backend(name) {
+            return Ok(Some(backend));
+        }
+        let Some(node) = self.node(name) else { return Ok(None) };
+        let info = DriveInfo { read_only: node.is_read_only(), ..DriveInfo::default() };
+        let backend = Backend::new("", info, &self.helper, &self.events);
+        backend.set_node(Some(node))?;
+        self.inner.lock().backends.push(backend.clone());
+        Ok(Some(backend))
+    }
+
+    /// All back ends, oldest first.
+    pub fn backends(&self) -> Vec<Arc<Backend>> {
+        self.inner.lock().backends.clone()
+    }
+
+    /// The back end of this name.
+    pub fn backend(&self, name: &str) -> Option<Arc<Backend>> {
+        let named = |backend: &Arc<Backend>| !name.is_empty() && backend.name() == name;
+        self.backends().into_iter().find(named)
+    }
+
+    /// Removes a back end whose device has gone.
+    pub fn remove_backend(&self, backend: &Arc<Backend>) {
+        self.inner.lock().backends.retain(|other| !Arc::ptr_eq(other, backend));
+    }
+
+    /// Waits until no back end has anything in flight. Not under a device's lock.
+    pub fn drain(&self) {
+        self.backends().iter().for_each(|backend| backend.drain());
+    }
+
+    /// The machine resumes: requests that failed are tried again.
+    pub fn resume(&self) {
+        self.backends().iter().for_each(Backend::resume);
+    }
+}

@@ -1,0 +1,71 @@
+//! `null-co` and `null-aio`: a disk that keeps nothing.
+
+use std::future::ready;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::Result;
+use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
+use crate::vector::Vector;
+
+/// A disk that keeps nothing.
+pub struct Null {
+    name: &'static str,
+    len: AtomicU64,
+    read_zeroes: bool,
+}
+
+impl Null {
+    /// A disk of a length; what is read is zeroes, or left as it was.
+    pub fn new(name: &'static str, len: u64, read_zeroes: bool) -> Self {
+        Self { name, len: AtomicU64::new(len), read_zeroes }
+    }
+}
+
+impl Driver for Null {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn len(&self) -> Result<u64> {
+        Ok(self.len.load(Ordering::Acquire))
+    }
+
+    fn read(&self, _: u64, into: Vector) -> Io<'_, ()> {
+        if self.read_zeroes {
+            into.fill(0);
+        }
+        Box::pin(ready(Ok(())))
+    }
+
+    fn write(&self, _: u64, _: Vector) -> Io<'_, ()> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn write_zeroes(&self, _: u64, _: u64, _: ZeroFlags) -> Io<'_, ()> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn discard(&self, _: u64, _: u64) -> Io<'_, ()> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn flush(&self) -> Io<'_, ()> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn truncate(&self, len: u64, _: Preallocation) -> Io<'_, ()> {
+        self.len.store(len, Ordering::Release);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn status(&self, at: u64, len: u64) -> Io<'_, Extent> {
+        let zero = self.read_zeroes;
+        let extent =
+            Extent { len, data: true, zero, allocated: true, offset: Some(at), ..Extent::default() };
+        Box::pin(ready(Ok(extent)))
+    }
+
+    fn allocated_size(&self) -> Result<Option<u64>> {
+        Ok(Some(0))
+    }
+}

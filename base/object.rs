@@ -265,12 +265,14 @@ impl Object {
     /// Adds a child under the first free number: `device[7]`.
     pub fn add_numbered(&self, stem: &str, child: Arc<Object>) -> String {
         let mut children = self.children.lock();
-        let taken = |name: &String| children.iter().any(|(known, _)| known == name);
-        let mut names = (0..).map(|n| format!("{stem}[{n}]"));
-        // There are more numbers than children.
-        let name = names.find(|name| !taken(name)).unwrap_or_default();
+        let name = free_number(&children, stem);
         children.push((name.clone(), child));
         name
+    }
+
+    /// The name that [`Self::add_numbered`] would give.
+    pub fn next_numbered(&self, stem: &str) -> String {
+        free_number(&self.children.lock(), stem)
     }
 
     /// Takes a child out.
@@ -391,6 +393,13 @@ fn find_partial(at: &Arc<Object>, full: &str, path: &str, found: &mut Vec<(Strin
     for (name, child) in at.children() {
         find_partial(&child, &format!("{own}{name}"), path, found);
     }
+}
+
+fn free_number(children: &[(String, Arc<Object>)], stem: &str) -> String {
+    let taken = |name: &String| children.iter().any(|(known, _)| known == name);
+    let mut names = (0..).map(|n| format!("{stem}[{n}]"));
+    // There are more numbers than children.
+    names.find(|name| !taken(name)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 
 use crate::backend::{Backend, DriveInfo, Event, EventSink, Helper};
-use crate::engine::HostIo;
+use crate::engine::{self, HostIo};
 use crate::node::Node;
 use crate::{Error, Result};
 
@@ -144,6 +144,25 @@ impl Graph {
     /// Waits until no back end has anything in flight. Not under a device's lock.
     pub fn drain(&self) {
         self.backends().iter().for_each(|backend| backend.drain());
+    }
+
+    /// The machine has stopped: what the guest was told is done survives whatever comes.
+    pub fn settle(&self) {
+        self.drain();
+        for backend in self.backends() {
+            let flushed = backend.node().map(|node| engine::block_on(node.flush()));
+            if let Some(Err(error)) = flushed {
+                base::error_report!("flushing drive '{}' failed: {error}", backend.name());
+            }
+        }
+    }
+
+    /// The program ends: images are left as they should be.
+    pub fn close(&self) {
+        self.settle();
+        let mut inner = self.inner.lock();
+        inner.backends.iter().for_each(|backend| drop(backend.set_node(None)));
+        inner.owned.clear();
     }
 
     /// The machine resumes: requests that failed are tried again.

@@ -60,8 +60,14 @@ impl Driver for Null {
 
     fn status(&self, at: u64, len: u64) -> Io<'_, Extent> {
         let zero = self.read_zeroes;
-        let extent =
-            Extent { len, data: true, zero, allocated: true, offset: Some(at), ..Extent::default() };
+        let extent = Extent {
+            len,
+            data: true,
+            zero,
+            allocated: true,
+            offset: Some(at),
+            ..Extent::default()
+        };
         Box::pin(ready(Ok(extent)))
     }
 

@@ -8,8 +8,11 @@ use base::clock::Clocks;
 use base::device::{AnyDevice, Shared};
 use base::interrupt::MsiSink;
 use base::object::Property;
-use base::props::{ChardevId, PropError, PropInput, PropSpec, Props, UuidOrAuto, help_text};
+use base::props::{
+    ChardevId, DriveId, PropError, PropInput, PropSpec, Props, UuidOrAuto, help_text,
+};
 use base::request::RequestSink;
+use block::backend::{Backend, Interface};
 
 use crate::char::debugcon::{self, Debugcon};
 use crate::char::parallel::{self, Parallel};
@@ -82,6 +85,15 @@ pub enum Fact {
     GenerationId([u8; 16]),
 }
 
+/// Who a device is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Its id, if the operator gave it one.
+    pub id: Option<String>,
+    /// Its path in the object tree.
+    pub path: String,
+}
+
 /// What the machine offers to a device that is being added.
 pub trait Slots {
     /// The ISA bus.
@@ -92,6 +104,10 @@ pub trait Slots {
     fn clocks(&self) -> &Clocks;
     /// The character device of this id.
     fn chardev(&self, id: &str) -> Option<Arc<Chardev>>;
+    /// Who the device that is being added will be.
+    fn identity(&self) -> Identity;
+    /// The back end for a `drive` property: a drive, or a node.
+    fn drive(&self, name: &str) -> Result<Option<Arc<Backend>>, block::Error>;
     /// Where wishes about the whole machine go.
     fn requests(&self) -> RequestSink;
     /// Firmware configuration.
@@ -140,6 +156,17 @@ pub enum DeviceError {
         /// Why.
         source: ChardevError,
     },
+    /// Its disk cannot be had.
+    #[error(transparent)]
+    Drive(#[from] block::Error),
+    /// Its disk is another device's.
+    #[error("Drive '{id}' is already in use {}", in_use_by(*by_board))]
+    DriveInUse {
+        /// The drive.
+        id: String,
+        /// Whether the board connected it by itself.
+        by_board: bool,
+    },
     /// It needs a back end.
     #[error("Can't create {0} device, empty char device")]
     NoChardev(&'static str),
@@ -160,6 +187,16 @@ pub enum DeviceError {
     /// A random identifier could not be made.
     #[error("cannot make up an identifier: {0}")]
     Random(std::io::Error),
+}
+
+fn in_use_by(board: bool) -> &'static str {
+    match board {
+        true => {
+            "because it has been automatically connected to another device (did you need 'if=none' \
+             in the drive options?)"
+        }
+        false => "by another device",
+    }
 }
 
 type Done = Result<(), DeviceError>;
@@ -303,6 +340,24 @@ fn chardev(
         slots.chardev(&id.0).ok_or_else(|| PropError::no_such_backend(owner, "chardev", &id.0))
     };
     id.map(find).transpose()
+}
+
+/// The disk of a device's `drive` property. The device takes it with [`Backend::plug`].
+pub fn drive(
+    slots: &dyn Slots,
+    owner: &'static str,
+    id: &DriveId,
+) -> Result<Arc<Backend>, DeviceError> {
+    let found = slots.drive(&id.0)?;
+    let missing = || PropError::no_such_backend(owner, "drive", &id.0);
+    let backend = found.ok_or_else(missing)?;
+    if backend.is_used() {
+        return Err(DeviceError::DriveInUse {
+            id: id.0.clone(),
+            by_board: backend.info().interface != Interface::None,
+        });
+    }
+    Ok(backend)
 }
 
 /// Turns a refusal of the back end into one that names it.

@@ -1,5 +1,7 @@
 //! What the machine as a whole is doing.
 
+use block::backend::Event as BlockEvent;
+
 use crate::config::OnWatchdog;
 
 /// The machine's state, as `query-status` names it.
@@ -18,6 +20,8 @@ pub enum RunState {
     GuestPanicked,
     /// Stopped by a watchdog.
     Watchdog,
+    /// A disk request failed, and the operator wants that to stop the machine.
+    IoError,
     /// A processor failed in a way that cannot be continued from.
     InternalError,
 }
@@ -32,6 +36,7 @@ impl RunState {
         RunState::Shutdown,
         RunState::GuestPanicked,
         RunState::Watchdog,
+        RunState::IoError,
         RunState::InternalError,
     ];
 
@@ -45,6 +50,7 @@ impl RunState {
             RunState::Shutdown => "shutdown",
             RunState::GuestPanicked => "guest-panicked",
             RunState::Watchdog => "watchdog",
+            RunState::IoError => "io-error",
             RunState::InternalError => "internal-error",
         }
     }
@@ -123,4 +129,6 @@ pub enum VmEvent {
     Watchdog(OnWatchdog),
     /// The guest set its clock; seconds off the host's.
     RtcChange(i64),
+    /// Something happened to a disk.
+    Block(BlockEvent),
 }

@@ -13,6 +13,8 @@ use base::memory::AddressSpace;
 use base::object::Object;
 use base::request::{Request, RequestSink};
 use base::trace_event;
+use block::backend::Event as BlockEvent;
+use block::graph::Graph;
 use cpu::signals::request;
 use cpu::vcpu::{EventSink, VcpuEvent, Vcpus};
 use parking_lot::Mutex;
@@ -54,6 +56,7 @@ enum Note {
     Guest(Request),
     Vcpu(VcpuEvent),
     RtcChanged(i64),
+    Block(BlockEvent),
 }
 
 struct Parts {
@@ -65,6 +68,7 @@ struct Parts {
 pub struct Vm {
     clocks: Clocks,
     main_loop: LoopHandle,
+    graph: Arc<Graph>,
     parts: OnceLock<Parts>,
     /// The root of the object tree.
     objects: Arc<Object>,
@@ -80,7 +84,12 @@ pub struct Vm {
 
 impl Vm {
     /// A machine without parts, for boards to be built against.
-    pub fn new(clocks: &Clocks, main_loop: &LoopHandle, actions: Actions) -> Arc<Self> {
+    pub fn new(
+        clocks: &Clocks,
+        main_loop: &LoopHandle,
+        graph: Arc<Graph>,
+        actions: Actions,
+    ) -> Arc<Self> {
         let objects = Object::container();
         let [user, _, _] = ["objects", "chardevs", "backend"].map(|name| {
             let part = Object::container();
@@ -91,6 +100,7 @@ impl Vm {
         let vm = Arc::new(Vm {
             clocks: clocks.clone(),
             main_loop: main_loop.clone(),
+            graph,
             parts: OnceLock::new(),
             objects,
             user_objects: UserObjects::new(user),
@@ -109,6 +119,8 @@ impl Vm {
             }
         });
         vm.pick_up.get_or_init(|| pick_up);
+        let send = vm.note_sender();
+        vm.graph.listen(move |event| send(Note::Block(event)));
         vm
     }
 
@@ -132,6 +144,11 @@ impl Vm {
     /// The root of the object tree.
     pub fn objects(&self) -> &Arc<Object> {
         &self.objects
+    }
+
+    /// The disks.
+    pub fn graph(&self) -> &Arc<Graph> {
+        &self.graph
     }
 
     /// The operator's objects.
@@ -230,6 +247,8 @@ impl Vm {
                     self.halt(RunState::InternalError);
                 }
                 Note::RtcChanged(offset) => self.tell(&VmEvent::RtcChange(offset)),
+                Note::Block(BlockEvent::Stop) => self.halt(RunState::IoError),
+                Note::Block(event) => self.tell(&VmEvent::Block(event)),
             }
         }
     }
@@ -310,6 +329,7 @@ impl Vm {
             }
             self.clocks.stop_virtual();
             self.tell(&VmEvent::Stop);
+            self.graph.settle();
         }
     }
 
@@ -331,6 +351,7 @@ impl Vm {
         self.take_on(RunState::Running);
         self.clocks.start_virtual();
         self.tell(&VmEvent::Resume);
+        self.graph.resume();
         if let Some(parts) = self.parts.get() {
             parts.vcpus.resume();
         }

@@ -81,6 +81,12 @@ pub type Retry = Box<dyn FnOnce() + Send>;
 pub struct Use {
     /// The device's id, if the operator gave it one.
     pub id: Option<String>,
+    /// The device's path in the object tree.
+    pub path: String,
+    /// It can not do without a medium.
+    pub needs_medium: bool,
+    /// It writes; one that only may write takes a read-only medium, too.
+    pub must_write: bool,
     /// It may write.
     pub writes: bool,
     /// It takes a medium of any length, at any time.
@@ -91,8 +97,6 @@ pub struct Use {
 
 struct User {
     what: Use,
-    /// The device's path in the object tree.
-    path: Option<String>,
     drive: Option<Weak<dyn Drive>>,
 }
 
@@ -204,25 +208,28 @@ impl Backend {
     pub fn plug(&self, what: Use, drive: Option<Weak<dyn Drive>>) -> Result<()> {
         let mut state = self.state.lock();
         if state.user.is_some() {
-            return Err(Error::new(libc::EBUSY, "it's in use"));
+            return Err(Error::new(libc::EBUSY, "the drive is in use"));
         }
-        if let Some(medium) = &state.medium {
-            medium.claim_for(&what)?;
+        match &state.medium {
+            Some(medium) => medium.claim_for(&what, &self.holder(&what))?,
+            None if what.needs_medium => {
+                return Err(Error::invalid("Device needs media, but drive is empty"));
+            }
+            None => {}
         }
-        state.user = Some(User { what, path: None, drive });
+        state.user = Some(User { what, drive });
         Ok(())
     }
 
-    /// The device's path in the object tree, for events and queries.
-    pub fn set_device_path(&self, path: &str) {
-        if let Some(user) = &mut self.state.lock().user {
-            user.path = Some(path.to_owned());
-        }
+    /// As messages about permissions name it.
+    fn holder(&self, what: &Use) -> String {
+        let name = if self.name.is_empty() { &what.path } else { &self.name };
+        format!("block device '{name}'")
     }
 
-    /// The device's id and path.
-    pub fn device(&self) -> Option<(Option<String>, Option<String>)> {
-        self.state.lock().user.as_ref().map(|user| (user.what.id.clone(), user.path.clone()))
+    /// How the device uses it.
+    pub fn device(&self) -> Option<Use> {
+        self.state.lock().user.as_ref().map(|user| user.what.clone())
     }
 
     /// The device has gone. Nothing may be in flight any more.
@@ -240,7 +247,7 @@ impl Backend {
         let mut state = self.state.lock();
         let medium = node.map(|node| Arc::new(Medium { node, claim: Mutex::default() }));
         if let (Some(medium), Some(user)) = (&medium, &state.user) {
-            medium.claim_for(&user.what)?;
+            medium.claim_for(&user.what, &self.holder(&user.what))?;
         }
         state.medium = medium;
         Ok(())
@@ -325,10 +332,10 @@ impl Drop for Hold {
 }
 
 impl Medium {
-    fn claim_for(&self, what: &Use) -> Result<()> {
+    fn claim_for(&self, what: &Use, holder: &str) -> Result<()> {
         let mut needs = Permissions::CONSISTENT_READ;
         let mut shares = Permissions::CONSISTENT_READ.with(Permissions::WRITE_UNCHANGED);
-        if what.writes && !self.node.is_read_only() {
+        if what.must_write || what.writes && !self.node.is_read_only() {
             needs = needs.with(Permissions::WRITE);
         }
         if what.shares_writes {
@@ -337,11 +344,7 @@ impl Medium {
         if what.resizes {
             shares = shares.with(Permissions::RESIZE);
         }
-        let holder = match &what.id {
-            Some(id) => format!("block device '{id}'"),
-            None => "an unnamed block device".to_owned(),
-        };
-        let claim = self.node.attach(&holder, Role::User, Claim { needs, shares })?;
+        let claim = self.node.attach(holder, Role::User, Claim { needs, shares })?;
         *self.claim.lock() = Some(claim);
         Ok(())
     }

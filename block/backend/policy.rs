@@ -176,7 +176,7 @@ impl Backend {
                 state.io_status = if no_space { IoStatus::NoSpace } else { IoStatus::Failed };
             }
             let event = Event::IoError {
-                path: state.user.as_ref().and_then(|user| user.path.clone()),
+                path: state.user.as_ref().map(|user| user.what.path.clone()),
                 device: self.name.clone(),
                 node: state.medium.as_ref().map(|medium| medium.node.name().to_owned()),
                 operation,

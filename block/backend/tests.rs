@@ -15,7 +15,13 @@ use crate::null::Null;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn null(len: u64) -> Arc<Node> {
-    Node::new(Some("n".into()), "null-co://", false, Box::new(Null::new("null-co", len, true)), vec![])
+    Node::new(
+        Some("n".into()),
+        "null-co://",
+        false,
+        Box::new(Null::new("null-co", len, true)),
+        vec![],
+    )
 }
 
 /// A back end with an event log.

@@ -9,6 +9,8 @@ use base::interrupt::MsiSink;
 use base::object::{Object, Property};
 use base::props::PropInput;
 use base::request::RequestSink;
+use block::backend::Backend;
+use block::graph::Graph;
 use hw::char::debugcon::{self, Debugcon};
 use hw::char::parallel::{self, Parallel};
 use hw::char::serial::{self, Serial};
@@ -16,7 +18,7 @@ use hw::firmware::acpi::LegacyPort;
 use hw::firmware::fw_cfg::FwCfg;
 use hw::isa::IsaBus;
 use hw::pci::PciBus;
-use hw::registry::{self, BusKind, DeviceError, DeviceType, Fact, Setting, Slots};
+use hw::registry::{self, BusKind, DeviceError, DeviceType, Fact, Identity, Setting, Slots};
 
 use super::characters::Characters;
 use super::chips::{self, PCI_BUS};
@@ -36,6 +38,9 @@ pub(super) struct Equipment<'a> {
     pub isa_bus: &'a str,
     pub clocks: &'a Clocks,
     pub chardevs: &'a Chardevs,
+    pub graph: &'a Graph,
+    /// Who the device that is being added will be.
+    pub identity: Identity,
     pub requests: RequestSink,
     pub msi: Arc<dyn MsiSink>,
     pub facts: Vec<Fact>,
@@ -53,6 +58,12 @@ impl Slots for Equipment<'_> {
     }
     fn chardev(&self, id: &str) -> Option<Arc<Chardev>> {
         self.chardevs.get(id).ok()
+    }
+    fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+    fn drive(&self, name: &str) -> Result<Option<Arc<Backend>>, block::Error> {
+        self.graph.backend_for_device(name)
     }
     fn requests(&self) -> RequestSink {
         self.requests.clone()
@@ -161,6 +172,8 @@ impl Equipment<'_> {
         if let Some(id) = &device.id {
             self.tree.check_id(id).map_err(Refusal::Place)?;
         }
+        self.identity =
+            Identity { id: device.id.clone(), path: self.tree.device_path(device.id.as_deref()) };
         let (functions, facts) = (self.functions(), self.facts.len());
         kind.realize(&settings, self)?;
         let object = self.object(kind, device.id.as_deref(), &settings);

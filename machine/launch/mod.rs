@@ -25,6 +25,8 @@ use base::event_loop::LoopHandle;
 use base::fdset::FdSets;
 use base::memory::backend::Defaults;
 use base::props::{PropInput, Props};
+use block::engine::Pool;
+use block::graph::Graph;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
@@ -91,7 +93,8 @@ pub fn launch(
     if by_test {
         host.clocks.step_by_hand();
     }
-    let vm = Vm::new(&host.clocks, &host.main_loop, config.actions);
+    let graph = Graph::new(Arc::new(Pool::new())).map_err(fault)?;
+    let vm = Vm::new(&host.clocks, &host.main_loop, graph, config.actions);
     let escape = Arc::new(Escape(Arc::downgrade(&vm)));
     let mut chardevs = Chardevs::new(host.main_loop.clone(), host.fd_sets.clone(), escape);
     if let Some(escape) = config.escape_char {

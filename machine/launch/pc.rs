@@ -16,7 +16,7 @@ use hw::firmware::acpi::{self, FloppyDrive, LegacyPort};
 use hw::firmware::smbios;
 use hw::misc::vmport::VmPort;
 use hw::pci::piix4_pm::PmConfig;
-use hw::registry::Fact;
+use hw::registry::{Fact, Identity};
 use parking_lot::Mutex;
 
 use super::accelerator::{Accelerator, Surroundings};
@@ -273,6 +273,8 @@ pub(super) fn build(
         pc: &mut pc,
         clocks: &host.clocks,
         chardevs: &characters.all,
+        graph: vm.graph(),
+        identity: Identity::default(),
         requests: vm.request_sink(),
         msi: wired.apic_bus.clone(),
         facts: Vec::new(),

@@ -75,6 +75,14 @@ impl Tree {
         }
     }
 
+    /// The path that a device of the operator's will have.
+    pub fn device_path(&self, id: Option<&str>) -> String {
+        match id {
+            Some(id) => format!("/machine/peripheral/{id}"),
+            None => format!("/machine/peripheral-anon/{}", self.anonymous.next_numbered("device")),
+        }
+    }
+
     /// Enters a device that the operator added.
     pub fn device(&self, device: Object) {
         match device.id().map(str::to_owned) {

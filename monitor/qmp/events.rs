@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base::clock::{ClockKind, SECOND, Timer};
 use base::trace_event;
+use block::backend::{ErrorAction, Event as BlockEvent, Operation};
 use machine::config::OnWatchdog;
 use machine::run_state::{Cause, VmEvent};
 use parking_lot::Mutex;
@@ -53,11 +54,42 @@ qapi_struct! {
     pub struct Watchdog { "action" action: OnWatchdog }
 }
 
+const OPERATIONS: &[Operation] = &[Operation::Read, Operation::Write];
+qapi_words!(Operation, OPERATIONS, Operation::name);
+
+const ERROR_ACTIONS: &[ErrorAction] =
+    &[ErrorAction::Ignore, ErrorAction::Report, ErrorAction::Stop];
+qapi_words!(ErrorAction, ERROR_ACTIONS, ErrorAction::name);
+
+qapi_struct! {
+    /// A disk request failed.
+    pub struct BlockIoError {
+        "qom-path" qom_path: String,
+        "device" device: String,
+        "node-name" node_name: Option<String>,
+        "operation" operation: Operation,
+        "action" action: ErrorAction,
+        "nospace" nospace: Option<bool>,
+        "reason" reason: String,
+    }
+}
+
+qapi_struct! {
+    /// A drive's tray has moved.
+    pub struct TrayMoved {
+        "device" device: String,
+        "id" id: String,
+        "tray-open" tray_open: bool,
+    }
+}
+
 /// An event's name, and the type of what comes with it.
 pub(super) type EventKind = (&'static str, fn() -> Type);
 
 /// The events there are.
 pub(super) const EVENTS: &[EventKind] = &[
+    ("BLOCK_IO_ERROR", BlockIoError::ty),
+    ("DEVICE_TRAY_MOVED", TrayMoved::ty),
     ("GUEST_CRASHLOADED", Panic::ty),
     ("GUEST_PANICKED", Panic::ty),
     ("POWERDOWN", <()>::ty),
@@ -73,9 +105,9 @@ pub(super) const EVENTS: &[EventKind] = &[
 ];
 
 /// An event's name and what comes with it.
-fn describe(target: &Target, event: &VmEvent) -> (&'static str, Option<Value>) {
+fn describe(target: &Target, event: &VmEvent) -> Option<(&'static str, Option<Value>)> {
     let ending = |cause: Cause| Ending { guest: cause.by_guest(), reason: cause }.write();
-    match event {
+    Some(match event {
         VmEvent::Stop => ("STOP", None),
         VmEvent::Resume => ("RESUME", None),
         VmEvent::PowerDown => ("POWERDOWN", None),
@@ -95,7 +127,30 @@ fn describe(target: &Target, event: &VmEvent) -> (&'static str, Option<Value>) {
             let qom_path = target.path_of_type("mc146818rtc").unwrap_or_default();
             ("RTC_CHANGE", RtcChange { offset: *offset, qom_path }.write())
         }
-    }
+        VmEvent::Block(event) => return describe_block(event),
+    })
+}
+
+fn describe_block(event: &BlockEvent) -> Option<(&'static str, Option<Value>)> {
+    Some(match event.clone() {
+        BlockEvent::IoError { path, device, node, operation, action, no_space, reason } => {
+            let event = BlockIoError {
+                qom_path: path.unwrap_or_default(),
+                device,
+                node_name: node,
+                operation,
+                action,
+                nospace: no_space,
+                reason,
+            };
+            ("BLOCK_IO_ERROR", event.write())
+        }
+        BlockEvent::TrayMoved { device, id, open } => {
+            ("DEVICE_TRAY_MOVED", TrayMoved { device, id, tray_open: open }.write())
+        }
+        // The machine's own affair.
+        BlockEvent::Stop => return None,
+    })
 }
 
 /// Those who hear events.
@@ -120,7 +175,7 @@ impl Listeners {
 
     /// Tells all clients of an event.
     pub(crate) fn tell(&self, target: &Arc<Target>, event: &VmEvent) {
-        let (name, data) = describe(target, event);
+        let Some((name, data)) = describe(target, event) else { return };
         let message = self.message(target, name, data);
         let limited = matches!(event, VmEvent::RtcChange(_) | VmEvent::Watchdog(_));
         if !limited {

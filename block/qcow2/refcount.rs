@@ -93,7 +93,12 @@ impl Meta {
         }
         self.set_refcount(at, count - 1).await?;
         if count == 1 {
-            self.first_free = self.first_free.min(at >> self.header.cluster_bits);
+            let cluster = at >> self.header.cluster_bits;
+            self.first_free = self.first_free.min(cluster);
+            // Whoever gets it next must not find compressed bytes added to it.
+            if self.packed_end >> self.header.cluster_bits == cluster {
+                self.packed_end = 0;
+            }
         }
         Ok(())
     }

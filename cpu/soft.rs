@@ -36,7 +36,30 @@ pub struct Software {
     turns: Option<Arc<Turns>>,
     one_insn_per_block: bool,
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    translator: Option<Arc<crate::jit::Translator>>,
+    translator: Translation,
+}
+
+/// The translator that processors share, made with the first of them.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[derive(Default)]
+struct Translation {
+    /// Bytes of its code cache; without, guest code is interpreted.
+    size: Option<usize>,
+    made: std::sync::OnceLock<Option<Arc<crate::jit::Translator>>>,
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+impl Translation {
+    fn get(&self) -> Option<&Arc<crate::jit::Translator>> {
+        let make = || match crate::jit::Translator::new(self.size?) {
+            Ok(translator) => Some(translator),
+            Err(error) => {
+                base::warn_report!("guest code is interpreted: {error}");
+                None
+            }
+        };
+        self.made.get_or_init(make).as_ref()
+    }
 }
 
 impl Software {
@@ -48,14 +71,10 @@ impl Software {
             Software { turns, one_insn_per_block: props.one_insn_per_tb, ..Software::default() };
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         if !props.interp {
-            let size = match props.tb_size {
+            software.translator.size = Some(match props.tb_size {
                 0 => crate::jit::DEFAULT_SIZE,
                 mib => (mib as usize) << 20,
-            };
-            match crate::jit::Translator::new(size) {
-                Ok(translator) => software.translator = Some(translator),
-                Err(error) => base::warn_report!("guest code is interpreted: {error}"),
-            }
+            });
         }
         software
     }
@@ -64,7 +83,7 @@ impl Software {
     pub fn engine(&self, mut cpu: Cpu, apic: Arc<LocalApic>, boot: bool) -> Box<dyn Engine> {
         cpu.one_insn_per_block = self.one_insn_per_block;
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-        if let Some(translator) = &self.translator {
+        if let Some(translator) = self.translator.get() {
             cpu.translate_by(translator);
         }
         let signals = cpu.signals.clone();

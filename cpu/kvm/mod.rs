@@ -8,6 +8,7 @@
 //! Three places can hold the interrupt controllers ([`Irqchip`]): all in the kernel, only the local
 //! APICs there, or none.
 
+mod chips;
 mod cpuid;
 mod engine;
 mod error;
@@ -24,6 +25,7 @@ mod tests;
 mod vm;
 mod xsave;
 
+pub use chips::{KernelIoapic, KernelPic};
 pub use engine::{Interrupts, KvmEngine};
 pub use error::KvmError;
 pub use irq::{KernelApics, KernelPins, PicLine};

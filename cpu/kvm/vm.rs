@@ -8,11 +8,10 @@ use std::sync::Arc;
 use base::interrupt::MsiMessage;
 use base::memory::AddressSpace;
 use kvm_bindings::{
-    KVM_CAP_X86_DISABLE_EXITS, KVM_CLOCK_TSC_STABLE, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_FLAGS_HPET_LEGACY, KVM_PIT_SPEAKER_DUMMY,
-    KVM_X86_DISABLE_EXITS_CSTATE, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_MWAIT,
-    KVM_X86_DISABLE_EXITS_PAUSE, kvm_clock_data, kvm_enable_cap, kvm_irqchip, kvm_pit_config,
-    kvm_reinject_control,
+    KVM_CAP_X86_DISABLE_EXITS, KVM_CLOCK_TSC_STABLE, KVM_MAX_CPUID_ENTRIES,
+    KVM_PIT_FLAGS_HPET_LEGACY, KVM_PIT_SPEAKER_DUMMY, KVM_X86_DISABLE_EXITS_CSTATE,
+    KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_MWAIT, KVM_X86_DISABLE_EXITS_PAUSE,
+    kvm_clock_data, kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_reinject_control,
 };
 use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VmFd};
 use parking_lot::Mutex;
@@ -20,6 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_io_nr;
 
+use super::chips;
 use super::cpuid::Supported;
 use super::error::KvmError;
 use super::irq::{KernelApics, KernelPins};
@@ -136,7 +136,7 @@ impl KvmVm {
             }
         }
         let fresh_chips = match options.irqchip {
-            Irqchip::Kernel => read_chips(&fd)?,
+            Irqchip::Kernel => chips::read_all(&fd)?,
             _ => Vec::new(),
         };
         let gate = Arc::<Gate>::default();
@@ -358,15 +358,4 @@ fn discard_late_interrupts(fd: &VmFd) -> Result<(), KvmError> {
         0 => Ok(()),
         _ => Err(KvmError::ioctl("KVM_REINJECT_CONTROL")(kvm_ioctls::Error::last())),
     }
-}
-
-fn read_chips(fd: &VmFd) -> Result<Vec<kvm_irqchip>, KvmError> {
-    [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC]
-        .into_iter()
-        .map(|chip_id| {
-            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-            fd.get_irqchip(&mut chip).map_err(KvmError::ioctl("KVM_GET_IRQCHIP"))?;
-            Ok(chip)
-        })
-        .collect()
 }

@@ -61,26 +61,57 @@ impl Expect {
 #[derive(Clone, Debug, Default, PartialEq, Eq, State)]
 pub struct ChipState {
     /// Levels of the inputs.
-    inputs: u8,
-    irr: u8,
-    imr: u8,
-    isr: u8,
-    elcr: u8,
-    vector_base: u8,
+    pub inputs: u8,
+    /// Interrupts that were requested.
+    pub irr: u8,
+    /// Inputs that are masked.
+    pub imr: u8,
+    /// Interrupts in service.
+    pub isr: u8,
+    /// Which inputs are level-triggered.
+    pub elcr: u8,
+    /// The vector of input 0.
+    pub vector_base: u8,
     /// The input that has the highest priority.
-    highest: u8,
-    read_isr: bool,
-    poll: bool,
-    special_mask: bool,
-    auto_eoi: bool,
-    rotate_on_auto_eoi: bool,
-    special_nested: bool,
-    expect: u8,
-    needs_icw4: bool,
-    single: bool,
+    pub highest: u8,
+    /// Whether port 0 shows the interrupts in service.
+    pub read_isr: bool,
+    /// Whether the next read is a poll.
+    pub poll: bool,
+    /// Special mask mode.
+    pub special_mask: bool,
+    /// Interrupts end as they are acknowledged.
+    pub auto_eoi: bool,
+    /// They are lowest in priority then.
+    pub rotate_on_auto_eoi: bool,
+    /// Special fully nested mode.
+    pub special_nested: bool,
+    /// The initialisation word that is expected next, or 0.
+    pub expect: u8,
+    /// A fourth initialisation word follows.
+    pub needs_icw4: bool,
+    /// There is no secondary.
+    pub single: bool,
 }
 
 impl ChipState {
+    /// The registers, as people read them.
+    pub fn report(&self, primary: bool) -> String {
+        format!(
+            "pic{}: irr={:02x} imr={:02x} isr={:02x} hprio={} irq_base={:02x} rr_sel={} \
+             elcr={:02x} fnm={}\n",
+            u8::from(!primary),
+            self.irr,
+            self.imr,
+            self.isr,
+            self.highest,
+            self.vector_base,
+            u8::from(self.read_isr),
+            self.elcr,
+            u8::from(self.special_nested)
+        )
+    }
+
     fn level_triggered(&self, n: u8) -> bool {
         self.elcr >> n & 1 != 0
     }
@@ -243,20 +274,7 @@ impl Pic {
 
     /// The registers of one of the pair, as people read them.
     pub fn report(&self, primary: bool) -> String {
-        let chip = &self.st.chips[usize::from(!primary)];
-        format!(
-            "pic{}: irr={:02x} imr={:02x} isr={:02x} hprio={} irq_base={:02x} rr_sel={} \
-             elcr={:02x} fnm={}\n",
-            u8::from(!primary),
-            chip.irr,
-            chip.imr,
-            chip.isr,
-            chip.highest,
-            chip.vector_base,
-            u8::from(chip.read_isr),
-            chip.elcr,
-            u8::from(chip.special_nested)
-        )
+        self.st.chips[usize::from(!primary)].report(primary)
     }
 
     fn set_input(&mut self, n: u8, level: bool) {

@@ -39,17 +39,50 @@ const READ_ONLY: u64 = DELIVERY_STATUS | REMOTE_IRR;
 /// Registers.
 #[derive(Clone, Debug, PartialEq, Eq, State)]
 pub struct IoapicState {
-    id: u8,
-    select: u8,
-    inputs: u32,
+    /// Its number.
+    pub id: u8,
+    /// The index register.
+    pub select: u8,
+    /// Levels of the inputs.
+    pub inputs: u32,
     /// Levels as they are, and edges on their way.
-    irr: u32,
-    entries: [u64; PINS],
+    pub irr: u32,
+    /// The redirection entries.
+    pub entries: [u64; PINS],
 }
 
 impl IoapicState {
     fn at_reset() -> Self {
         IoapicState { id: 0, select: 0, inputs: 0, irr: 0, entries: [MASKED; PINS] }
+    }
+
+    /// The registers, as people read them.
+    pub fn report(&self) -> String {
+        const DELIVERY: [&str; 8] =
+            ["fixed", "lowest", "SMI", "...", "NMI", "INIT", "...", "extINT"];
+        let select = self.select;
+        let mut text =
+            format!("ioapic0: ver=0x{VERSION:x} id=0x{:02x} sel=0x{select:02x}", self.id);
+        if let Some(n) = select.checked_sub(FIRST_ENTRY) {
+            text += &format!(" (redir[{}])", n >> 1);
+        }
+        text.push('\n');
+        for (n, entry) in self.entries.iter().enumerate() {
+            let pick = |bit: u64, set, clear| if entry & bit != 0 { set } else { clear };
+            text += &format!(
+                "  pin {n:<2} 0x{entry:016x} dest={:x} vec={:<3} {} {:<5} {:<6} {:<6} {}\n",
+                entry >> 56,
+                entry & 0xff,
+                pick(ACTIVE_LOW, "active-lo", "active-hi"),
+                pick(LEVEL, "level", "edge"),
+                pick(MASKED, "masked", ""),
+                DELIVERY[(entry >> 8 & 7) as usize],
+                pick(LOGICAL, "logical", "physical"),
+            );
+        }
+        let remote = |n: &usize| self.entries[*n] & REMOTE_IRR != 0;
+        text += &format!("  IRR      {}\n", numbers(|n| self.irr >> n & 1 != 0));
+        text + &format!("  Remote IRR {}\n", numbers(remote))
     }
 }
 
@@ -97,31 +130,7 @@ impl Ioapic {
 
     /// The registers, as people read them.
     pub fn report(&self) -> String {
-        const DELIVERY: [&str; 8] =
-            ["fixed", "lowest", "SMI", "...", "NMI", "INIT", "...", "extINT"];
-        let select = self.st.select;
-        let mut text =
-            format!("ioapic0: ver=0x{VERSION:x} id=0x{:02x} sel=0x{select:02x}", self.st.id);
-        if let Some(n) = select.checked_sub(FIRST_ENTRY) {
-            text += &format!(" (redir[{}])", n >> 1);
-        }
-        text.push('\n');
-        for (n, entry) in self.st.entries.iter().enumerate() {
-            let pick = |bit: u64, set, clear| if entry & bit != 0 { set } else { clear };
-            text += &format!(
-                "  pin {n:<2} 0x{entry:016x} dest={:x} vec={:<3} {} {:<5} {:<6} {:<6} {}\n",
-                entry >> 56,
-                entry & 0xff,
-                pick(ACTIVE_LOW, "active-lo", "active-hi"),
-                pick(LEVEL, "level", "edge"),
-                pick(MASKED, "masked", ""),
-                DELIVERY[(entry >> 8 & 7) as usize],
-                pick(LOGICAL, "logical", "physical"),
-            );
-        }
-        let remote = |n: &usize| self.st.entries[*n] & REMOTE_IRR != 0;
-        text += &format!("  IRR      {}\n", numbers(|n| self.st.irr >> n & 1 != 0));
-        text + &format!("  Remote IRR {}\n", numbers(remote))
+        self.st.report()
     }
 
     fn set_input(&mut self, n: usize, level: bool) {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use base::irq::IrqLine;
 use base::object::{Object, Property};
 use cpu::apic::LocalApic;
+use cpu::kvm::KvmVm;
 
+use super::kernel_chips;
 use super::processors::Processors;
 use super::tree::{self, Tree};
 use crate::inventory::CpuSlot;
@@ -31,6 +33,8 @@ pub(super) struct Board<'a> {
     /// Type names: local APIC, 8259, I/O APIC, interval timer.
     pub types: [&'static str; 4],
     pub kvm: bool,
+    /// Has the interrupt controllers instead of the board, perhaps.
+    pub kernel: Option<Arc<KvmVm>>,
     pub vmport: bool,
     pub smbus: bool,
     /// Properties that `-global` sets.
@@ -97,8 +101,11 @@ impl Board<'_> {
             .with_inputs(inputs.clone())
             .with_outputs([output])
             .with_report({
-                let pic = self.pc.pic.clone();
-                move || pic.lock().report(primary)
+                let (pic, kernel) = (self.pc.pic.clone(), self.kernel.clone());
+                move || match &kernel {
+                    Some(kernel) => kernel_chips::report_pic(kernel, primary),
+                    None => pic.lock().report(primary),
+                }
             })
     }
 
@@ -137,8 +144,11 @@ impl Board<'_> {
                     .with([Property::fixed("version", "uint8", 0x20)])
                     .with_inputs(self.pc.ioapic_inputs.clone())
                     .with_report({
-                        let ioapic = self.pc.ioapic.clone();
-                        move || ioapic.lock().report()
+                        let (ioapic, kernel) = (self.pc.ioapic.clone(), self.kernel.clone());
+                        move || match &kernel {
+                            Some(kernel) => kernel_chips::report_ioapic(kernel),
+                            None => ioapic.lock().report(),
+                        }
                     }),
             );
         tree.named("i440fx", host);

@@ -10,6 +10,7 @@ mod devices;
 mod firmware;
 mod globals;
 mod kernel;
+mod kernel_chips;
 mod memory;
 mod options;
 mod pc;

@@ -96,6 +96,30 @@ fn seabios_runs_option_roms() -> Result<()> {
     Ok(())
 }
 
+/// What SeaBIOS leaves in the interrupt controllers, which are the kernel's under KVM unless told
+/// otherwise.
+#[test]
+fn the_monitor_shows_interrupt_controllers_wherever_they_are() -> Result<()> {
+    let assets = assets::get()?;
+    for accel in ["tcg", "kvm", "kvm,kernel-irqchip=split"] {
+        if accel != "tcg" && std::fs::File::options().write(true).open("/dev/kvm").is_err() {
+            testbed::skip("/dev/kvm cannot be opened");
+            continue;
+        }
+        let mut vm = Launch::headless(testbed::program())
+            .args(["-accel", accel])
+            .args(["-bios".as_ref(), assets.seabios().join("bios-256k.bin").as_os_str()])
+            .qmp()
+            .spawn()?;
+        vm.expect("No bootable device.")?;
+        let text = vm.qmp().hmp("info pic")?;
+        ensure!(text.contains("irq_base=08") && text.contains("irq_base=70"), "{accel}: {text}");
+        ensure!(text.contains("imr=8e") && text.contains("elcr=0c"), "{accel}: {text}");
+        ensure!(text.contains("\n  pin 23 0x"), "{accel}: {text}");
+    }
+    Ok(())
+}
+
 #[test]
 fn memtest_starts() -> Result<()> {
     let assets = assets::get()?;

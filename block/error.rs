@@ -29,7 +29,10 @@ impl Error {
 
     /// An errno with the C library's text.
     pub fn from_errno(errno: i32) -> Self {
-        Self::new(errno, nix::errno::Errno::from_raw(errno).desc())
+        // What `strerror` says, without what std adds.
+        let text = std::io::Error::from_raw_os_error(errno).to_string();
+        let end = text.find(" (os error").unwrap_or(text.len());
+        Self::new(errno, &text[..end])
     }
 
     /// The number that a guest sees or an exit code depends on.

@@ -11,10 +11,12 @@ pub mod driver;
 pub mod engine;
 mod error;
 pub mod file;
+pub mod format;
 pub mod graph;
 pub mod node;
 pub mod null;
 pub mod open;
+pub mod options;
 pub mod qcow2;
 pub mod raw;
 

@@ -1,5 +1,6 @@
 //! Nodes of the graph, and who may do what with them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -87,18 +88,24 @@ pub enum Role {
     File,
     /// What shows where the image has nothing.
     Backing,
+    /// A further file with a part of the disk (`extents.0`).
+    Extent(usize),
+    /// What a filter looks through to.
+    Image,
     /// A device, a job, an export, a tool.
     User,
 }
 
 impl Role {
     /// The name in `-blockdev`.
-    pub fn name(self) -> &'static str {
-        match self {
+    pub fn name(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::File => "file",
             Self::Backing => "backing",
+            Self::Extent(index) => return Cow::Owned(format!("extents.{index}")),
+            Self::Image => "image",
             Self::User => "root",
-        }
+        })
     }
 }
 
@@ -180,6 +187,11 @@ impl Node {
     /// The child in a role.
     pub fn child(&self, role: Role) -> Option<&Arc<Node>> {
         self.children.iter().find(|(at, _)| *at == role).map(|(_, child)| &child.node)
+    }
+
+    /// All children, in the order in which they were attached.
+    pub fn children(&self) -> impl Iterator<Item = (Role, &Arc<Node>)> {
+        self.children.iter().map(|(role, child)| (*role, &child.node))
     }
 
     /// Takes a hold on the node, unless that conflicts with somebody else's.

@@ -1,24 +1,22 @@
-//! From a file name to a graph: probing the format, opening what backs an image.
+//! From a file name or a tree of options to a graph: protocols, probing the format, opening what backs an
+//! image.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use base::options::json;
-use serde_json::Value;
-
-use crate::driver::Preallocation;
+use crate::driver::{Driver, Preallocation};
 use crate::engine::HostIo;
 use crate::file::HostFile;
+use crate::format::{self, FORMATS, PROTOCOLS};
+use crate::graph::Graph;
 use crate::node::{Child, Claim, Node, Role};
-use crate::qcow2::{Header, MAGIC, Purpose, Qcow2};
-use crate::raw::Raw;
+use crate::options::{ChildOptions, Options};
+use crate::qcow2::Purpose;
 use crate::{Error, Result};
 
 /// Backing files below each other at most: more is an accident or an attack.
 const MAX_DEPTH: usize = 200;
-
-/// Formats that can be opened, for help texts.
-pub const FORMATS: [&str; 3] = ["file", "qcow2", "raw"];
 
 /// How to open an image.
 #[derive(Clone)]
@@ -43,161 +41,338 @@ pub struct Opened {
     pub warnings: Vec<String>,
 }
 
-/// What an image is by its first bytes.
-pub fn probe(first: &[u8]) -> &'static str {
-    if first.starts_with(&MAGIC) { "qcow2" } else { "raw" }
-}
-
 /// Opens an image and what backs it.
-pub async fn open(name: &str, options: &OpenOptions) -> Result<Opened> {
-    let mut warnings = Vec::new();
-    let node = open_at(name, options, 0, &mut warnings).await?;
-    Ok(Opened { node, warnings })
+pub async fn open(name: &str, how: &OpenOptions) -> Result<Opened> {
+    open_tree(Some(name), Options::default(), how, None).await
 }
 
-/// A file name that may be `json:{...}` or `file:...`.
-struct Location {
-    filename: String,
-    format: Option<String>,
-    offset: u64,
-    size: Option<u64>,
+/// Opens what a name, options, or both describe. In a graph, other nodes can be referred to, and new
+/// ones are entered.
+pub async fn open_tree(
+    name: Option<&str>,
+    tree: Options,
+    how: &OpenOptions,
+    graph: Option<&Graph>,
+) -> Result<Opened> {
+    let mut around = Around { graph, warnings: Vec::new() };
+    let node = open_node(name, tree, how, Place::Top, 0, &mut around).await?;
+    Ok(Opened { node, warnings: around.warnings })
 }
 
-impl Location {
-    fn parse(name: &str) -> Result<Self> {
-        let Some(text) = name.strip_prefix("json:") else {
-            let filename = name.strip_prefix("file:").unwrap_or(name).to_owned();
-            return Ok(Self { filename, format: None, offset: 0, size: None });
-        };
-        let mut tree =
-            json::parse(text).map_err(|_| Error::invalid("Could not parse the JSON options"))?;
-        let not_object = || Error::invalid("Invalid JSON object given");
-        let map = tree.as_object_mut().ok_or_else(not_object)?;
-        let text = |value: Value| value.as_str().map(str::to_owned);
-        let number = |value: Value| {
-            value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok()))
-        };
-        let mut format = map.remove("driver").and_then(text);
-        let offset = map.remove("offset").and_then(number).unwrap_or(0);
-        let size = map.remove("size").and_then(number);
-        let mut filename = map.remove("file.filename").or_else(|| map.remove("filename"));
-        map.remove("file.driver");
-        if let Some(Value::Object(mut file)) = map.remove("file") {
-            filename = filename.or(file.remove("filename"));
-            file.remove("driver");
-            if let Some(key) = file.keys().next() {
-                return Err(Error::invalid(format!(
-                    "Block protocol 'file' doesn't support the option '{key}'"
-                )));
-            }
-        } else if format.as_deref() == Some("file") {
-            format = None;
-        }
-        if let Some(key) = map.keys().next() {
-            return Err(Error::invalid(format!("Block format doesn't support the option '{key}'")));
-        }
-        let missing = || Error::invalid("The 'file' block driver requires a file name");
-        Ok(Self { filename: filename.and_then(text).ok_or_else(missing)?, format, offset, size })
-    }
+/// What is the same for all nodes that are opened together.
+struct Around<'a> {
+    graph: Option<&'a Graph>,
+    warnings: Vec<String>,
 }
 
-/// Boxed, because backing files are opened by it, too.
-fn open_at<'a>(
-    name: &'a str,
-    options: &'a OpenOptions,
+/// Where a node will be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A disk: its format is looked for.
+    Top,
+    /// The same, below another.
+    Backing,
+    /// A file: what is no format is a protocol.
+    File,
+}
+
+type Opening<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
+
+/// Boxed, because it opens the children, too.
+fn open_node<'a>(
+    name: Option<&'a str>,
+    mut options: Options,
+    how: &'a OpenOptions,
+    place: Place,
     depth: usize,
-    warnings: &'a mut Vec<String>,
-) -> std::pin::Pin<Box<dyn Future<Output = Result<Arc<Node>>> + 'a>> {
+    around: &'a mut Around<'_>,
+) -> Opening<'a, Arc<Node>> {
     Box::pin(async move {
-        let at = Location::parse(name)?;
-        let format = options.format.clone().or(at.format.clone());
-        if let Some(format) = &format
-            && !FORMATS.contains(&format.as_str())
+        let mut name = name;
+        if let Some(text) = name.and_then(|name| name.strip_prefix("json:")) {
+            options.fill_from(Options::from_json(text)?);
+            if how.no_backing {
+                // Said of a part of the graph that is not opened.
+                options.child("backing");
+            }
+            name = None;
+        }
+        let said = options.text("driver");
+        let mut driver = how.format.clone().or(said.filter(|driver| !driver.is_empty()));
+        if let Some(driver) = &driver
+            && !FORMATS.iter().any(|format| format.name == driver)
+            && !PROTOCOLS.contains(&driver.as_str())
         {
-            return Err(Error::invalid(format!("Unknown driver '{format}'")));
+            return Err(Error::invalid(format!("Unknown driver '{driver}'")));
         }
-        let read_only = options.purpose == Purpose::Read;
-        let host = HostFile::open(&at.filename, read_only, false, options.io.clone())?;
-        let claim = match (options.force_share, read_only) {
-            (true, _) => Claim::ONLOOKER,
-            (false, true) => Claim::READER,
-            (false, false) => Claim::WRITER,
+        let is_protocol =
+            |driver: &Option<String>| driver.as_deref().is_some_and(|d| PROTOCOLS.contains(&d));
+        if driver.is_none() && place == Place::File {
+            let protocol = match name {
+                Some(name) => protocol_of(name)?,
+                // A name among the options is taken as it is.
+                None => "file",
+            };
+            driver = Some(protocol.to_owned());
+        }
+        if let Some(name) = name
+            && is_protocol(&driver)
+        {
+            format::parse_filename(name, driver.as_deref().unwrap_or_default(), &mut options)?;
+        }
+        let mut builder = Builder {
+            name: name.unwrap_or_default().to_owned(),
+            node_name: options.text("node-name"),
+            how: OpenOptions { format: None, ..how.clone() },
+            options,
+            depth,
+            around,
+            children: Vec::new(),
         };
-        host.lock(claim).map_err(|error| in_use(&error, &at.filename))?;
-        let file = Node::new(None, &at.filename, read_only, Box::new(host), Vec::new());
-        if format.as_deref() == Some("file") {
-            return Ok(file);
+        builder.take_common()?;
+        match driver {
+            Some(protocol) if PROTOCOLS.contains(&protocol.as_str()) => {
+                builder.open_protocol(&protocol).await
+            }
+            format => builder.open_format(name, format, place).await,
         }
+    })
+}
+
+/// A node that is being opened: what drivers use to reach their options and children.
+pub struct Builder<'a, 'b> {
+    /// The name it was given; empty with options alone.
+    pub name: String,
+    /// What is said of it and of its children.
+    pub options: Options,
+    node_name: Option<String>,
+    how: OpenOptions,
+    depth: usize,
+    around: &'a mut Around<'b>,
+    children: Vec<(Role, Child)>,
+}
+
+impl Builder<'_, '_> {
+    /// What the image is opened for.
+    pub fn purpose(&self) -> Purpose {
+        self.how.purpose
+    }
+
+    /// How files are opened.
+    pub fn how(&self) -> &OpenOptions {
+        &self.how
+    }
+
+    /// Keys that every node knows. Caching and locking are the engine's; that they are well-formed is seen to here.
+    fn take_common(&mut self) -> Result<()> {
+        if self.options.flag("read-only")? == Some(true) {
+            self.how.purpose = Purpose::Read;
+        }
+        if let Some(share) = self.options.flag("force-share")? {
+            self.how.force_share |= share;
+        }
+        if self.how.force_share && self.how.purpose != Purpose::Read {
+            let text = "force-share=on can only be used with read-only images";
+            return Err(Error::invalid(text));
+        }
+        for key in ["auto-read-only", "cache.direct", "cache.no-flush", "cache.writeback"] {
+            self.options.flag(key)?;
+        }
+        for (key, allowed) in [
+            ("discard", &["ignore", "off", "unmap", "on"][..]),
+            ("detect-zeroes", &["off", "on", "unmap"][..]),
+        ] {
+            if let Some(value) = self.options.text(key)
+                && !allowed.contains(&value.as_str())
+            {
+                return Err(Error::invalid(format!("Invalid {key} option")));
+            }
+        }
+        Ok(())
+    }
+
+    fn claim(&self) -> Claim {
+        match (self.how.force_share, self.how.purpose) {
+            (true, _) => Claim::ONLOOKER,
+            (false, Purpose::Read) => Claim::READER,
+            (false, _) => Claim::WRITER,
+        }
+    }
+
+    async fn open_protocol(mut self, protocol: &str) -> Result<Arc<Node>> {
+        let (filename, driver) = format::open_protocol(protocol, &mut self).await?;
+        if let Some(key) = self.options.first_key() {
+            return Err(Error::invalid(format!(
+                "Block protocol '{protocol}' doesn't support the option '{key}'"
+            )));
+        }
+        Ok(self.finish(&filename, driver))
+    }
+
+    async fn open_format(
+        mut self,
+        name: Option<&str>,
+        format: Option<String>,
+        place: Place,
+    ) -> Result<Arc<Node>> {
+        let file = self.open_child("file", Role::File, name).await?;
+        let file = file.ok_or_else(|| match format {
+            None => Error::invalid("Must specify either driver or file"),
+            Some(_) => Error::invalid("A block device must be specified for \"file\""),
+        })?;
         let format = match format {
             Some(format) => format,
             None => {
-                let first = file.read_bytes(0, 512).await?;
-                let found = probe(&first);
-                if found == "raw" && !read_only {
-                    warnings.push(raw_warning(&at.filename));
+                let found = format::probe(&file).await?;
+                if found == "raw" && self.how.purpose != Purpose::Read && place == Place::Top {
+                    self.around.warnings.push(raw_warning(name.unwrap_or(file.filename())));
                 }
                 found.to_owned()
             }
         };
-        let holder = file.name().to_owned();
-        let child = file.attach(&holder, Role::File, claim)?;
-        if format == "raw" {
-            let raw = Raw::new(file, at.offset, at.size)?;
-            let children = vec![(Role::File, child)];
-            return Ok(Node::new(None, name, read_only, Box::new(raw), children));
+        if self.name.is_empty() {
+            self.name = file.filename().to_owned();
         }
-        open_qcow2(name, file, child, options, depth, warnings).await
-    })
-}
+        let unknown = || Error::invalid(format!("Unknown driver '{format}'"));
+        let found = FORMATS.iter().find(|known| known.name == format).ok_or_else(unknown)?;
+        let driver = (found.open)(&mut self, file).await?;
+        if let Some(key) = self.options.first_key() {
+            return Err(Error::invalid(format!(
+                "Block format '{format}' does not support the option '{key}'"
+            )));
+        }
+        let name = self.name.clone();
+        Ok(self.finish(&name, driver))
+    }
 
-async fn open_qcow2(
-    name: &str,
-    file: Arc<Node>,
-    child: Child,
-    options: &OpenOptions,
-    depth: usize,
-    warnings: &mut Vec<String>,
-) -> Result<Arc<Node>> {
-    let header: Header = Qcow2::read_header(&file).await?;
-    let mut children = vec![(Role::File, child)];
-    let mut backing = None;
-    if let Some(backing_file) = header.backing_file.as_ref().filter(|_| !options.no_backing) {
+    fn finish(self, filename: &str, driver: Box<dyn Driver>) -> Arc<Node> {
+        let read_only = self.how.purpose == Purpose::Read;
+        let node = Node::new(self.node_name, filename, read_only, driver, self.children);
+        if let Some(graph) = self.around.graph {
+            graph.enter(&node);
+        }
+        node
+    }
+
+    /// Opens a child that options describe, or that has a name; `None` when there is neither.
+    pub async fn open_child(
+        &mut self,
+        key: &str,
+        role: Role,
+        name: Option<&str>,
+    ) -> Result<Option<Arc<Node>>> {
+        let (options, name) = match self.options.child(key) {
+            ChildOptions::Absent if name.is_none() => return Ok(None),
+            ChildOptions::Absent => (Options::default(), name),
+            ChildOptions::Nothing => return Ok(None),
+            ChildOptions::Reference(node) => {
+                let node = self.find(&node)?;
+                self.adopt(role, &node, self.claim())?;
+                return Ok(Some(node));
+            }
+            ChildOptions::Inline(options) => (options, name),
+        };
+        // A name on top of a name among the options would be one too many.
+        let name = name.filter(|_| options.peek("filename").is_none());
+        let node =
+            open_node(name, options, &self.how, Place::File, self.depth, self.around).await?;
+        self.adopt(role, &node, self.claim())?;
+        Ok(Some(node))
+    }
+
+    fn backing_claim(&self) -> Claim {
+        if self.how.force_share { Claim::ONLOOKER } else { Claim::READER }
+    }
+
+    /// A node that is in the graph already.
+    fn find(&self, name: &str) -> Result<Arc<Node>> {
+        let missing =
+            || Error::invalid(format!("Cannot find device='{name}' nor node-name='{name}'"));
+        self.around.graph.and_then(|graph| graph.node(name)).ok_or_else(missing)
+    }
+
+    fn adopt(&mut self, role: Role, node: &Arc<Node>, claim: Claim) -> Result<()> {
+        let holder = self.node_name.as_deref().unwrap_or(&self.name);
+        self.children.push((role, node.attach(holder, role, claim)?));
+        Ok(())
+    }
+
+    /// Opens what backs the image: what options say, or what the image says.
+    pub async fn open_backing(
+        &mut self,
+        name: Option<&str>,
+        format: Option<&str>,
+    ) -> Result<Option<Arc<Node>>> {
+        if self.how.no_backing {
+            return Ok(None);
+        }
         let fail = |error: Error| error.context("Could not open backing file");
-        if depth >= MAX_DEPTH {
+        let said = self.options.child("backing");
+        let (mut options, path) = match (said, name) {
+            (ChildOptions::Nothing, _) | (ChildOptions::Absent, None) => return Ok(None),
+            (ChildOptions::Reference(node), _) => {
+                let node = self.find(&node).map_err(fail)?;
+                self.adopt(Role::Backing, &node, self.backing_claim())?;
+                return Ok(Some(node));
+            }
+            (ChildOptions::Absent, Some(name)) => {
+                (Options::default(), Some(full_backing_name(&self.name, name)))
+            }
+            (ChildOptions::Inline(options), name) => {
+                let full = name.map(|name| full_backing_name(&self.name, name));
+                // Who says which file it is does not mean the one the image names.
+                let own = options.clone().child("file") != ChildOptions::Absent
+                    || options.peek("filename").is_some();
+                (options, full.filter(|_| !own))
+            }
+        };
+        if self.depth >= MAX_DEPTH {
             return Err(fail(Error::new(libc::ELOOP, "Too many backing files")));
         }
-        let path = full_backing_name(file.filename(), backing_file);
-        let below = OpenOptions {
-            format: header.backing_format.clone(),
-            purpose: Purpose::Read,
-            ..options.clone()
-        };
-        let node = open_at(&path, &below, depth + 1, warnings).await;
-        let node = node
-            .map_err(|error| fail(error.context(format!("Could not open '{path}'")).flat(&path)))?;
-        let claim = if options.force_share { Claim::ONLOOKER } else { Claim::READER };
-        children.push((Role::Backing, node.attach(name, Role::Backing, claim)?));
-        backing = Some(node);
+        if let (None, Some(format)) = (options.peek("driver"), format) {
+            options.set("driver", format);
+        }
+        let how = OpenOptions { purpose: Purpose::Read, ..self.how.clone() };
+        let depth = self.depth + 1;
+        let opening = open_node(path.as_deref(), options, &how, Place::Backing, depth, self.around);
+        let node = opening.await.map_err(fail)?;
+        self.adopt(Role::Backing, &node, self.backing_claim())?;
+        Ok(Some(node))
     }
-    let image = Qcow2::open(file, header, backing, options.purpose).await?;
-    let read_only = options.purpose == Purpose::Read;
-    Ok(Node::new(None, name, read_only, Box::new(image), children))
+
+    /// Opens a file of the host for this node, and locks it.
+    pub fn open_host_file(&mut self) -> Result<(String, HostFile)> {
+        let missing = || Error::invalid("The 'file' block driver requires a file name");
+        let filename = self.options.text("filename").filter(|name| !name.is_empty());
+        let filename = filename.ok_or_else(missing)?;
+        for key in ["aio", "locking", "pr-manager", "x-check-cache-dropped", "drop-cache"] {
+            self.options.text(key);
+        }
+        let read_only = self.how.purpose == Purpose::Read;
+        let host = HostFile::open(&filename, read_only, false, self.how.io.clone())?;
+        host.lock(self.claim()).map_err(|error| in_use(&error, &filename))?;
+        Ok((filename, host))
+    }
 }
 
-impl Error {
-    /// Without the file's name said twice.
-    fn flat(self, path: &str) -> Self {
-        let twice = format!("Could not open '{path}': Could not open '{path}'");
-        let text = self.to_string().replace(&twice, &format!("Could not open '{path}'"));
-        Self::new(self.errno(), text)
+/// Whether a name begins with a protocol (`nbd:...`), and which.
+fn prefix_of(name: &str) -> Option<&str> {
+    let (protocol, _) = name.split_once(':')?;
+    (!protocol.contains('/')).then_some(protocol)
+}
+
+fn protocol_of(name: &str) -> Result<&str> {
+    match prefix_of(name) {
+        None => Ok("file"),
+        Some(protocol) if PROTOCOLS.contains(&protocol) => Ok(protocol),
+        Some(protocol) => Err(Error::invalid(format!("Unknown protocol '{protocol}'"))),
     }
 }
 
 /// A backing file's name as seen from the image's directory.
 pub fn full_backing_name(image: &str, backing: &str) -> String {
-    let has_protocol = backing.split('/').next().is_some_and(|first| first.contains(':'));
     match image.rfind('/') {
-        Some(end) if !backing.starts_with('/') && !has_protocol => {
+        Some(end) if !backing.starts_with('/') && prefix_of(backing).is_none() => {
             format!("{}{backing}", &image[..=end])
         }
         _ => backing.to_owned(),
@@ -220,6 +395,12 @@ fn raw_warning(name: &str) -> String {
 
 /// An empty file, locked; an old one is emptied.
 pub async fn create_file(name: &str, io: Arc<dyn HostIo>) -> Result<Arc<Node>> {
+    if protocol_of(name)? != "file" {
+        let protocol = protocol_of(name)?;
+        let text = format!("Protocol driver '{protocol}' does not support image creation");
+        return Err(Error::unsupported(text));
+    }
+    let name = name.strip_prefix("file:").unwrap_or(name);
     let host = HostFile::open(name, false, true, io)?;
     host.lock(Claim::WRITER).map_err(|error| in_use(&error, name))?;
     let node = Node::new(None, name, false, Box::new(host), Vec::new());

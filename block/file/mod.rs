@@ -32,8 +32,8 @@ impl HostFile {
         let fail = |error| Error::from(error).context(format_args!("Could not {verb} '{path}'"));
         let file = options.open(path).map_err(fail)?;
         if file.metadata()?.is_dir() {
-            return Err(Error::from_errno(libc::EISDIR))
-                .map_err(|error| error.context(format_args!("Could not open '{path}'")));
+            let text = format!("'file' driver requires '{path}' to be a regular file");
+            return Err(Error::invalid(text));
         }
         Ok(Self { file: Arc::new(file), io })
     }

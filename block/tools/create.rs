@@ -8,7 +8,8 @@ use super::{Failure, Outcome, Output, open_with, text};
 use crate::Result;
 use crate::driver::Preallocation;
 use crate::engine::{Inline, block_on};
-use crate::open::{OpenOptions, create_file, full_backing_name, probe};
+use crate::format::probe_bytes;
+use crate::open::{OpenOptions, create_file, full_backing_name};
 use crate::qcow2::{self, Purpose};
 
 pub(super) const COMMAND: Command = Command {
@@ -64,7 +65,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         let path = full_backing_name(name, &file);
         let Some(format) = format else {
             let mut failure = format!("{name}: Backing file specified without backing format");
-            if let Ok(first) = std::fs::read(&path).map(|bytes| probe(&bytes)) {
+            if let Ok(first) = std::fs::read(&path).map(|bytes| probe_bytes(&bytes)) {
                 failure += &format!("\nDetected format of {first}.");
             }
             return Err(Failure::new(failure));

@@ -114,7 +114,7 @@ fn help() -> String {
     for command in COMMANDS {
         text += &format!("  {} - {}\n", command.name, command.about);
     }
-    text + &format!("\nSupported image formats:\n\n  {}\n", crate::open::FORMATS.join(" "))
+    text + &format!("\nSupported image formats:\n\n  {}\n", crate::format::driver_names().join(" "))
 }
 
 /// Why a subcommand ends.

@@ -1,7 +1,7 @@
 //! `-o`: what a new image is like.
 
 use super::{Failure, text};
-use crate::open::FORMATS;
+use crate::format::FORMATS;
 use crate::qcow2::{Compression, CreateOptions};
 
 /// A new image, as `-f`, `-o`, `-b` and a size describe it.
@@ -34,7 +34,7 @@ impl NewImage {
     /// Reads `-o` arguments for `name`, the file that errors speak of.
     pub(super) fn parse(name: &str, format: &str, given: &[&str]) -> Result<Self, Failure> {
         let fail = |text: String| Failure::new(format!("{name}: {text}"));
-        if !FORMATS.contains(&format) || format == "file" {
+        if !FORMATS.iter().any(|known| known.name == format) {
             return Err(fail(format!("Unknown file format '{format}'")));
         }
         let mut new =

@@ -1,0 +1,138 @@
+//! The drivers there are: protocols, which reach bytes, and formats, which make disks of them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::driver::Driver;
+use crate::node::Node;
+use crate::null::Null;
+use crate::open::Builder;
+use crate::options::Options;
+use crate::qcow2::{self, Qcow2};
+use crate::raw::Raw;
+use crate::{Error, Result};
+
+/// What opening a driver comes to.
+pub type Opening<'a> = Pin<Box<dyn Future<Output = Result<Box<dyn Driver>>> + 'a>>;
+
+/// A format of images.
+pub struct Format {
+    /// The name in `driver=`.
+    pub name: &'static str,
+    /// How sure it is, up to 100, that an image beginning with these bytes is one of its own.
+    pub probe: fn(&[u8]) -> u32,
+    /// Opens an image in a file.
+    pub open: for<'a> fn(&'a mut Builder<'_, '_>, Arc<Node>) -> Opening<'a>,
+}
+
+/// Protocols, and filters that stand in their place.
+pub const PROTOCOLS: [&str; 3] = ["file", "null-aio", "null-co"];
+
+/// All formats.
+pub const FORMATS: [Format; 2] = [
+    Format { name: "qcow2", probe: |first| magic(first, &qcow2::MAGIC), open: open_qcow2 },
+    Format { name: "raw", probe: |_| 1, open: open_raw },
+];
+
+fn magic(first: &[u8], magic: &[u8]) -> u32 {
+    if first.starts_with(magic) { 100 } else { 0 }
+}
+
+/// The names of all drivers, in alphabetical order.
+pub fn driver_names() -> Vec<&'static str> {
+    let mut names: Vec<_> = FORMATS.iter().map(|format| format.name).chain(PROTOCOLS).collect();
+    names.sort_unstable();
+    names
+}
+
+/// What an image is by its first bytes.
+pub fn probe_bytes(first: &[u8]) -> &'static str {
+    let mut best = ("raw", 0);
+    for format in &FORMATS {
+        let score = (format.probe)(first);
+        if score > best.1 {
+            best = (format.name, score);
+        }
+    }
+    best.0
+}
+
+/// What the image in a file is.
+pub async fn probe(file: &Node) -> Result<&'static str> {
+    Ok(probe_bytes(&file.read_bytes(0, 2048).await?))
+}
+
+/// Takes a file name with a protocol apart.
+pub fn parse_filename(name: &str, protocol: &str, options: &mut Options) -> Result<()> {
+    match protocol {
+        "null-co" | "null-aio" => {
+            if name.strip_prefix(protocol) != Some("://") {
+                return Err(Error::invalid(
+                    "The only allowed filename for this driver is 'null-co://'",
+                ));
+            }
+        }
+        _ => {
+            let path = name.strip_prefix("file:").unwrap_or(name);
+            options.set("filename", path);
+        }
+    }
+    Ok(())
+}
+
+/// Opens a protocol: its file name and its driver.
+pub async fn open_protocol(
+    protocol: &str,
+    builder: &mut Builder<'_, '_>,
+) -> Result<(String, Box<dyn Driver>)> {
+    match protocol {
+        "null-co" | "null-aio" => {
+            let name = if protocol == "null-co" { "null-co" } else { "null-aio" };
+            let len = builder.options.size("size")?.unwrap_or(1 << 30);
+            let read_zeroes = builder.options.flag("read-zeroes")?.unwrap_or(false);
+            let null = Null::new(name, len, read_zeroes);
+            Ok((format!("{name}://"), Box::new(null)))
+        }
+        _ => {
+            let (name, host) = builder.open_host_file()?;
+            Ok((name, Box::new(host)))
+        }
+    }
+}
+
+fn open_raw<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a> {
+    Box::pin(async move {
+        let offset = builder.options.size("offset")?.unwrap_or(0);
+        let size = builder.options.size("size")?;
+        Ok(Box::new(Raw::new(file, offset, size)?) as Box<dyn Driver>)
+    })
+}
+
+/// Options of qcow2 about caches and discards. They change no byte that a guest sees.
+const QCOW2_TUNING: [&str; 12] = [
+    "pass-discard-request",
+    "pass-discard-snapshot",
+    "pass-discard-other",
+    "discard-no-unref",
+    "overlap-check",
+    "overlap-check.template",
+    "cache-size",
+    "l2-cache-size",
+    "l2-cache-entry-size",
+    "refcount-cache-size",
+    "cache-clean-interval",
+    "overlap-check.main-header",
+];
+
+fn open_qcow2<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a> {
+    Box::pin(async move {
+        let header = Qcow2::read_header(&file).await?;
+        builder.options.flag("lazy-refcounts")?;
+        QCOW2_TUNING.iter().for_each(|key| drop(builder.options.text(key)));
+        let (name, format) = (header.backing_file.clone(), header.backing_format.clone());
+        let backing = builder.open_backing(name.as_deref(), format.as_deref()).await?;
+        let image = Qcow2::open(file, header, backing, builder.purpose()).await?;
+        Ok(Box::new(image) as Box<dyn Driver>)
+    })
+}

@@ -13,4 +13,5 @@ pub mod pci;
 pub mod registry;
 pub mod storage;
 pub mod timer;
+pub mod virtio;
 pub mod watchdog;

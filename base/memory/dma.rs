@@ -27,6 +27,11 @@ impl Dma {
         self.enabled.store(enabled, Ordering::Release);
     }
 
+    /// Whether accesses are let through.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::Acquire)
+    }
+
     /// How many accesses were dropped because they did not aim at memory.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)

@@ -186,8 +186,9 @@ impl ConfigSpace {
         at
     }
 
-    /// As [`Self::add_capability`], at a given offset.
+    /// As [`Self::add_capability`], at a given offset. The guest may write none of it yet.
     pub fn add_capability_at(&mut self, id: u8, at: usize, len: usize) {
+        self.writable[at..at + len].fill(0);
         self.bytes[at] = id;
         self.bytes[at + 1] = self.bytes[reg::CAPABILITIES];
         self.bytes[reg::CAPABILITIES] = at as u8;

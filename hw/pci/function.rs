@@ -16,11 +16,16 @@ pub trait PciDevice: Device {
     fn config_written(&mut self, config: &mut ConfigSpace, offset: usize, size: u8) {
         let _ = (config, offset, size);
     }
+    /// The guest is about to read `size` bytes at `offset` of `config`.
+    fn config_reading(&mut self, config: &mut ConfigSpace, offset: usize, size: u8) {
+        let _ = (config, offset, size);
+    }
 }
 
 /// A [`PciDevice`] of any type, with its lock.
 trait AnyPciDevice: AnyDevice {
     fn config_write(&self, config: &Mutex<ConfigSpace>, offset: usize, size: u8, value: u32);
+    fn config_reading(&self, config: &Mutex<ConfigSpace>, offset: usize, size: u8);
 }
 
 impl<D: PciDevice> AnyPciDevice for Mutex<D> {
@@ -29,6 +34,10 @@ impl<D: PciDevice> AnyPciDevice for Mutex<D> {
         let mut config = config.lock();
         config.write(offset, size, value);
         device.config_written(&mut config, offset, size);
+    }
+    fn config_reading(&self, config: &Mutex<ConfigSpace>, offset: usize, size: u8) {
+        let mut device = self.lock();
+        device.config_reading(&mut config.lock(), offset, size);
     }
 }
 
@@ -152,6 +161,7 @@ impl PciFunction {
 
     /// A configuration read.
     pub fn config_read(&self, offset: usize, size: u8) -> u32 {
+        self.device.config_reading(&self.config, offset, size);
         let mut config = self.config.lock();
         let status = config.u16(reg::STATUS) & !reg::STATUS_INTERRUPT;
         let pending = if self.intx.driven() { reg::STATUS_INTERRUPT } else { 0 };

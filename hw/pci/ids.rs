@@ -16,6 +16,15 @@ pub const REDHAT_PVPANIC: u16 = 0x0011;
 pub const QUMRANET: u16 = 0x1af4;
 /// Subsystem id that devices without one of their own carry.
 pub const QUMRANET_DEFAULT_SUBSYSTEM: u16 = 0x1100;
+/// Transitional devices of virtio; the standard numbers only some kinds (4.1.2.1).
+pub const QUMRANET_VIRTIO_NET: u16 = 0x1000;
+pub const QUMRANET_VIRTIO_BLOCK: u16 = 0x1001;
+pub const QUMRANET_VIRTIO_BALLOON: u16 = 0x1002;
+pub const QUMRANET_VIRTIO_CONSOLE: u16 = 0x1003;
+pub const QUMRANET_VIRTIO_SCSI: u16 = 0x1004;
+pub const QUMRANET_VIRTIO_RNG: u16 = 0x1005;
+/// Other devices of virtio: this and the number of the kind.
+pub const QUMRANET_VIRTIO_MODERN: u16 = 0x1040;
 
 pub const TEACHING: u16 = 0x1234;
 pub const TEACHING_EDU: u16 = 0x11e8;

@@ -7,6 +7,7 @@ pub mod host;
 pub mod i440fx;
 pub mod ids;
 mod msi;
+mod msix;
 pub mod pam;
 pub mod piix3;
 pub mod piix4_pm;
@@ -17,6 +18,7 @@ pub use bus::{PciBus, PciError};
 pub use config::{BAR_SIZES, Bar, BarKind, ConfigSpace, Identity, ROM_BAR, reg};
 pub use function::{PciDevice, PciFunction, PciWires};
 pub use msi::Msi;
+pub use msix::{MAX_VECTORS, Msix, MsixState};
 pub use props::PciProps;
 
 /// Puts slot and function number together.

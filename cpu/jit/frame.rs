@@ -60,6 +60,18 @@ pub struct Frame {
     pub vectors_allowed: Cell<u8>,
     /// MXCSR as Rust code wants it.
     pub host_mxcsr: Cell<u32>,
+    /// Whether the guest's x87 registers are the host's now: see [`super::x87`].
+    pub x87_live: Cell<u8>,
+    /// The segment of the last operand of the x87 meanwhile, if there was one.
+    pub x87_segment: Cell<u8>,
+    /// The last x87 instruction meanwhile, if there was one: see [`super::x87::last`].
+    pub x87_last: Cell<u32>,
+    /// Guest address of the page that instruction lies in.
+    pub x87_page: Cell<u64>,
+    /// Offset of the last operand of the x87.
+    pub x87_operand: Cell<u64>,
+    /// The same while its access may still fault.
+    pub x87_next_operand: Cell<u64>,
     /// How a helper left translated code.
     pub left: Cell<Left>,
     /// Counts translations that were taken back.
@@ -76,6 +88,8 @@ unsafe impl Send for Frame {}
 pub enum Left {
     /// At the instruction in `state.rip`; look around.
     End,
+    /// At the instruction in `state.rip`, which the interpreter is to execute.
+    Interpret,
     /// By the exception in `Cpu::fault`, at `state.rip`.
     Fault,
     /// By a triple fault.
@@ -120,6 +134,12 @@ pub mod at {
         VECTORS_LIVE = vectors_live;
         VECTORS_ALLOWED = vectors_allowed;
         HOST_MXCSR = host_mxcsr;
+        X87_LIVE = x87_live;
+        X87_SEGMENT = x87_segment;
+        X87_LAST = x87_last;
+        X87_PAGE = x87_page;
+        X87_OPERAND = x87_operand;
+        X87_NEXT_OPERAND = x87_next_operand;
     }
     pub const GS_BASE: i32 = FS_BASE + 8;
 
@@ -163,6 +183,12 @@ impl Frame {
             vectors_live: Cell::new(0),
             vectors_allowed: Cell::new(0),
             host_mxcsr: Cell::new(0x1f80),
+            x87_live: Cell::new(0),
+            x87_segment: Cell::new(0),
+            x87_last: Cell::new(0),
+            x87_page: Cell::new(0),
+            x87_operand: Cell::new(0),
+            x87_next_operand: Cell::new(0),
             left: Cell::new(Left::End),
             epoch: AtomicUsize::new(0),
         }

@@ -89,9 +89,13 @@ pub unsafe extern "sysv64" fn step(frame: *const u8, record: *const Record) -> u
     // SAFETY: called by translated code.
     let (frame, cpu, record) = unsafe { arguments(frame, record) };
     cpu.take_state(frame, record);
+    let x87_was_live = record.touches_x87 && cpu.save_x87(frame);
     if let Some(left) = cpu.step_by_handler(record) {
         frame.left.set(left);
         return LEAVE;
+    }
+    if x87_was_live {
+        cpu.load_x87(frame);
     }
     if record.touches_flags {
         frame.flags.set(pack(cpu.state.flags.arith));
@@ -99,6 +103,21 @@ pub unsafe extern "sysv64" fn step(frame: *const u8, record: *const Record) -> u
     frame.load_registers(cpu);
     frame.refresh(cpu);
     GO_ON
+}
+
+/// Makes the guest's x87 registers the host's. If that cannot be, the interpreter goes on.
+pub unsafe extern "sysv64" fn load_x87(frame: *const u8, record: *const Record) -> u64 {
+    // SAFETY: called by translated code.
+    let (frame, cpu, record) = unsafe { arguments(frame, record) };
+    if cpu.load_x87(frame) {
+        return GO_ON;
+    }
+    cpu.take_state(frame, record);
+    if let Kind::Interpret(distance) = record.kind {
+        cpu.state.rip = cpu.rip_at(frame, distance);
+    }
+    frame.left.set(Left::Interpret);
+    LEAVE
 }
 
 /// Reports a store to host address `host`.

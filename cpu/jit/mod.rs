@@ -21,6 +21,7 @@ mod signal;
 mod tests;
 mod thunks;
 mod translate;
+mod x87;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
@@ -49,7 +50,7 @@ pub const DEFAULT_SIZE: usize = 128 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum TranslatorError {
     /// The host's processor lacks what translated code needs.
-    #[error("the host's processor has no BMI2")]
+    #[error("the host's processor has no BMI2 or no XSAVE")]
     Host,
     /// No memory for code.
     #[error("memory for translated code: {0}")]
@@ -122,12 +123,13 @@ fn open() -> *mut u8 {
 impl Translator {
     /// A translator with room for `size` bytes of code.
     pub fn new(size: usize) -> Result<Arc<Self>, TranslatorError> {
-        if !std::arch::is_x86_feature_detected!("bmi2") {
+        if !std::arch::is_x86_feature_detected!("bmi2") || !x87::host_can() {
             return Err(TranslatorError::Host);
         }
         let helpers = Helpers {
             step: helper::step as *const () as usize,
             written: helper::written as *const () as usize,
+            load_x87: helper::load_x87 as *const () as usize,
         };
         let (cache, thunks) = Cache::new(size, &helpers)?;
         let traps =
@@ -362,7 +364,7 @@ impl Cpu {
             }
             match self.enter(jit, entry) {
                 Ok(Next::Chained(entry)) => next = Some(entry),
-                Ok(Next::Interpret) => return self.run_chain(decoded, true),
+                Ok(Next::Interpret) | Err(Left::Interpret) => return self.run_chain(decoded, true),
                 Ok(Next::Block(End::System)) => return self.deliver_traps(),
                 Ok(Next::Block(_)) | Err(Left::End) => {}
                 Err(Left::Fault) => return self.take_fault(),
@@ -439,6 +441,7 @@ impl Cpu {
             let thunk: extern "sysv64" fn(*const u8, usize) -> u64 = std::mem::transmute(thunk);
             thunk(place, entry.code)
         };
+        self.save_x87(frame);
         match status {
             BY_HELPER => Err(frame.left.get()),
             TRAPPED => {

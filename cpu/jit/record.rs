@@ -13,6 +13,8 @@ pub struct Record {
     pub flags: FlagsAt,
     /// Whether the instruction reads or changes arithmetic flags.
     pub touches_flags: bool,
+    /// Whether the instruction reads or changes the state of the x87.
+    pub touches_x87: bool,
     /// Number of the block in the cache.
     pub block: u32,
     /// Where in its page the block begins.

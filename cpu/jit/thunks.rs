@@ -37,6 +37,8 @@ pub struct Helpers {
     pub step: usize,
     /// Looks into a store to a watched page.
     pub written: usize,
+    /// Makes the guest's x87 registers the host's.
+    pub load_x87: usize,
 }
 
 /// Addresses of the pieces.
@@ -57,6 +59,8 @@ pub struct Thunks {
     /// Called with a record in R14: makes the guest's vector registers the host's, or leaves if the
     /// mode forbids their use.
     pub load_vectors: usize,
+    /// Called with a record in R14: makes the guest's x87 registers the host's, or leaves.
+    pub load_x87: usize,
     /// Where the signal handler sends translated code that trapped, with its place in R14.
     pub trap: usize,
 }
@@ -265,6 +269,7 @@ pub fn assemble(asm: &mut Asm, helpers: &Helpers) -> Thunks {
         exit_with_flags: exit(asm, true),
         step: helper(asm, helpers.step),
         written: helper(asm, helpers.written),
+        load_x87: helper(asm, helpers.load_x87),
         trap: trap(asm),
     };
     asm.finish();

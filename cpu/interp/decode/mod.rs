@@ -187,7 +187,7 @@ impl Insn<'_> {
     }
 
     /// The opcode as the FPU remembers it: the low bits of the escape byte, and the byte after it.
-    fn x87_opcode(&self) -> u16 {
+    pub fn x87_opcode(&self) -> u16 {
         let escape = self.bytes.iter().position(|byte| byte & 0xf8 == 0xd8);
         let pair = escape.and_then(|at| Some((self.bytes[at], *self.bytes.get(at + 1)?)));
         pair.map_or(0, |(escape, modrm)| u16::from(escape & 7) << 8 | u16::from(modrm))

@@ -206,6 +206,61 @@ pub fn generate_strings(rng: &mut Rng) -> Vec<u8> {
     vector_instruction(rng, &opcode)
 }
 
+/// Bytes that look like an x87 instruction.
+pub fn generate_x87(rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = vec![0xd8 | rng.next() as u8 & 7];
+    let random = rng.next() as u8;
+    bytes.push(if rng.below(2) == 0 { random & 0x38 | 0x47 } else { random | 0xc0 });
+    // Displacements that are now and then no multiple of 8.
+    bytes.push(if rng.below(8) == 0 { rng.next() as u8 } else { rng.next() as u8 & 0x78 });
+    bytes
+}
+
+/// Bytes that look like an MMX instruction.
+pub fn generate_mmx(rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = vec![0x0f];
+    match rng.below(4) {
+        0 => bytes.extend([0x38, rng.next() as u8]),
+        1 => bytes.extend([0x3a, 0x0f]),
+        2 => bytes.push(rng.pick(&[0x6e, 0x6f, 0x7e, 0x7f, 0x77, 0x70, 0xc4, 0xc5, 0xd7, 0xe7])),
+        _ => bytes.push(0x60 | rng.next() as u8 & 0x9f),
+    }
+    let random = rng.next() as u8;
+    bytes.push(if rng.below(2) == 0 { random & 0x38 | 0x47 } else { random | 0xc0 });
+    bytes.extend([rng.next() as u8, rng.next() as u8]);
+    if rng.below(4) == 0 {
+        bytes.insert(0, rng.pick(&[0x48, 0x4c, 0xf2, 0xf3]));
+    }
+    bytes
+}
+
+/// Whether the x87 or MMX instruction stays within the data, and processors agree on it.
+pub fn is_safe_fpu(insn: &Instruction) -> bool {
+    let operands = (0..insn.op_count()).all(|n| match insn.op_kind(n) {
+        OpKind::Register => true,
+        OpKind::Memory => {
+            insn.memory_base() == Register::RDI && insn.memory_index() == Register::None
+        }
+        kind => kind == OpKind::Immediate8,
+    });
+    let mmx = insn.mnemonic() == M::Emms
+        || (0..insn.op_count())
+            .any(|n| insn.op_kind(n) == OpKind::Register && insn.op_register(n).is_mm());
+    let x87 = insn
+        .cpuid_features()
+        .iter()
+        .any(|set| matches!(set, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387));
+    // The transcendental functions differ in the last bits from one processor to the next.
+    let approximate = matches!(
+        insn.mnemonic(),
+        M::F2xm1 | M::Fyl2x | M::Fyl2xp1 | M::Fpatan | M::Fptan | M::Fsin | M::Fcos | M::Fsincos
+    );
+    let known = insn.cpuid_features().iter().all(|set| {
+        !matches!(set, CpuidFeature::D3NOW | CpuidFeature::D3NOWEXT | CpuidFeature::CYRIX_FPU)
+    });
+    operands && (x87 || mmx) && !approximate && known && !insn.is_invalid()
+}
+
 /// An SSE or AVX instruction with operands by chance.
 fn vector_instruction(rng: &mut Rng, opcode: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -5,12 +5,14 @@ mod generate;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic as M, OpKind};
 
 use crate::flags::bit;
+use crate::fpu::x87::X87;
 use crate::interp::RunExit;
 use crate::signals::request;
-use crate::state::gpr;
+use crate::state::{cr0, gpr};
 use crate::testbed::Testbed;
 use generate::{
-    Rng, generate, generate_float, generate_strings, generate_vector, is_safe, is_safe_vector,
+    Rng, generate, generate_float, generate_mmx, generate_strings, generate_vector, generate_x87,
+    is_safe, is_safe_fpu, is_safe_vector,
 };
 
 const CODE: u64 = 0x1000;
@@ -35,6 +37,7 @@ struct Outcome {
     flags: u64,
     vectors: Vec<[u128; 2]>,
     mxcsr: u32,
+    x87: X87,
     cr2: u64,
     data: Vec<u8>,
 }
@@ -50,6 +53,7 @@ fn outcome(bed: &mut Testbed, exit: RunExit) -> Outcome {
         flags: state.flags.get(),
         vectors: state.vec.iter().take(16).map(|vector| [vector.0[0], vector.0[1]]).collect(),
         mxcsr: state.mxcsr,
+        x87: state.x87,
         cr2: state.cr2,
         data,
     }
@@ -79,16 +83,21 @@ fn stream(rng: &mut Rng, count: usize) -> Vec<u8> {
     let mut code = Vec::new();
     for _ in 0..count {
         loop {
-            let kind = rng.below(12);
-            let vector = kind < 4;
+            let kind = rng.below(16);
             let bytes = match kind {
                 0 | 1 => generate_vector(rng),
                 2 => generate_float(rng),
                 3 => generate_strings(rng),
+                4..7 => generate_x87(rng),
+                7 => generate_mmx(rng),
                 _ => generate(rng),
             };
             let raw = Decoder::with_ip(64, &bytes, CODE, DecoderOptions::NONE).decode();
-            let safe = if vector { is_safe_vector(&raw) } else { is_safe(&raw) };
+            let safe = match kind {
+                0..4 => is_safe_vector(&raw),
+                4..8 => is_safe_fpu(&raw),
+                _ => is_safe(&raw),
+            };
             if !safe || !repeatable(&raw) {
                 continue;
             }
@@ -126,8 +135,8 @@ fn compare(beds: &mut [Testbed; 2], code: &[u8], start: impl Fn(&mut Testbed)) -
         let data = (0..DATA_LEN).find(|&i| expected.data[i] != got.data[i]);
         let show = |o: &Outcome| {
             format!(
-                "{:?} rip {:#x} flags {:#x} mxcsr {:#x} cr2 {:#x} {:x?} {:x?}",
-                o.exit, o.rip, o.flags, o.mxcsr, o.cr2, o.regs, o.vectors
+                "{:?} rip {:#x} flags {:#x} mxcsr {:#x} cr2 {:#x} {:x?} {:x?} {:x?}",
+                o.exit, o.rip, o.flags, o.mxcsr, o.cr2, o.regs, o.x87, o.vectors
             )
         };
         panic!(
@@ -137,6 +146,30 @@ fn compare(beds: &mut [Testbed; 2], code: &[u8], start: impl Fn(&mut Testbed)) -
         );
     }
     expected.exit
+}
+
+/// An x87 whose registers hold all kinds of values. Now and then exceptions are unmasked.
+fn random_x87(rng: &mut Rng) -> X87 {
+    let mut area = [0; 512];
+    for (i, byte) in area.iter_mut().enumerate() {
+        // Exponents are mostly close to that of one.
+        *byte = match (i % 16, rng.below(4)) {
+            (9, 1..) => 0x3f | rng.next() as u8 & 0x80,
+            (8, 1..) => 0xfc | rng.next() as u8 & 3,
+            (7, 1..) => 0x80 | rng.next() as u8,
+            _ => rng.next() as u8,
+        };
+    }
+    let control = if rng.below(16) == 0 { rng.next() as u16 } else { 0x7f };
+    let control = control & 0xff | rng.next() as u16 & 0xf00;
+    area[..2].copy_from_slice(&control.to_le_bytes());
+    area[2] &= 0x40;
+    // Mostly a few registers in use below the top.
+    let valid = if rng.below(4) == 0 { rng.next() as u8 } else { 0x0f };
+    area[4] = valid.rotate_left(u32::from(area[3] >> 3 & 7));
+    let mut x87 = X87::default();
+    x87.fxrstor(true, &area);
+    x87
 }
 
 fn random_start(rng: &mut Rng, rdi: u64) -> impl Fn(&mut Testbed) + use<> {
@@ -149,6 +182,7 @@ fn random_start(rng: &mut Rng, rdi: u64) -> impl Fn(&mut Testbed) + use<> {
     let vectors: [u128; 16] =
         std::array::from_fn(|_| u128::from(rng.next()) << 64 | u128::from(rng.value()));
     let seed = rng.next() as u8;
+    let x87 = random_x87(rng);
     move |bed| {
         let data: Vec<u8> = (0..DATA_LEN).map(|i| (i as u8).wrapping_mul(seed)).collect();
         bed.ram.write(DATA, &data);
@@ -156,6 +190,7 @@ fn random_start(rng: &mut Rng, rdi: u64) -> impl Fn(&mut Testbed) + use<> {
         state.regs[..16].copy_from_slice(&regs);
         state.flags.set(flags | 2);
         state.mxcsr = 0x1f80;
+        state.x87 = x87;
         for (vector, value) in state.vec.iter_mut().zip(&vectors) {
             (vector.0[0], vector.0[1]) = (*value, value.rotate_left(40));
         }
@@ -166,7 +201,7 @@ fn random_start(rng: &mut Rng, rdi: u64) -> impl Fn(&mut Testbed) + use<> {
 fn random_streams_agree() {
     let mut beds = pair();
     let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
-    for _ in 0..6_000 {
+    for _ in 0..12_000 {
         let count = 1 + rng.below(12);
         let code = stream(&mut rng, count);
         let start = random_start(&mut rng, DATA + 0x800);
@@ -179,7 +214,7 @@ fn faults_amid_random_streams_are_exact() {
     let mut beds = pair();
     let mut rng = Rng(0x1234_5678_9abc_def1);
     let mut faults = 0;
-    for _ in 0..6_000 {
+    for _ in 0..12_000 {
         let count = 1 + rng.below(12);
         let code = stream(&mut rng, count);
         // Positive displacements lead out of what is mapped, negative ones to where nothing is.
@@ -204,6 +239,50 @@ fn agree(code: &[u8]) -> [Testbed; 2] {
 fn a_division_by_zero_is_exact() {
     // cmp eax, 5; lea ecx, [rax+7]; div r10d; hlt
     agree(&[0x83, 0xf8, 5, 0x8d, 0x48, 7, 0x41, 0xf7, 0xf2, 0xf4]);
+}
+
+#[test]
+fn functions_of_the_x87_are_close() {
+    // fld1; fld1; then FSIN, FCOS, FPTAN, F2XM1, FPATAN, FYL2X or FYL2XP1; fstp qword [rdi]; hlt
+    for function in [0xfe, 0xff, 0xf2, 0xf0, 0xf3, 0xf1, 0xf9] {
+        let code = [0xd9, 0xe8, 0xd9, 0xe8, 0xd9, function, 0xdd, 0x1f, 0xf4];
+        let results = pair().map(|mut bed| {
+            bed.ram.write(CODE, &code);
+            bed.cpu.state.x87 = X87::default();
+            bed.cpu.state.regs[gpr::RDI] = DATA;
+            assert_eq!(bed.run(CODE), RunExit::Halted);
+            f64::from_bits(bed.ram.read_uint(DATA, 8))
+        });
+        let [interpreted, translated] = results;
+        assert!((interpreted - translated).abs() < 1e-15, "{function:#x}: {results:?}");
+    }
+}
+
+#[test]
+fn an_x87_that_is_not_available_stays_so() {
+    // fld1; hlt, and: paddb mm0, mm1; hlt
+    for code in [&[0xd9, 0xe8, 0xf4][..], &[0x0f, 0xfc, 0xc1, 0xf4]] {
+        for trap in [cr0::TS, cr0::EM] {
+            let exit = compare(&mut pair(), code, |bed| bed.cpu.state.cr0 |= trap);
+            assert_eq!(exit, RunExit::Shutdown);
+        }
+    }
+}
+
+#[test]
+fn an_unmasked_x87_exception_is_reported_by_the_next_instruction() {
+    // fninit; fldcw [rdi]; fldz; fld1; fdiv st, st(1); fld1; hlt
+    let code = [0xdb, 0xe3, 0xd9, 0x2f, 0xd9, 0xee, 0xd9, 0xe8, 0xd8, 0xf1, 0xd9, 0xe8, 0xf4];
+    for (control, exit) in [(0x37f, RunExit::Halted), (0x37b, RunExit::Shutdown)] {
+        let mut beds = pair();
+        let got = compare(&mut beds, &code, |bed| {
+            bed.cpu.state.cr0 |= cr0::NE;
+            bed.ram.write(DATA, &u16::to_le_bytes(control));
+            bed.cpu.state.regs[gpr::RDI] = DATA;
+        });
+        assert_eq!(got, exit);
+        assert_eq!(beds[1].cpu.state.x87.fip, if control == 0x37f { CODE + 10 } else { CODE + 8 });
+    }
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use iced_x86::{Encoder, EncodingKind, Instruction, OpKind, Register};
+use iced_x86::{Encoder, EncodingKind, Instruction, Mnemonic, OpKind, Register};
 
 use super::unit::{self, Class, Unit};
+use super::x87;
 use super::{Flags, Source, Translation, plain_record};
 use crate::jit::asm::{Asm, Label, Mem, Width, cond, host::*, op};
 use crate::jit::flags::{FlagsAt, Recipe};
@@ -19,10 +20,8 @@ pub(super) enum Stub {
     Step { from: Label, record: usize, back: Label, restore_flags: bool },
     /// Leaves for good.
     Exit { from: Label, record: usize, save_flags: bool },
-    /// The vector registers are to be loaded.
-    Vectors { from: Label, record: usize, again: Label },
-    /// A store hit a watched page.
-    Written { from: Label, record: usize, back: Label },
+    /// Calls a helper.
+    Call { from: Label, record: usize, helper: usize, back: Label },
     /// The other way of a conditional jump out of the page.
     Far { from: Label, target: i32, flags: Flags },
 }
@@ -41,6 +40,10 @@ pub(super) struct Emitter<'a> {
     encoder: Encoder,
     /// Which vector registers are known to be the host's.
     vectors: u8,
+    /// The segment that is known to be noted as that of the x87's last operand.
+    pub x87_segment: Option<u8>,
+    /// Whether the page of the x87's last instruction is known to be this one.
+    pub x87_page_noted: bool,
 }
 
 const GPR64: [Register; 16] = [
@@ -94,6 +97,8 @@ impl<'a> Emitter<'a> {
             traps: Vec::new(),
             encoder: Encoder::new(64),
             vectors: vectors::NONE,
+            x87_segment: None,
+            x87_page_noted: false,
         }
     }
 
@@ -133,9 +138,10 @@ impl<'a> Emitter<'a> {
         let unit = &self.units[index];
         let effect = unit.effect;
         let touches_flags = effect.reads | effect.modifies != 0 || matches!(kind, Kind::Last(_));
+        let touches_x87 = unit::touches_x87(&unit.raw);
         let op = Some(Box::new(self.source.lower(unit)));
         let Source { block, start, .. } = *self.source;
-        self.record(Record { kind, flags, touches_flags, block, start, op })
+        self.record(Record { kind, flags, touches_flags, touches_x87, block, start, op })
     }
 
     /// `mov r14, record`.
@@ -149,7 +155,7 @@ impl<'a> Emitter<'a> {
         let unit = &self.units[index];
         match unit.class {
             Class::Nothing => {}
-            Class::Plain | Class::Vector => self.plain(index),
+            Class::Plain | Class::Vector | Class::Fpu => self.plain(index),
             Class::Address => self.address_of(&unit.raw),
             Class::Push => self.push(index),
             Class::Pop => self.pop(index),
@@ -251,15 +257,25 @@ impl<'a> Emitter<'a> {
         if unit::touches_memory(&unit.raw) {
             return self.plain_with_memory(index);
         }
-        if unit.class == Class::Vector {
-            self.want_vectors(index);
-        }
+        self.want_registers(index);
         if self.wants_host_flags(index) {
             self.flags_to_host();
         }
         self.encode_trapping(index, self.flags.at_trap());
+        if unit.class == Class::Fpu && x87::remembered(&unit.raw) {
+            self.remember(index);
+        }
         if unit.effect.modifies != 0 {
             self.flags = Flags::Host(Some(index));
+        }
+    }
+
+    /// Makes the registers that unit `index` uses the host's.
+    fn want_registers(&mut self, index: usize) {
+        match self.units[index].class {
+            Class::Vector => self.want_vectors(index),
+            Class::Fpu => self.want_x87(index),
+            _ => {}
         }
     }
 
@@ -277,7 +293,7 @@ impl<'a> Emitter<'a> {
 
     /// Before a vector instruction: makes the guest's vector registers the host's, if the block has
     /// not made sure of that. R14 and the host's flags are lost.
-    fn want_vectors(&mut self, index: usize) {
+    pub fn want_vectors(&mut self, index: usize) {
         let raw = &self.units[index].raw;
         let level =
             if raw.encoding() == EncodingKind::Legacy { vectors::SSE } else { vectors::AVX };
@@ -292,7 +308,8 @@ impl<'a> Emitter<'a> {
         self.asm.jcc(cond::B, from);
         let kind = Kind::Interpret(raw.ip() as i64);
         let record = self.record(plain_record(self.source, kind, flags));
-        self.stubs.push(Stub::Vectors { from, record, again });
+        let helper = self.thunks.load_vectors;
+        self.stubs.push(Stub::Call { from, record, helper, back: again });
     }
 
     fn plain_with_memory(&mut self, index: usize) {
@@ -300,13 +317,18 @@ impl<'a> Emitter<'a> {
         let raw = &unit.raw;
         let size = raw.memory_size().size();
         let writes = unit::writes_memory(raw);
-        if unit.class == Class::Vector {
-            self.want_vectors(index);
-        }
+        self.want_registers(index);
         let at_fault = self.destroy_flags(index);
         self.address(raw, R13);
+        let remembered = unit.class == Class::Fpu && x87::remembered(raw);
+        if remembered {
+            self.note_operand(raw);
+        }
         let slow = self.asm.label();
         self.look_up(size, writes, slow);
+        if raw.mnemonic() == Mnemonic::Fldcw {
+            self.check_control_word(slow);
+        }
         let restores = self.wants_host_flags(index) && self.flags == Flags::Slot;
         let homeless = (0..raw.op_count()).any(|n| {
             let register = raw.op_register(n);
@@ -315,7 +337,7 @@ impl<'a> Emitter<'a> {
                 && unit::home(register).is_none()
         });
         let modifies = unit.effect.modifies != 0;
-        let keep_entry = writes && (restores || homeless || modifies);
+        let keep_entry = writes && (restores || homeless || modifies || remembered);
         if keep_entry {
             self.asm.store(R15, at::SPARE, R14);
         }
@@ -323,6 +345,9 @@ impl<'a> Emitter<'a> {
             self.flags_to_host();
         }
         self.encode_trapping(index, at_fault);
+        if remembered {
+            self.remember(index);
+        }
         if modifies {
             self.flags = Flags::Host(Some(index));
         }
@@ -357,7 +382,8 @@ impl<'a> Emitter<'a> {
         let back = self.asm.label();
         self.asm.bind(back);
         let record = self.record(plain_record(self.source, kind, self.flags.at_trap()));
-        self.stubs.push(Stub::Written { from, record, back });
+        let helper = self.thunks.written;
+        self.stubs.push(Stub::Call { from, record, helper, back });
     }
 
     /// The guest's instruction itself, with its registers replaced by those of the host, and its
@@ -488,16 +514,10 @@ impl<'a> Emitter<'a> {
                 self.asm.bind(from);
                 self.exit(record, save_flags);
             }
-            Stub::Vectors { from, record, again } => {
+            Stub::Call { from, record, helper, back } => {
                 self.asm.bind(from);
                 self.load_record(record);
-                self.asm.call(self.thunks.load_vectors);
-                self.asm.jmp(again);
-            }
-            Stub::Written { from, record, back } => {
-                self.asm.bind(from);
-                self.load_record(record);
-                self.asm.call(self.thunks.written);
+                self.asm.call(helper);
                 self.asm.jmp(back);
             }
             Stub::Far { from, target, flags } => {

@@ -7,6 +7,7 @@ mod access;
 mod control;
 mod emit;
 pub mod unit;
+mod x87;
 
 use std::ops::Range;
 
@@ -71,9 +72,11 @@ impl Source<'_> {
         let mut decoder = Decoder::with_ip(key.code_bits(), self.bytes, start, options);
         let mut units = Vec::with_capacity(16);
         let mut len = 0;
+        let mut x87_live = false;
         while units.len() < MAX_UNITS && decoder.can_decode() {
             let Some(raw) = decode::take_apart(&mut decoder) else { break };
-            let unit = Unit::of(raw, key, self.model);
+            let mut unit = Unit::of(raw, key, self.model);
+            x87_live = unit.follow_x87(x87_live);
             len = decoder.position();
             let last = unit.ends_block();
             units.push(unit);
@@ -84,12 +87,16 @@ impl Source<'_> {
         (units, len)
     }
 
-    /// The operation that the interpreter has for `unit`.
-    fn lower(&self, unit: &Unit) -> Op {
+    /// What the decoder wants to know about `unit`.
+    fn insn<'a>(&'a self, unit: &'a Unit) -> Insn<'a> {
         let at = unit.raw.ip() as usize - usize::from(self.start);
         let bytes = &self.bytes[at..at + unit.raw.len()];
-        let insn = Insn { raw: &unit.raw, key: self.variant.key, start: self.start.into(), bytes };
-        decode::lower(&insn, self.model)
+        Insn { raw: &unit.raw, key: self.variant.key, start: self.start.into(), bytes }
+    }
+
+    /// The operation that the interpreter has for `unit`.
+    fn lower(&self, unit: &Unit) -> Op {
+        decode::lower(&self.insn(unit), self.model)
     }
 }
 
@@ -139,5 +146,6 @@ impl Flags {
 
 /// A record for something that is not an instruction.
 fn plain_record(source: &Source<'_>, kind: Kind, flags: FlagsAt) -> Record {
-    Record { kind, flags, touches_flags: false, block: source.block, start: source.start, op: None }
+    let Source { block, start, .. } = *source;
+    Record { kind, flags, touches_flags: false, touches_x87: false, block, start, op: None }
 }

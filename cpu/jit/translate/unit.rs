@@ -4,6 +4,7 @@ use iced_x86::{
     Code, CpuidFeature, EncodingKind, FlowControl, Instruction, Mnemonic as M, OpKind, Register,
 };
 
+use super::x87;
 use crate::cpuid::Model;
 use crate::interp::decode::{self, End, Key};
 use crate::jit::asm::host::{R13, R14};
@@ -18,6 +19,8 @@ pub enum Class {
     Plain,
     /// The same, and it uses vector registers.
     Vector,
+    /// The same, and it uses the registers of the x87 and of MMX.
+    Fpu,
     /// Not at all.
     Nothing,
     /// LEA.
@@ -60,6 +63,8 @@ pub struct Unit {
     pub changes: u16,
     /// Flags that somebody needs after it.
     pub needed: u8,
+    /// Whether it must make sure that the guest's x87 registers are the host's.
+    pub loads_x87: bool,
 }
 
 impl Unit {
@@ -69,7 +74,7 @@ impl Unit {
         let effect = Effect::of(&raw);
         let visible = match class {
             Class::Plain => touches_memory(&raw) || can_trap(raw.mnemonic()),
-            Class::Vector => true,
+            Class::Vector | Class::Fpu => true,
             Class::Nothing | Class::Address | Class::Jump | Class::Branch(_) => false,
             _ => true,
         };
@@ -79,7 +84,21 @@ impl Unit {
             Class::Vector => changed_registers(&raw) | 1 << gpr::RCX,
             _ => changed_registers(&raw),
         };
-        Unit { raw, class, effect, visible, changes, needed: 0 }
+        Unit { raw, class, effect, visible, changes, needed: 0, loads_x87: class == Class::Fpu }
+    }
+
+    /// Takes into account whether an instruction before made the guest's x87 registers the host's;
+    /// whether they are afterwards.
+    pub fn follow_x87(&mut self, live: bool) -> bool {
+        match self.class {
+            Class::Fpu => {
+                self.loads_x87 = !live;
+                self.visible = !live || touches_memory(&self.raw) || x87::uses_xmm(&self.raw);
+                self.raw.mnemonic() != M::Fldcw
+            }
+            Class::Step => live && !touches_x87(&self.raw),
+            _ => live,
+        }
     }
 
     /// Whether it ends the block.
@@ -88,6 +107,7 @@ impl Unit {
             self.class,
             Class::Plain
                 | Class::Vector
+                | Class::Fpu
                 | Class::Nothing
                 | Class::Address
                 | Class::Push
@@ -108,8 +128,30 @@ pub fn can_trap(mnemonic: M) -> bool {
     matches!(mnemonic, M::Div | M::Idiv | M::Cmpxchg16b)
 }
 
+/// Whether `raw` is an x87 instruction.
+pub fn is_x87(raw: &Instruction) -> bool {
+    use CpuidFeature as C;
+    raw.cpuid_features().iter().any(|set| matches!(set, C::FPU | C::FPU287 | C::FPU387))
+}
+
+/// Whether `raw` reads or changes the state of the x87, or may do so.
+pub fn touches_x87(raw: &Instruction) -> bool {
+    use CpuidFeature as C;
+    let areas = |set: &CpuidFeature| {
+        matches!(set, C::MMX | C::FXSR | C::XSAVE | C::XSAVEC | C::XSAVEOPT | C::XSAVES)
+    };
+    let mmx = |n| raw.op_kind(n) == OpKind::Register && raw.op_register(n).is_mm();
+    is_x87(raw) || raw.cpuid_features().iter().any(areas) || (0..raw.op_count()).any(mmx)
+}
+
 /// Whether the memory operand is written.
 pub fn writes_memory(raw: &Instruction) -> bool {
+    if is_x87(raw) {
+        return matches!(
+            raw.mnemonic(),
+            M::Fst | M::Fstp | M::Fist | M::Fistp | M::Fisttp | M::Fbstp | M::Fnstcw | M::Fnstsw
+        );
+    }
     let only_reads = matches!(
         raw.mnemonic(),
         M::Cmp | M::Test | M::Bt | M::Mul | M::Imul | M::Div | M::Idiv | M::Push | M::Jmp | M::Call
@@ -158,11 +200,12 @@ fn classify(raw: &Instruction, key: Key, model: &Model) -> Class {
         }
         M::Push | M::Pop | M::Leave => stack(raw, key),
         mnemonic if is_plain(mnemonic) || is_conditional(raw) => Class::Plain,
+        _ if x87::is_native(raw) => Class::Fpu,
         _ if is_vector(raw) => Class::Vector,
         _ => Class::Step,
     };
     let possible = match class {
-        Class::Plain | Class::Vector => {
+        Class::Plain | Class::Vector | Class::Fpu => {
             decode::offered(raw, model) && host_has(raw) && placeable(raw, key)
         }
         Class::Address => addressable(raw, key) && raw.op0_register().size() >= 4,
@@ -360,25 +403,18 @@ fn is_vector(raw: &Instruction) -> bool {
     });
     let special = matches!(
         raw.mnemonic(),
-        M::Ldmxcsr
-            | M::Stmxcsr
-            | M::Vldmxcsr
-            | M::Vstmxcsr
-            | M::Maskmovdqu
-            | M::Vmaskmovdqu
-            | M::Maskmovq
-            | M::Emms
+        M::Ldmxcsr | M::Stmxcsr | M::Vldmxcsr | M::Vstmxcsr | M::Maskmovdqu | M::Vmaskmovdqu
     );
     encoding && registers && !special && raw.cpuid_features().iter().all(is_vector_set)
 }
 
 /// Whether `set` is one of vector instructions that this processor executes.
-fn is_vector_set(set: &CpuidFeature) -> bool {
+pub fn is_vector_set(set: &CpuidFeature) -> bool {
     use CpuidFeature as C;
     use std::arch::is_x86_feature_detected as has;
     match set {
         // A processor with BMI2, which the translator itself needs, has all of these.
-        C::SSE | C::SSE2 | C::SSE3 | C::SSSE3 | C::SSE4_1 | C::SSE4_2 => true,
+        C::MMX | C::SSE | C::SSE2 | C::SSE3 | C::SSSE3 | C::SSE4_1 | C::SSE4_2 => true,
         C::AES => has!("aes"),
         C::PCLMULQDQ => has!("pclmulqdq"),
         C::SHA => has!("sha"),
@@ -482,6 +518,9 @@ fn placeable(raw: &Instruction, key: Key) -> bool {
         let register = raw.op_register(n);
         if register.is_xmm() || register.is_ymm() {
             rex |= register.number() >= 8;
+            continue;
+        }
+        if register.is_mm() || register.is_st() {
             continue;
         }
         if !register.is_gpr() {

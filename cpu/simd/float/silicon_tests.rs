@@ -6,26 +6,34 @@ use super::*;
 use crate::fpu::testing::Random;
 use iced_x86::Mnemonic as M;
 use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use std::sync::OnceLock;
 
 const CASES: usize = 20_000;
 
-extern "C" fn resume_at_r11(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel passes the interrupted context, which is this handler's to change. Only the
-    // code below raises SIGFPE, with the address to go on at in r11.
-    unsafe {
-        let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
-        registers[libc::REG_RIP as usize] = registers[libc::REG_R11 as usize];
+/// The handler that was there before: translated code of other tests may trap at the same time.
+static BEFORE: OnceLock<SigHandler> = OnceLock::new();
+
+extern "C" fn resume_at_r11(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes the interrupted context, which is this handler's to change.
+    let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    let behind = registers[libc::REG_R11 as usize];
+    // The code below traps right before the place whose address is in R11.
+    if matches!(behind.wrapping_sub(registers[libc::REG_RIP as usize]), 1..=15) {
+        registers[libc::REG_RIP as usize] = behind;
+    } else if let Some(SigHandler::SigAction(handler)) = BEFORE.get() {
+        handler(signal, info, context);
+    } else {
+        std::process::abort();
     }
 }
 
 fn catch_exceptions() {
-    // SAFETY: the handler has the type that SA_SIGINFO asks for.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = resume_at_r11 as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO;
-        assert_eq!(libc::sigaction(libc::SIGFPE, &action, std::ptr::null_mut()), 0);
-    }
+    let handler = SigHandler::SigAction(resume_at_r11);
+    let action = SigAction::new(handler, SaFlags::SA_ONSTACK, SigSet::empty());
+    // SAFETY: the handler does nothing but load and store words.
+    let before = unsafe { sigaction(Signal::SIGFPE, &action) }.unwrap();
+    BEFORE.get_or_init(|| before.handler());
 }
 
 /// Destination and MXCSR after `instruction` on xmm0 and xmm1.

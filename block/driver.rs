@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use serde_json::{Map, Value};
 
+use crate::node::{Claim, Permissions, Role};
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -115,6 +116,30 @@ pub trait Driver: Send + Sync {
     /// Bytes that the host spends on it.
     fn allocated_size(&self) -> Result<Option<u64>> {
         Ok(None)
+    }
+
+    /// What is claimed of the child in a role when `above` is claimed of this node: by default what a
+    /// format needs that keeps tables in its file.
+    fn child_claim(&self, role: Role, above: Claim, read_only: bool) -> Claim {
+        let changes = Permissions::WRITE.with(Permissions::RESIZE);
+        match role {
+            Role::Backing | Role::Image => {
+                let shares = Permissions::CONSISTENT_READ.with(Permissions::WRITE_UNCHANGED);
+                let free = above.shares.contains(Permissions::WRITE);
+                let needs = above.needs.and(Permissions::CONSISTENT_READ);
+                Claim { needs, shares: if free { shares.with(changes) } else { shares } }
+            }
+            _ if read_only => above,
+            _ => Claim {
+                needs: above.needs.with(changes).with(Permissions::CONSISTENT_READ),
+                shares: above.shares.without(changes),
+            },
+        }
+    }
+
+    /// Others are told what is done with it from now on: protocols lock their files.
+    fn set_claim(&self, _claim: Claim) -> Result<()> {
+        Ok(())
     }
 
     /// Checks the metadata.

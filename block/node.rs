@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
 use crate::vector::Vector;
@@ -38,6 +38,11 @@ impl Permissions {
     /// Without the other.
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
+    }
+
+    /// What is in both.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
     }
 
     /// Whether all of the other is in it.
@@ -76,9 +81,16 @@ impl Claim {
         needs: Permissions::CONSISTENT_READ.with(Permissions::WRITE).with(Permissions::RESIZE),
         shares: Permissions::CONSISTENT_READ.with(Permissions::WRITE_UNCHANGED),
     };
+    /// For somebody who only holds it.
+    pub const HOLDER: Self = Self { needs: Permissions::NONE, shares: Permissions::ALL };
     /// For somebody who looks at an image that is in use.
     pub const ONLOOKER: Self =
         Self { needs: Permissions::CONSISTENT_READ, shares: Permissions::ALL };
+
+    /// Both claims at once.
+    pub const fn with(self, other: Self) -> Self {
+        Self { needs: self.needs.with(other.needs), shares: self.shares.and(other.shares) }
+    }
 }
 
 /// The place of a child under its parent.
@@ -109,11 +121,60 @@ impl Role {
     }
 }
 
+/// Whether writes are looked at for zeroes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DetectZeroes {
+    /// They are not.
+    #[default]
+    Off,
+    /// Zeroes are written as such.
+    On,
+    /// And may give up their storage.
+    Unmap,
+}
+
+impl DetectZeroes {
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Unmap => "unmap",
+        }
+    }
+}
+
+/// How a node treats requests, as the operator chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manner {
+    /// Discards are passed on (`discard=unmap`); else they are dropped.
+    pub discard: bool,
+    /// Whether writes are looked at for zeroes.
+    pub detect_zeroes: DetectZeroes,
+    /// Flushes are dropped (`cache.no-flush`).
+    pub no_flush: bool,
+    /// The host's cache is passed by (`cache.direct`).
+    pub direct: bool,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { discard: true, detect_zeroes: DetectZeroes::Off, no_flush: false, direct: false }
+    }
+}
+
 struct Parent {
     id: u64,
     name: String,
     role: Role,
+    /// What the parent wants for itself, and what follows from the use made of it.
     claim: Claim,
+}
+
+impl Parent {
+    fn describe(&self, node: &Node) -> String {
+        format!("{} (uses node '{}' as '{}' child)", self.name, node.name, self.role.name())
+    }
 }
 
 /// A driver with a name, and the list of those who use it.
@@ -121,6 +182,7 @@ pub struct Node {
     name: String,
     filename: String,
     read_only: bool,
+    manner: RwLock<Manner>,
     driver: Box<dyn Driver>,
     children: Vec<(Role, Child)>,
     parents: Mutex<Vec<Parent>>,
@@ -130,6 +192,8 @@ pub struct Node {
 pub struct Child {
     node: Arc<Node>,
     id: u64,
+    /// What the parent wants, whatever use is made of it.
+    base: Claim,
 }
 
 impl std::ops::Deref for Child {
@@ -143,10 +207,40 @@ impl std::ops::Deref for Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.node.parents.lock().retain(|parent| parent.id != self.id);
+        // To need less is always granted.
+        let _ = self.node.update();
+    }
+}
+
+impl Child {
+    /// Exchanges the claim; returns the one before.
+    fn exchange(&self, claim: Claim) -> Option<Claim> {
+        let mut parents = self.node.parents.lock();
+        let parent = parents.iter_mut().find(|parent| parent.id == self.id)?;
+        Some(std::mem::replace(&mut parent.claim, claim))
+    }
+
+    /// Claims something else. If that conflicts with somebody else's use, all stays as it was.
+    pub fn change(&self, claim: Claim) -> Result<()> {
+        let before = self.exchange(claim);
+        let result = self.node.update();
+        if let (Err(_), Some(before)) = (&result, before) {
+            self.exchange(before);
+            // It was granted before.
+            let _ = self.node.update();
+        }
+        result
     }
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// Names like QEMU's: a running number and two random digits, so that nobody relies on them.
+fn generated_name() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    let random = std::hash::RandomState::new().build_hasher().finish() % 100;
+    format!("#block{}{random:02}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
 
 impl Node {
     /// A node over a driver. Without a name it gets one as QEMU gives them (`#block123`).
@@ -157,11 +251,32 @@ impl Node {
         driver: Box<dyn Driver>,
         children: Vec<(Role, Child)>,
     ) -> Arc<Self> {
-        let name =
-            name.unwrap_or_else(|| format!("#block{:03}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        Self::with_manner(name, filename, read_only, Manner::default(), driver, children)
+    }
+
+    /// The same, treating requests in its own manner.
+    pub fn with_manner(
+        name: Option<String>,
+        filename: &str,
+        read_only: bool,
+        manner: Manner,
+        driver: Box<dyn Driver>,
+        children: Vec<(Role, Child)>,
+    ) -> Arc<Self> {
+        let name = name.unwrap_or_else(generated_name);
         let parents = Mutex::new(Vec::new());
-        let filename = filename.to_owned();
-        Arc::new(Self { name, filename, read_only, driver, children, parents })
+        let (filename, manner) = (filename.to_owned(), RwLock::new(manner));
+        Arc::new(Self { name, filename, read_only, manner, driver, children, parents })
+    }
+
+    /// How it treats requests.
+    pub fn manner(&self) -> Manner {
+        *self.manner.read()
+    }
+
+    /// Has it treat requests in another manner from now on.
+    pub fn set_manner(&self, manner: Manner) {
+        *self.manner.write() = manner;
     }
 
     /// The node's name.
@@ -194,33 +309,72 @@ impl Node {
         self.children.iter().map(|(role, child)| (*role, &child.node))
     }
 
-    /// Takes a hold on the node, unless that conflicts with somebody else's.
+    /// Takes a hold on the node, unless that conflicts with somebody else's. `name` is what messages
+    /// call the parent.
     pub fn attach(self: &Arc<Self>, name: &str, role: Role, claim: Claim) -> Result<Child> {
         if claim.needs.contains(Permissions::WRITE) && self.read_only {
             return Err(Error::new(libc::EACCES, "Block node is read-only"));
         }
-        let mut parents = self.parents.lock();
-        for other in parents.iter() {
-            let refused = claim.needs.without(other.claim.shares);
-            let disturbed = other.claim.needs.without(claim.shares);
-            for (conflict, verb) in [(refused, "does not allow"), (disturbed, "uses")] {
-                if conflict != Permissions::NONE {
-                    return Err(Error::new(
-                        libc::EPERM,
-                        format!(
-                            "Conflicts with use by {} as '{}', which {verb} '{}' on {}",
-                            other.name,
-                            other.role.name(),
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.parents.lock().push(Parent { id, name: name.to_owned(), role, claim });
+        let child = Child { node: self.clone(), id, base: claim };
+        // On failure the child is dropped, which takes everything back.
+        self.update()?;
+        Ok(child)
+    }
+
+    /// Whether anybody holds it, other than by a plain reference.
+    pub fn is_used(&self) -> bool {
+        !self.parents.lock().is_empty()
+    }
+
+    /// Who holds it: names and roles.
+    pub fn parents(&self) -> Vec<(String, Role)> {
+        self.parents.lock().iter().map(|parent| (parent.name.clone(), parent.role)).collect()
+    }
+
+    /// What all parents together do and let others do; refused if they exclude each other.
+    fn cumulative(&self) -> Result<Claim> {
+        let parents = self.parents.lock();
+        for (n, newer) in parents.iter().enumerate() {
+            for older in &parents[..n] {
+                for (user, other) in [(older, newer), (newer, older)] {
+                    let conflict = user.claim.needs.without(other.claim.shares);
+                    if conflict != Permissions::NONE {
+                        let text = format!(
+                            "Permission conflict on node '{}': permissions '{}' are both required \
+                             by {} and unshared by {}.",
+                            self.name,
                             conflict.names(),
-                            self.name
-                        ),
-                    ));
+                            user.describe(self),
+                            other.describe(self),
+                        );
+                        return Err(Error::new(libc::EPERM, text));
+                    }
                 }
             }
         }
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        parents.push(Parent { id, name: name.to_owned(), role, claim });
-        Ok(Child { node: self.clone(), id })
+        Ok(parents.iter().fold(Claim::HOLDER, |all, parent| all.with(parent.claim)))
+    }
+
+    /// Passes on what parents claim to the children and to the host. The graph is changed by one thread
+    /// at a time.
+    fn update(&self) -> Result<()> {
+        let above = self.cumulative()?;
+        self.driver.set_claim(above)?;
+        for (role, child) in &self.children {
+            let below = self.driver.child_claim(*role, above, self.read_only).with(child.base);
+            let Some(before) = child.exchange(below).filter(|before| *before != below) else {
+                continue;
+            };
+            if let Err(error) = child.node.update() {
+                child.exchange(before);
+                let _ = child.node.update();
+                // The children before this one follow when the parent's claim is taken back.
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     fn check(&self, at: u64, len: u64) -> Result<()> {
@@ -263,6 +417,11 @@ impl Node {
     pub fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
         Box::pin(async move {
             self.check_write()?;
+            let detect = self.manner().detect_zeroes;
+            if detect != DetectZeroes::Off && from.is_zero() {
+                let flags = ZeroFlags { unmap: detect == DetectZeroes::Unmap };
+                return self.driver.write_zeroes(at, from.len() as u64, flags).await;
+            }
             self.driver.write(at, from).await
         })
     }
@@ -280,6 +439,7 @@ impl Node {
     pub fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Io<'_, ()> {
         Box::pin(async move {
             self.check_write()?;
+            let flags = ZeroFlags { unmap: flags.unmap && self.manner().discard };
             self.driver.write_zeroes(at, len, flags).await
         })
     }
@@ -289,13 +449,16 @@ impl Node {
         Box::pin(async move {
             self.check_write()?;
             self.check(at, len)?;
-            self.driver.discard(at, len).await
+            match self.manner().discard {
+                true => self.driver.discard(at, len).await,
+                false => Ok(()),
+            }
         })
     }
 
     /// What was acknowledged survives a power cut.
     pub fn flush(&self) -> Io<'_, ()> {
-        if self.read_only {
+        if self.read_only || self.manner().no_flush {
             return Box::pin(std::future::ready(Ok(())));
         }
         self.driver.flush()
@@ -347,12 +510,40 @@ mod tests {
         let error = node.attach("device b", Role::User, Claim::WRITER).err().unwrap();
         assert_eq!(
             error.to_string(),
-            "Conflicts with use by device a as 'root', which does not allow 'write, resize' on n"
+            "Permission conflict on node 'n': permissions 'write, resize' are both required by \
+             device a (uses node 'n' as 'root' child) and unshared by device b (uses node 'n' as \
+             'root' child)."
         );
         let error = node.attach("device c", Role::User, Claim::READER).err().unwrap();
-        assert!(error.to_string().contains("which uses 'write, resize' on n"), "{error}");
+        assert!(error.to_string().contains("and unshared by device c"), "{error}");
         node.attach("looker", Role::User, Claim::ONLOOKER).unwrap();
         drop(first);
         node.attach("device b", Role::User, Claim::WRITER).unwrap();
+    }
+
+    /// A raw node claims of its file what is claimed of itself, and the file is locked accordingly.
+    #[test]
+    fn claims_reach_the_host() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        let open = || {
+            let driver = HostFile::open(path, false, false, Arc::new(Inline)).unwrap();
+            let node = Node::new(None, path, false, Box::new(driver), Vec::new());
+            let raw = crate::raw::Raw::new(node.clone(), 0, None).unwrap();
+            let child = node.attach("node 'r'", Role::File, Claim::HOLDER).unwrap();
+            Node::new(Some("r".into()), path, false, Box::new(raw), vec![(Role::File, child)])
+        };
+        let (one, two) = (open(), open());
+        let writer = one.attach("device a", Role::User, Claim::WRITER).unwrap();
+        let error = two.attach("device b", Role::User, Claim::WRITER).err().unwrap();
+        let text =
+            format!("Failed to get \"write\" lock\nIs another process using the image [{path}]?");
+        assert_eq!(error.to_string(), text);
+        assert!(two.attach("device b", Role::User, Claim::READER).is_err());
+        drop(writer);
+        let reader = two.attach("device b", Role::User, Claim::READER).unwrap();
+        assert!(one.attach("device a", Role::User, Claim::WRITER).is_err());
+        drop(reader);
+        one.attach("device a", Role::User, Claim::WRITER).unwrap();
     }
 }

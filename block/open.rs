@@ -350,7 +350,7 @@ impl Builder<'_, '_> {
         }
         let read_only = self.how.purpose == Purpose::Read;
         let host = HostFile::open(&filename, read_only, false, self.how.io.clone())?;
-        host.lock(self.claim()).map_err(|error| in_use(&error, &filename))?;
+        host.lock(self.claim())?;
         Ok((filename, host))
     }
 }
@@ -379,11 +379,6 @@ pub fn full_backing_name(image: &str, backing: &str) -> String {
     }
 }
 
-fn in_use(error: &Error, filename: &str) -> Error {
-    let text = format!("{error}\nIs another process using the image [{filename}]?");
-    Error::new(error.errno(), text)
-}
-
 fn raw_warning(name: &str) -> String {
     format!(
         "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
@@ -402,7 +397,7 @@ pub async fn create_file(name: &str, io: Arc<dyn HostIo>) -> Result<Arc<Node>> {
     }
     let name = name.strip_prefix("file:").unwrap_or(name);
     let host = HostFile::open(name, false, true, io)?;
-    host.lock(Claim::WRITER).map_err(|error| in_use(&error, name))?;
+    host.lock(Claim::WRITER)?;
     let node = Node::new(None, name, false, Box::new(host), Vec::new());
     node.truncate(0, Preallocation::Off).await?;
     Ok(node)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
-use crate::node::Node;
+use crate::node::{Claim, Node, Permissions, Role};
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -92,6 +92,15 @@ impl Driver for Raw {
 
     fn status(&self, at: u64, len: u64) -> Io<'_, Extent> {
         Box::pin(async move { self.file.driver().status(self.place(at, len)?, len).await })
+    }
+
+    /// It has nothing of its own in the file.
+    fn child_claim(&self, _: Role, above: Claim, _: bool) -> Claim {
+        match self.size {
+            // A window does not move the end.
+            Some(_) => Claim { needs: above.needs.without(Permissions::RESIZE), ..above },
+            None => above,
+        }
     }
 
     fn allocated_size(&self) -> Result<Option<u64>> {

@@ -150,6 +150,15 @@ impl Vector {
         }
     }
 
+    /// Whether all bytes are zero.
+    pub fn is_zero(&self) -> bool {
+        let mut buffer = [0; 4096];
+        (0..self.len).step_by(buffer.len()).all(|at| {
+            let got = self.read(at, &mut buffer);
+            buffer[..got].iter().all(|byte| *byte == 0)
+        })
+    }
+
     fn iovecs(&self) -> Vec<libc::iovec> {
         let to_iovec = |piece: &Piece| libc::iovec {
             iov_base: piece.start.as_ptr().cast(),

@@ -26,24 +26,48 @@ fn range(kind: i32, byte: usize) -> libc::flock {
     }
 }
 
-/// Takes the locks of a claim on a file that has none yet.
-pub(super) fn claim(file: &File, claim: Claim) -> Result<()> {
-    // Reading disturbs nobody, so it is not announced; writing what is there already neither.
+/// The bytes that a claim locks.
+fn bytes(claim: Claim) -> (Permissions, Permissions) {
+    // Reading disturbs nobody, so nobody minds it; writing what is there already neither.
     let quiet = Permissions::CONSISTENT_READ.with(Permissions::WRITE_UNCHANGED);
-    let withheld = Permissions::ALL.without(claim.shares).without(quiet);
-    let bytes = (claim.needs.each().map(|(bit, _)| USED + bit))
-        .chain(withheld.each().map(|(bit, _)| NOT_SHARED + bit));
-    for byte in bytes {
-        match fcntl(file, FcntlArg::F_OFD_SETLK(&range(libc::F_RDLCK, byte))) {
-            // A file system without locks.
-            Err(Errno::EINVAL | Errno::ENOLCK | Errno::EOPNOTSUPP) => return Ok(()),
-            result => result.map_err(|_| taken("shared", "read"))?,
-        };
+    (claim.needs, Permissions::ALL.without(claim.shares).without(quiet))
+}
+
+fn set(file: &File, kind: i32, byte: usize) -> nix::Result<()> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&range(kind, byte))) {
+        // A file system without locks.
+        Err(Errno::EINVAL | Errno::ENOLCK | Errno::EOPNOTSUPP) => Ok(()),
+        result => result.map(drop),
     }
-    for (bit, name) in claim.needs.each() {
+}
+
+/// Exchanges the locks of a claim for those of another. On failure the old ones are held.
+pub(super) fn change(file: &File, before: Claim, after: Claim) -> Result<()> {
+    let ((used_before, held_before), (used, held)) = (bytes(before), bytes(after));
+    let (uses, holds) = (used.without(used_before), held.without(held_before));
+    let taken = take(file, uses, holds);
+    let (uses, holds) = match taken {
+        Ok(()) => (used_before.without(used), held_before.without(held)),
+        Err(_) => (uses, holds),
+    };
+    for (bit, _) in uses.each() {
+        let _ = set(file, libc::F_UNLCK, USED + bit);
+    }
+    for (bit, _) in holds.each() {
+        let _ = set(file, libc::F_UNLCK, NOT_SHARED + bit);
+    }
+    taken
+}
+
+fn take(file: &File, uses: Permissions, holds: Permissions) -> Result<()> {
+    let used = uses.each().map(|(bit, _)| USED + bit);
+    for byte in used.chain(holds.each().map(|(bit, _)| NOT_SHARED + bit)) {
+        set(file, libc::F_RDLCK, byte).map_err(|_| taken("shared", "read"))?;
+    }
+    for (bit, name) in uses.each() {
         test(file, NOT_SHARED + bit, "", name)?;
     }
-    for (bit, name) in withheld.each() {
+    for (bit, name) in holds.each() {
         test(file, USED + bit, "shared ", name)?;
     }
     Ok(())
@@ -51,7 +75,10 @@ pub(super) fn claim(file: &File, claim: Claim) -> Result<()> {
 
 fn test(file: &File, byte: usize, kind: &str, name: &str) -> Result<()> {
     let mut probe = range(libc::F_WRLCK, byte);
-    fcntl(file, FcntlArg::F_OFD_GETLK(&mut probe))?;
+    match fcntl(file, FcntlArg::F_OFD_GETLK(&mut probe)) {
+        Err(Errno::EINVAL | Errno::ENOLCK | Errno::EOPNOTSUPP) => return Ok(()),
+        result => result?,
+    };
     if i32::from(probe.l_type) == libc::F_UNLCK { Ok(()) } else { Err(taken(kind, name)) }
 }
 
@@ -66,6 +93,7 @@ mod tests {
     #[test]
     fn writers_exclude_each_other_and_readers() {
         let file = tempfile::NamedTempFile::new().unwrap();
+        let claim = |file: &File, claim| change(file, Claim::HOLDER, claim);
         let open = || File::options().read(true).write(true).open(file.path()).unwrap();
         let writer = open();
         claim(&writer, Claim::WRITER).unwrap();

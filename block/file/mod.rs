@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::unistd::Whence;
+use parking_lot::Mutex;
 use serde_json::Map;
 
 use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
@@ -20,7 +21,10 @@ use crate::{Error, Result};
 /// A file of the host, and how to reach it.
 pub struct HostFile {
     file: Arc<File>,
+    path: String,
     io: Arc<dyn HostIo>,
+    locking: bool,
+    locked: Mutex<Claim>,
 }
 
 impl HostFile {
@@ -35,12 +39,33 @@ impl HostFile {
             let text = format!("'file' driver requires '{path}' to be a regular file");
             return Err(Error::invalid(text));
         }
-        Ok(Self { file: Arc::new(file), io })
+        Ok(Self {
+            file: Arc::new(file),
+            path: path.to_owned(),
+            io,
+            locking: true,
+            locked: Mutex::new(Claim::HOLDER),
+        })
     }
 
     /// Excludes other programs, as far as the claim says; the lock ends with the last user of the file.
     pub fn lock(&self, claim: Claim) -> Result<()> {
-        lock::claim(&self.file, claim)
+        let mut locked = self.locked.lock();
+        if *locked == claim || !self.locking {
+            return Ok(());
+        }
+        lock::change(&self.file, *locked, claim).map_err(|error| {
+            let text = format!("{error}\nIs another process using the image [{}]?", self.path);
+            Error::new(error.errno(), text)
+        })?;
+        *locked = claim;
+        Ok(())
+    }
+
+    /// Leaves locks alone (`locking=off`).
+    pub fn without_locks(mut self) -> Self {
+        self.locking = false;
+        self
     }
 
     fn submit(&self, op: HostOp) -> Io<'_, ()> {
@@ -119,6 +144,10 @@ impl Driver for HostFile {
 
     fn status(&self, at: u64, len: u64) -> Io<'_, Extent> {
         Box::pin(std::future::ready(self.find_extent(at, len)))
+    }
+
+    fn set_claim(&self, claim: Claim) -> Result<()> {
+        self.lock(claim)
     }
 
     fn specific_info(&self) -> Option<Map<String, serde_json::Value>> {

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use crate::backend::{Backend, DriveInfo, Event, EventSink, Helper};
 use crate::engine::{self, HostIo};
 use crate::node::Node;
+use crate::throttle::Group;
 use crate::{Error, Result};
 
 type Listener = Box<dyn Fn(Event) + Send + Sync>;
@@ -30,6 +31,8 @@ struct Inner {
     /// Those that the operator made, and keeps until `blockdev-del`.
     owned: Vec<Arc<Node>>,
     backends: Vec<Arc<Backend>>,
+    /// Limits that `-object throttle-group` made.
+    throttle_groups: Vec<Arc<Group>>,
 }
 
 /// The nodes and back ends of a machine.
@@ -125,6 +128,19 @@ impl Graph {
         Ok(Some(backend))
     }
 
+    /// The limits of a name: an object's, or those that drives share.
+    pub fn throttle_group(&self, name: &str) -> Option<Arc<Group>> {
+        let inner = self.inner.lock();
+        let objects = inner.throttle_groups.iter().cloned();
+        let drives = inner.backends.iter().filter_map(|backend| backend.throttle());
+        objects.chain(drives).find(|group| group.name() == name)
+    }
+
+    /// Enters an object's limits.
+    pub fn add_throttle_group(&self, group: Arc<Group>) {
+        self.inner.lock().throttle_groups.push(group);
+    }
+
     /// All back ends, oldest first.
     pub fn backends(&self) -> Vec<Arc<Backend>> {
         self.inner.lock().backends.clone()
@@ -143,7 +159,7 @@ impl Graph {
 
     /// Waits until no back end has anything in flight. Not under a device's lock.
     pub fn drain(&self) {
-        self.backends().iter().for_each(|backend| backend.drain());
+        self.backends().iter().for_each(Backend::drain);
     }
 
     /// The machine has stopped: what the guest was told is done survives whatever comes.

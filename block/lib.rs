@@ -20,6 +20,7 @@ pub mod options;
 pub mod qcow2;
 pub mod raw;
 
+pub mod throttle;
 pub mod tools;
 pub mod vector;
 

@@ -13,11 +13,12 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 pub use helper::Helper;
 pub use info::{DriveInfo, Interface, Media};
@@ -28,6 +29,7 @@ pub use stats::{Account, Kind as RequestKind, Stats};
 use crate::driver::ZeroFlags;
 use crate::engine;
 use crate::node::{Child, Claim, Node, Permissions, Role};
+use crate::throttle;
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -70,6 +72,18 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Whether it writes, and how many bytes, as far as limits are concerned.
+    fn weight(&self) -> Option<(bool, u64)> {
+        match self {
+            Self::Read { into, .. } => Some((false, into.len() as u64)),
+            Self::Write { from, .. } => Some((true, from.len() as u64)),
+            Self::Zeroes { len, .. } | Self::Discard { len, .. } => Some((true, *len)),
+            Self::Flush => None,
+        }
+    }
+}
+
 /// Called with the outcome of a request.
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
@@ -108,6 +122,10 @@ struct State {
     /// How many hold requests back.
     held: usize,
     waiting: VecDeque<(Request, Done)>,
+    throttle: Option<Arc<throttle::Group>>,
+    /// Requests that wait for their turn.
+    throttled: BTreeMap<u64, (Request, Done)>,
+    next_throttled: u64,
     io_status: IoStatus,
     policy: ErrorPolicy,
 }
@@ -255,15 +273,41 @@ impl Backend {
 
     /// Begins a request and returns. `done` is called exactly once, never from in here.
     pub fn submit(self: &Arc<Self>, request: Request, done: Done) {
-        let medium = {
-            let mut state = self.state.lock();
-            if state.held > 0 {
-                state.waiting.push_back((request, done));
+        let mut state = self.state.lock();
+        if state.held > 0 {
+            state.waiting.push_back((request, done));
+            return;
+        }
+        if let Some(group) = &state.throttle
+            && let Some((write, bytes)) = request.weight()
+        {
+            let now = Instant::now();
+            let wait = group.reserve(write, bytes, now);
+            if !wait.is_zero() {
+                let number = state.next_throttled;
+                state.next_throttled += 1;
+                state.throttled.insert(number, (request, done));
+                drop(state);
+                let me = self.clone();
+                self.helper.at(now + wait, Box::new(move || me.release(number)));
                 return;
             }
-            state.in_flight += 1;
-            state.medium.clone()
-        };
+        }
+        self.start(state, request, done);
+    }
+
+    /// Begins a request whose turn has come, unless a drain has done so already.
+    fn release(self: &Arc<Self>, number: u64) {
+        let mut state = self.state.lock();
+        if let Some((request, done)) = state.throttled.remove(&number) {
+            self.start(state, request, done);
+        }
+    }
+
+    fn start(self: &Arc<Self>, mut state: MutexGuard<'_, State>, request: Request, done: Done) {
+        state.in_flight += 1;
+        let medium = state.medium.clone();
+        drop(state);
         let me = self.clone();
         let account = self.stats.begin(&request);
         let write_cache = self.write_cache();
@@ -291,8 +335,13 @@ impl Backend {
         }
     }
 
-    /// Waits until nothing is in flight. Not under a lock that `done` takes.
-    pub fn drain(&self) {
+    /// Waits until nothing is in flight; limits are lifted for it. Not under a lock that `done` takes.
+    pub fn drain(self: &Arc<Self>) {
+        loop {
+            let mut state = self.state.lock();
+            let Some((_, (request, done))) = state.throttled.pop_first() else { break };
+            self.start(state, request, done);
+        }
         let mut state = self.state.lock();
         while state.in_flight > 0 {
             self.idle.wait(&mut state);
@@ -304,6 +353,16 @@ impl Backend {
         self.state.lock().held += 1;
         self.drain();
         Hold(self.clone())
+    }
+
+    /// The limits, and the group that shares them.
+    pub fn throttle(&self) -> Option<Arc<throttle::Group>> {
+        self.state.lock().throttle.clone()
+    }
+
+    /// Joins a group that shares limits, or leaves it.
+    pub fn set_throttle(&self, group: Option<Arc<throttle::Group>>) {
+        self.state.lock().throttle = group;
     }
 
     /// How many requests are in flight.

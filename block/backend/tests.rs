@@ -15,10 +15,13 @@ use crate::null::Null;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn null(len: u64) -> Arc<Node> {
-    let mut options = Options::default();
-    options.set("size", len);
-    let driver = Null::new("null-co", &mut options).unwrap();
-    Node::new(Some("n".into()), "null-co://", false, Box::new(driver), vec![])
+    Node::new(
+        Some("n".into()),
+        "null-co://",
+        false,
+        Box::new(Null::new("null-co", len, true)),
+        vec![],
+    )
 }
 
 /// A back end with an event log.

@@ -129,11 +129,7 @@ pub trait Driver: Send + Sync {
                 let needs = above.needs.and(Permissions::CONSISTENT_READ);
                 Claim { needs, shares: if free { shares.with(changes) } else { shares } }
             }
-            _ if read_only => above,
-            _ => Claim {
-                needs: above.needs.with(changes).with(Permissions::CONSISTENT_READ),
-                shares: above.shares.without(changes),
-            },
+            _ => above.with(Claim::tables(read_only)),
         }
     }
 

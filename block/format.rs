@@ -4,13 +4,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::copy_on_read::CopyOnRead;
 use crate::driver::Driver;
+use crate::file::HostKind;
 use crate::node::Node;
 use crate::null::Null;
 use crate::open::Builder;
 use crate::options::Options;
 use crate::qcow2::{self, Qcow2};
 use crate::raw::Raw;
+use crate::throttle::Throttle;
 use crate::{Error, Result};
 
 /// What opening a driver comes to.
@@ -22,17 +25,26 @@ pub struct Format {
     pub name: &'static str,
     /// How sure it is, up to 100, that an image beginning with these bytes is one of its own.
     pub probe: fn(&[u8]) -> u32,
+    /// Whether there is more in the file than what the guest sees, so that nobody else may write.
+    pub keeps_tables: bool,
     /// Opens an image in a file.
     pub open: for<'a> fn(&'a mut Builder<'_, '_>, Arc<Node>) -> Opening<'a>,
 }
 
 /// Protocols, and filters that stand in their place.
-pub const PROTOCOLS: [&str; 3] = ["file", "null-aio", "null-co"];
+pub const PROTOCOLS: [&str; 5] = ["file", "host_cdrom", "host_device", "null-aio", "null-co"];
 
-/// All formats.
-pub const FORMATS: [Format; 2] = [
-    Format { name: "qcow2", probe: |first| magic(first, &qcow2::MAGIC), open: open_qcow2 },
-    Format { name: "raw", probe: |_| 1, open: open_raw },
+/// All formats, and filters, which are opened like formats.
+pub const FORMATS: [Format; 4] = [
+    Format { name: "copy-on-read", probe: |_| 0, keeps_tables: false, open: open_copy_on_read },
+    Format {
+        name: "qcow2",
+        probe: |first| magic(first, &qcow2::MAGIC),
+        keeps_tables: true,
+        open: open_qcow2,
+    },
+    Format { name: "raw", probe: |_| 1, keeps_tables: false, open: open_raw },
+    Format { name: "throttle", probe: |_| 0, keeps_tables: false, open: open_throttle },
 ];
 
 fn magic(first: &[u8], magic: &[u8]) -> u32 {
@@ -74,7 +86,8 @@ pub fn parse_filename(name: &str, protocol: &str, options: &mut Options) -> Resu
             }
         }
         _ => {
-            let path = name.strip_prefix("file:").unwrap_or(name);
+            let path = name.strip_prefix(protocol).and_then(|rest| rest.strip_prefix(':'));
+            let path = path.unwrap_or(name);
             options.set("filename", path);
         }
     }
@@ -95,10 +108,31 @@ pub async fn open_protocol(
             Ok((format!("{name}://"), Box::new(null)))
         }
         _ => {
-            let (name, host) = builder.open_host_file()?;
+            let (name, host) = builder.open_host_file(HostKind::of(protocol))?;
             Ok((name, Box::new(host)))
         }
     }
+}
+
+fn open_copy_on_read<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a> {
+    Box::pin(async move {
+        if let Some(bottom) = builder.options.text("bottom") {
+            return Err(Error::invalid(format!("Bottom node '{bottom}' not found")));
+        }
+        Ok(Box::new(CopyOnRead::new(file)) as Box<dyn Driver>)
+    })
+}
+
+fn open_throttle<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a> {
+    Box::pin(async move {
+        let name = builder.options.text("throttle-group");
+        let name = name.ok_or_else(|| Error::invalid("Please specify a throttle group"))?;
+        let missing = || Error::invalid(format!("Throttle group '{name}' does not exist"));
+        let graph = builder.graph().ok_or_else(missing)?;
+        let group = graph.throttle_group(&name).ok_or_else(missing)?;
+        let helper = graph.helper().clone();
+        Ok(Box::new(Throttle::new(file, group, helper)) as Box<dyn Driver>)
+    })
 }
 
 fn open_raw<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a> {

@@ -69,6 +69,20 @@ impl Graph {
         debug_assert!(first, "two listeners");
     }
 
+    /// Refuses a name that no new node can have.
+    pub fn check_name(&self, name: &str) -> Result<()> {
+        let fault = if base::options::check_id(name).is_err() {
+            format!("Invalid node-name: '{name}'")
+        } else if self.backend(name).is_some() {
+            format!("node-name={name} is conflicting with a device id")
+        } else if self.node(name).is_some() {
+            format!("Duplicate nodes with node-name='{name}'")
+        } else {
+            return Ok(());
+        };
+        Err(Error::invalid(fault))
+    }
+
     /// Enters a node that was opened.
     pub fn enter(&self, node: &Arc<Node>) {
         let mut inner = self.inner.lock();

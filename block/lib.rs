@@ -7,6 +7,7 @@
 //! memory that is gone. The only place that blocks is [`engine`], below the protocol drivers.
 
 pub mod backend;
+pub mod copy_on_read;
 pub mod driver;
 pub mod engine;
 mod error;

@@ -87,6 +87,14 @@ impl Claim {
     pub const ONLOOKER: Self =
         Self { needs: Permissions::CONSISTENT_READ, shares: Permissions::ALL };
 
+    /// For a format that keeps tables in its file, whoever uses the format.
+    pub fn tables(read_only: bool) -> Self {
+        let changes = Permissions::WRITE.with(Permissions::RESIZE);
+        let reads = Permissions::CONSISTENT_READ;
+        let needs = if read_only { reads } else { reads.with(changes) };
+        Self { needs, shares: Permissions::ALL.without(changes) }
+    }
+
     /// Both claims at once.
     pub const fn with(self, other: Self) -> Self {
         Self { needs: self.needs.with(other.needs), shares: self.shares.and(other.shares) }
@@ -155,11 +163,19 @@ pub struct Manner {
     pub no_flush: bool,
     /// The host's cache is passed by (`cache.direct`).
     pub direct: bool,
+    /// Others may do with its files what they like (`force-share`).
+    pub force_share: bool,
 }
 
 impl Default for Manner {
     fn default() -> Self {
-        Self { discard: true, detect_zeroes: DetectZeroes::Off, no_flush: false, direct: false }
+        Self {
+            discard: true,
+            detect_zeroes: DetectZeroes::Off,
+            no_flush: false,
+            direct: false,
+            force_share: false,
+        }
     }
 }
 
@@ -220,6 +236,12 @@ impl Child {
         Some(std::mem::replace(&mut parent.claim, claim))
     }
 
+    /// Claims this at least, whatever use is made of the parent.
+    pub fn require(&mut self, base: Claim) -> Result<()> {
+        self.base = base;
+        self.change(base)
+    }
+
     /// Claims something else. If that conflicts with somebody else's use, all stays as it was.
     pub fn change(&self, claim: Claim) -> Result<()> {
         let before = self.exchange(claim);
@@ -236,7 +258,7 @@ impl Child {
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// Names like QEMU's: a running number and two random digits, so that nobody relies on them.
-fn generated_name() -> String {
+pub(crate) fn generated_name() -> String {
     use std::hash::{BuildHasher, Hasher};
     let random = std::hash::RandomState::new().build_hasher().finish() % 100;
     format!("#block{}{random:02}", NEXT.fetch_add(1, Ordering::Relaxed))
@@ -360,7 +382,10 @@ impl Node {
     /// Passes on what parents claim to the children and to the host. The graph is changed by one thread
     /// at a time.
     fn update(&self) -> Result<()> {
-        let above = self.cumulative()?;
+        let mut above = self.cumulative()?;
+        if self.manner().force_share {
+            above.shares = Permissions::ALL;
+        }
         self.driver.set_claim(above)?;
         for (role, child) in &self.children {
             let below = self.driver.child_claim(*role, above, self.read_only).with(child.base);

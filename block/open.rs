@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use crate::driver::{Driver, Preallocation};
 use crate::engine::HostIo;
-use crate::file::HostFile;
+use crate::file::{HostFile, HostKind};
 use crate::format::{self, FORMATS, PROTOCOLS};
 use crate::graph::Graph;
-use crate::node::{Child, Claim, Node, Role};
+use crate::node::{self, Child, Claim, DetectZeroes, Manner, Node, Role};
 use crate::options::{ChildOptions, Options};
 use crate::qcow2::Purpose;
 use crate::{Error, Result};
@@ -120,9 +120,15 @@ fn open_node<'a>(
         {
             format::parse_filename(name, driver.as_deref().unwrap_or_default(), &mut options)?;
         }
+        let node_name = options.text("node-name");
+        if let (Some(graph), Some(name)) = (around.graph, &node_name) {
+            graph.check_name(name)?;
+        }
         let mut builder = Builder {
             name: name.unwrap_or_default().to_owned(),
-            node_name: options.text("node-name"),
+            node_name: node_name.unwrap_or_else(node::generated_name),
+            manner: Manner { discard: place == Place::File, ..Manner::default() },
+            auto_read_only: false,
             how: OpenOptions { format: None, ..how.clone() },
             options,
             depth,
@@ -145,8 +151,11 @@ pub struct Builder<'a, 'b> {
     pub name: String,
     /// What is said of it and of its children.
     pub options: Options,
-    node_name: Option<String>,
+    node_name: String,
     how: OpenOptions,
+    manner: Manner,
+    /// A file that can not be written is read.
+    auto_read_only: bool,
     depth: usize,
     around: &'a mut Around<'b>,
     children: Vec<(Role, Child)>,
@@ -163,11 +172,22 @@ impl Builder<'_, '_> {
         &self.how
     }
 
-    /// Keys that every node knows. Caching and locking are the engine's; that they are well-formed is seen to here.
+    /// The node's name.
+    pub fn node_name(&self) -> &str {
+        &self.node_name
+    }
+
+    /// The graph that the node will be in.
+    pub fn graph(&self) -> Option<&Graph> {
+        self.around.graph
+    }
+
+    /// Keys that every node knows.
     fn take_common(&mut self) -> Result<()> {
         if self.options.flag("read-only")? == Some(true) {
             self.how.purpose = Purpose::Read;
         }
+        self.auto_read_only = self.options.flag("auto-read-only")?.unwrap_or(false);
         if let Some(share) = self.options.flag("force-share")? {
             self.how.force_share |= share;
         }
@@ -175,24 +195,50 @@ impl Builder<'_, '_> {
             let text = "force-share=on can only be used with read-only images";
             return Err(Error::invalid(text));
         }
-        for key in ["auto-read-only", "cache.direct", "cache.no-flush", "cache.writeback"] {
-            self.options.flag(key)?;
-        }
-        for (key, allowed) in [
-            ("discard", &["ignore", "off", "unmap", "on"][..]),
-            ("detect-zeroes", &["off", "on", "unmap"][..]),
-        ] {
-            if let Some(value) = self.options.text(key)
-                && !allowed.contains(&value.as_str())
-            {
-                return Err(Error::invalid(format!("Invalid {key} option")));
+        self.manner.force_share = self.how.force_share;
+        self.manner.no_flush = self.options.flag("cache.no-flush")?.unwrap_or(false);
+        self.manner.direct = self.options.flag("cache.direct")?.unwrap_or(false);
+        // The back end's affair.
+        self.options.flag("cache.writeback")?;
+        self.manner.discard = match self.options.text("discard").as_deref() {
+            None => self.manner.discard || self.around.graph.is_none(),
+            Some("ignore" | "off") => false,
+            Some("unmap" | "on") => true,
+            Some(_) => return Err(Error::invalid("Invalid discard option")),
+        };
+        self.manner.detect_zeroes = match self.options.text("detect-zeroes").as_deref() {
+            None | Some("off") => DetectZeroes::Off,
+            Some("on") => DetectZeroes::On,
+            Some("unmap") if self.manner.discard => DetectZeroes::Unmap,
+            Some("unmap") => {
+                return Err(Error::invalid(
+                    "setting detect-zeroes to unmap is not allowed without setting discard \
+                     operation to unmap",
+                ));
             }
-        }
+            Some(other) => return Err(Error::invalid(format!("invalid parameter value: {other}"))),
+        };
         Ok(())
     }
 
+    /// What a child inherits unless it says otherwise.
+    fn inherit(&self, options: &mut Options) {
+        let inherited = [
+            ("cache.direct", self.manner.direct),
+            ("cache.no-flush", self.manner.no_flush),
+            ("auto-read-only", self.auto_read_only),
+        ];
+        for (key, value) in inherited {
+            if value && !options.has(key) {
+                options.set(key, value);
+            }
+        }
+    }
+
+    /// In a graph, nodes claim what follows from the use made of them; elsewhere, what they may need.
     fn claim(&self) -> Claim {
         match (self.how.force_share, self.how.purpose) {
+            _ if self.around.graph.is_some() => Claim::HOLDER,
             (true, _) => Claim::ONLOOKER,
             (false, Purpose::Read) => Claim::READER,
             (false, _) => Claim::WRITER,
@@ -216,6 +262,10 @@ impl Builder<'_, '_> {
         place: Place,
     ) -> Result<Arc<Node>> {
         let file = self.open_child("file", Role::File, name).await?;
+        let file_is_read_only = file.as_ref().is_some_and(|file| file.is_read_only());
+        if self.auto_read_only && file_is_read_only {
+            self.how.purpose = Purpose::Read;
+        }
         let file = file.ok_or_else(|| match format {
             None => Error::invalid("Must specify either driver or file"),
             Some(_) => Error::invalid("A block device must be specified for \"file\""),
@@ -235,6 +285,12 @@ impl Builder<'_, '_> {
         }
         let unknown = || Error::invalid(format!("Unknown driver '{format}'"));
         let found = FORMATS.iter().find(|known| known.name == format).ok_or_else(unknown)?;
+        if let Some((_, child)) = self.children.last_mut().filter(|_| found.keeps_tables)
+            && self.around.graph.is_some()
+        {
+            // Opening may change them already.
+            child.require(Claim::tables(self.how.purpose == Purpose::Read))?;
+        }
         let driver = (found.open)(&mut self, file).await?;
         if let Some(key) = self.options.first_key() {
             return Err(Error::invalid(format!(
@@ -247,7 +303,14 @@ impl Builder<'_, '_> {
 
     fn finish(self, filename: &str, driver: Box<dyn Driver>) -> Arc<Node> {
         let read_only = self.how.purpose == Purpose::Read;
-        let node = Node::new(self.node_name, filename, read_only, driver, self.children);
+        let node = Node::with_manner(
+            Some(self.node_name),
+            filename,
+            read_only,
+            self.manner,
+            driver,
+            self.children,
+        );
         if let Some(graph) = self.around.graph {
             graph.enter(&node);
         }
@@ -272,6 +335,8 @@ impl Builder<'_, '_> {
             }
             ChildOptions::Inline(options) => (options, name),
         };
+        let mut options = options;
+        self.inherit(&mut options);
         // A name on top of a name among the options would be one too many.
         let name = name.filter(|_| options.peek("filename").is_none());
         let node =
@@ -281,7 +346,11 @@ impl Builder<'_, '_> {
     }
 
     fn backing_claim(&self) -> Claim {
-        if self.how.force_share { Claim::ONLOOKER } else { Claim::READER }
+        match self.around.graph {
+            Some(_) => Claim::HOLDER,
+            None if self.how.force_share => Claim::ONLOOKER,
+            None => Claim::READER,
+        }
     }
 
     /// A node that is in the graph already.
@@ -292,8 +361,8 @@ impl Builder<'_, '_> {
     }
 
     fn adopt(&mut self, role: Role, node: &Arc<Node>, claim: Claim) -> Result<()> {
-        let holder = self.node_name.as_deref().unwrap_or(&self.name);
-        self.children.push((role, node.attach(holder, role, claim)?));
+        let holder = format!("node '{}'", self.node_name);
+        self.children.push((role, node.attach(&holder, role, claim)?));
         Ok(())
     }
 
@@ -332,6 +401,7 @@ impl Builder<'_, '_> {
         if let (None, Some(format)) = (options.peek("driver"), format) {
             options.set("driver", format);
         }
+        self.inherit(&mut options);
         let how = OpenOptions { purpose: Purpose::Read, ..self.how.clone() };
         let depth = self.depth + 1;
         let opening = open_node(path.as_deref(), options, &how, Place::Backing, depth, self.around);
@@ -340,16 +410,40 @@ impl Builder<'_, '_> {
         Ok(Some(node))
     }
 
-    /// Opens a file of the host for this node, and locks it.
-    pub fn open_host_file(&mut self) -> Result<(String, HostFile)> {
-        let missing = || Error::invalid("The 'file' block driver requires a file name");
+    /// Opens a file of the host for this node; outside a graph it is locked at once.
+    pub fn open_host_file(&mut self, kind: HostKind) -> Result<(String, HostFile)> {
+        let missing = || {
+            let driver = kind.name();
+            Error::invalid(format!("The '{driver}' block driver requires a file name"))
+        };
         let filename = self.options.text("filename").filter(|name| !name.is_empty());
         let filename = filename.ok_or_else(missing)?;
-        for key in ["aio", "locking", "pr-manager", "x-check-cache-dropped", "drop-cache"] {
+        for key in ["pr-manager", "x-check-cache-dropped", "drop-cache"] {
             self.options.text(key);
         }
+        if self.options.text("aio").as_deref() == Some("native") && !self.manner.direct {
+            return Err(Error::invalid(
+                "aio=native was specified, but it requires cache.direct=on, which was not \
+                 specified.",
+            ));
+        }
+        let io = &self.how.io;
         let read_only = self.how.purpose == Purpose::Read;
-        let host = HostFile::open(&filename, read_only, false, self.how.io.clone())?;
+        let host = match HostFile::open_as(kind, &filename, read_only, false, io.clone()) {
+            Err(error)
+                if self.auto_read_only
+                    && !read_only
+                    && [libc::EACCES, libc::EROFS, libc::EPERM].contains(&error.errno()) =>
+            {
+                self.how.purpose = Purpose::Read;
+                HostFile::open_as(kind, &filename, true, false, io.clone())?
+            }
+            opened => opened?,
+        };
+        let host = match self.options.text("locking").as_deref() {
+            Some("off") => host.without_locks(),
+            _ => host,
+        };
         host.lock(self.claim())?;
         Ok((filename, host))
     }
@@ -363,7 +457,7 @@ fn prefix_of(name: &str) -> Option<&str> {
 
 fn protocol_of(name: &str) -> Result<&str> {
     match prefix_of(name) {
-        None => Ok("file"),
+        None => Ok(HostKind::at(name).name()),
         Some(protocol) if PROTOCOLS.contains(&protocol) => Ok(protocol),
         Some(protocol) => Err(Error::invalid(format!("Unknown protocol '{protocol}'"))),
     }

@@ -71,6 +71,11 @@ impl Options {
         self.0.get(key).and_then(Value::as_str)
     }
 
+    /// Whether something is said, be it that there is nothing.
+    pub fn has(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
     /// Says something, over what was said.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         self.0.insert(key.to_owned(), value.into());

@@ -4,7 +4,7 @@ mod lock;
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -18,8 +18,60 @@ use crate::node::Claim;
 use crate::vector::Vector;
 use crate::{Error, Result};
 
+/// What a file of the host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostKind {
+    /// A regular file.
+    File,
+    /// A device.
+    Device,
+    /// A CD-ROM drive.
+    Cdrom,
+}
+
+impl HostKind {
+    /// The kind of a driver's name.
+    pub fn of(driver: &str) -> Self {
+        match driver {
+            "host_device" => Self::Device,
+            "host_cdrom" => Self::Cdrom,
+            _ => Self::File,
+        }
+    }
+
+    /// What there is under a name.
+    pub fn at(path: &str) -> Self {
+        match std::fs::metadata(path).map(|metadata| metadata.file_type()) {
+            Ok(found) if !found.is_block_device() && !found.is_char_device() => Self::File,
+            Ok(_) if ["/dev/cd", "/dev/sr"].iter().any(|drive| path.starts_with(drive)) => {
+                Self::Cdrom
+            }
+            Ok(_) => Self::Device,
+            Err(_) => Self::File,
+        }
+    }
+
+    /// The driver's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Device => "host_device",
+            Self::Cdrom => "host_cdrom",
+        }
+    }
+
+    fn wrong(self, path: &str) -> Error {
+        let wanted = match self {
+            Self::File => "a regular file",
+            Self::Device | Self::Cdrom => "either a character or block device",
+        };
+        Error::invalid(format!("'{}' driver requires '{path}' to be {wanted}", self.name()))
+    }
+}
+
 /// A file of the host, and how to reach it.
 pub struct HostFile {
+    kind: HostKind,
     file: Arc<File>,
     path: String,
     io: Arc<dyn HostIo>,
@@ -30,16 +82,36 @@ pub struct HostFile {
 impl HostFile {
     /// Opens a file; with `create`, an old one is emptied only later, when it is locked.
     pub fn open(path: &str, read_only: bool, create: bool, io: Arc<dyn HostIo>) -> Result<Self> {
+        Self::open_as(HostKind::at(path), path, read_only, create, io)
+    }
+
+    /// Opens what must be of a kind.
+    pub fn open_as(
+        kind: HostKind,
+        path: &str,
+        read_only: bool,
+        create: bool,
+        io: Arc<dyn HostIo>,
+    ) -> Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(!read_only).create(create).truncate(false).mode(0o644);
+        if kind == HostKind::Cdrom {
+            // A drive without a disc.
+            options.custom_flags(libc::O_NONBLOCK);
+        }
         let verb = if create { "create" } else { "open" };
         let fail = |error| Error::from(error).context(format_args!("Could not {verb} '{path}'"));
+        if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+            return Err(kind.wrong(path));
+        }
         let file = options.open(path).map_err(fail)?;
-        if file.metadata()?.is_dir() {
-            let text = format!("'file' driver requires '{path}' to be a regular file");
-            return Err(Error::invalid(text));
+        let found = file.metadata()?.file_type();
+        let is_device = found.is_block_device() || found.is_char_device();
+        if is_device != (kind != HostKind::File) {
+            return Err(kind.wrong(path));
         }
         Ok(Self {
+            kind,
             file: Arc::new(file),
             path: path.to_owned(),
             io,
@@ -103,7 +175,7 @@ impl HostFile {
 
 impl Driver for HostFile {
     fn name(&self) -> &'static str {
-        "file"
+        self.kind.name()
     }
 
     fn len(&self) -> Result<u64> {

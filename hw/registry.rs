@@ -1,15 +1,17 @@
 //! The devices that an operator can add, by type name: from here come `-device`, its help and its
 //! errors.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use base::chardev::{Chardev, ChardevError};
 use base::clock::Clocks;
 use base::device::{AnyDevice, Shared};
+use base::event_loop::LoopHandle;
 use base::interrupt::MsiSink;
 use base::object::Property;
 use base::props::{
-    ChardevId, DriveId, PropError, PropInput, PropSpec, Props, UuidOrAuto, help_text,
+    ChardevId, DriveId, LinkId, PropError, PropInput, PropSpec, Props, UuidOrAuto, help_text,
 };
 use base::request::RequestSink;
 use block::backend::{Backend, Interface};
@@ -28,6 +30,8 @@ use crate::misc::pvpanic::{self, Pvpanic, PvpanicPciProps, PvpanicProps};
 use crate::misc::vmcoreinfo::VmCoreInfo;
 use crate::misc::vmgenid::{VmGenId, VmGenIdProps, as_guid};
 use crate::pci::{PciBus, PciError};
+use crate::virtio::blk::{Blk, BlkError, BlkProps, Placement};
+use crate::virtio::pci::{InterfaceProps, Interfaces, Place, VirtioPciProps};
 use crate::watchdog::i6300esb::{I6300Esb, I6300EsbProps};
 use crate::watchdog::ib700::{self, Ib700};
 
@@ -57,6 +61,7 @@ impl BusKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Category {
+    Storage,
     Input,
     Misc,
     Watchdog,
@@ -65,6 +70,7 @@ pub enum Category {
 impl Category {
     fn heading(self) -> &'static str {
         match self {
+            Category::Storage => "Storage devices:",
             Category::Input => "Input devices:",
             Category::Misc => "Misc devices:",
             Category::Watchdog => "Watchdog devices:",
@@ -94,6 +100,15 @@ pub struct Identity {
     pub path: String,
 }
 
+/// The thread on which a device does its work.
+#[derive(Clone)]
+pub struct Worker {
+    /// Its event loop.
+    pub event_loop: LoopHandle,
+    /// What keeps the thread running.
+    pub keeper: Option<Arc<dyn Any + Send + Sync>>,
+}
+
 /// What the machine offers to a device that is being added.
 pub trait Slots {
     /// The ISA bus.
@@ -108,6 +123,12 @@ pub trait Slots {
     fn identity(&self) -> Identity;
     /// The back end for a `drive` property: a drive, or a node.
     fn drive(&self, name: &str) -> Result<Option<Arc<Backend>>, block::Error>;
+    /// How many processors there are.
+    fn processors(&self) -> u32;
+    /// The machine's own event loop.
+    fn main_loop(&self) -> &LoopHandle;
+    /// The I/O thread of this id.
+    fn io_thread(&self, id: &str) -> Option<Worker>;
     /// Where wishes about the whole machine go.
     fn requests(&self) -> RequestSink;
     /// Firmware configuration.
@@ -170,6 +191,15 @@ pub enum DeviceError {
     /// It needs a back end.
     #[error("Can't create {0} device, empty char device")]
     NoChardev(&'static str),
+    /// It has no disk.
+    #[error("drive property not set")]
+    NoDrive,
+    /// There is no I/O thread of this id.
+    #[error("Device '{0}' not found")]
+    NoThread(String),
+    /// A block device.
+    #[error(transparent)]
+    Blk(#[from] BlkError),
     /// There is one already.
     #[error("at most one {0} device is permitted")]
     OnlyOne(&'static str),
@@ -208,6 +238,8 @@ pub type Setting<'a> = (&'a str, PropInput<'a>);
 pub struct DeviceType {
     /// Its name.
     pub name: &'static str,
+    /// Another name for it.
+    pub alias: Option<&'static str>,
     /// What it is plugged into.
     pub bus: BusKind,
     category: Category,
@@ -240,8 +272,9 @@ impl DeviceType {
 
     fn line(&self) -> String {
         let bus = self.bus.name().map(|bus| format!(", bus {bus}")).unwrap_or_default();
+        let alias = self.alias.map(|alias| format!(", alias \"{alias}\"")).unwrap_or_default();
         let desc = self.desc.map(|desc| format!(", desc \"{desc}\"")).unwrap_or_default();
-        format!("name \"{}\"{bus}{desc}\n", self.name)
+        format!("name \"{}\"{bus}{alias}{desc}\n", self.name)
     }
 }
 
@@ -250,15 +283,15 @@ pub fn all() -> &'static [DeviceType] {
     TYPES
 }
 
-/// The type of this name.
+/// The type of this name, or of this alias.
 pub fn find(name: &str) -> Option<&'static DeviceType> {
-    TYPES.iter().find(|device| device.name == name)
+    TYPES.iter().find(|device| device.name == name || device.alias == Some(name))
 }
 
 /// The listing of all types.
 pub fn listing() -> String {
     let mut text = String::new();
-    for category in [Category::Input, Category::Misc, Category::Watchdog] {
+    for category in [Category::Storage, Category::Input, Category::Misc, Category::Watchdog] {
         if !text.is_empty() {
             text.push('\n');
         }
@@ -537,11 +570,70 @@ fn ib700(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     Ok(())
 }
 
+/// Properties of block devices of any form but the one that is told its interfaces.
+#[derive(Debug, Props)]
+struct VirtioBlkProps {
+    #[prop(flatten)]
+    blk: BlkProps,
+    #[prop(flatten)]
+    pci: VirtioPciProps,
+}
+
+#[derive(Debug, Props)]
+struct VirtioBlkPciProps {
+    #[prop(flatten)]
+    rest: VirtioBlkProps,
+    #[prop(flatten)]
+    interfaces: InterfaceProps,
+}
+
+fn virtio_blk_pci(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "virtio-blk-pci";
+    let props: VirtioBlkPciProps = parse(name, settings)?;
+    virtio_blk(name, props.interfaces.interfaces(), &props.rest, slots)
+}
+
+fn virtio_blk_transitional(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "virtio-blk-pci-transitional";
+    virtio_blk(name, Interfaces::TRANSITIONAL, &parse(name, settings)?, slots)
+}
+
+fn virtio_blk_non_transitional(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "virtio-blk-pci-non-transitional";
+    virtio_blk(name, Interfaces::NON_TRANSITIONAL, &parse(name, settings)?, slots)
+}
+
+fn virtio_blk(
+    type_name: &'static str,
+    interfaces: Interfaces,
+    props: &VirtioBlkProps,
+    slots: &mut dyn Slots,
+) -> Done {
+    let VirtioBlkProps { blk, pci } = props;
+    let id = blk.disk.drive.as_ref().ok_or(DeviceError::NoDrive)?;
+    let backend = drive(slots, "virtio-blk-device", id)?;
+    let worker = match &blk.iothread {
+        Some(LinkId(id)) => slots.io_thread(id).ok_or_else(|| DeviceError::NoThread(id.clone()))?,
+        None => Worker { event_loop: slots.main_loop().clone(), keeper: None },
+    };
+    let placement = Placement {
+        bus: slots.pci(),
+        place: Place { type_name, interfaces, props: pci },
+        identity: slots.identity(),
+        worker,
+        processors: slots.processors(),
+        msi: slots.msi(),
+    };
+    Blk::plug(placement, blk, backend)?;
+    Ok(())
+}
+
 macro_rules! types {
-    ($($name:literal, $bus:ident, $category:ident, $desc:expr, $props:ty, $realize:ident;)*) => {
+    ($($name:literal $(alias $alias:literal)?, $bus:ident, $category:ident, $desc:expr, $props:ty, $realize:ident;)*) => {
         /// All types.
         const TYPES: &[DeviceType] = &[$(DeviceType {
             name: $name,
+            alias: [$(Some($alias),)? None][0],
             bus: BusKind::$bus,
             category: Category::$category,
             desc: $desc,
@@ -568,6 +660,9 @@ types! {
     "pci-testdev", Pci, Misc, Some("PCI Test Device"), PciTestdevProps, pci_testdev;
     "pvpanic", Isa, Misc, None, PvpanicProps, pvpanic;
     "pvpanic-pci", Pci, Misc, None, PvpanicPciProps, pvpanic_pci;
+    "virtio-blk-pci" alias "virtio-blk", Pci, Storage, None, VirtioBlkPciProps, virtio_blk_pci;
+    "virtio-blk-pci-non-transitional", Pci, Storage, None, VirtioBlkProps, virtio_blk_non_transitional;
+    "virtio-blk-pci-transitional", Pci, Storage, None, VirtioBlkProps, virtio_blk_transitional;
     "vmcoreinfo", None, Misc, None, NoProps, vmcoreinfo;
     "vmgenid", None, Misc, None, VmGenIdProps, vmgenid;
 }
@@ -580,7 +675,10 @@ mod tests {
     #[test]
     fn types_are_listed() {
         let text = listing();
-        assert!(text.starts_with("Input devices:\nname \"isa-parallel\", bus ISA\n"), "{text}");
+        assert!(text.starts_with(
+            "Storage devices:\nname \"virtio-blk-pci\", bus PCI, alias \"virtio-blk\"\n"
+        ));
+        assert!(text.contains("\n\nInput devices:\nname \"isa-parallel\", bus ISA\n"), "{text}");
         assert!(text.contains("\n\nMisc devices:\nname \"edu\", bus PCI\n"));
         assert!(text.contains("name \"pci-testdev\", bus PCI, desc \"PCI Test Device\"\n"));
         assert!(text.contains("name \"vmcoreinfo\"\nname \"vmgenid\"\n\nWatchdog devices:\n"));

@@ -5,6 +5,7 @@ pub mod config;
 pub mod data_files;
 mod error;
 pub mod inventory;
+pub mod io_threads;
 pub mod launch;
 pub mod machines;
 mod none;

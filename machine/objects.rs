@@ -5,11 +5,15 @@ use std::sync::Arc;
 use base::memory::RamBlock;
 use base::memory::backend::{Backend, BackendError, BackendProps, Defaults, HostNodes};
 use base::object::{Object, Property};
-use base::props::{PropError, PropInput, PropName, PropSpec, PropValue};
+use base::props::{PropError, PropInput, PropName, PropSpec, PropValue, Props};
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 
 use crate::config::{ObjectConfig, PropList};
+use crate::io_threads::{IoThread, IoThreadProps};
+
+/// Type of I/O threads.
+pub const IO_THREAD: &str = "iothread";
 
 /// Why an object cannot be made, used or removed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +30,9 @@ pub enum UserObjectError {
     /// The memory cannot be had.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// The thread cannot be had.
+    #[error("cannot start an I/O thread: {0}")]
+    Thread(#[from] std::io::Error),
     /// There is no such object.
     #[error("object '{0}' not found")]
     NotFound(String),
@@ -71,13 +78,24 @@ pub struct UserObjects {
     container: Arc<Object>,
     defaults: RwLock<Defaults>,
     memory: Mutex<Vec<Memory>>,
+    threads: Mutex<Vec<(String, Arc<IoThread>)>>,
+}
+
+/// Whether the operator can make objects of a type.
+pub fn is_type(name: &str) -> bool {
+    name == IO_THREAD || Backend::new(name).is_some()
 }
 
 impl UserObjects {
     /// None yet; they will be entered in `container`.
     pub fn new(container: Arc<Object>) -> Arc<Self> {
         let defaults = RwLock::new(Defaults { merge: true, dump: true });
-        Arc::new(UserObjects { container, defaults, memory: Mutex::default() })
+        Arc::new(UserObjects {
+            container,
+            defaults,
+            memory: Mutex::default(),
+            threads: Mutex::default(),
+        })
     }
 
     /// What the machine says about memory whose owner does not.
@@ -85,8 +103,16 @@ impl UserObjects {
         *self.defaults.write() = defaults;
     }
 
+    /// Whether there is an object of this id.
+    pub(crate) fn exists(&self, id: &str) -> bool {
+        self.container.child(id).is_some()
+    }
+
     /// Makes an object.
     pub fn add(&self, config: &ObjectConfig) -> Result<(), UserObjectError> {
+        if config.type_name == IO_THREAD {
+            return self.add_io_thread(config);
+        }
         let backend = Backend::new(&config.type_name)
             .ok_or_else(|| UserObjectError::Type(config.type_name.clone()))?;
         let backend = configure(backend, config).map_err(UserObjectError::Property)?;
@@ -94,6 +120,31 @@ impl UserObjects {
             return Err(UserObjectError::Duplicate(config.id.clone()));
         }
         self.add_memory(&config.id, backend, false).map(drop)
+    }
+
+    fn add_io_thread(&self, config: &ObjectConfig) -> Result<(), UserObjectError> {
+        let mut props = IoThreadProps::default();
+        set_all(&mut props, IO_THREAD, &config.props).map_err(UserObjectError::Property)?;
+        if self.container.child(&config.id).is_some() {
+            return Err(UserObjectError::Duplicate(config.id.clone()));
+        }
+        let thread = Arc::new(IoThread::start(&config.id, props)?);
+        if self.container.add(&config.id, Arc::new(thread.object())).is_err() {
+            return Err(UserObjectError::Duplicate(config.id.clone()));
+        }
+        self.threads.lock().push((config.id.clone(), thread));
+        Ok(())
+    }
+
+    /// The I/O threads, with their ids.
+    pub fn io_threads(&self) -> Vec<(String, Arc<IoThread>)> {
+        self.threads.lock().clone()
+    }
+
+    /// The I/O thread of this id, for a device that keeps it for as long as it needs it.
+    pub fn io_thread(&self, id: &str) -> Option<Arc<IoThread>> {
+        let threads = self.threads.lock();
+        threads.iter().find(|(known, _)| known == id).map(|(_, thread)| thread.clone())
     }
 
     /// Makes memory. If it is `used`, nobody else can have it.
@@ -131,6 +182,17 @@ impl UserObjects {
 
     /// Removes an object that is not in use.
     pub fn remove(&self, id: &str) -> Result<(), UserObjectError> {
+        {
+            let mut threads = self.threads.lock();
+            if let Some(at) = threads.iter().position(|(known, _)| known == id) {
+                if Arc::strong_count(&threads[at].1) > 1 {
+                    return Err(UserObjectError::InUse(id.into()));
+                }
+                threads.remove(at);
+                self.container.remove(id);
+                return Ok(());
+            }
+        }
         let mut memory = self.memory.lock();
         let at = memory.iter().position(|memory| memory.id == id);
         let at = at.ok_or_else(|| UserObjectError::NotFound(id.into()))?;
@@ -205,19 +267,31 @@ fn configure(mut backend: Backend, object: &ObjectConfig) -> Result<Backend, Str
         }
         PropList::Json(members) => {
             for (name, value) in members {
-                backend.props().set(owner, name, PropInput::Json(value)).map_err(|error| {
-                    match error {
-                        PropError::NotFound { name, .. } => {
-                            format!("Parameter '{name}' is unexpected")
-                        }
-                        other => other.to_string(),
-                    }
-                })?;
+                backend.props().set(owner, name, PropInput::Json(value)).map_err(json_fault)?;
             }
         }
     }
     backend.check().map_err(|error: BackendError| error.to_string())?;
     Ok(backend)
+}
+
+/// Sets properties that need no special care.
+fn set_all(props: &mut dyn Props, owner: &str, given: &PropList) -> Result<(), String> {
+    match given {
+        PropList::Text(pairs) => pairs.iter().try_for_each(|(name, value)| {
+            props.set(owner, name, PropInput::Text(value)).map_err(text_fault)
+        }),
+        PropList::Json(members) => members.iter().try_for_each(|(name, value)| {
+            props.set(owner, name, PropInput::Json(value)).map_err(json_fault)
+        }),
+    }
+}
+
+fn json_fault(error: PropError) -> String {
+    match error {
+        PropError::NotFound { name, .. } => format!("Parameter '{name}' is unexpected"),
+        other => other.to_string(),
+    }
 }
 
 fn text_fault(error: PropError) -> String {

@@ -152,6 +152,11 @@ impl Backend {
         self.state.lock().policy
     }
 
+    /// The device says what is done about failures.
+    pub fn set_error_policy(&self, policy: ErrorPolicy) {
+        self.state.lock().policy = policy;
+    }
+
     /// How requests have gone since the machine last resumed.
     pub fn io_status(&self) -> IoStatus {
         self.state.lock().io_status

@@ -2,3 +2,4 @@
 
 pub mod fdc;
 pub mod piix3_ide;
+pub mod props;

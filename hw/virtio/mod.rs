@@ -6,6 +6,7 @@
 //! of the queue on an event loop, which takes chains out of the queue and hands requests to back ends;
 //! these answer on threads of their own, and the answer goes back through the queue to the driver.
 
+pub mod blk;
 mod device;
 mod driver;
 pub mod features;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base::chardev::{Chardev, Chardevs};
 use base::clock::Clocks;
 use base::device::{AnyDevice, Shared};
+use base::event_loop::LoopHandle;
 use base::interrupt::MsiSink;
 use base::object::{Object, Property};
 use base::props::PropInput;
@@ -18,13 +19,16 @@ use hw::firmware::acpi::LegacyPort;
 use hw::firmware::fw_cfg::FwCfg;
 use hw::isa::IsaBus;
 use hw::pci::PciBus;
-use hw::registry::{self, BusKind, DeviceError, DeviceType, Fact, Identity, Setting, Slots};
+use hw::registry::{
+    self, BusKind, DeviceError, DeviceType, Fact, Identity, Setting, Slots, Worker,
+};
 
 use super::characters::Characters;
 use super::chips::{self, PCI_BUS};
 use super::tree::Tree;
 use super::{fault, globals};
 use crate::config::{ConfigError, DeviceConfig, Located, MachineConfig, PropList};
+use crate::objects::UserObjects;
 use crate::pc::board::Pc;
 
 /// The buses of a PC, by name.
@@ -39,6 +43,9 @@ pub(super) struct Equipment<'a> {
     pub clocks: &'a Clocks,
     pub chardevs: &'a Chardevs,
     pub graph: &'a Graph,
+    pub objects: &'a UserObjects,
+    pub main_loop: &'a LoopHandle,
+    pub processors: u32,
     /// Who the device that is being added will be.
     pub identity: Identity,
     pub requests: RequestSink,
@@ -64,6 +71,16 @@ impl Slots for Equipment<'_> {
     }
     fn drive(&self, name: &str) -> Result<Option<Arc<Backend>>, block::Error> {
         self.graph.backend_for_device(name)
+    }
+    fn processors(&self) -> u32 {
+        self.processors
+    }
+    fn main_loop(&self) -> &LoopHandle {
+        self.main_loop
+    }
+    fn io_thread(&self, id: &str) -> Option<Worker> {
+        let thread = self.objects.io_thread(id)?;
+        Some(Worker { event_loop: thread.handle().clone(), keeper: Some(thread) })
     }
     fn requests(&self) -> RequestSink {
         self.requests.clone()

@@ -8,7 +8,7 @@ use base::props::Size;
 
 use super::fault;
 use crate::config::{ConfigError, Located, MachineConfig, MemoryConfig, NumaNode, NumaPlan};
-use crate::objects::{TakeError, UserObjectError, UserObjects};
+use crate::objects::{TakeError, UserObjectError, UserObjects, is_type};
 
 /// RAM of a machine that was not told how much it has.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -24,10 +24,10 @@ pub(super) fn create_objects(
 ) -> Result<(), ConfigError> {
     for Located { value: object, origin } in &config.objects {
         // Types of other subsystems are refused by name where they are read.
-        if Backend::new(&object.type_name).is_none() {
+        if !is_type(&object.type_name) {
             continue;
         }
-        if objects.size(&object.id).is_some() {
+        if objects.exists(&object.id) {
             let message = format!("Duplicate ID '{}' for object", object.id);
             return Err(ConfigError::at(origin, message));
         }

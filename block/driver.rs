@@ -138,10 +138,37 @@ pub trait Driver: Send + Sync {
         Ok(())
     }
 
+    /// Where the state of a machine would be stored, behind the disk.
+    fn vm_state_offset(&self) -> u64 {
+        0
+    }
+
+    /// Something is about to happen to the image above: a filter for tests may fail or hold it.
+    fn debug_event<'a>(&'a self, _event: &'a str) -> Io<'a, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// What tests do to requests, where a filter for tests is in the graph.
+    fn breakpoints(&self) -> Option<&dyn Breakpoints> {
+        None
+    }
+
     /// Checks the metadata.
     fn check(&self, _repair: Repair) -> Io<'_, CheckReport> {
         Box::pin(std::future::ready(Err(Error::from_errno(libc::ENOTSUP))))
     }
+}
+
+/// Holding requests at events, for tests.
+pub trait Breakpoints: Send + Sync {
+    /// Holds the next request that comes to an event, under a tag.
+    fn set(&self, event: &str, tag: &str) -> Result<()>;
+    /// Lets all requests under a tag go on, and forgets breakpoints for it.
+    fn remove(&self, tag: &str) -> Result<()>;
+    /// Lets a request go on.
+    fn resume(&self, tag: &str) -> Result<()>;
+    /// Whether a request is held.
+    fn is_suspended(&self, tag: &str) -> bool;
 }
 
 /// What a check may mend.

@@ -20,7 +20,7 @@ pub mod open;
 pub mod options;
 pub mod qcow2;
 pub mod raw;
-
+pub mod secret;
 pub mod throttle;
 pub mod tools;
 pub mod vector;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
+use crate::driver::{Breakpoints, Driver, Extent, Io, Preallocation, ZeroFlags};
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -495,6 +495,11 @@ impl Node {
             self.check_write()?;
             self.driver.truncate(len, preallocation).await
         })
+    }
+
+    /// Where requests can be held, in this node or the files below it.
+    pub fn breakpoints(&self) -> Option<&dyn Breakpoints> {
+        self.driver.breakpoints().or_else(|| self.child(Role::File)?.breakpoints())
     }
 
     /// What is known of a range, looking through backing files.

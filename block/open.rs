@@ -12,7 +12,7 @@ use crate::format::{self, FORMATS, PROTOCOLS};
 use crate::graph::Graph;
 use crate::node::{self, Child, Claim, DetectZeroes, Manner, Node, Role};
 use crate::options::{ChildOptions, Options};
-use crate::qcow2::Purpose;
+use crate::qcow2::{self, CreateOptions, Purpose, Qcow2};
 use crate::{Error, Result};
 
 /// Backing files below each other at most: more is an accident or an attack.
@@ -480,6 +480,23 @@ fn raw_warning(name: &str) -> String {
          block 0 will be restricted.\n         Specify the 'raw' format explicitly to remove the \
          restrictions."
     )
+}
+
+/// A layer over a node that takes what is written, and is gone with the program.
+pub async fn snapshot_overlay(below: Arc<Node>, io: Arc<dyn HostIo>) -> Result<Arc<Node>> {
+    let dir = std::env::var("TMPDIR").unwrap_or_else(|_| "/var/tmp".into());
+    let file = tempfile::Builder::new().prefix("vl.").tempfile_in(dir)?.into_temp_path();
+    let name = file.to_string_lossy().into_owned();
+    let file = create_file(&name, io).await?;
+    let size = below.len()?;
+    qcow2::create(&file, &CreateOptions { size, ..CreateOptions::default() }).await?;
+    let header = Qcow2::read_header(&file).await?;
+    let children = vec![
+        (Role::File, file.attach(&name, Role::File, Claim::WRITER)?),
+        (Role::Backing, below.attach(&name, Role::Backing, Claim::READER)?),
+    ];
+    let image = Qcow2::open(file, header, Some(below), Purpose::Write).await?;
+    Ok(Node::new(None, &name, false, Box::new(image), children))
 }
 
 /// An empty file, locked; an old one is emptied.

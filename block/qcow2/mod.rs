@@ -130,7 +130,12 @@ impl Driver for Qcow2 {
     }
 
     fn truncate(&self, len: u64, preallocation: Preallocation) -> Io<'_, ()> {
-        Box::pin(self.resize(len, preallocation))
+        Box::pin(async move {
+            if !len.is_multiple_of(512) {
+                return Err(Error::invalid("The new size must be a multiple of 512"));
+            }
+            self.resize(len, preallocation).await
+        })
     }
 
     fn status(&self, at: u64, len: u64) -> Io<'_, Extent> {
@@ -169,6 +174,11 @@ impl Driver for Qcow2 {
 
     fn allocated_size(&self) -> Result<Option<u64>> {
         self.file.driver().allocated_size()
+    }
+
+    fn vm_state_offset(&self) -> u64 {
+        self.fixed.l1_entries_for(self.len.load(Ordering::Acquire))
+            << (2 * self.fixed.cluster_bits - 3)
     }
 
     fn check(&self, repair: Repair) -> Io<'_, CheckReport> {

@@ -36,7 +36,7 @@ fn theirs(program: &str, dir: &Path, args: &[&str]) -> Output {
 fn ours(args: &[&str]) -> (u8, String, String) {
     let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = block::tools::run(&args, &mut out, &mut err);
+    let code = block::tools::run(&args, &mut out, &mut err, false);
     (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 

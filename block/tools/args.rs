@@ -57,9 +57,10 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn parse(command: &Command, args: &[String]) -> Result<Self, String> {
+    /// The error is getopt's message, without a program's name.
+    pub(super) fn parse(options: &'static [Opt], args: &[String]) -> Result<Self, String> {
         let mut parsed = Self { options: Vec::new(), operands: Vec::new() };
-        let table = || [&HELP].into_iter().chain(command.options);
+        let table = || [&HELP].into_iter().chain(options);
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {
             if arg == "--" {
@@ -114,6 +115,11 @@ impl Args {
     /// The last value given.
     pub(super) fn get(&self, long: &str) -> Option<&str> {
         self.all(long).last()
+    }
+
+    /// All options with their values, as given.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.options.iter().map(|(name, text)| (*name, text.as_str()))
     }
 
     pub(super) fn all(&self, long: &str) -> impl Iterator<Item = &str> {

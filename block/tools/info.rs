@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::args::{Args, Command, flag, value};
 use super::{Failure, Outcome, Output, open_with, text};
 use crate::Result;
+use crate::driver::Driver;
 use crate::engine::Inline;
 use crate::node::{Node, Role};
 use crate::open::{OpenOptions, full_backing_name};
@@ -131,13 +132,7 @@ fn human(node: &Node) -> Result<String> {
             out += &format!("backing file format: {format}\n");
         }
     }
-    if let Some(info) = driver.specific_info().filter(|info| !info.is_empty()) {
-        out += "Format specific information:\n";
-        for (key, value) in &info {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            out += &format!("    {}: {value}\n", key.replace('-', " "));
-        }
-    }
+    out += &specific_text(driver, "");
     if let Some(file) = node.child(Role::File) {
         let len = file.len()?;
         out += &format!(
@@ -150,4 +145,38 @@ fn human(node: &Node) -> Result<String> {
         );
     }
     Ok(out)
+}
+
+/// What a format says of itself, for people.
+pub(super) fn specific_text(driver: &dyn Driver, indent: &str) -> String {
+    let Some(info) = driver.specific_info().filter(|info| !info.is_empty()) else {
+        return String::new();
+    };
+    let mut out = format!("{indent}Format specific information:\n");
+    write_map(&info, &format!("{indent}    "), &mut out);
+    out
+}
+
+fn write_map(map: &Map<String, Value>, indent: &str, out: &mut String) {
+    for (key, value) in map {
+        write_value(&key.replace('-', " "), value, indent, out);
+    }
+}
+
+fn write_value(key: &str, value: &Value, indent: &str, out: &mut String) {
+    let deeper = format!("{indent}    ");
+    match value {
+        Value::Object(map) => {
+            *out += &format!("{indent}{key}:\n");
+            write_map(map, &deeper, out);
+        }
+        Value::Array(list) => {
+            *out += &format!("{indent}{key}:\n");
+            for (i, value) in list.iter().enumerate() {
+                write_value(&format!("[{i}]"), value, &deeper, out);
+            }
+        }
+        Value::String(text) => *out += &format!("{indent}{key}: {text}\n"),
+        scalar => *out += &format!("{indent}{key}: {scalar}\n"),
+    }
 }

@@ -6,8 +6,10 @@ mod compare;
 mod convert;
 mod create;
 mod info;
+pub mod io;
 mod map;
 mod options;
+mod output;
 mod resize;
 mod text;
 
@@ -15,34 +17,13 @@ use std::io::Write;
 use std::sync::Arc;
 
 use args::{Args, Command};
+use output::Output;
 
 use crate::engine::{Inline, block_on};
 use crate::node::Node;
 use crate::open::{OpenOptions, open};
 use crate::qcow2::Purpose;
 use crate::{Error, Result};
-
-/// Where a tool writes.
-struct Output<'a> {
-    out: &'a mut dyn Write,
-    err: &'a mut dyn Write,
-}
-
-impl Output<'_> {
-    /// Whoever closed the pipe has read enough, so failures to write are no failures.
-    fn print(&mut self, text: &str) {
-        let _ = self.out.write_all(text.as_bytes());
-        let _ = self.out.flush();
-    }
-
-    fn report(&mut self, text: &str) {
-        let _ = writeln!(self.err, "qemu-img: {text}");
-    }
-
-    fn note(&mut self, line: &str) {
-        let _ = writeln!(self.err, "{line}");
-    }
-}
 
 const COMMANDS: [&Command; 7] = [
     &check::COMMAND,
@@ -55,8 +36,8 @@ const COMMANDS: [&Command; 7] = [
 ];
 
 /// Runs `qemu-img` with its arguments (without the program's name); returns the exit code.
-pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    let mut output = Output { out, err };
+pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write, terminal: bool) -> u8 {
+    let mut output = Output::new("qemu-img", out, err, terminal);
     let hint = "Try 'qemu-img --help' for more info";
     let Some(first) = args.first() else {
         output.report("Not enough arguments");
@@ -80,7 +61,7 @@ pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
         output.note(hint);
         return 1;
     };
-    match Args::parse(command, &args[1..]) {
+    match Args::parse(command.options, &args[1..]) {
         Ok(args) if args.has("help") => {
             output.print(&command.help());
             0
@@ -97,8 +78,9 @@ pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
             }
         },
         Err(text) => {
-            output.report(&text);
-            output.note(&format!("Try 'qemu-img {} --help' for more info", command.name));
+            let name = command.name;
+            output.note(&format!("qemu-img {name}: {text}"));
+            output.note(&format!("Try 'qemu-img {name} --help' for more info"));
             1
         }
     }

@@ -1,0 +1,19 @@
+//! The tools beside QEMU's: the same command lines in two directories, and the output (both streams in
+//! the order in which a script sees them) and the exit code must be the same. Needs `qemu-img` and
+//! `qemu-io` (package qemu-utils); without them these tests say so.
+
+#![allow(clippy::unwrap_used)]
+
+mod beside;
+
+use beside::compare;
+
+#[test]
+fn requests_by_hand() {
+    compare(include_str!("beside/scripts/requests"));
+}
+
+#[test]
+fn opening() {
+    compare(include_str!("beside/scripts/opening"));
+}

@@ -6,6 +6,7 @@
 pub mod host {
     pub const RAX: u8 = 0;
     pub const RCX: u8 = 1;
+    pub const RDX: u8 = 2;
     pub const RBX: u8 = 3;
     pub const RSP: u8 = 4;
     pub const RBP: u8 = 5;
@@ -57,6 +58,7 @@ pub mod op {
     pub const ADD: u8 = 0x03;
     pub const SUB: u8 = 0x2b;
     pub const CMP: u8 = 0x3b;
+    pub const MOVSXD: u8 = 0x63;
     pub const STORE: u8 = 0x89;
     pub const LOAD: u8 = 0x8b;
     pub const LEA: u8 = 0x8d;
@@ -67,6 +69,7 @@ pub mod op {
 pub mod group {
     pub const ADD: u8 = 0;
     pub const AND: u8 = 4;
+    pub const SUB: u8 = 5;
     pub const CMP: u8 = 7;
 }
 
@@ -77,6 +80,7 @@ pub mod cond {
     pub const E: u8 = 4;
     pub const NE: u8 = 5;
     pub const A: u8 = 7;
+    pub const NS: u8 = 9;
 }
 
 /// A place in the code that jumps lead to; see [`Asm::bind`].
@@ -235,6 +239,22 @@ impl Asm {
         self.bytes.extend([0xc1, 0xe8 | rm & 7, count]);
     }
 
+    /// `sar rm, count`, 64 bits.
+    pub fn sar(&mut self, rm: u8, count: u8) {
+        self.reg(Width::Q, 0xc1, 7, rm);
+        self.bytes.push(count);
+    }
+
+    /// `shl rm, cl`, 64 bits.
+    pub fn shl_by_cl(&mut self, rm: u8) {
+        self.reg(Width::Q, 0xd3, 4, rm);
+    }
+
+    /// `xchg` of the low two bytes of register RAX, RCX, RDX or RBX.
+    pub fn swap_bytes(&mut self, reg: u8) {
+        self.bytes.extend([0x86, 0xc0 | (4 + reg) << 3 | reg]);
+    }
+
     /// `cmp byte [mem], value`.
     pub fn compare_byte(&mut self, mem: Mem, value: u8) {
         self.mem(Width::D, 0x80, group::CMP, mem);
@@ -251,6 +271,12 @@ impl Asm {
     pub fn move_byte(&mut self, scratch: u8, from: Mem, to: Mem) {
         self.escaped(0xb6, scratch, from);
         self.mem(Width::D, 0x88, scratch, to);
+    }
+
+    /// `bt dword [mem], bit`.
+    pub fn bit_test(&mut self, mem: Mem, bit: u8) {
+        self.escaped(0xba, 4, mem);
+        self.bytes.push(bit);
     }
 
     /// An instruction of the two-byte map with a memory operand.

@@ -72,6 +72,8 @@ pub struct Frame {
     pub x87_operand: Cell<u64>,
     /// The same while its access may still fault.
     pub x87_next_operand: Cell<u64>,
+    /// Indices, mask and result of a gather.
+    pub gathered: [Cell<[u64; 4]>; 3],
     /// How a helper left translated code.
     pub left: Cell<Left>,
     /// Counts translations that were taken back.
@@ -134,6 +136,7 @@ pub mod at {
         VECTORS_LIVE = vectors_live;
         VECTORS_ALLOWED = vectors_allowed;
         HOST_MXCSR = host_mxcsr;
+        GATHER_INDICES = gathered;
         X87_LIVE = x87_live;
         X87_SEGMENT = x87_segment;
         X87_LAST = x87_last;
@@ -142,6 +145,8 @@ pub mod at {
         X87_NEXT_OPERAND = x87_next_operand;
     }
     pub const GS_BASE: i32 = FS_BASE + 8;
+    pub const GATHER_MASK: i32 = GATHER_INDICES + 32;
+    pub const GATHER_RESULT: i32 = GATHER_INDICES + 64;
 
     /// Guest register `number`.
     pub const fn reg(number: u8) -> i32 {
@@ -189,6 +194,7 @@ impl Frame {
             x87_page: Cell::new(0),
             x87_operand: Cell::new(0),
             x87_next_operand: Cell::new(0),
+            gathered: [const { Cell::new([0; 4]) }; 3],
             left: Cell::new(Left::End),
             epoch: AtomicUsize::new(0),
         }

@@ -12,6 +12,7 @@ mod asm;
 mod cache;
 mod flags;
 mod frame;
+mod gather;
 mod helper;
 mod jump;
 mod memory;

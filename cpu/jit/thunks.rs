@@ -2,6 +2,7 @@
 
 use super::asm::{Asm, Mem, Width, cond, group, host::*, op};
 use super::frame::{at, vectors};
+use super::gather::gather;
 use crate::state::VecReg;
 
 /// The host register that each guest register lives in, where it has one. RSP cannot keep its place,
@@ -61,6 +62,8 @@ pub struct Thunks {
     pub load_vectors: usize,
     /// Called with a record in R14: makes the guest's x87 registers the host's, or leaves.
     pub load_x87: usize,
+    /// Called by gathers: see [`super::gather`]. By whether elements and indices are of 64 bits.
+    pub gather: [[usize; 2]; 2],
     /// Where the signal handler sends translated code that trapped, with its place in R14.
     pub trap: usize,
 }
@@ -163,9 +166,10 @@ fn reload(asm: &mut Asm) {
     }
 }
 
-/// `lahf; seto al; mov [slot], ax`: RAX is lost.
+/// `lahf; seto al; mov [slot], eax`: RAX is lost. As wide as it is read again, so that the processor
+/// need not wait for the store.
 fn flags_to_slot(asm: &mut Asm, slot: i32) {
-    asm.bytes.extend([0x9f, 0x0f, 0x90, 0xc0, 0x66]);
+    asm.bytes.extend([0x9f, 0x0f, 0x90, 0xc0]);
     asm.mem(Width::D, op::STORE, RAX, Mem::at(R15, slot));
 }
 
@@ -183,6 +187,12 @@ pub fn restore_flags(asm: &mut Asm) {
     // add al, 0x7f overflows if AL was one; sahf.
     asm.bytes.extend([0x04, 0x7f, 0x9e]);
     asm.mov(RAX, R14);
+}
+
+/// Brings the frame's CF to the host's; the other flags are lost.
+pub fn restore_carry(asm: &mut Asm) {
+    const CF: u8 = 8;
+    asm.bit_test(Mem::at(R15, at::FLAGS), CF);
 }
 
 /// Leaves with the result in RAX; the host's stack is as `enter` left it.
@@ -270,6 +280,7 @@ pub fn assemble(asm: &mut Asm, helpers: &Helpers) -> Thunks {
         step: helper(asm, helpers.step),
         written: helper(asm, helpers.written),
         load_x87: helper(asm, helpers.load_x87),
+        gather: [false, true].map(|wide| [gather(asm, wide, false), gather(asm, wide, true)]),
         trap: trap(asm),
     };
     asm.finish();

@@ -206,6 +206,51 @@ pub fn generate_strings(rng: &mut Rng) -> Vec<u8> {
     vector_instruction(rng, &opcode)
 }
 
+/// Instructions that would lead far away if nothing prepared their operands.
+pub fn generate_prepared(rng: &mut Rng) -> Vec<u8> {
+    let displacement = rng.next() as u8 & 0x7c;
+    match rng.below(3) {
+        0 => {
+            // mov r, imm32; bt, bts, btr or btc [rdi+disp8], r; cmp rsi, rdi
+            let (number, wide) = (rng.pick(&[0, 1, 2, 3, 5, 8, 10, 14]), rng.next() as u8 & 8);
+            let (high, low) = (number >> 3, number & 7);
+            let mut bytes = vec![0x48 | high, 0xc7, 0xc0 | low];
+            bytes.extend((rng.below(0x1000) as i32 - 0x800).to_le_bytes());
+            let operation = rng.pick(&[0xa3, 0xab, 0xb3, 0xbb]);
+            if operation != 0xa3 && rng.below(2) == 0 {
+                bytes.push(0xf0);
+            }
+            bytes.extend([0x40 | wide | high << 2, 0x0f, operation, 0x47 | low << 3]);
+            bytes.extend([displacement, 0x48, 0x39, 0xfe]);
+            bytes
+        }
+        1 if std::arch::is_x86_feature_detected!("avx2") => {
+            // vpsrld or vpsrlq index, index, count; a gather of [rdi+disp8+index*scale]
+            let opcode = 0x90 | rng.next() as u8 & 3;
+            let long = rng.next() as u8 & 4;
+            let far = opcode & 1 != 0;
+            let [result, index, mask] = match rng.below(3) {
+                0 => [0, 1, 2],
+                1 => [9, 10, 3],
+                _ => [4, 13, 15],
+            };
+            let not = |number: u8| (!number & 15) << 3;
+            let mut bytes = vec![0xc4, 0xe1 & !((index >> 3) << 5), 0x01 | not(index) | 4];
+            let (shift, count) = if far { (0x73, 55) } else { (0x72, 23) };
+            bytes.extend([shift, 0xd0 | index & 7, count]);
+            let extensions = (!result >> 3 & 1) << 7 | (!index >> 3 & 1) << 6 | 0x20;
+            let wide = rng.next() as u8 & 0x80;
+            bytes.extend([0xc4, extensions | 2, wide | not(mask) | long | 1, opcode]);
+            let scale = rng.next() as u8 & 3;
+            bytes.extend([0x44 | (result & 7) << 3, scale << 6 | (index & 7) << 3 | 7]);
+            bytes.push(displacement);
+            bytes
+        }
+        // ldmxcsr or stmxcsr [rdi+disp8]
+        _ => vec![0x0f, 0xae, if rng.below(8) == 0 { 0x57 } else { 0x5f }, displacement],
+    }
+}
+
 /// Bytes that look like an x87 instruction.
 pub fn generate_x87(rng: &mut Rng) -> Vec<u8> {
     let mut bytes = vec![0xd8 | rng.next() as u8 & 7];

@@ -11,8 +11,8 @@ use crate::signals::request;
 use crate::state::{cr0, gpr};
 use crate::testbed::Testbed;
 use generate::{
-    Rng, generate, generate_float, generate_mmx, generate_strings, generate_vector, generate_x87,
-    is_safe, is_safe_fpu, is_safe_vector,
+    Rng, generate, generate_float, generate_mmx, generate_prepared, generate_strings,
+    generate_vector, generate_x87, is_safe, is_safe_fpu, is_safe_vector,
 };
 
 const CODE: u64 = 0x1000;
@@ -82,6 +82,10 @@ fn rotates(raw: &Instruction) -> bool {
 fn stream(rng: &mut Rng, count: usize) -> Vec<u8> {
     let mut code = Vec::new();
     for _ in 0..count {
+        if rng.below(8) == 0 {
+            code.extend(generate_prepared(rng));
+            continue;
+        }
         loop {
             let kind = rng.below(16);
             let bytes = match kind {

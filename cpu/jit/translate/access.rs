@@ -27,6 +27,23 @@ impl Emitter<'_> {
         }
     }
 
+    /// Moves on from the address in R13 to where the bit is that the register operand of BT and its
+    /// like names, and notes which it is there. R14 and the host's flags are lost.
+    pub fn go_to_bit(&mut self, raw: &Instruction) {
+        let (number, size) = (raw.op1_register().number() & 15, raw.op1_register().size());
+        let shift = if size == 8 { 3 } else { 2 };
+        let bit = self.in_register(number, R14);
+        let widen = if size == 8 { op::LOAD } else { op::MOVSXD };
+        self.asm.reg(Width::Q, widen, R14, bit);
+        self.asm.sar(R14, shift + 3);
+        let place = Mem { base: Some(R13), index: Some((R14, shift)), disp: 0 };
+        self.asm.mem(self.wide(), op::LEA, R13, place);
+        let bit = self.in_register(number, R14);
+        self.asm.reg(Width::D, op::LOAD, R14, bit);
+        self.asm.alu_imm(Width::D, group::AND, R14, size as i32 * 8 - 1);
+        self.asm.store(R15, at::TARGET, R14);
+    }
+
     /// The offset of the memory operand within its segment, into `to`. Touches no flags. R13 and R14
     /// may be lost.
     pub fn address_into(&mut self, raw: &Instruction, to: u8, wide: bool) {

@@ -70,6 +70,10 @@ impl Emitter<'_> {
         self.stack_top(slow);
         let number = raw.op0_register().full_register().number();
         match HOME[number] {
+            Some(home) if number == gpr::RSP => {
+                self.asm.mem(self.wide(), op::LOAD, home, Mem::at(R13, 0));
+                return self.resume(index, slow, at_fault);
+            }
             Some(home) => self.asm.mem(self.wide(), op::LOAD, home, Mem::at(R13, 0)),
             None => {
                 self.asm.mem(self.wide(), op::LOAD, R13, Mem::at(R13, 0));

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use iced_x86::{Encoder, EncodingKind, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Encoder, EncodingKind, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
 use super::unit::{self, Class, Unit};
 use super::x87;
@@ -156,6 +156,7 @@ impl<'a> Emitter<'a> {
         match unit.class {
             Class::Nothing => {}
             Class::Plain | Class::Vector | Class::Fpu => self.plain(index),
+            Class::Gather => self.gather(index),
             Class::Address => self.address_of(&unit.raw),
             Class::Push => self.push(index),
             Class::Pop => self.pop(index),
@@ -235,13 +236,28 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// Whether unit `index` must find the old flags in the host's.
-    fn wants_host_flags(&self, index: usize) -> bool {
+    /// The old flags that unit `index` must find in the host's.
+    fn wanted_flags(&self, index: usize) -> u8 {
         let Unit { effect, needed, .. } = self.units[index];
-        effect.reads != 0 || effect.modifies != 0 && needed & !effect.replaces != 0
+        let spared = if effect.modifies != 0 { needed & !effect.replaces } else { 0 };
+        effect.reads | spared
     }
 
-    fn step(&mut self, index: usize) {
+    /// Whether unit `index` must find old flags in the host's.
+    fn wants_host_flags(&self, index: usize) -> bool {
+        self.wanted_flags(index) != 0
+    }
+
+    /// Brings what unit `index` wants of the flags to the host's. R14 may be lost.
+    fn wanted_flags_to_host(&mut self, index: usize) {
+        if self.flags == Flags::Slot && self.wanted_flags(index) == RflagsBits::CF as u8 {
+            thunks::restore_carry(&mut self.asm);
+        } else {
+            self.flags_to_host();
+        }
+    }
+
+    pub fn step(&mut self, index: usize) {
         let flags = self.destroy_flags(index);
         let record = self.record_of(index, Kind::Step, flags);
         self.load_record(record);
@@ -259,7 +275,7 @@ impl<'a> Emitter<'a> {
         }
         self.want_registers(index);
         if self.wants_host_flags(index) {
-            self.flags_to_host();
+            self.wanted_flags_to_host(index);
         }
         self.encode_trapping(index, self.flags.at_trap());
         if unit.class == Class::Fpu && x87::remembered(&unit.raw) {
@@ -320,14 +336,20 @@ impl<'a> Emitter<'a> {
         self.want_registers(index);
         let at_fault = self.destroy_flags(index);
         self.address(raw, R13);
+        let far_bit = unit::is_far_bit(raw);
+        if far_bit {
+            self.go_to_bit(raw);
+        }
         let remembered = unit.class == Class::Fpu && x87::remembered(raw);
         if remembered {
             self.note_operand(raw);
         }
         let slow = self.asm.label();
         self.look_up(size, writes, slow);
-        if raw.mnemonic() == Mnemonic::Fldcw {
-            self.check_control_word(slow);
+        match raw.mnemonic() {
+            Mnemonic::Fldcw => self.check_control_word(slow),
+            Mnemonic::Ldmxcsr | Mnemonic::Vldmxcsr => self.check_mxcsr(slow),
+            _ => {}
         }
         let restores = self.wants_host_flags(index) && self.flags == Flags::Slot;
         let homeless = (0..raw.op_count()).any(|n| {
@@ -342,7 +364,10 @@ impl<'a> Emitter<'a> {
             self.asm.store(R15, at::SPARE, R14);
         }
         if restores {
-            self.flags_to_host();
+            self.wanted_flags_to_host(index);
+        }
+        if far_bit {
+            self.asm.load(R14, R15, at::TARGET);
         }
         self.encode_trapping(index, at_fault);
         if remembered {
@@ -404,20 +429,33 @@ impl<'a> Emitter<'a> {
             insn.set_memory_displ_size(0);
             insn.set_segment_prefix(Register::None);
         }
-        let mut scratch = unit::scratch(memory).iter();
+        let borrowed = self.borrowable(index);
+        let mut scratch = unit::scratch(memory).iter().copied().chain(borrowed);
+        let mut swapped = None;
         let mut homeless: Vec<(Register, u8)> = Vec::new();
         for n in 0..raw.op_count() {
             if raw.op_kind(n) != OpKind::Register || !raw.op_register(n).is_gpr() {
                 continue;
             }
             let register = raw.op_register(n);
+            if n == 1 && unit::is_far_bit(raw) {
+                insn.set_op_register(n, part(R14, register));
+                continue;
+            }
+            if memory && unit::is_high_byte(register) {
+                // The memory operand's base leaves no way to name it.
+                let number = register.full_register().number();
+                insn.set_op_register(n, Register::AL + number as u32);
+                swapped = Some(number as u8);
+                continue;
+            }
             let full = register.full_register();
             let host = match unit::home(register) {
                 Some(host) => host,
                 None => match homeless.iter().find(|(known, _)| *known == full) {
                     Some((_, host)) => *host,
                     None => {
-                        let host = scratch.next().copied().unwrap_or(R14);
+                        let host = scratch.next().unwrap_or(R14);
                         homeless.push((full, host));
                         host
                     }
@@ -427,19 +465,41 @@ impl<'a> Emitter<'a> {
                 insn.set_op_register(n, part(host, register));
             }
         }
+        let borrowed = borrowed.filter(|host| homeless.iter().any(|(_, used)| used == host));
+        if let Some(host) = borrowed {
+            self.asm.store(R15, at::SPARE, host);
+        }
         for (guest, host) in &homeless {
             self.asm.load(*host, R15, at::reg(guest.number() as u8));
         }
+        swapped.iter().for_each(|number| self.asm.swap_bytes(*number));
         self.encode_as_is(&insn);
+        swapped.iter().for_each(|number| self.asm.swap_bytes(*number));
         for (guest, host) in &homeless {
             let number = guest.number();
             if unit.changes >> number & 1 != 0 {
                 self.asm.store(R15, at::reg(number as u8), *host);
             }
         }
+        if let Some(host) = borrowed {
+            self.asm.load(host, R15, at::SPARE);
+        }
     }
 
-    fn encode_as_is(&mut self, insn: &Instruction) {
+    /// A host register that unit `index` has no use for, if it may be given to a guest register
+    /// without a home.
+    fn borrowable(&self, index: usize) -> Option<u8> {
+        let raw = &self.units[index].raw;
+        let used = |host: u8| {
+            (0..raw.op_count()).any(|n| {
+                raw.op_kind(n) == OpKind::Register && unit::home(raw.op_register(n)) == Some(host)
+            })
+        };
+        let mut hosts = [RBX, RBP, RSI, RDI].into_iter();
+        if unit::may_borrow(raw) { hosts.find(|host| !used(*host)) } else { None }
+    }
+
+    pub fn encode_as_is(&mut self, insn: &Instruction) {
         self.encoder.set_buffer(std::mem::take(&mut self.asm.bytes));
         let encoded = self.encoder.encode(insn, 0);
         self.asm.bytes = self.encoder.take_buffer();

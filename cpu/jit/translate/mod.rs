@@ -7,6 +7,7 @@ mod access;
 mod control;
 mod emit;
 pub mod unit;
+mod vector;
 mod x87;
 
 use std::ops::Range;

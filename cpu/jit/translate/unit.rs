@@ -4,7 +4,7 @@ use iced_x86::{
     Code, CpuidFeature, EncodingKind, FlowControl, Instruction, Mnemonic as M, OpKind, Register,
 };
 
-use super::x87;
+use super::{vector, x87};
 use crate::cpuid::Model;
 use crate::interp::decode::{self, End, Key};
 use crate::jit::asm::host::{R13, R14};
@@ -21,6 +21,8 @@ pub enum Class {
     Vector,
     /// The same, and it uses the registers of the x87 and of MMX.
     Fpu,
+    /// A gather.
+    Gather,
     /// Not at all.
     Nothing,
     /// LEA.
@@ -108,6 +110,7 @@ impl Unit {
             Class::Plain
                 | Class::Vector
                 | Class::Fpu
+                | Class::Gather
                 | Class::Nothing
                 | Class::Address
                 | Class::Push
@@ -154,7 +157,18 @@ pub fn writes_memory(raw: &Instruction) -> bool {
     }
     let only_reads = matches!(
         raw.mnemonic(),
-        M::Cmp | M::Test | M::Bt | M::Mul | M::Imul | M::Div | M::Idiv | M::Push | M::Jmp | M::Call
+        M::Cmp
+            | M::Test
+            | M::Bt
+            | M::Mul
+            | M::Imul
+            | M::Div
+            | M::Idiv
+            | M::Push
+            | M::Jmp
+            | M::Call
+            | M::Ldmxcsr
+            | M::Vldmxcsr
     );
     raw.op0_kind() == OpKind::Memory && !only_reads
 }
@@ -201,12 +215,16 @@ fn classify(raw: &Instruction, key: Key, model: &Model) -> Class {
         M::Push | M::Pop | M::Leave => stack(raw, key),
         mnemonic if is_plain(mnemonic) || is_conditional(raw) => Class::Plain,
         _ if x87::is_native(raw) => Class::Fpu,
+        _ if raw.is_vsib() => Class::Gather,
         _ if is_vector(raw) => Class::Vector,
         _ => Class::Step,
     };
     let possible = match class {
         Class::Plain | Class::Vector | Class::Fpu => {
             decode::offered(raw, model) && host_has(raw) && placeable(raw, key)
+        }
+        Class::Gather => {
+            decode::offered(raw, model) && key.code_bits() == 64 && vector::can_gather(raw)
         }
         Class::Address => addressable(raw, key) && raw.op0_register().size() >= 4,
         Class::Push => raw.op0_kind() != OpKind::Memory || addressable(raw, key),
@@ -294,10 +312,8 @@ fn stack(raw: &Instruction, key: Key) -> Class {
                 OpKind::Memory => raw.mnemonic() == M::Push,
                 _ => true,
             };
-            let moves_stack =
-                raw.mnemonic() == M::Pop && raw.op0_register().full_register() == Register::RSP;
             match raw.mnemonic() {
-                _ if !general || moves_stack => Class::Step,
+                _ if !general => Class::Step,
                 M::Push => Class::Push,
                 _ => Class::Pop,
             }
@@ -401,10 +417,7 @@ fn is_vector(raw: &Instruction) -> bool {
             || register.is_ymm()
             || register.is_gpr()
     });
-    let special = matches!(
-        raw.mnemonic(),
-        M::Ldmxcsr | M::Stmxcsr | M::Vldmxcsr | M::Vstmxcsr | M::Maskmovdqu | M::Vmaskmovdqu
-    );
+    let special = matches!(raw.mnemonic(), M::Maskmovdqu | M::Vmaskmovdqu);
     encoding && registers && !special && raw.cpuid_features().iter().all(is_vector_set)
 }
 
@@ -418,6 +431,7 @@ pub fn is_vector_set(set: &CpuidFeature) -> bool {
         C::AES => has!("aes"),
         C::PCLMULQDQ => has!("pclmulqdq"),
         C::SHA => has!("sha"),
+        C::SSE4A => has!("sse4a"),
         C::GFNI => has!("gfni"),
         C::AVX => has!("avx"),
         C::AVX2 => has!("avx2"),
@@ -495,12 +509,27 @@ pub fn home(register: Register) -> Option<u8> {
     HOME[register.full_register().number() & 15]
 }
 
-fn is_high_byte(register: Register) -> bool {
+pub fn is_high_byte(register: Register) -> bool {
     matches!(register, Register::AH | Register::BH | Register::CH | Register::DH)
 }
 
+/// Whether `raw` tests a bit in memory whose number is in a register, and may be far away.
+pub fn is_far_bit(raw: &Instruction) -> bool {
+    matches!(raw.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
+        && raw.op0_kind() == OpKind::Memory
+        && raw.op1_kind() == OpKind::Register
+}
+
+/// Whether `raw` may use a host register that belongs to another guest register: it has three
+/// operands, and touches no other general registers but RDX.
+pub fn may_borrow(raw: &Instruction) -> bool {
+    raw.encoding() == EncodingKind::VEX
+        && (0..raw.op_count())
+            .all(|n| raw.op_kind(n) != OpKind::Register || raw.op_register(n).is_gpr())
+}
+
 /// Whether all operands of a plain instruction find a place: no more guest registers without a home
-/// than there is scratch, and no AH..BH beside an operand that needs a REX prefix.
+/// than there is scratch, and no AH..BH beside a register that needs a REX prefix.
 fn placeable(raw: &Instruction, key: Key) -> bool {
     if !addressable(raw, key) {
         return false;
@@ -536,12 +565,15 @@ fn placeable(raw: &Instruction, key: Key) -> bool {
         }
     }
     rex |= !homeless.is_empty();
-    // A bit offset in a register reaches beyond the operand.
-    let far_bits = memory
-        && matches!(raw.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
-        && raw.op1_kind() == OpKind::Register;
-    let room = if memory { 1 } else { 2 };
-    !(high && rex) && homeless.len() <= room && !far_bits && encodable(raw).is_some()
+    let far_bit_ok = !is_far_bit(raw)
+        || raw.op1_register().size() >= 4 && address_bits(raw, key) == key.code_bits();
+    let room = scratch(memory).len() + usize::from(may_borrow(raw));
+    let high_ok = match memory {
+        // It changes places with the low byte, which CMPXCHG must find in AL.
+        true => !high || raw.mnemonic() != M::Cmpxchg || raw.op1_register() != Register::AH,
+        false => !(high && rex),
+    };
+    high_ok && homeless.len() <= room && far_bit_ok && encodable(raw).is_some()
 }
 
 /// The form of `raw` that exists in 64-bit code.

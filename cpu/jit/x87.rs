@@ -2,9 +2,10 @@
 //!
 //! The first x87 or MMX instruction asks for them; they stay until translated code is left, or an
 //! interpreter's handler needs the x87's state. All other Rust code leaves the host's FPU alone: it
-//! computes with vector registers. Guests that unmask an exception are left to the interpreter, so the
-//! host's FPU never traps. What the x87 remembers of its last instruction would be host addresses:
-//! translated code notes the guest's in the frame.
+//! computes with vector registers. Where the host's FPU reports an exception that the guest has
+//! unmasked, the interpreter executes the instruction and reports it to the guest. What the x87
+//! remembers of its last instruction would be host addresses: translated code notes the guest's in
+//! the frame.
 #![allow(unsafe_code)]
 // Unsafe: the host's FPU is loaded and saved as a whole.
 
@@ -40,10 +41,10 @@ pub fn host_can() -> bool {
 }
 
 impl Cpu {
-    /// Makes the guest's x87 registers the host's, unless an x87 instruction might trap.
+    /// Makes the guest's x87 registers the host's, unless the mode forbids their use.
     pub(super) fn load_x87(&mut self, frame: &Frame) -> bool {
         let x87 = &self.state.x87;
-        if self.mode.fpu_trap || !x87.masks_all() {
+        if self.mode.fpu_trap {
             return false;
         }
         let mut area = Area { legacy: [0; 512], header: [X87, 0, 0, 0, 0, 0, 0, 0] };

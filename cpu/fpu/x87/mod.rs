@@ -121,11 +121,6 @@ impl X87 {
         self.status & !self.control & u16::from(flag::ALL) != 0
     }
 
-    /// Whether the control word masks every exception, so that none is ever pending.
-    pub fn masks_all(&self) -> bool {
-        self.control & u16::from(flag::ALL) == u16::from(flag::ALL)
-    }
-
     /// Abridged tag byte, as FXSAVE keeps it: bit i set if physical register i is not empty.
     pub fn abridged_tags(&self) -> u8 {
         self.valid

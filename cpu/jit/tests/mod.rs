@@ -164,7 +164,7 @@ fn random_x87(rng: &mut Rng) -> X87 {
             _ => rng.next() as u8,
         };
     }
-    let control = if rng.below(16) == 0 { rng.next() as u16 } else { 0x7f };
+    let control = if rng.below(4) == 0 { rng.next() as u16 } else { 0x7f };
     let control = control & 0xff | rng.next() as u16 & 0xf00;
     area[..2].copy_from_slice(&control.to_le_bytes());
     area[2] &= 0x40;
@@ -195,6 +195,7 @@ fn random_start(rng: &mut Rng, rdi: u64) -> impl Fn(&mut Testbed) + use<> {
         state.flags.set(flags | 2);
         state.mxcsr = 0x1f80;
         state.x87 = x87;
+        state.cr0 = state.cr0 & !cr0::NE | if seed & 1 != 0 { cr0::NE } else { 0 };
         for (vector, value) in state.vec.iter_mut().zip(&vectors) {
             (vector.0[0], vector.0[1]) = (*value, value.rotate_left(40));
         }

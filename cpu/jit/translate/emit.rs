@@ -300,7 +300,7 @@ impl<'a> Emitter<'a> {
         let from = self.asm.offset();
         self.encode(index);
         let unit = &self.units[index];
-        if unit.class == Class::Vector || unit::can_trap(unit.raw.mnemonic()) {
+        if matches!(unit.class, Class::Vector | Class::Fpu) || unit::can_trap(unit.raw.mnemonic()) {
             let kind = Kind::Interpret(unit.raw.ip() as i64);
             let record = self.record(plain_record(self.source, kind, flags));
             self.traps.push((from..self.asm.offset(), record));
@@ -347,7 +347,6 @@ impl<'a> Emitter<'a> {
         let slow = self.asm.label();
         self.look_up(size, writes, slow);
         match raw.mnemonic() {
-            Mnemonic::Fldcw => self.check_control_word(slow),
             Mnemonic::Ldmxcsr | Mnemonic::Vldmxcsr => self.check_mxcsr(slow),
             _ => {}
         }

@@ -95,8 +95,7 @@ impl Unit {
         match self.class {
             Class::Fpu => {
                 self.loads_x87 = !live;
-                self.visible = !live || touches_memory(&self.raw) || x87::uses_xmm(&self.raw);
-                self.raw.mnemonic() != M::Fldcw
+                true
             }
             Class::Step => live && !touches_x87(&self.raw),
             _ => live,
@@ -134,7 +133,8 @@ pub fn can_trap(mnemonic: M) -> bool {
 /// Whether `raw` is an x87 instruction.
 pub fn is_x87(raw: &Instruction) -> bool {
     use CpuidFeature as C;
-    raw.cpuid_features().iter().any(|set| matches!(set, C::FPU | C::FPU287 | C::FPU387))
+    raw.mnemonic() == M::Wait
+        || raw.cpuid_features().iter().any(|set| matches!(set, C::FPU | C::FPU287 | C::FPU387))
 }
 
 /// Whether `raw` reads or changes the state of the x87, or may do so.

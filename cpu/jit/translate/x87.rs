@@ -4,15 +4,15 @@ use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
 use super::emit::{Emitter, Stub};
 use super::plain_record;
-use super::unit::{self, Class, Unit};
+use super::unit;
 use crate::interp::decode;
-use crate::jit::asm::{Label, Mem, Width, cond, group, host::*, op};
+use crate::jit::asm::{Mem, Width, cond, host::*, op};
 use crate::jit::frame::at;
 use crate::jit::record::Kind;
 use crate::jit::x87::last;
 
 /// Whether `raw` works on the x87's registers alone, or on MMX registers and what vector instructions
-/// have beside; and the host does the same with all exceptions masked.
+/// have beside.
 pub fn is_native(raw: &Instruction) -> bool {
     if unit::is_x87(raw) {
         // Processors differ in what FSTPNCE makes of empty registers.
@@ -110,12 +110,6 @@ impl Emitter<'_> {
                 self.asm.set_byte(Mem::at(R15, at::X87_SEGMENT), segment);
             }
         }
-        // The next one may come before anybody can look.
-        let invisible = |unit: &&Unit| !unit.visible && !unit.ends_block();
-        let mut coming = self.units[index + 1..].iter().take_while(invisible);
-        if coming.any(|unit| unit.class == Class::Fpu && remembered(&unit.raw)) {
-            return;
-        }
         if !self.x87_page_noted {
             self.x87_page_noted = true;
             self.asm.load(R14, R15, at::PAGE_RIP);
@@ -123,14 +117,5 @@ impl Emitter<'_> {
         }
         let note = last(unit.raw.ip() as u16, self.source.insn(unit).x87_opcode());
         self.asm.store_imm(Width::D, Mem::at(R15, at::X87_LAST), note as i32);
-    }
-
-    /// Goes to `slow` if FLDCW is about to unmask an exception. R14 is lost.
-    pub fn check_control_word(&mut self, slow: Label) {
-        const MASKS: i32 = 0x3f;
-        self.asm.escaped(0xb6, R14, Mem::at(R13, 0));
-        self.asm.alu_imm(Width::D, group::AND, R14, MASKS);
-        self.asm.alu_imm(Width::D, group::CMP, R14, MASKS);
-        self.asm.jcc(cond::NE, slow);
     }
 }

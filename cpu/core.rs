@@ -151,6 +151,7 @@ impl Cpu {
         self.stepping = false;
         self.exit_block = true;
         self.shutdown = false;
+        self.mmu.tlb.reset();
         self.mmu.flush_all(&self.bus);
         self.update_mode();
     }

@@ -133,7 +133,7 @@ impl SoftEngine {
         if signals.pending() & self.cpu.signal_mask & request::INIT != 0
             && self.cpu.intercepts(exit::INIT)
         {
-            self.cpu.exit_between(exit::INIT);
+            after_delivery(self.cpu.exit_between(exit::INIT))?;
         }
         if signals.take(request::INIT & self.cpu.signal_mask) != 0 {
             self.cpu.init();
@@ -162,8 +162,7 @@ impl SoftEngine {
         {
             // The event itself stays where it is, for the host.
             if waiting & bit != 0 && self.cpu.intercepts(code) {
-                self.cpu.exit_between(code);
-                return Ok(());
+                return after_delivery(self.cpu.exit_between(code));
             }
         }
         let delivered = if signals.take(request::SMI & allowed) != 0 {
@@ -186,10 +185,15 @@ impl SoftEngine {
         } else {
             Ok(())
         };
-        match delivered {
-            Err(Trap::Shutdown) => Err(Exit::Shutdown),
-            _ => Ok(()),
-        }
+        after_delivery(delivered)
+    }
+}
+
+/// A triple fault ends the run.
+fn after_delivery(delivered: Result<(), Trap>) -> Result<(), Exit> {
+    match delivered {
+        Err(Trap::Shutdown) => Err(Exit::Shutdown),
+        _ => Ok(()),
     }
 }
 

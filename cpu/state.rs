@@ -97,6 +97,18 @@ pub struct TableReg {
 #[repr(C, align(64))]
 pub struct VecReg(pub [u128; 4]);
 
+/// Machine-check banks, as many as QEMU's processors have.
+pub const MC_BANKS: usize = 10;
+
+/// A machine-check bank but for its status, which is clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct McBank {
+    pub ctl: u64,
+    pub addr: u64,
+    pub misc: u64,
+}
+
 /// Model-specific registers that are plain state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -125,6 +137,8 @@ pub struct Msrs {
     pub mtrr_var: [(u64, u64); 8],
     pub mcg_status: u64,
     pub mcg_ctl: u64,
+    /// What each machine-check bank holds; no errors are ever latched by themselves.
+    pub mc_banks: [McBank; MC_BANKS],
     pub xss: u64,
     pub pkrs: u64,
     pub umwait_control: u64,
@@ -277,6 +291,7 @@ impl Msrs {
             mtrr_var: [(0, 0); 8],
             mcg_status: 0,
             mcg_ctl: !0,
+            mc_banks: [McBank { ctl: !0, addr: 0, misc: 0 }; MC_BANKS],
             xss: 0,
             pkrs: 0,
             umwait_control: 0,

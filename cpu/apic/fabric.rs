@@ -46,11 +46,7 @@ impl ApicFabric {
             _ => ApicMessage { destination: BROADCAST, ..ipi.message },
         };
         for apic in self.apics.read().iter() {
-            let itself = apic.id() == sender;
-            // To all including itself, only an interrupt with a vector may go.
-            let excluded = ipi.recipients == Recipients::Others
-                || !matches!(message.delivery, DeliveryMode::Fixed | DeliveryMode::LowestPriority);
-            if !(itself && excluded) {
+            if !(apic.id() == sender && ipi.recipients == Recipients::Others) {
                 apic.offer(&message, |core| core.is_selected(message.destination, message.mode));
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use base::clock::{ClockKind, Clocks, Timer};
-use base::interrupt::{ApicMessage, DeliveryMode, IntAck};
+use base::interrupt::{ApicMessage, IntAck};
 use base::irq::IrqSink;
 use base::trace_event;
 use parking_lot::Mutex;
@@ -207,10 +207,10 @@ impl LocalApic {
         match outcome {
             Outcome::Done => {}
             Outcome::Broadcast(vector) => others.broadcast_eoi(vector),
+            // Not only vectors: the manual allows no others here, but QEMU and KVM send them, and
+            // test programs count on it.
             Outcome::Send(Ipi { recipients: Recipients::Myself, message }) => {
-                let fixed =
-                    matches!(message.delivery, DeliveryMode::Fixed | DeliveryMode::LowestPriority);
-                self.offer(&message, |_| fixed);
+                self.offer(&message, |_| true);
             }
             Outcome::Send(ipi) => others.send_ipi(&ipi, self.id),
         }

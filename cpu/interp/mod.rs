@@ -166,7 +166,7 @@ impl Cpu {
     /// interrupt shadow.
     pub(crate) fn run_single(&mut self, cache: &mut Cache) -> Left {
         let flags = self.state.flags.system();
-        if self.mode.breakpoints && flags & bit::RF == 0 {
+        if self.mode.breakpoints && flags & bit::RF == 0 && self.state.svm.gif {
             let base = self.mode.base[Seg::Cs as usize];
             let linear = self.state.rip.wrapping_add(base) & self.mode.linear_mask;
             let causes = self.code_breakpoint(linear);

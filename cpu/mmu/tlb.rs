@@ -11,6 +11,9 @@
 //! In the second level, tags carry the number in their low twelve bits. Numbers are never used twice
 //! until all tables are cleared, so that a CR3 write empties the TLB by taking a new number. Global
 //! pages live in the second level under a number of their own and survive that.
+//!
+//! Guests that this processor virtualizes have *worlds* of their own beside the host's, told apart by
+//! their ASIDs, so that going from one to the other keeps what is cached for both.
 
 use super::Context;
 
@@ -19,6 +22,8 @@ pub(crate) const SIZE: usize = 1024;
 const CONTEXTS: usize = 4;
 /// Sets of first-level tables.
 const SETS: usize = 4;
+/// Worlds that are kept beside the current one: as many as there are ASIDs.
+const WORLDS: usize = 16;
 const L2_SIZE: usize = 8192;
 /// Address-space numbers fit the page offset.
 const NUMBERS: u64 = 0xfff;
@@ -232,6 +237,27 @@ struct L2Entry {
     walked: Walked,
 }
 
+/// What translations depend on beside page tables, for [`Tlb::enter_world`].
+pub(crate) type Controls = [u64; 9];
+
+/// The address spaces of the host, or of a guest.
+struct World {
+    /// 0 is the host.
+    asid: u32,
+    /// The number of each PCID, 0 when it has none.
+    numbers: Box<[u16]>,
+    global_number: u64,
+    /// What held when the world was left.
+    controls: Controls,
+}
+
+impl World {
+    fn new(asid: u32) -> Self {
+        let numbers = vec![0; 4096].into();
+        World { asid, numbers, global_number: 0, controls: Controls::default() }
+    }
+}
+
 pub(crate) struct Tlb {
     pub read: Table<ReadEntry>,
     pub write: Table<WriteEntry>,
@@ -247,10 +273,9 @@ pub(crate) struct Tlb {
     fetched: [u64; 64],
     /// The current address-space number.
     number: u64,
-    global_number: u64,
     next_number: u64,
-    /// The number of each PCID, 0 when it has none.
-    numbers: Box<[u16]>,
+    world: World,
+    other_worlds: Vec<World>,
     pcid: usize,
     /// 2 MiB regions (hashed) that hold fragments of large pages.
     large: [u64; 16],
@@ -276,9 +301,9 @@ impl Tlb {
             epochs: [0; SETS],
             fetched: [0; 64],
             number: 1,
-            global_number: 2,
             next_number: 3,
-            numbers: vec![0; 4096].into(),
+            world: World { global_number: 2, ..World::new(0) },
+            other_worlds: Vec::new(),
             pcid: 0,
             large: [0; 16],
             huge: 0,
@@ -297,18 +322,19 @@ impl Tlb {
     /// Physically empties everything and starts numbering anew.
     fn clear(&mut self) {
         self.l2.fill(L2Entry::default());
-        self.numbers.fill(0);
+        self.other_worlds.clear();
+        self.world.numbers.fill(0);
         self.sets = [0; SETS];
         self.large = [0; 16];
         self.huge = 0;
-        self.global_number = 1;
+        self.world.global_number = 1;
         self.next_number = 2;
     }
 
     /// Makes `number` the current address space.
     fn select(&mut self, number: u64) {
         self.number = number;
-        self.numbers[self.pcid] = number as u16;
+        self.world.numbers[self.pcid] = number as u16;
         let found = self.sets.iter().position(|n| *n == number);
         let set = found.unwrap_or((self.set + 1) % SETS);
         let clear = found.is_none();
@@ -329,13 +355,54 @@ impl Tlb {
     /// Forgets everything. From here on no entry made before can match: its number is not used
     /// again before the tables were cleared.
     pub fn flush_all(&mut self) {
-        self.numbers.fill(0);
+        self.other_worlds.clear();
         self.large = [0; 16];
         self.huge = 0;
         self.fetched = [0; 64];
-        self.global_number = self.new_number();
+        self.flush_world();
+    }
+
+    /// Forgets everything of the current world.
+    fn flush_world(&mut self) {
+        self.world.numbers.fill(0);
+        self.world.global_number = self.new_number();
         let number = self.new_number();
         self.select(number);
+    }
+
+    /// Back to the host's world, with nothing in it.
+    pub fn reset(&mut self) {
+        self.world.asid = 0;
+        self.pcid = 0;
+        self.flush_all();
+    }
+
+    /// Forgets everything of the world of `asid`, which is not the current one.
+    pub fn forget_world(&mut self, asid: u32) {
+        self.other_worlds.retain(|world| world.asid != asid);
+    }
+
+    /// Makes the world of `asid` current, with its address space `pcid`. Under `left` the current one
+    /// was at the end, under `entered` the other goes on: what was cached for it is kept if it was
+    /// left under the same.
+    pub fn enter_world(&mut self, asid: u32, pcid: u16, left: Controls, entered: Controls) {
+        self.pcid = usize::from(pcid & 0xfff);
+        let found = self.other_worlds.iter().position(|world| world.asid == asid);
+        let world = match found {
+            Some(index) => self.other_worlds.swap_remove(index),
+            None => World::new(asid),
+        };
+        let mut before = std::mem::replace(&mut self.world, world);
+        before.controls = left;
+        if self.other_worlds.len() == WORLDS {
+            self.other_worlds.remove(0);
+        }
+        self.other_worlds.push(before);
+        if found.is_some() && self.world.controls == entered {
+            self.switch_to(pcid);
+        } else {
+            self.flush_world();
+        }
     }
 
     /// Forgets all pages of `pcid` that are not global.
@@ -345,7 +412,7 @@ impl Tlb {
             let number = self.new_number();
             self.select(number);
         } else {
-            self.numbers[pcid] = 0;
+            self.world.numbers[pcid] = 0;
         }
     }
 
@@ -357,7 +424,7 @@ impl Tlb {
     /// Makes `pcid` current, keeping what is cached for it.
     pub fn switch_to(&mut self, pcid: u16) {
         self.pcid = usize::from(pcid & 0xfff);
-        let number = match self.numbers[self.pcid] {
+        let number = match self.world.numbers[self.pcid] {
             0 => self.new_number(),
             number => u64::from(number),
         };
@@ -413,7 +480,7 @@ impl Tlb {
     pub fn walked(&self, linear: u64) -> Option<Walked> {
         let entry = &self.l2[(linear >> 12) as usize % L2_SIZE];
         let page = linear & PAGE;
-        (entry.tag == page | self.number || entry.tag == page | self.global_number)
+        (entry.tag == page | self.number || entry.tag == page | self.world.global_number)
             .then_some(entry.walked)
     }
 
@@ -429,7 +496,7 @@ impl Tlb {
             }
             _ => self.huge |= Self::huge_bit(linear),
         }
-        let number = if walked.global { self.global_number } else { self.number };
+        let number = if walked.global { self.world.global_number } else { self.number };
         self.l2[(linear >> 12) as usize % L2_SIZE] =
             L2Entry { tag: linear & PAGE | number, walked };
     }

@@ -35,6 +35,11 @@ pub(crate) const fn bits(from: u32, to: u32) -> u64 {
     if from > to { 0 } else { (!0 >> (63 - to)) & (!0 << from) }
 }
 
+/// Where the 4 MiB page of an entry lies: with PSE-36, bits 13 to 20 are address bits 32 to 39.
+pub(crate) fn large4_base(value: u64) -> u64 {
+    value & 0xffc0_0000 | (value >> 13 & 0xff) << 32
+}
+
 /// Why a walk failed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Refused {
@@ -56,10 +61,15 @@ impl From<NestedFault> for Refused {
     }
 }
 
+/// The lower `width` bits of `linear`, with the highest of these repeated above.
+pub(crate) fn sign_extend(linear: u64, width: u32) -> u64 {
+    let unused = 64 - width;
+    ((linear << unused) as i64 >> unused) as u64
+}
+
 /// Whether the bits of `linear` above its lower `width` repeat the highest of these.
 fn sign_extends(linear: u64, width: u32) -> bool {
-    let unused = 64 - width;
-    (linear << unused) as i64 >> unused == linear as i64
+    sign_extend(linear, width) == linear
 }
 
 /// One of the walk's steps, for setting its accessed bit at the end.
@@ -102,7 +112,27 @@ impl Cpu {
     /// Whether a register that holds an address takes `linear`: processors look at what they are
     /// capable of, not at the number of levels in use.
     pub(crate) fn is_canonical_register(&self, linear: u64) -> bool {
-        sign_extends(linear, if self.model.has(feature::LA57) { 57 } else { 48 })
+        sign_extends(linear, self.linear_bits())
+    }
+
+    /// How many bits of linear addresses the processor is capable of.
+    pub(crate) fn linear_bits(&self) -> u32 {
+        if self.model.has(feature::LA57) { 57 } else { 48 }
+    }
+
+    /// What the translations that are cached now depend on, beside page tables. Protection keys and
+    /// the registers of breakpoints forget everything when they are written.
+    pub(crate) fn translation_controls(&self) -> super::tlb::Controls {
+        let state = &self.state;
+        let nested = state.svm.nested;
+        let nested = nested.map_or([0; 4], |paging| [1, paging.cr3, paging.cr4, paging.efer]);
+        let own = [state.cr0, state.cr3, state.cr4, state.msr.efer, state.dr[7]];
+        let mut controls = [0; 9];
+        controls[..5].copy_from_slice(&own);
+        controls[5..].copy_from_slice(&nested);
+        // These do not concern translations, and guests come and go with them.
+        controls[0] &= cr0::PG | cr0::PE | cr0::WP;
+        controls
     }
 
     /// Translates for `access`, setting accessed and dirty bits.
@@ -197,8 +227,7 @@ impl Cpu {
                 // below its size (bit 12 is PAT).
                 forbidden |= if large_allowed { bits(13, shift - 1) } else { entry::LARGE };
             } else if size == 4 && shift == 22 && leaf {
-                let top = if self.model.has(feature::PSE36) { phys_bits.min(40) } else { 32 };
-                forbidden |= bits(top - 19, 21);
+                forbidden |= self.large4_reserved();
             }
             if value & forbidden != 0 {
                 return Err((base_code | code::PRESENT | code::RESERVED).into());
@@ -211,8 +240,7 @@ impl Cpu {
             if leaf {
                 let offset = bits(12, shift.max(13) - 1) * u64::from(shift > 12) & linear;
                 result.phys = if size == 4 && shift == 22 {
-                    // PSE-36: bits 13-20 are address bits 32-39.
-                    value & 0xffc0_0000 | (value >> 13 & 0xff) << 32 | offset
+                    large4_base(value) | offset
                 } else {
                     value & entry::ADDRESS & !bits(0, shift - 1) | offset
                 };
@@ -240,6 +268,13 @@ impl Cpu {
             }
         }
         Ok(Some(result))
+    }
+
+    /// Bits that are reserved in the entry of a 4 MiB page.
+    pub(crate) fn large4_reserved(&self) -> u64 {
+        let phys_bits = self.model.phys_bits();
+        let top = if self.model.has(feature::PSE36) { phys_bits.min(40) } else { 32 };
+        bits(top - 19, 21)
     }
 
     /// A PAE page-directory pointer: loaded with CR3, but under nested paging read as needed (APM

@@ -4,21 +4,22 @@ use super::vmcb::{Vmcb, save};
 use super::{exit, virq};
 use crate::core::{Cpu, Trap};
 use crate::cpuid::feature;
+use crate::mmu::walk::sign_extend;
 use crate::state::{Seg, efer, gpr};
 
-/// What VMLOAD and VMSAVE move beside segments.
+/// What VMLOAD and VMSAVE move beside segments, and whether it is an address.
 macro_rules! moved_registers {
     ($cpu:expr) => {{
         let msr = &mut $cpu.state.msr;
         [
-            (save::STAR, &mut msr.star),
-            (save::LSTAR, &mut msr.lstar),
-            (save::CSTAR, &mut msr.cstar),
-            (save::SFMASK, &mut msr.fmask),
-            (save::KERNEL_GS_BASE, &mut msr.kernel_gs_base),
-            (save::SYSENTER_CS, &mut msr.sysenter_cs),
-            (save::SYSENTER_ESP, &mut msr.sysenter_esp),
-            (save::SYSENTER_EIP, &mut msr.sysenter_eip),
+            (save::STAR, &mut msr.star, false),
+            (save::LSTAR, &mut msr.lstar, true),
+            (save::CSTAR, &mut msr.cstar, true),
+            (save::SFMASK, &mut msr.fmask, false),
+            (save::KERNEL_GS_BASE, &mut msr.kernel_gs_base, true),
+            (save::SYSENTER_CS, &mut msr.sysenter_cs, false),
+            (save::SYSENTER_ESP, &mut msr.sysenter_esp, true),
+            (save::SYSENTER_EIP, &mut msr.sysenter_eip, true),
         ]
     }};
 }
@@ -62,12 +63,14 @@ impl Cpu {
         self.intercept(exit::VMLOAD)?;
         let at = self.block_address(address_bits)?;
         let vmcb = Vmcb::read(self, at);
-        self.state.seg[Seg::Fs as usize] = vmcb.segment(save::FS);
-        self.state.seg[Seg::Gs as usize] = vmcb.segment(save::GS);
-        self.state.ldtr = vmcb.segment(save::LDTR);
-        self.state.tr = vmcb.segment(save::TR);
-        for (offset, register) in moved_registers!(self) {
-            *register = vmcb.u64(offset);
+        self.state.seg[Seg::Fs as usize] = self.guest_segment(&vmcb, save::FS);
+        self.state.seg[Seg::Gs as usize] = self.guest_segment(&vmcb, save::GS);
+        self.state.ldtr = self.guest_segment(&vmcb, save::LDTR);
+        self.state.tr = self.guest_segment(&vmcb, save::TR);
+        let width = self.linear_bits();
+        for (offset, register, is_address) in moved_registers!(self) {
+            let value = vmcb.u64(offset);
+            *register = if is_address { sign_extend(value, width) } else { value };
         }
         self.update_mode();
         self.exit_block = true;
@@ -84,7 +87,7 @@ impl Cpu {
         vmcb.set_segment(save::GS, &self.state.seg[Seg::Gs as usize]);
         vmcb.set_segment(save::LDTR, &self.state.ldtr);
         vmcb.set_segment(save::TR, &self.state.tr);
-        for (offset, register) in moved_registers!(self) {
+        for (offset, register, _) in moved_registers!(self) {
             vmcb.set(offset, *register);
         }
         vmcb.write(self, at, Vmcb::SAVE);
@@ -112,11 +115,11 @@ impl Cpu {
         Err(self.undefined())
     }
 
-    /// INVLPGA: address spaces are not kept apart, so that all are emptied.
+    /// INVLPGA: a page is forgotten in all address spaces.
     pub fn invlpga(&mut self) -> Result<(), Trap> {
         self.require_svm()?;
         self.intercept(exit::INVLPGA)?;
-        self.mmu.tlb.flush_all();
+        self.mmu.tlb.flush_page(self.state.regs[gpr::RAX] & self.mode.linear_mask);
         self.exit_block = true;
         Ok(())
     }

@@ -72,6 +72,8 @@ pub(crate) struct Host {
     pub rip: u64,
     pub rsp: u64,
     pub rax: u64,
+    /// VMRUN is to be followed by a single-step trap.
+    pub stepping: bool,
 }
 
 /// The part of the state that SVM adds to a processor.
@@ -84,6 +86,8 @@ pub(crate) struct Svm {
     pub vm_cr: u64,
     /// Physical address of the running guest's VMCB.
     pub vmcb: u64,
+    /// Whose address space it is, 0 being the host's.
+    pub asid: u32,
     pub host: Host,
     /// One bit for each exit code below C0h.
     pub intercepts: [u32; 6],
@@ -96,6 +100,9 @@ pub(crate) struct Svm {
     /// PAUSEs until one is intercepted.
     pub pause_count: u16,
     pub exit: Exit,
+    /// The event that an instruction asked for and whose delivery raised the fault that comes next,
+    /// in EXITINTINFO's format.
+    pub asked: u64,
     /// Linear address of the last page fault, which an intercepted one does not leave in CR2.
     pub fault_linear: u64,
 }
@@ -107,6 +114,7 @@ impl Default for Svm {
             gif: true,
             vm_cr: 0,
             vmcb: 0,
+            asid: 0,
             host: Host::default(),
             intercepts: [0; 6],
             io_map: 0,
@@ -116,6 +124,7 @@ impl Default for Svm {
             nested: None,
             pause_count: 0,
             exit: Exit::default(),
+            asked: 0,
             fault_linear: 0,
         }
     }

@@ -4,7 +4,7 @@
 use super::exit;
 use crate::Cpu;
 use crate::cpuid::feature;
-use crate::mmu::walk::{bits, code, entry};
+use crate::mmu::walk::{bits, code, entry, large4_base};
 use crate::state::{cr4, efer};
 
 /// The host's paging, as it was when VMRUN was executed.
@@ -90,6 +90,9 @@ impl Cpu {
             return Err(error);
         }
         let mut reserved = if size == 8 { bits(self.model.phys_bits(), 51) } else { 0 };
+        if size == 8 && !long {
+            reserved |= bits(52, 62);
+        }
         if size == 8 && paging.efer & efer::NXE == 0 {
             reserved |= entry::NX;
         }
@@ -110,8 +113,12 @@ impl Cpu {
             };
             let leaf = shift == 12 || large && large_allowed;
             let mut forbidden = reserved;
-            if size == 8 && shift > 12 && large {
+            if pointer {
+                forbidden |= bits(1, 2) | bits(5, 8) | entry::NX;
+            } else if size == 8 && shift > 12 && large {
                 forbidden |= if large_allowed { bits(13, shift - 1) } else { entry::LARGE };
+            } else if size == 4 && shift == 22 && leaf {
+                forbidden |= self.large4_reserved();
             }
             if value & forbidden != 0 {
                 return Err(present | u64::from(code::RESERVED));
@@ -135,7 +142,11 @@ impl Cpu {
             if leaf {
                 let mask = bits(0, shift - 1);
                 let dirty = (value | want) & entry::DIRTY != 0;
-                let base = if size == 4 { value & 0xffff_f000 } else { value & entry::ADDRESS };
+                let base = match size {
+                    4 if shift == 22 => large4_base(value),
+                    4 => value & 0xffff_f000,
+                    _ => value & entry::ADDRESS,
+                };
                 let phys = base & !mask | address & mask;
                 return Ok(NestedPage { phys, writable: writable && dirty, executable });
             }

@@ -12,8 +12,9 @@ pub(super) mod control {
     pub const IO_MAP: usize = 0x40;
     pub const MSR_MAP: usize = 0x48;
     pub const TSC_OFFSET: usize = 0x50;
-    /// ASID in the low doubleword, TLB control in the high one.
     pub const ASID: usize = 0x58;
+    /// Which translations VMRUN forgets.
+    pub const TLB: usize = 0x5c;
     pub const VIRQ: usize = 0x60;
     pub const SHADOW: usize = 0x68;
     pub const EXIT_CODE: usize = 0x70;

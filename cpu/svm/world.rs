@@ -5,17 +5,26 @@ use super::vmcb::{Vmcb, control, save};
 use super::{Exit, Host, NestedPaging, exit, virq};
 use crate::core::{Fault, Trap, vector};
 use crate::flags::bit;
+use crate::mmu::tlb::Controls;
+use crate::mmu::walk::sign_extend;
 use crate::signals::request;
-use crate::state::{Seg, attr, cr0, cr4, efer, gpr};
+use crate::state::{Seg, Segment, TableReg, attr, cr0, cr3, cr4, efer, gpr};
 use crate::{Cpu, cpuid::feature};
 
 /// Segment registers that VMRUN exchanges, with their offsets in the block.
 const SEGMENTS: [(Seg, usize); 4] =
     [(Seg::Es, save::ES), (Seg::Cs, save::CS), (Seg::Ss, save::SS), (Seg::Ds, save::DS)];
 
-/// Registers that VMLOAD and VMSAVE move, beside FS, GS, TR and LDTR.
 const NESTED_ENABLE: u64 = 1;
 const DR7_AT_EXIT: u64 = 0x400;
+
+/// TLB_CONTROL (APM vol. 2, table 15-9).
+mod tlb_control {
+    pub const FLUSH_ALL: u8 = 1;
+    pub const FLUSH_GUEST: u8 = 3;
+    /// But for global pages; forgetting more is allowed.
+    pub const FLUSH_GUEST_LOCAL: u8 = 7;
+}
 
 impl Cpu {
     /// VMRUN of the block at `at`, with the checks of privilege done. `state.rip` is the next
@@ -32,12 +41,22 @@ impl Cpu {
             self.exit_block = true;
             return Ok(());
         }
+        // The host's single step comes when VMRUN is complete: after the exit.
+        self.state.svm.host.stepping = std::mem::take(&mut self.stepping);
+        let left = self.translation_controls();
         self.load_control(&vmcb);
         self.load_guest(&vmcb);
         self.state.svm.guest = true;
         self.state.svm.gif = true;
         self.state.interrupt_shadow = vmcb.u64(control::SHADOW) & 1 != 0;
-        self.changed_world();
+        match vmcb.u32(control::TLB) as u8 {
+            tlb_control::FLUSH_ALL => self.mmu.tlb.flush_all(),
+            tlb_control::FLUSH_GUEST | tlb_control::FLUSH_GUEST_LOCAL => {
+                self.mmu.tlb.forget_world(self.state.svm.asid);
+            }
+            _ => {}
+        }
+        self.changed_world(left);
         if self.state.svm.virq & virq::PENDING != 0 {
             self.signals.post(request::VIRQ);
         }
@@ -63,6 +82,7 @@ impl Cpu {
             rip: state.rip,
             rsp: state.regs[gpr::RSP],
             rax: state.regs[gpr::RAX],
+            stepping: false,
         }
     }
 
@@ -72,17 +92,20 @@ impl Cpu {
         let guest_efer = vmcb.u64(save::EFER);
         let cs = vmcb.segment(save::CS);
         let long = guest_efer & efer::LME != 0 && cr0 & cr0::PG != 0;
-        let beyond = |address: u64, size: u64| (address + size) >> self.model.phys_bits() != 0;
-        let bad_maps = beyond(vmcb.u64(control::IO_MAP) & !0xfff, 0x3000)
-            || beyond(vmcb.u64(control::MSR_MAP) & !0xfff, 0x2000);
+        let beyond = |address: u64| address >> self.model.phys_bits() != 0;
+        // Both maps must end below the highest address: that of ports 8 KiB and a byte further on,
+        // that of MSRs has 8 KiB.
+        let map_beyond = |map: usize| beyond((vmcb.u64(map) & !0xfff).saturating_add(0x2000));
+        let bad_maps = map_beyond(control::IO_MAP) || map_beyond(control::MSR_MAP);
         let nested = vmcb.u64(control::NESTED) & NESTED_ENABLE != 0;
-        let bad_nested = nested && beyond(vmcb.u64(control::NESTED_CR3) & !0xfff, 0xfff);
+        let bad_nested = nested && beyond(vmcb.u64(control::NESTED_CR3) & !0xfff);
+        let lam = if self.model.has(feature::LAM) { cr3::LAM_U48 | cr3::LAM_U57 } else { 0 };
         let runs = vmcb.u32(control::INTERCEPTS + 4 * (exit::VMRUN as usize / 32)) & 1 != 0;
         let bad = guest_efer & efer::SVME == 0
             || guest_efer & !self.efer_settable() & !efer::LMA != 0
             || cr0 & cr0::CD == 0 && cr0 & cr0::NW != 0
             || cr0 >> 32 != 0
-            || guest_efer & efer::LMA != 0 && cr3 >> self.model.phys_bits() & !(1 << 63) != 0
+            || long && beyond(cr3 & !lam)
             || cr4 & !self.cr4_defined() != 0
             || vmcb.u64(save::DR6) >> 32 != 0
             || vmcb.u64(save::DR7) >> 32 != 0
@@ -111,18 +134,30 @@ impl Cpu {
         svm.virq = vmcb.u64(control::VIRQ);
         svm.pause_count = vmcb.u16(control::PAUSE_COUNT);
         svm.nested = nested;
+        svm.asid = vmcb.u32(control::ASID);
+    }
+
+    /// A segment register from the block, its base made canonical.
+    pub(super) fn guest_segment(&self, vmcb: &Vmcb, offset: usize) -> Segment {
+        let segment = vmcb.segment(offset);
+        Segment { base: sign_extend(segment.base, self.linear_bits()), ..segment }
+    }
+
+    fn guest_table(&self, vmcb: &Vmcb, offset: usize) -> TableReg {
+        let table = vmcb.table(offset);
+        TableReg { base: sign_extend(table.base, self.linear_bits()), ..table }
     }
 
     fn load_guest(&mut self, vmcb: &Vmcb) {
-        let state = &mut self.state;
         for (seg, offset) in SEGMENTS {
-            state.seg[seg as usize] = vmcb.segment(offset);
+            self.state.seg[seg as usize] = self.guest_segment(vmcb, offset);
         }
+        self.state.gdtr = self.guest_table(vmcb, save::GDTR);
+        self.state.idtr = self.guest_table(vmcb, save::IDTR);
+        let state = &mut self.state;
         // The privilege level is that of the stack segment here.
         let ss = &mut state.seg[Seg::Ss as usize];
         ss.attr = ss.attr & !(3 << attr::DPL_SHIFT) | u16::from(vmcb.cpl()) << attr::DPL_SHIFT;
-        state.gdtr = vmcb.table(save::GDTR);
-        state.idtr = vmcb.table(save::IDTR);
         state.cr0 = vmcb.u64(save::CR0) | cr0::ET;
         state.cr2 = vmcb.u64(save::CR2);
         state.cr3 = vmcb.u64(save::CR3);
@@ -142,12 +177,13 @@ impl Cpu {
         state.halted = false;
     }
 
-    /// After registers were exchanged: nothing that was derived from them holds.
-    fn changed_world(&mut self) {
+    /// After registers were exchanged: nothing that was derived from them holds. Translations
+    /// depended on `left` before.
+    fn changed_world(&mut self, left: Controls) {
         self.pending_debug = 0;
         let pcid = if self.cr4_has(cr4::PCIDE) { self.state.cr3 as u16 } else { 0 };
-        self.mmu.tlb.switch_to(pcid);
-        self.mmu.tlb.flush_all();
+        let entered = self.translation_controls();
+        self.mmu.tlb.enter_world(self.state.svm.asid, pcid, left, entered);
         if self.state.svm.nested.is_none() && self.uses_pae_pointers() {
             // Bad pointers are met by the first walk that needs them.
             let _ = self.load_pdptes(self.state.cr3);
@@ -180,7 +216,8 @@ impl Cpu {
     }
 
     /// #VMEXIT: what `state.svm.exit` tells, with `state.rip` where the guest stands.
-    pub(crate) fn leave_guest(&mut self) {
+    pub(crate) fn leave_guest(&mut self) -> Result<(), Trap> {
+        let left = self.translation_controls();
         let at = self.state.svm.vmcb;
         let mut vmcb = Vmcb::read(self, at);
         self.save_guest(&mut vmcb);
@@ -212,8 +249,13 @@ impl Cpu {
         svm.nested = None;
         svm.tsc_offset = 0;
         svm.virq = 0;
+        svm.asid = 0;
         self.signals.take(request::VIRQ);
-        self.changed_world();
+        self.changed_world(left);
+        if host.stepping {
+            return self.single_step_trap();
+        }
+        Ok(())
     }
 
     fn save_guest(&mut self, vmcb: &mut Vmcb) {
@@ -267,9 +309,9 @@ impl Cpu {
     }
 
     /// An exit between two instructions: for an interrupt or its like.
-    pub(crate) fn exit_between(&mut self, code: u64) {
+    pub(crate) fn exit_between(&mut self, code: u64) -> Result<(), Trap> {
         self.state.svm.exit = Exit { code, ..Exit::default() };
-        self.leave_guest();
+        self.leave_guest()
     }
 
     /// Takes the virtual interrupt that waits.
@@ -279,8 +321,7 @@ impl Cpu {
             return Ok(());
         }
         if self.intercepts(exit::VINTR) {
-            self.exit_between(exit::VINTR);
-            return Ok(());
+            return self.exit_between(exit::VINTR);
         }
         self.signals.take(request::VIRQ);
         let svm = &mut self.state.svm;

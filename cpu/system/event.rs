@@ -49,8 +49,7 @@ impl Cpu {
     pub fn deliver_fault(&mut self) -> Result<(), Trap> {
         let fault = self.fault;
         if fault.exit {
-            self.leave_guest();
-            return Ok(());
+            return self.leave_guest();
         }
         // Data breakpoints are traps of instructions that complete.
         self.pending_debug = 0;
@@ -82,14 +81,27 @@ impl Cpu {
             return Ok(());
         }
         let mut causes = std::mem::take(&mut self.pending_debug);
+        if !self.state.svm.gif {
+            // Breakpoints that are met meanwhile are lost (APM vol. 2, table 15-10).
+            causes &= !0xf;
+        }
         if stepping {
             causes |= dr6::BS;
         }
         if causes == 0 {
             return Ok(());
         }
+        self.debug_trap(causes)
+    }
+
+    fn debug_trap(&mut self, causes: u64) -> Result<(), Trap> {
         self.note_debug(causes);
         self.deliver(Fault { vector: vector::DB, ..Fault::default() }, false, EventKind::Exception)
+    }
+
+    /// The single-step trap of an instruction that ends elsewhere.
+    pub(crate) fn single_step_trap(&mut self) -> Result<(), Trap> {
+        self.debug_trap(dr6::BS)
     }
 
     /// Delivers #DB as a fault for instruction breakpoints `causes` (from
@@ -149,8 +161,13 @@ impl Cpu {
             self.intercept_exception(&fault, 0)?;
         }
         let delivered = self.deliver_once(fault, source, false);
-        if delivered.is_err() && self.fault.exit {
-            self.state.svm.exit.event = event_info(&fault, kind);
+        if delivered.is_err() {
+            let event = event_info(&fault, kind);
+            if self.fault.exit {
+                self.state.svm.exit.event = event;
+            } else {
+                self.state.svm.asked = event;
+            }
         }
         delivered
     }
@@ -192,9 +209,9 @@ impl Cpu {
         if base::log::enabled(base::log::INT) {
             self.log_event(&event);
         }
-        if kind == EventKind::Exception && self.intercept_exception(&event, 0).is_err() {
-            self.leave_guest();
-            return Ok(());
+        let asked = std::mem::take(&mut self.state.svm.asked);
+        if kind == EventKind::Exception && self.intercept_exception(&event, asked).is_err() {
+            return self.leave_guest();
         }
         match self.deliver_once(event, Source::Processor, resume) {
             Err(Trap::Exception) => self.deliver_next(event, kind),
@@ -212,8 +229,7 @@ impl Cpu {
             let mut next = self.fault;
             if next.exit {
                 self.state.svm.exit.event = before;
-                self.leave_guest();
-                return Ok(());
+                return self.leave_guest();
             }
             if next.vector != vector::PF
                 && let Some(error) = &mut next.error
@@ -233,8 +249,7 @@ impl Cpu {
                 }
             }
             if intercepted.is_err() {
-                self.leave_guest();
-                return Ok(());
+                return self.leave_guest();
             }
             let resume = next.vector != vector::DF;
             match self.deliver_once(next, Source::Processor, resume) {
@@ -249,8 +264,7 @@ impl Cpu {
     /// A triple fault: only RESET or INIT helps, or the host that runs this guest.
     fn shut_down(&mut self) -> Result<(), Trap> {
         if self.intercepts(exit::SHUTDOWN) {
-            self.exit_between(exit::SHUTDOWN);
-            return Ok(());
+            return self.exit_between(exit::SHUTDOWN);
         }
         self.shutdown = true;
         self.state.halted = true;

@@ -3,7 +3,7 @@
 
 use crate::core::{Cpu, Trap};
 use crate::cpuid::{Vendor, feature};
-use crate::state::{Seg, cr0, efer};
+use crate::state::{MC_BANKS, Seg, cr0, efer};
 use crate::svm::vm_cr;
 
 /// Register numbers (SDM vol. 4; APM vol. 2, appendix A).
@@ -57,8 +57,6 @@ pub(super) mod index {
     pub const VM_HSAVE_PA: u32 = 0xc001_0117;
 }
 
-/// Machine-check banks.
-const MC_BANKS: u32 = 10;
 /// Ten banks, MCG_CTL present, software error recovery.
 const MCG_CAP: u64 = 0x0100_0100 | MC_BANKS as u64;
 /// Eight variable ranges, fixed ranges, write-combining.
@@ -201,9 +199,7 @@ impl Cpu {
             _ if has(feature::MTRR) && self.mtrr_slot(number).is_some() => {
                 return self.read_mtrr(number);
             }
-            _ if has(feature::MCA) && self.mca_slot(number).is_some() => {
-                return self.mca_slot(number);
-            }
+            _ if has(feature::MCA) && is_mca(number) => self.read_mca(number),
             _ if self.is_inert(number) => 0,
             _ => return None,
         };
@@ -310,13 +306,7 @@ impl Cpu {
             _ if has(self, feature::MTRR) && self.mtrr_slot(number).is_some() => {
                 return self.write_mtrr(number, value);
             }
-            _ if has(self, feature::MCA) && self.mca_slot(number).is_some() => match number {
-                index::MCG_STATUS => self.state.msr.mcg_status = value,
-                index::MCG_CTL => self.state.msr.mcg_ctl = value,
-                index::MCG_CAP => return false,
-                // Writing a status other than zero faults; controls keep all ones.
-                _ => return number & 3 == 0 || value == 0,
-            },
+            _ if has(self, feature::MCA) && is_mca(number) => return self.write_mca(number, value),
             _ => return self.is_inert(number),
         }
         true
@@ -444,17 +434,53 @@ impl Cpu {
         true
     }
 
-    /// The value of a machine-check register, if the number names one. No errors are ever latched.
-    fn mca_slot(&self, number: u32) -> Option<u64> {
+    /// A machine-check register.
+    fn read_mca(&self, number: u32) -> u64 {
+        let msr = &self.state.msr;
         match number {
-            index::MCG_CAP => Some(MCG_CAP),
-            index::MCG_STATUS => Some(self.state.msr.mcg_status),
-            index::MCG_CTL => Some(self.state.msr.mcg_ctl),
-            0 | 1 => Some(0),
-            _ => {
-                let bank = number.checked_sub(index::MC0_CTL)?;
-                (bank < 4 * MC_BANKS).then_some(if bank & 3 == 0 { !0 } else { 0 })
-            }
+            index::MCG_CAP => MCG_CAP,
+            index::MCG_STATUS => msr.mcg_status,
+            index::MCG_CTL => msr.mcg_ctl,
+            _ => match mca_bank(number) {
+                Some((bank, 0)) => msr.mc_banks[bank].ctl,
+                Some((bank, 2)) => msr.mc_banks[bank].addr,
+                Some((bank, 3)) => msr.mc_banks[bank].misc,
+                // A bank's status, or the Pentium's machine-check address and type.
+                _ => 0,
+            },
         }
     }
+
+    fn write_mca(&mut self, number: u32, value: u64) -> bool {
+        let msr = &mut self.state.msr;
+        // Controls are for writing all ones or all zeros (SDM vol. 3, 17.3.1.3).
+        let is_control = matches!(value, 0 | u64::MAX);
+        match number {
+            index::MCG_CAP => return false,
+            index::MCG_STATUS => msr.mcg_status = value,
+            index::MCG_CTL => msr.mcg_ctl = value,
+            _ => match mca_bank(number) {
+                Some((bank, 0)) if is_control => msr.mc_banks[bank].ctl = value,
+                Some((bank, 2)) => msr.mc_banks[bank].addr = value,
+                Some((bank, 3)) => msr.mc_banks[bank].misc = value,
+                // A status can be cleared.
+                Some((_, 1)) | None => return value == 0,
+                _ => return false,
+            },
+        }
+        true
+    }
+}
+
+/// The machine-check bank that a register belongs to, and which of its four registers it is.
+fn mca_bank(number: u32) -> Option<(usize, u32)> {
+    let place = number.checked_sub(index::MC0_CTL)?;
+    let bank = place as usize / 4;
+    (bank < MC_BANKS).then_some((bank, place & 3))
+}
+
+/// Whether a number is that of a machine-check register.
+fn is_mca(number: u32) -> bool {
+    matches!(number, 0 | 1 | index::MCG_CAP | index::MCG_STATUS | index::MCG_CTL)
+        || mca_bank(number).is_some()
 }

@@ -136,10 +136,10 @@ impl Cpu {
 
     /// RSM.
     pub fn rsm(&mut self) -> Result<(), Trap> {
+        self.intercept(exit::RSM)?;
         if !self.state.smm {
             return Err(self.undefined());
         }
-        self.intercept(exit::RSM)?;
         let mut area = Area([0; SAVE_SIZE]);
         self.bus.smm.read(self.state.msr.smbase.wrapping_add(SAVE_AREA), &mut area.0);
         let ok =

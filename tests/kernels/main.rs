@@ -129,6 +129,8 @@ kernels! {
     smm
     smp
     svm
+    svm_events
+    svm_state
     syscall
     tasks
     tsc

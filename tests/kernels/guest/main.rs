@@ -26,6 +26,7 @@ mod registers;
 mod smm;
 mod smp;
 mod svm;
+mod svm_state;
 mod syscalls;
 mod tasks;
 
@@ -52,6 +53,8 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("smm", smm::run),
     ("smp", smp::run),
     ("svm", svm::run),
+    ("svm_events", svm_state::events),
+    ("svm_state", svm_state::run),
     ("syscall", syscalls::run),
     ("tasks", tasks::run_all),
     ("tsc", registers::tsc),

@@ -8,25 +8,26 @@ use crate::trap::{self, fault_of, vector::*};
 use core::arch::{asm, naked_asm};
 use core::ptr::{addr_of, addr_of_mut};
 
-const SVME: u64 = 1 << 12;
+pub const SVME: u64 = 1 << 12;
 const VM_CR: u32 = 0xc001_0114;
-const VM_HSAVE_PA: u32 = 0xc001_0117;
+pub const VM_HSAVE_PA: u32 = 0xc001_0117;
 
 #[repr(C, align(4096))]
-struct Pages<const N: usize>([u8; N]);
+pub struct Pages<const N: usize>(pub [u8; N]);
 
-static mut VMCB: Pages<4096> = Pages([0; 4096]);
-static mut HOST_SAVE: Pages<4096> = Pages([0; 4096]);
-static mut IO_MAP: Pages<12288> = Pages([0; 12288]);
-static mut MSR_MAP: Pages<8192> = Pages([0; 8192]);
-static mut GUEST_STACK: Stack<16384> = Stack([0; 16384]);
-static mut NESTED: [Table; 7] = [const { Table([0; 512]) }; 7];
+pub static mut VMCB: Pages<4096> = Pages([0; 4096]);
+pub static mut HOST_SAVE: Pages<4096> = Pages([0; 4096]);
+pub static mut IO_MAP: Pages<12288> = Pages([0; 12288]);
+pub static mut MSR_MAP: Pages<8192> = Pages([0; 8192]);
+pub static mut GUEST_STACK: Stack<16384> = Stack([0; 16384]);
+pub static mut NESTED: [Table; 7] = [const { Table([0; 512]) }; 7];
 
 /// Offsets in the VMCB.
-mod at {
+pub mod at {
     pub const ASID: usize = 0x58;
     pub const TSC_OFFSET: usize = 0x50;
     pub const VIRQ: usize = 0x60;
+    pub const SHADOW: usize = 0x68;
     pub const CODE: usize = 0x70;
     pub const INFO1: usize = 0x78;
     pub const INFO2: usize = 0x80;
@@ -35,6 +36,8 @@ mod at {
     pub const EVENT: usize = 0xa8;
     pub const NESTED_CR3: usize = 0xb0;
     pub const NEXT_RIP: usize = 0xc8;
+    pub const GDTR: usize = 0x460;
+    pub const IDTR: usize = 0x480;
     pub const EFER: usize = 0x4d0;
     pub const CR4: usize = 0x548;
     pub const CR3: usize = 0x550;
@@ -49,7 +52,8 @@ mod at {
     pub const PAT: usize = 0x668;
 }
 
-mod code {
+/// Exit codes.
+pub mod code {
     pub const CR3_READ: u64 = 0x003;
     pub const CR4_WRITE: u64 = 0x014;
     pub const DR7_READ: u64 = 0x027;
@@ -70,13 +74,13 @@ mod code {
     pub const INVALID: u64 = !0;
 }
 
-fn set(offset: usize, value: u64) {
+pub fn set(offset: usize, value: u64) {
     unsafe { addr_of_mut!(VMCB).cast::<u8>().add(offset).cast::<u64>().write_volatile(value) };
 }
-fn get(offset: usize) -> u64 {
+pub fn get(offset: usize) -> u64 {
     unsafe { addr_of!(VMCB).cast::<u8>().add(offset).cast::<u64>().read_volatile() }
 }
-fn intercept(code: u64) {
+pub fn intercept(code: u64) {
     let offset = code as usize / 64 * 8;
     set(offset, get(offset) | 1 << (code % 64));
 }
@@ -95,13 +99,13 @@ fn table_register(store: &str) -> (u64, u64) {
     (u64::from_le_bytes(base), limit.into())
 }
 
-fn segment(offset: usize, selector: u16, attributes: u64) {
+pub fn segment(offset: usize, selector: u16, attributes: u64) {
     set(offset, u64::from(selector) | attributes << 16 | 0xffff_ffff << 32);
     set(offset + 8, 0);
 }
 
 /// A guest that is like this kernel, about to execute `code`. VMRUN and VMMCALL are intercepted.
-fn prepare(code: extern "C" fn()) {
+pub fn prepare(code: extern "C" fn()) {
     unsafe {
         VMCB.0.fill(0);
         IO_MAP.0.fill(0);
@@ -134,7 +138,7 @@ fn prepare(code: extern "C" fn()) {
 }
 
 /// Runs the guest until it exits; the exit code.
-fn enter() -> u64 {
+pub fn enter() -> u64 {
     unsafe {
         asm!(
             "push rbx",
@@ -158,14 +162,17 @@ fn run_guest(code: extern "C" fn()) -> u64 {
     enter()
 }
 
+/// A guest of these instructions, and VMMCALL.
 macro_rules! guest {
     ($name:ident, $($line:literal),*) => {
         #[unsafe(naked)]
-        extern "C" fn $name() {
+        pub extern "C" fn $name() {
             naked_asm!($($line,)* "vmmcall", "ud2")
         }
     };
 }
+
+pub(crate) use guest;
 
 guest!(nothing, "nop");
 guest!(calls_cpuid, "xor eax, eax", "cpuid");
@@ -184,6 +191,12 @@ guest!(writes_low, "mov ecx, 0x6000040", "mov dword ptr [rcx], 7");
 guest!(reads_low, "mov ecx, 0x6000040", "mov eax, [rcx]");
 guest!(opens, "sti", "nop", "nop", "cli");
 guest!(faults, "mov rcx, 0x700000000000", "mov [rcx], al");
+
+/// Turns virtualization on.
+pub fn turn_on() {
+    wrmsr(msr::EFER, rdmsr(msr::EFER) | SVME);
+    wrmsr(VM_HSAVE_PA, addr_of!(HOST_SAVE) as u64);
+}
 
 pub fn run() {
     if !feature::SVM.offered() {
@@ -407,7 +420,7 @@ fn interrupts_from_outside() {
 }
 
 /// Runs the guest with GIF clear before and after.
-fn enter_closed() -> u64 {
+pub fn enter_closed() -> u64 {
     unsafe {
         asm!(
             "push rbx",
@@ -430,7 +443,7 @@ const LARGE: u64 = 0x80;
 const DATA: u64 = 0x600_0000;
 
 /// Nested tables that map 4 GiB one to one; the entry for the 4 KiB page at [`DATA`].
-fn nested_tables() -> *mut u64 {
+pub fn nested_tables() -> *mut u64 {
     unsafe {
         let table = |i: usize| addr_of!(NESTED[i]) as u64;
         NESTED[0].0[0] = table(1) | ALL;
@@ -456,6 +469,8 @@ fn nested() {
         prepare(guest);
         set(at::NESTED, 1);
         set(at::NESTED_CR3, addr_of!(NESTED) as u64);
+        // The tables were made anew.
+        set(at::ASID, 1 | 1 << 32);
         entry
     };
     start(writes_low);

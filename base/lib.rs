@@ -28,4 +28,5 @@ pub mod report;
 pub mod request;
 pub mod state;
 pub mod sync;
+pub mod thread;
 pub mod trace;

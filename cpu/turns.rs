@@ -115,7 +115,7 @@ mod tests {
             (signals, Box::new(engine) as Box<dyn Engine>)
         });
         let sink: EventSink = Arc::new(|_| ());
-        let vcpus = Vcpus::start(engines.collect(), &sink, None).unwrap();
+        let vcpus = Vcpus::start(engines.collect(), &sink, "CPU {}").unwrap();
         vcpus.resume();
         while counts.iter().any(|count| count.load(Ordering::SeqCst) < 3) {
             std::thread::yield_now();

@@ -95,7 +95,7 @@ impl Vcpus {
     pub fn start(
         engines: Vec<(Arc<Signals>, Box<dyn Engine>)>,
         events: &EventSink,
-        name: Option<&str>,
+        name: &str,
     ) -> io::Result<Self> {
         let vcpus = engines
             .into_iter()
@@ -109,11 +109,9 @@ impl Vcpus {
                     changed: Condvar::new(),
                 });
                 let (mine, events) = (slot.clone(), events.clone());
-                let mut thread = std::thread::Builder::new();
-                if let Some(name) = name {
-                    thread = thread.name(name.replace("{}", &index.to_string()));
-                }
-                let thread = thread.spawn(move || mine.serve(engine, &events))?;
+                let name = name.replace("{}", &index.to_string());
+                let thread =
+                    base::thread::builder(&name).spawn(move || mine.serve(engine, &events))?;
                 Ok(Vcpu { slot, thread: Some(thread) })
             })
             .collect::<io::Result<_>>()?;
@@ -301,7 +299,7 @@ mod tests {
                 (signals, Box::new(engine) as Box<dyn Engine>)
             })
             .collect();
-        (Vcpus::start(engines, &(Arc::new(|_| ()) as EventSink), Some("CPU {}")).unwrap(), rounds)
+        (Vcpus::start(engines, &(Arc::new(|_| ()) as EventSink), "CPU {}").unwrap(), rounds)
     }
 
     #[test]
@@ -344,7 +342,7 @@ mod tests {
         let send = Mutex::new(send);
         let sink: EventSink = Arc::new(move |event| drop(send.lock().send(event)));
         let engines: Vec<(_, Box<dyn Engine>)> = vec![(Arc::default(), Box::new(Dies))];
-        let vcpus = Vcpus::start(engines, &sink, None).unwrap();
+        let vcpus = Vcpus::start(engines, &sink, "CPU {}").unwrap();
         vcpus.resume();
         assert_eq!(receive.recv().unwrap(), VcpuEvent::Shutdown { index: 0 });
         vcpus.pause();

@@ -57,9 +57,7 @@ impl IoThread {
         let mut event_loop = EventLoop::new()?;
         let handle = event_loop.handle();
         let (tell, told) = std::sync::mpsc::channel();
-        // Names of threads are short.
-        let name: String = format!("IO {id}").chars().take(15).collect();
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let thread = base::thread::builder(&format!("IO {id}")).spawn(move || {
             // Nobody listens only if the one who started it has gone.
             let _ = tell.send(nix::unistd::gettid().as_raw());
             if let Err(error) = event_loop.run(&()) {

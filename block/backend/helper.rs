@@ -42,7 +42,7 @@ impl Helper {
     pub fn new() -> std::io::Result<Arc<Self>> {
         let shared = Arc::<Shared>::default();
         let inside = shared.clone();
-        std::thread::Builder::new().name("disk-done".into()).spawn(move || run(&inside))?;
+        base::thread::builder("disk-done").spawn(move || run(&inside))?;
         Ok(Arc::new(Helper { shared }))
     }
 

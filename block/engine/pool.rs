@@ -93,7 +93,7 @@ impl HostIo for Pool {
         let mut queue = self.shared.queue.lock();
         if queue.idle <= queue.jobs.len() && queue.workers < MAX_WORKERS {
             let shared = self.shared.clone();
-            let worker = std::thread::Builder::new().name("disk".into());
+            let worker = base::thread::builder("worker");
             match worker.spawn(move || work(&shared)) {
                 Ok(_) => queue.workers += 1,
                 Err(error) if queue.workers == 0 => {

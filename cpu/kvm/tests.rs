@@ -143,7 +143,7 @@ fn bed(irqchip: Irqchip, cpus: u32) -> Option<Bed> {
     let (sender, events) = mpsc::channel();
     let sender = Mutex::new(sender);
     let sink: EventSink = Arc::new(move |event| drop(sender.lock().send(event)));
-    let vcpus = Vcpus::start(engines, &sink, Some("CPU {}")).unwrap();
+    let vcpus = Vcpus::start(engines, &sink, "CPU {}").unwrap();
     Some(Bed { vcpus, vm, ram, root, written, ports, events, apics, fabric, pic })
 }
 

@@ -453,8 +453,9 @@ impl Cpu {
 
     fn write_mca(&mut self, number: u32, value: u64) -> bool {
         let msr = &mut self.state.msr;
-        // Controls are for writing all ones or all zeros (SDM vol. 3, 17.3.1.3).
-        let is_control = matches!(value, 0 | u64::MAX);
+        // Controls are for writing all ones or all zeros (SDM vol. 3, 17.3.1.3). On AMD's processors
+        // Linux leaves out bit 10 (errors of the graphics aperture's table) and bit 0.
+        let is_control = value == 0 || value | 1 << 10 | 1 == u64::MAX;
         match number {
             index::MCG_CAP => return false,
             index::MCG_STATUS => msr.mcg_status = value,

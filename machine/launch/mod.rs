@@ -89,6 +89,9 @@ pub fn launch(
     if let Some(warning) = machine.warning() {
         base::warn_report!("{warning}");
     }
+    if config.identity.debug_threads {
+        base::thread::name_threads();
+    }
     let accelerator = Accelerator::choose(config)?;
     let by_test = !accelerator.executes();
     if by_test {

@@ -308,8 +308,7 @@ pub(super) fn build(
     }
     let kernel = Kernel::read(&config.kernel, &processors)?;
     let start = Start { kernel, tables, failure: failure.clone() };
-    let vcpus =
-        processors::start(wired.engines, vm, config.identity.debug_threads.then_some(wired.names))?;
+    let vcpus = processors::start(wired.engines, vm, wired.names)?;
     let later_boots = config.boot.once.is_some().then(|| LaterBoots {
         order: usual_order,
         floppy_boot_check: props.floppy_boot_check,

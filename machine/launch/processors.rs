@@ -93,7 +93,7 @@ impl ViewListener for FlushOnChange {
 pub(super) fn start(
     engines: Vec<(Arc<Signals>, Box<dyn Engine>)>,
     vm: &Arc<Vm>,
-    name: Option<&str>,
+    name: &str,
 ) -> Result<Vcpus, ConfigError> {
     Vcpus::start(engines, &vm.vcpu_events(), name)
         .map_err(|error| ConfigError::new(format!("cannot start a vCPU thread: {error}")))
@@ -101,5 +101,5 @@ pub(super) fn start(
 
 /// No processor executes anything.
 pub(super) fn none(vm: &Arc<Vm>) -> Result<Vcpus, ConfigError> {
-    start(Vec::new(), vm, None)
+    start(Vec::new(), vm, "")
 }

@@ -61,6 +61,8 @@ const ABSTRACT: &[(&str, &str)] = &[
     ("sys-bus-device", "device"),
     ("x86-machine", "machine"),
     ("x86_64-cpu", "cpu"),
+    ("virtio-blk-pci-base", "virtio-pci"),
+    ("virtio-pci", "pci-device"),
 ];
 
 /// Parts of machines, which nobody adds by name.
@@ -129,6 +131,7 @@ pub(crate) fn all() -> Vec<TypeInfo> {
     for device in registry::all() {
         let parent = match device.bus {
             BusKind::Isa => "isa-device",
+            BusKind::Pci if device.name.starts_with("virtio-blk-pci") => "virtio-blk-pci-base",
             BusKind::Pci => "pci-device",
             BusKind::None => "device",
         };

@@ -3,10 +3,15 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
+use serde_json::{Map, Value};
 
-use crate::backend::{Backend, DriveInfo, Event, EventSink, Helper};
+use crate::backend::{Backend, DriveInfo, Event, EventSink, Helper, Interface};
 use crate::engine::{self, HostIo};
 use crate::node::Node;
+use crate::open::{OpenOptions, open_tree};
+use crate::options::Options;
+use crate::qcow2::Purpose;
+use crate::schema::{self, Form};
 use crate::throttle::Group;
 use crate::{Error, Result};
 
@@ -81,6 +86,37 @@ impl Graph {
             return Ok(());
         };
         Err(Error::invalid(fault))
+    }
+
+    /// How the operator's images are opened.
+    pub fn how(&self) -> OpenOptions {
+        OpenOptions {
+            format: None,
+            purpose: Purpose::Write,
+            force_share: false,
+            no_backing: false,
+            io: self.io.clone(),
+        }
+    }
+
+    /// Makes the node that the operator describes, and keeps it.
+    pub fn add_node(&self, tree: &Map<String, Value>, form: Form) -> Result<Arc<Node>> {
+        schema::check(tree, form)?;
+        if !tree.contains_key("node-name") {
+            return Err(Error::invalid("'node-name' must be specified for the root node"));
+        }
+        let options = Options::from_tree(tree.clone());
+        let opened = engine::block_on(open_tree(None, options, &self.how(), Some(self)))?;
+        self.own(opened.node.clone());
+        Ok(opened.node)
+    }
+
+    /// The drive at a place.
+    pub fn drive_at(&self, interface: Interface, bus: u32, unit: u32) -> Option<Arc<Backend>> {
+        self.backends().into_iter().find(|backend| {
+            let info = backend.info();
+            info.legacy && (info.interface, info.bus, info.unit) == (interface, bus, unit)
+        })
     }
 
     /// Enters a node that was opened.

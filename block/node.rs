@@ -334,9 +334,6 @@ impl Node {
     /// Takes a hold on the node, unless that conflicts with somebody else's. `name` is what messages
     /// call the parent.
     pub fn attach(self: &Arc<Self>, name: &str, role: Role, claim: Claim) -> Result<Child> {
-        if claim.needs.contains(Permissions::WRITE) && self.read_only {
-            return Err(Error::new(libc::EACCES, "Block node is read-only"));
-        }
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         self.parents.lock().push(Parent { id, name: name.to_owned(), role, claim });
         let child = Child { node: self.clone(), id, base: claim };
@@ -383,6 +380,9 @@ impl Node {
     /// at a time.
     fn update(&self) -> Result<()> {
         let mut above = self.cumulative()?;
+        if above.needs.contains(Permissions::WRITE) && self.read_only {
+            return Err(Error::new(libc::EACCES, "Block node is read-only"));
+        }
         if self.manner().force_share {
             above.shares = Permissions::ALL;
         }

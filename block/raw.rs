@@ -20,14 +20,17 @@ impl Raw {
         let room = file.len()?;
         if offset > room {
             return Err(Error::invalid(format!(
-                "Offset (0x{offset:x}) cannot be greater than size of the containing file ({room})"
+                "Offset ({offset}) cannot be greater than size of the containing file ({room})"
             )));
+        }
+        if size.is_some_and(|size| size % 512 != 0) {
+            return Err(Error::invalid("Specified size is not multiple of 512"));
         }
         if let Some(size) = size
             && size > room - offset
         {
             return Err(Error::invalid(format!(
-                "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the \
+                "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the  \
                  actual size of the containing file ({room})"
             )));
         }

@@ -41,6 +41,14 @@ impl Interface {
         Self::NAMES.iter().find(|(_, known)| *known == self).map_or("none", |(name, _)| name)
     }
 
+    /// Bus and unit of an index.
+    pub fn at_index(self, index: u32) -> (u32, u32) {
+        match self.units() {
+            Some(units) => (index / units, index % units),
+            None => (0, index),
+        }
+    }
+
     /// Units on one bus; none if there is only one bus, of any length.
     pub fn units(self) -> Option<u32> {
         match self {
@@ -92,6 +100,23 @@ impl Default for DriveInfo {
             write_cache: true,
             policy: ErrorPolicy::default(),
             legacy: false,
+        }
+    }
+}
+
+impl DriveInfo {
+    /// The name of a drive that the operator gave none.
+    pub fn name(&self) -> String {
+        let Self { interface, bus, unit, media, .. } = *self;
+        let kind = match (interface, media) {
+            (Interface::Ide | Interface::Scsi, Media::Disk) => "-hd",
+            (_, Media::Cdrom) => "-cd",
+            _ => "",
+        };
+        let name = interface.name();
+        match interface.units() {
+            Some(_) => format!("{name}{bus}{kind}{unit}"),
+            None => format!("{name}{kind}{unit}"),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod boot;
 mod consoles;
+mod drives;
 mod memory;
 mod numa;
 mod origin;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value};
 
 pub use boot::BootConfig;
 pub use consoles::Consoles;
+pub use drives::{BlockdevConfig, Drive, DriveConfig};
 pub use memory::MemoryConfig;
 pub use numa::{CpuRange, NumaNode, NumaOption, NumaPlan};
 pub use origin::{ConfigError, Located, Origin};
@@ -73,6 +75,12 @@ pub struct MachineConfig {
     pub globals: Vec<GlobalProp>,
     /// `-chardev`, with the key `backend`
     pub chardevs: Vec<Located<Opts>>,
+    /// `-blockdev`, in order
+    pub blockdevs: Vec<Located<BlockdevConfig>>,
+    /// `-drive` and its short forms, in order
+    pub drives: Vec<Located<DriveConfig>>,
+    /// `-snapshot`
+    pub snapshot: bool,
     /// `-serial`, as typed
     pub serials: Vec<Located<String>>,
     /// `-parallel`, as typed

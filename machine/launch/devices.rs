@@ -156,9 +156,13 @@ impl Equipment<'_> {
         Ok(())
     }
 
-    /// Adds the devices of `-device`.
-    pub fn add_devices(&mut self, config: &MachineConfig) -> Result<(), ConfigError> {
-        for Located { value: device, origin } in &config.devices {
+    /// Adds the devices of `-device`, and more.
+    pub fn add_devices(
+        &mut self,
+        config: &MachineConfig,
+        more: &[Located<DeviceConfig>],
+    ) -> Result<(), ConfigError> {
+        for Located { value: device, origin } in config.devices.iter().chain(more) {
             let kind = registry::find(&device.driver).ok_or_else(|| {
                 let message = format!("'{}' is not a valid device model name", device.driver);
                 ConfigError::at(origin, message)

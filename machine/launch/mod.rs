@@ -7,6 +7,7 @@ mod accelerator;
 mod characters;
 mod chips;
 mod devices;
+mod drives;
 mod firmware;
 mod globals;
 mod kernel;
@@ -26,6 +27,7 @@ use base::event_loop::LoopHandle;
 use base::fdset::FdSets;
 use base::memory::backend::Defaults;
 use base::props::{PropInput, Props};
+use block::backend::Interface;
 use block::engine::Pool;
 use block::graph::Graph;
 use parking_lot::Mutex;
@@ -119,6 +121,7 @@ pub fn launch(
         by_test,
     };
     serve_monitors(&launched)?;
+    drives::create_nodes(&config.blockdevs, vm.graph())?;
     match machine.kind {
         Kind::None => {
             if let Some(option) = config.numa.first() {
@@ -130,6 +133,7 @@ pub fn launch(
             let defaults = Defaults { merge: props.mem_merge, dump: props.dump_guest_core };
             vm.user_objects().set_defaults(defaults);
             memory::create_objects(config, vm.user_objects())?;
+            drives::create(config, vm.graph(), Interface::None)?;
             vm.describe(Inventory {
                 machine,
                 kvm: accelerator.is_kvm(),

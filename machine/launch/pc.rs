@@ -7,6 +7,7 @@ use base::backdoor::Backdoor;
 use base::irq::{FnSink, IrqLine, IrqSink, Patch};
 use base::memory::AddressSpace;
 use base::memory::backend::Defaults;
+use block::backend::Interface;
 use cpu::kvm::KvmVm;
 use cpu::signals::{Signals, request};
 use cpu::vcpu::Vcpus;
@@ -27,7 +28,7 @@ use super::kernel::{Kernel, Start, Tables};
 use super::memory;
 use super::processors::{self, FlushOnChange, Processors};
 use super::tree::{self, Tree};
-use super::{Host, fault, firmware, globals, options};
+use super::{Host, drives, fault, firmware, globals, options};
 use crate::config::{ConfigError, MachineConfig, NumaPlan};
 use crate::data_files::DataFiles;
 use crate::inventory::Inventory;
@@ -268,6 +269,7 @@ pub(super) fn build(
         memory_slots: config.memory.slots,
         can_suspend: cfg.chips.acpi,
     });
+    let drives = drives::create(config, vm.graph(), Interface::Ide)?;
     let mut equipment = Equipment {
         tree: &mut tree,
         isa_bus: &isa_bus,
@@ -296,7 +298,8 @@ pub(super) fn build(
         apics: &apics,
     };
     chipset.enter_rest(equipment.tree, &isa_bus);
-    equipment.add_devices(config)?;
+    equipment.add_devices(config, &drives.devices)?;
+    drives.check_all_connected()?;
     let facts = equipment.facts;
     let choices = Choices { machine, config, props: &props, board: &cfg, numa, node_sizes };
     let tables = describe(choices, &pc, &processors, &facts, &options::smbios(config)?);

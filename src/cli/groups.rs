@@ -45,6 +45,7 @@ groups! {
         bool("tight"), bool("abstract"),
     ];
     DEVICE "device" Some("driver") => [];
+    DRIVE "drive" None => [];
     FW_CFG "fw_cfg" Some("name") => [string("name"), string("file"), string("string"), string("gen_id")];
     MACHINE "machine" Some("type") => [string("type"), string("accel"), bool("usb"), string("kernel"),
         string("initrd"), string("append"), string("shim"), string("dtb"), string("firmware"),

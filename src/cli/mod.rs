@@ -14,6 +14,7 @@ mod catalog;
 mod characters;
 mod debug;
 mod display;
+mod drives;
 mod finish;
 mod firmware;
 mod groups;
@@ -164,7 +165,8 @@ impl<'a, 'r> Builder<'a, 'r> {
         let (option, arg, origin) = match given {
             Given::Option { option, arg, origin } => (option, *arg, origin),
             Given::DiskImage(name) => {
-                return fault(&Origin::CommandLine((*name).into()), refused::DRIVES);
+                drives::image(self, name);
+                return Ok(());
             }
         };
         match option.apply {

@@ -2,7 +2,7 @@
 
 use super::table::CliOption;
 
-pub(super) const DRIVES: &str = "drives are not available in this build";
+const DRIVES: &str = "this kind of drive is not available in this build";
 pub(super) const NETWORKS: &str = "networks are not available in this build";
 pub(super) const DISPLAYS: &str = "displays are not available in this build";
 const AUDIO: &str = "audio is not available in this build";
@@ -23,22 +23,12 @@ const fn flag(name: &'static [&'static str], why: &'static str) -> CliOption {
 }
 
 pub(super) const OPTIONS: &[CliOption] = &[
-    drives(&["hda"]),
-    drives(&["hdb"]),
-    drives(&["hdc"]),
-    drives(&["hdd"]),
-    drives(&["cdrom"]),
-    drives(&["fda"]),
-    drives(&["fdb"]),
-    drives(&["drive"]),
-    drives(&["blockdev"]),
     drives(&["mtdblock"]),
     drives(&["sd"]),
     drives(&["pflash"]),
     drives(&["iscsi"]),
     drives(&["fsdev"]),
     drives(&["virtfs"]),
-    flag(&["snapshot"], DRIVES),
     with_arg(&["netdev"], NETWORKS),
     with_arg(&["spice"], DISPLAYS),
     with_arg(&["audio"], AUDIO),

@@ -294,7 +294,7 @@ fn add_object(
     Ok(())
 }
 
-fn json_object(text: &str, origin: &Origin) -> Result<Map<String, Value>, Stop> {
+pub(super) fn json_object(text: &str, origin: &Origin) -> Result<Map<String, Value>, Stop> {
     match json::parse(text) {
         Ok(Value::Object(members)) => Ok(members),
         // The text begins with a brace.
@@ -370,6 +370,11 @@ fn set(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
             let Some(chardev) = named else { return missing() };
             keys.check_entry(&key, &value).or_else(|error| fault(origin, error))?;
             chardev.value.set(&key, value);
+        }
+        "drive" => {
+            let named = config.drives.iter_mut().find(|d| d.value.opts.id.as_ref() == Some(&id));
+            let Some(drive) = named else { return missing() };
+            drive.value.opts.set(&key, value);
         }
         "machine" => return fault(origin, "-set is not supported with machine"),
         _ => return missing(),

@@ -360,9 +360,7 @@ fn qemu_says_the_same() {
 #[test]
 fn what_this_build_lacks_is_named() {
     for (line, message) in [
-        ("disk.img", "disk.img: drives are not available in this build"),
-        ("-hda x", "-hda x: drives are not available in this build"),
-        ("--cdrom x", "--cdrom x: drives are not available in this build"),
+        ("-sd x", "-sd x: this kind of drive is not available in this build"),
         ("-nic user", "-nic user: networks are not available in this build"),
         ("-net nic -net user", "-net nic: networks are not available in this build"),
         ("-vnc :0", "-vnc :0: displays are not available in this build"),

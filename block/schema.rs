@@ -1,0 +1,328 @@
+//! What `-blockdev` and `blockdev-add` take: the keys of each driver and the types of their values.
+//!
+//! From here come the checks of both forms, JSON and `key=value`, in QEMU's words, and what
+//! `query-qmp-schema` tells of them.
+
+use base::options::number::parse_int;
+use serde_json::{Map, Value};
+
+use crate::format::driver_names;
+use crate::{Error, Result};
+
+/// The type of a value.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Text.
+    Text,
+    /// A switch.
+    Bool,
+    /// A number.
+    Int,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A node: its name, or its options.
+    Node,
+    /// A node, or none.
+    NodeOrNull,
+    /// Several values.
+    Object(&'static [Key]),
+    /// Several values, or one of these words.
+    WordOrObject(&'static [&'static str], &'static [Key]),
+}
+
+/// A key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// The type of its value.
+    pub kind: Kind,
+    /// Whether it may be left out.
+    pub optional: bool,
+}
+
+const fn opt(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind, optional: true }
+}
+
+const fn must(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind, optional: false }
+}
+
+/// The keys of all nodes, besides `driver`.
+pub const COMMON: &[Key] = &[
+    opt("node-name", Kind::Text),
+    opt("discard", Kind::Word(&["ignore", "unmap"])),
+    opt("cache", Kind::Object(&[opt("direct", Kind::Bool), opt("no-flush", Kind::Bool)])),
+    opt("read-only", Kind::Bool),
+    opt("auto-read-only", Kind::Bool),
+    opt("force-share", Kind::Bool),
+    opt("detect-zeroes", Kind::Word(&["off", "on", "unmap"])),
+];
+
+const FILE: &[Key] = &[
+    must("filename", Kind::Text),
+    opt("pr-manager", Kind::Text),
+    opt("locking", Kind::Word(&["auto", "on", "off"])),
+    opt("aio", Kind::Word(&["threads", "native", "io_uring"])),
+    opt("aio-max-batch", Kind::Int),
+    opt("drop-cache", Kind::Bool),
+    opt("x-check-cache-dropped", Kind::Bool),
+];
+const NULL: &[Key] =
+    &[opt("size", Kind::Int), opt("latency-ns", Kind::Int), opt("read-zeroes", Kind::Bool)];
+const OVER_FILE: &[Key] = &[must("file", Kind::Node)];
+const OVER_BACKING: &[Key] = &[must("file", Kind::Node), opt("backing", Kind::NodeOrNull)];
+const OVERLAP_FLAGS: &[Key] = &[
+    opt("template", Kind::Word(OVERLAP_MODES)),
+    opt("main-header", Kind::Bool),
+    opt("active-l1", Kind::Bool),
+    opt("active-l2", Kind::Bool),
+    opt("refcount-table", Kind::Bool),
+    opt("refcount-block", Kind::Bool),
+    opt("snapshot-table", Kind::Bool),
+    opt("inactive-l1", Kind::Bool),
+    opt("inactive-l2", Kind::Bool),
+    opt("bitmap-directory", Kind::Bool),
+];
+const OVERLAP_MODES: &[&str] = &["none", "constant", "cached", "all"];
+const QCOW2: &[Key] = &[
+    must("file", Kind::Node),
+    opt("backing", Kind::NodeOrNull),
+    opt("lazy-refcounts", Kind::Bool),
+    opt("pass-discard-request", Kind::Bool),
+    opt("pass-discard-snapshot", Kind::Bool),
+    opt("pass-discard-other", Kind::Bool),
+    opt("discard-no-unref", Kind::Bool),
+    opt("overlap-check", Kind::WordOrObject(OVERLAP_MODES, OVERLAP_FLAGS)),
+    opt("cache-size", Kind::Int),
+    opt("l2-cache-size", Kind::Int),
+    opt("l2-cache-entry-size", Kind::Int),
+    opt("refcount-cache-size", Kind::Int),
+    opt("cache-clean-interval", Kind::Int),
+    opt(
+        "encrypt",
+        Kind::Object(&[
+            must("format", Kind::Word(&["aes", "luks"])),
+            opt("key-secret", Kind::Text),
+        ]),
+    ),
+    opt("data-file", Kind::Node),
+];
+
+/// The keys of every driver that may be there.
+const DRIVERS: &[(&str, &[Key])] = &[
+    ("copy-on-read", &[must("file", Kind::Node), opt("bottom", Kind::Text)]),
+    ("file", FILE),
+    ("host_cdrom", FILE),
+    ("host_device", FILE),
+    ("luks", &[must("file", Kind::Node), opt("key-secret", Kind::Text), opt("header", Kind::Node)]),
+    ("null-aio", NULL),
+    ("null-co", NULL),
+    ("parallels", OVER_FILE),
+    (
+        "preallocate",
+        &[
+            must("file", Kind::Node),
+            opt("prealloc-align", Kind::Int),
+            opt("prealloc-size", Kind::Int),
+        ],
+    ),
+    (
+        "qcow",
+        &[
+            must("file", Kind::Node),
+            opt("backing", Kind::NodeOrNull),
+            opt(
+                "encrypt",
+                Kind::Object(&[
+                    must("format", Kind::Word(&["aes"])),
+                    opt("key-secret", Kind::Text),
+                ]),
+            ),
+        ],
+    ),
+    ("qcow2", QCOW2),
+    ("qed", OVER_BACKING),
+    ("raw", &[must("file", Kind::Node), opt("offset", Kind::Int), opt("size", Kind::Int)]),
+    ("throttle", &[must("throttle-group", Kind::Text), must("file", Kind::Node)]),
+    ("vdi", OVER_FILE),
+    ("vhdx", OVER_FILE),
+    ("vmdk", OVER_BACKING),
+    ("vpc", OVER_FILE),
+];
+
+/// The drivers there are, and their keys.
+pub fn drivers() -> Vec<(&'static str, &'static [Key])> {
+    let names = driver_names();
+    DRIVERS.iter().filter(|(name, _)| names.contains(name)).copied().collect()
+}
+
+/// How values are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// With the types of JSON.
+    Json,
+    /// As text.
+    Keyval,
+}
+
+/// Checks a node's options.
+pub fn check(options: &Map<String, Value>, form: Form) -> Result<()> {
+    Checker(form).node(options, "")
+}
+
+struct Checker(Form);
+
+fn missing(path: &str) -> Error {
+    Error::invalid(format!("Parameter '{path}' is missing"))
+}
+
+fn not_accepted(name: &str, value: &str) -> Error {
+    Error::invalid(format!("Parameter '{name}' does not accept value '{value}'"))
+}
+
+impl Checker {
+    fn node(&self, options: &Map<String, Value>, prefix: &str) -> Result<()> {
+        let path = format!("{prefix}driver");
+        let driver = match options.get("driver").ok_or_else(|| missing(&path))? {
+            Value::String(driver) => driver,
+            other => return Err(self.expected(&path, "string", "string", other)),
+        };
+        let drivers = drivers();
+        let own = drivers.iter().find(|(name, _)| name == driver);
+        let (_, own) = own.ok_or_else(|| not_accepted("driver", driver))?;
+        self.members(options, prefix, &[COMMON, own], &["driver"])
+    }
+
+    fn members(
+        &self,
+        options: &Map<String, Value>,
+        prefix: &str,
+        tables: &[&[Key]],
+        besides: &[&str],
+    ) -> Result<()> {
+        for key in tables.iter().copied().flatten() {
+            let path = format!("{prefix}{}", key.name);
+            match options.get(key.name) {
+                Some(value) => self.value(value, &path, key)?,
+                None if key.optional => {}
+                None => return Err(missing(&path)),
+            }
+        }
+        let known = |name: &str| {
+            besides.contains(&name) || tables.iter().copied().flatten().any(|key| key.name == name)
+        };
+        match options.keys().find(|name| !known(name)) {
+            Some(name) => Err(Error::invalid(format!("Parameter '{prefix}{name}' is unexpected"))),
+            None => Ok(()),
+        }
+    }
+
+    fn expected(&self, path: &str, json: &str, text: &str, value: &Value) -> Error {
+        Error::invalid(match (self.0, value) {
+            (Form::Keyval, Value::String(_)) => format!("Parameter '{path}' expects {text}"),
+            (Form::Keyval, _) => format!("Parameters '{path}.*' are unexpected"),
+            (Form::Json, _) => format!("Invalid parameter type for '{path}', expected: {json}"),
+        })
+    }
+
+    fn value(&self, value: &Value, path: &str, key: &Key) -> Result<()> {
+        let text = self.0 == Form::Keyval;
+        match (key.kind, value) {
+            (Kind::Text, Value::String(_)) => Ok(()),
+            (Kind::Text, other) => Err(self.expected(path, "string", "string", other)),
+            (Kind::Bool, Value::Bool(_)) if !text => Ok(()),
+            (Kind::Bool, Value::String(word))
+                if text
+                    && ["on", "off", "yes", "no", "true", "false", "y", "n"].contains(&&**word) =>
+            {
+                Ok(())
+            }
+            (Kind::Bool, other) => Err(self.expected(path, "boolean", "'on' or 'off'", other)),
+            (Kind::Int, Value::Number(number)) if !text && (number.is_i64() || number.is_u64()) => {
+                Ok(())
+            }
+            (Kind::Int, Value::String(number)) if text && parse_int(number).is_some() => Ok(()),
+            (Kind::Int, other) => Err(self.expected(path, "integer", "integer", other)),
+            (Kind::Word(words) | Kind::WordOrObject(words, _), Value::String(word)) => {
+                match words.contains(&word.as_str()) {
+                    true => Ok(()),
+                    false => Err(not_accepted(key.name, word)),
+                }
+            }
+            (Kind::Word(_), other) => Err(self.expected(path, "string", "string", other)),
+            (Kind::Node | Kind::NodeOrNull, Value::String(_)) => Ok(()),
+            (Kind::NodeOrNull, Value::Null) => Ok(()),
+            (Kind::Node | Kind::NodeOrNull, Value::Object(options)) => {
+                self.node(options, &format!("{path}."))
+            }
+            (Kind::Object(keys) | Kind::WordOrObject(_, keys), Value::Object(members)) => {
+                self.members(members, &format!("{path}."), &[keys], &[])
+            }
+            (Kind::Object(_), other) => Err(self.expected(path, "object", "object", other)),
+            (kind, _) => {
+                let name = match kind {
+                    Kind::WordOrObject(..) => "Qcow2OverlapChecks",
+                    Kind::NodeOrNull => "BlockdevRefOrNull",
+                    _ => "BlockdevRef",
+                };
+                let text = format!("Invalid parameter type for '{path}', expected: {name}");
+                Err(Error::invalid(text))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base::options::Keyval;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Texts recorded from QEMU 10.0.2.
+    #[test]
+    fn faults_are_qemus() {
+        let fault = |value: Value| {
+            let Value::Object(options) = value else { unreachable!() };
+            check(&options, Form::Json).map_err(|error| error.to_string())
+        };
+        assert_eq!(fault(json!({"driver": "raw", "file": "f"})), Ok(()));
+        for (options, refusal) in [
+            (json!({"node-name": "n"}), "Parameter 'driver' is missing"),
+            (json!({"driver": "raw"}), "Parameter 'file' is missing"),
+            (json!({"driver": "foo"}), "Parameter 'driver' does not accept value 'foo'"),
+            (
+                json!({"driver": "raw", "file": {"driver": "file", "filename": "x", "foo": 1}}),
+                "Parameter 'file.foo' is unexpected",
+            ),
+            (
+                json!({"driver": "raw", "file": {"driver": "file", "filename": 3}}),
+                "Invalid parameter type for 'file.filename', expected: string",
+            ),
+            (
+                json!({"driver": "raw", "file": "f", "offset": "x"}),
+                "Invalid parameter type for 'offset', expected: integer",
+            ),
+        ] {
+            assert_eq!(fault(options), Err(refusal.into()));
+        }
+    }
+
+    #[test]
+    fn text_stands_for_all_types() {
+        for (text, refusal) in [
+            ("driver=null-co,size=3,read-zeroes=on,cache.direct=off", ""),
+            ("driver=null-co,size=3G", "Parameter 'size' expects integer"),
+            ("driver=null-co,cache.direct=maybe", "Parameter 'cache.direct' expects 'on' or 'off'"),
+            ("driver=null-co,discard=x", "Parameter 'discard' does not accept value 'x'"),
+            ("driver=throttle,file=f", "Parameter 'throttle-group' is missing"),
+        ] {
+            let tree = Keyval::parse(text, Some("driver")).unwrap().tree;
+            let found =
+                check(&tree, Form::Keyval).map_or_else(|error| error.to_string(), |()| "".into());
+            assert_eq!(found, refusal, "{text}");
+        }
+    }
+}

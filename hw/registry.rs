@@ -30,6 +30,8 @@ use crate::misc::pvpanic::{self, Pvpanic, PvpanicPciProps, PvpanicProps};
 use crate::misc::vmcoreinfo::VmCoreInfo;
 use crate::misc::vmgenid::{VmGenId, VmGenIdProps, as_guid};
 use crate::pci::{PciBus, PciError};
+use crate::storage::ide::{self, CdProps, CfProps, HdProps, IdeDisk, IdeError};
+use crate::storage::piix3_ide::Piix3Ide;
 use crate::virtio::blk::{Blk, BlkError, BlkProps, Placement};
 use crate::virtio::pci::{InterfaceProps, Interfaces, Place, VirtioPciProps};
 use crate::watchdog::i6300esb::{I6300Esb, I6300EsbProps};
@@ -44,6 +46,8 @@ pub enum BusKind {
     Isa,
     /// PCI.
     Pci,
+    /// A channel of an IDE controller.
+    Ide,
 }
 
 impl BusKind {
@@ -53,6 +57,7 @@ impl BusKind {
             BusKind::None => None,
             BusKind::Isa => Some("ISA"),
             BusKind::Pci => Some("PCI"),
+            BusKind::Ide => Some("IDE"),
         }
     }
 }
@@ -89,6 +94,15 @@ pub enum Fact {
     Pvpanic(u16),
     /// The machine has this generation identifier, as it lies in memory.
     GenerationId([u8; 16]),
+    /// There is an IDE disk.
+    IdeDisk(IdeDisk),
+    /// Firmware may boot from a device of this path; the least index comes first.
+    Bootable {
+        /// Its place in the order.
+        index: i32,
+        /// As firmware names it.
+        path: String,
+    },
 }
 
 /// Who a device is.
@@ -115,6 +129,10 @@ pub trait Slots {
     fn isa(&self) -> &IsaBus;
     /// The PCI bus.
     fn pci(&self) -> &PciBus;
+    /// The IDE controller.
+    fn ide(&self) -> &Shared<Piix3Ide>;
+    /// The channel that the device that is being added is to be on.
+    fn ide_channel(&self) -> Option<usize>;
     /// The clocks.
     fn clocks(&self) -> &Clocks;
     /// The character device of this id.
@@ -200,6 +218,9 @@ pub enum DeviceError {
     /// A block device.
     #[error(transparent)]
     Blk(#[from] BlkError),
+    /// An IDE drive.
+    #[error(transparent)]
+    Ide(#[from] IdeError),
     /// There is one already.
     #[error("at most one {0} device is permitted")]
     OnlyOne(&'static str),
@@ -628,6 +649,21 @@ fn virtio_blk(
     Ok(())
 }
 
+fn ide_hd(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: HdProps = parse("ide-hd", settings)?;
+    ide::add_disk(&props, slots)
+}
+
+fn ide_cf(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: CfProps = parse("ide-cf", settings)?;
+    ide::add_compact_flash(&props, slots)
+}
+
+fn ide_cd(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: CdProps = parse("ide-cd", settings)?;
+    ide::add_cdrom(&props, slots)
+}
+
 macro_rules! types {
     ($($name:literal $(alias $alias:literal)?, $bus:ident, $category:ident, $desc:expr, $props:ty, $realize:ident;)*) => {
         /// All types.
@@ -651,6 +687,9 @@ types! {
     "edu", Pci, Misc, None, EduProps, edu;
     "i6300esb", Pci, Watchdog, Some("Intel 6300ESB"), I6300EsbProps, i6300esb;
     "ib700", Isa, Watchdog, Some("iBASE 700"), NoProps, ib700;
+    "ide-cd", Ide, Storage, Some("virtual IDE CD-ROM"), CdProps, ide_cd;
+    "ide-cf", Ide, Storage, Some("virtual CompactFlash card"), CfProps, ide_cf;
+    "ide-hd", Ide, Storage, Some("virtual IDE disk"), HdProps, ide_hd;
     "isa-debug-exit", Isa, Misc, None, DebugExitProps, isa_debug_exit;
     "isa-debugcon", Isa, Misc, None, DebugconProps, isa_debugcon;
     "isa-parallel", Isa, Input, None, ParallelProps, isa_parallel;
@@ -676,7 +715,7 @@ mod tests {
     fn types_are_listed() {
         let text = listing();
         assert!(text.starts_with(
-            "Storage devices:\nname \"virtio-blk-pci\", bus PCI, alias \"virtio-blk\"\n"
+            "Storage devices:\nname \"ide-cd\", bus IDE, desc \"virtual IDE CD-ROM\"\n"
         ));
         assert!(text.contains("\n\nInput devices:\nname \"isa-parallel\", bus ISA\n"), "{text}");
         assert!(text.contains("\n\nMisc devices:\nname \"edu\", bus PCI\n"));

@@ -369,6 +369,8 @@ impl Vm {
         let Some(Parts { board, vcpus }) = self.parts.get() else { return };
         let state = self.state();
         vcpus.pause();
+        // What disks still move would end in memory that is prepared for the next start.
+        self.graph.drain();
         vcpus.reset();
         board.reset();
         board.enter(vcpus);

@@ -1,5 +1,8 @@
 //! Disk controllers.
 
+pub mod ata;
 pub mod fdc;
+pub mod geometry;
+pub mod ide;
 pub mod piix3_ide;
 pub mod props;

@@ -22,6 +22,7 @@ use hw::pci::PciBus;
 use hw::registry::{
     self, BusKind, DeviceError, DeviceType, Fact, Identity, Setting, Slots, Worker,
 };
+use hw::storage::piix3_ide::Piix3Ide;
 
 use super::characters::Characters;
 use super::chips::{self, PCI_BUS};
@@ -32,7 +33,15 @@ use crate::objects::UserObjects;
 use crate::pc::board::Pc;
 
 /// The buses of a PC, by name.
-const BUSES: [(&str, BusKind); 2] = [("pci.0", BusKind::Pci), ("isa.0", BusKind::Isa)];
+const BUSES: [(&str, BusKind); 4] = [
+    ("pci.0", BusKind::Pci),
+    ("isa.0", BusKind::Isa),
+    (IDE_CHANNELS[0], BusKind::Ide),
+    (IDE_CHANNELS[1], BusKind::Ide),
+];
+
+/// Channels of the IDE controller.
+const IDE_CHANNELS: [&str; 2] = ["ide.0", "ide.1"];
 
 /// A PC that is being equipped.
 pub(super) struct Equipment<'a> {
@@ -48,6 +57,8 @@ pub(super) struct Equipment<'a> {
     pub processors: u32,
     /// Who the device that is being added will be.
     pub identity: Identity,
+    /// The bus that it names.
+    pub bus: Option<String>,
     pub requests: RequestSink,
     pub msi: Arc<dyn MsiSink>,
     pub facts: Vec<Fact>,
@@ -59,6 +70,12 @@ impl Slots for Equipment<'_> {
     }
     fn pci(&self) -> &PciBus {
         &self.pc.pci
+    }
+    fn ide(&self) -> &Shared<Piix3Ide> {
+        &self.pc.ide
+    }
+    fn ide_channel(&self) -> Option<usize> {
+        IDE_CHANNELS.iter().position(|&channel| Some(channel) == self.bus.as_deref())
     }
     fn clocks(&self) -> &Clocks {
         self.clocks
@@ -195,6 +212,7 @@ impl Equipment<'_> {
         }
         self.identity =
             Identity { id: device.id.clone(), path: self.tree.device_path(device.id.as_deref()) };
+        self.bus.clone_from(&device.bus);
         let (functions, facts) = (self.functions(), self.facts.len());
         kind.realize(&settings, self)?;
         let object = self.object(kind, device.id.as_deref(), &settings);
@@ -212,11 +230,19 @@ impl Equipment<'_> {
         self.pc.pci.functions().iter().map(|function| function.devfn()).collect()
     }
 
+    /// Path of the channel that the device that is being added is on.
+    fn ide_bus(&self) -> String {
+        let bridge = self.isa_bus.trim_end_matches("/isa.0");
+        let channel = self.bus.as_deref().unwrap_or(IDE_CHANNELS[1]);
+        format!("{bridge}/ide/{channel}")
+    }
+
     /// A device as it was asked for.
     fn object(&self, kind: &DeviceType, id: Option<&str>, settings: &[Setting<'_>]) -> Object {
         let bus = match kind.bus {
             BusKind::Pci => PCI_BUS,
             BusKind::Isa => self.isa_bus,
+            BusKind::Ide => &self.ide_bus(),
             BusKind::None => "",
         };
         Object::device(kind.name, id, bus).with(kind.snapshot(settings)).with([Property::fixed(

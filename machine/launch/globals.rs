@@ -52,6 +52,7 @@ fn base_type(bus: BusKind) -> Option<&'static str> {
     match bus {
         BusKind::Isa => Some("isa-device"),
         BusKind::Pci => Some("pci-device"),
+        BusKind::Ide => Some("ide-device"),
         BusKind::None => None,
     }
 }

@@ -3,6 +3,7 @@
 use base::clock::{ClockKind, Clocks, SECOND, local_offset};
 use hw::firmware::fw_cfg::{FileHooks, FwCfg, item};
 use hw::firmware::smbios;
+use hw::registry::Fact;
 use hw::timer::rtc::RtcConfig;
 
 use super::fault;
@@ -27,12 +28,16 @@ pub(super) fn rtc(config: &MachineConfig, slew: bool, clocks: &Clocks) -> RtcCon
 }
 
 /// Adds `-fw_cfg`'s files, and what `-boot` tells firmware.
-pub(super) fn add_files(config: &MachineConfig, fw_cfg: &mut FwCfg) -> Result<(), ConfigError> {
+pub(super) fn add_files(
+    config: &MachineConfig,
+    facts: &[Fact],
+    fw_cfg: &mut FwCfg,
+) -> Result<(), ConfigError> {
     let boot = &config.boot;
     if let Some(menu) = boot.menu {
         fw_cfg.set_item(item::BOOT_MENU, u16::from(menu).to_le_bytes().to_vec());
     }
-    fw_cfg.set_file("bootorder", boot_order(config)).map_err(fault)?;
+    fw_cfg.set_file("bootorder", boot_order(config, facts)).map_err(fault)?;
     add_option_roms(config, fw_cfg)?;
     if let Some(time) = boot.splash_time {
         fw_cfg
@@ -70,11 +75,15 @@ pub(super) fn add_files(config: &MachineConfig, fw_cfg: &mut FwCfg) -> Result<()
 
 /// The list of what firmware is to boot, one path a line, with a zero at the end. `strict` has it
 /// stop there.
-fn boot_order(config: &MachineConfig) -> Vec<u8> {
+fn boot_order(config: &MachineConfig, facts: &[Fact]) -> Vec<u8> {
     let roms = config.option_roms.iter().filter_map(|rom| {
         Some((rom.value.boot_index?, format!("/rom@{}", roms::file_name(&rom.value.file, false))))
     });
-    let mut list: Vec<_> = roms.collect();
+    let devices = facts.iter().filter_map(|fact| match fact {
+        Fact::Bootable { index, path } => Some((*index, path.clone())),
+        _ => None,
+    });
+    let mut list: Vec<_> = roms.chain(devices).filter(|(index, _)| *index >= 0).collect();
     list.sort_by_key(|(index, _)| *index);
     if list.is_empty() {
         return Vec::new();

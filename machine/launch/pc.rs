@@ -18,6 +18,7 @@ use hw::firmware::smbios;
 use hw::misc::vmport::VmPort;
 use hw::pci::piix4_pm::PmConfig;
 use hw::registry::{Fact, Identity};
+use hw::storage::ide::IdeDisk;
 use parking_lot::Mutex;
 
 use super::accelerator::{Accelerator, Surroundings};
@@ -281,6 +282,7 @@ pub(super) fn build(
         main_loop: &host.main_loop,
         processors: processors.count,
         identity: Identity::default(),
+        bus: None,
         requests: vm.request_sink(),
         msi: wired.apic_bus.clone(),
         facts: Vec::new(),
@@ -301,13 +303,14 @@ pub(super) fn build(
     equipment.add_devices(config, &drives.devices)?;
     drives.check_all_connected()?;
     let facts = equipment.facts;
+    cmos::set_disks(&mut pc.rtc.lock(), &ide_disks(&facts));
     let choices = Choices { machine, config, props: &props, board: &cfg, numa, node_sizes };
     let tables = describe(choices, &pc, &processors, &facts, &options::smbios(config)?);
     {
         let mut fw_cfg = pc.fw_cfg.lock();
         let about = &tables.description;
         about.store(&mut fw_cfg, tables.acpi.as_ref(), &tables.smbios).map_err(fault)?;
-        options::add_files(config, &mut fw_cfg)?;
+        options::add_files(config, &facts, &mut fw_cfg)?;
     }
     let kernel = Kernel::read(&config.kernel, &processors)?;
     let start = Start { kernel, tables, failure: failure.clone() };
@@ -319,6 +322,15 @@ pub(super) fn build(
     });
     vm.assemble(Arc::new(PcMachine { pc, later_boots, kvm: wired.kvm, start }), vcpus);
     Ok(())
+}
+
+/// The disks that CMOS memory describes.
+fn ide_disks(facts: &[Fact]) -> Vec<IdeDisk> {
+    let disk = |fact: &Fact| match fact {
+        Fact::IdeDisk(disk) => Some(*disk),
+        _ => None,
+    };
+    facts.iter().filter_map(disk).collect()
 }
 
 /// What was asked for, of what the tables tell.

@@ -142,6 +142,8 @@ pub struct Pc {
     pub pci: Arc<PciBus>,
     /// The ISA bus.
     pub isa: IsaBus,
+    /// The IDE controller.
+    pub ide: Shared<Piix3Ide>,
     /// Global system interrupts.
     pub gsi: Arc<dyn IrqSink>,
     /// The 8259s' inputs.
@@ -299,7 +301,7 @@ impl Pc {
             Piix3::create(&pci, devfn(SOUTH_BRIDGE, 0), router, wires.requests.clone())?;
         io.add(&reset_port, RESET_PORT, 1);
         let ide_irqs = piix3_ide::ISA_IRQS.map(|n| isa.irq(n));
-        Piix3Ide::create(&pci, devfn(SOUTH_BRIDGE, 1), ide_irqs)?;
+        let ide = Piix3Ide::create(&pci, devfn(SOUTH_BRIDGE, 1), ide_irqs)?;
         let (mut pm, mut hotplug) = (None, None);
         if chips.acpi {
             let pm_wires = PmWires {
@@ -359,6 +361,7 @@ impl Pc {
             map,
             pci,
             isa,
+            ide,
             gsi,
             pic_pins,
             intr,

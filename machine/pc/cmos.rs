@@ -1,6 +1,7 @@
 //! What a PC's CMOS memory tells firmware, as SeaBIOS expects it.
 
 use hw::firmware::acpi::FloppyDrive;
+use hw::storage::ide::IdeDisk;
 use hw::timer::rtc::Rtc;
 
 const KIB: u64 = 1 << 10;
@@ -76,6 +77,39 @@ impl CmosContent<'_> {
         rtc.set_cmos(FLOPPY_TYPES, first << 4 | second);
         rtc.set_cmos(EQUIPMENT, EQUIPMENT_FPU | EQUIPMENT_PS2_MOUSE);
     }
+}
+
+/// Tells firmware of IDE disks: the geometry of those on the first channel, and how to translate each.
+pub fn set_disks(rtc: &mut Rtc, disks: &[IdeDisk]) {
+    /// Types of both disks, a half-byte each: look further on.
+    const TYPES: u8 = 0x12;
+    /// The type that says so, and where it is for each disk.
+    const EXTENDED_TYPES: [u8; 2] = [0x19, 0x1a];
+    const USER_DEFINED: u8 = 47;
+    const PARAMETERS: [u8; 2] = [0x1b, 0x24];
+    /// Two bits for each disk of both channels.
+    const TRANSLATIONS: u8 = 0x39;
+    /// No write precompensation; retries are off; whether there are more than eight heads.
+    const NO_RETRIES: u8 = 0xc0;
+    const MANY_HEADS: u8 = 1 << 3;
+    let (mut types, mut translations) = (0, 0);
+    for disk in disks {
+        translations |= (disk.translation as u8) << (2 * (2 * disk.channel + disk.place));
+        let geometry = disk.geometry;
+        let places = EXTENDED_TYPES.get(disk.place).zip(PARAMETERS.get(disk.place));
+        let Some((&extended, &parameters)) = places.filter(|_| disk.channel == 0) else { continue };
+        types |= 0xf0 >> (4 * disk.place);
+        rtc.set_cmos(extended, USER_DEFINED);
+        let [low, high, ..] = geometry.cylinders.to_le_bytes();
+        let control = NO_RETRIES | if geometry.heads > 8 { MANY_HEADS } else { 0 };
+        let (heads, sectors) = (geometry.heads as u8, geometry.sectors as u8);
+        let bytes = [low, high, heads, 0xff, 0xff, control, low, high, sectors];
+        for (index, byte) in (parameters..).zip(bytes) {
+            rtc.set_cmos(index, byte);
+        }
+    }
+    rtc.set_cmos(TYPES, types);
+    rtc.set_cmos(TRANSLATIONS, translations);
 }
 
 /// Tells firmware which devices to try, and whether floppies without a signature will do.

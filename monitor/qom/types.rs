@@ -133,6 +133,7 @@ pub(crate) fn all() -> Vec<TypeInfo> {
             BusKind::Isa => "isa-device",
             BusKind::Pci if device.name.starts_with("virtio-blk-pci") => "virtio-blk-pci-base",
             BusKind::Pci => "pci-device",
+            BusKind::Ide => "ide-device",
             BusKind::None => "device",
         };
         types.push(concrete(device.name.into(), parent, device.specs().to_vec()));

@@ -16,14 +16,25 @@ pub enum Request {
     Suspend,
     /// Suspend to disk (ACPI S4): power off, but say why.
     SuspendToDisk,
-    /// Wake up from S3.
-    WakeUp,
+    /// Wake up from S3, if that is where the machine is.
+    WakeUp(WakeReason),
     /// The guest says that it has crashed.
     Panicked,
     /// A watchdog has waited for a sign of life in vain.
     WatchdogExpired,
     /// The guest says that it has crashed and loads a crash kernel.
     CrashLoaded,
+}
+
+/// What wakes a machine up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WakeReason {
+    /// The alarm of the real-time clock.
+    Rtc,
+    /// The power-management timer.
+    Timer,
+    /// The operator.
+    Operator,
 }
 
 /// Takes requests; may be called with a device's lock held.

@@ -2,6 +2,7 @@
 
 use base::memory::{AddressSpace, Region};
 use base::props::Props;
+use base::request::WakeReason;
 use cpu::vcpu::Vcpus;
 
 use crate::vm::Board;
@@ -55,7 +56,10 @@ impl Board for NoBoard {
     fn reset(&self) {}
     fn power_button(&self) {}
     fn suspend(&self) {}
-    fn wake_up(&self, _: bool, _: &Vcpus) {}
+    fn may_wake(&self, _: WakeReason) -> bool {
+        false
+    }
+    fn wake_up(&self, _: WakeReason, _: &Vcpus) {}
     fn memory(&self) -> &AddressSpace {
         &self.memory
     }

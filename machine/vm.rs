@@ -11,7 +11,7 @@ use base::clock::Clocks;
 use base::event_loop::{BottomHalf, LoopHandle};
 use base::memory::AddressSpace;
 use base::object::Object;
-use base::request::{Request, RequestSink};
+use base::request::{Request, RequestSink, WakeReason};
 use base::trace_event;
 use block::backend::Event as BlockEvent;
 use block::graph::Graph;
@@ -32,9 +32,10 @@ pub trait Board: Send + Sync {
     fn power_button(&self);
     /// Goes to sleep, with power for RAM only. The processors are paused.
     fn suspend(&self);
-    /// Wakes up from that, because of the real-time clock or somebody else. The processors are
-    /// paused and have been reset.
-    fn wake_up(&self, by_rtc: bool, vcpus: &Vcpus);
+    /// Whether the guest wants to be woken up for this reason.
+    fn may_wake(&self, reason: WakeReason) -> bool;
+    /// Wakes up from that. The processors are paused and have been reset.
+    fn wake_up(&self, reason: WakeReason, vcpus: &Vcpus);
     /// Memory as devices see it.
     fn memory(&self) -> &AddressSpace;
     /// I/O ports.
@@ -266,8 +267,8 @@ impl Vm {
             }
             Request::Exit(status) => self.quit(status),
             Request::Suspend => self.suspend(),
-            Request::WakeUp => {
-                self.wake_up(true);
+            Request::WakeUp(reason) => {
+                self.wake_up(reason);
             }
             Request::Panicked => self.panicked(),
             Request::WatchdogExpired => self.watchdog_expired(),
@@ -413,7 +414,7 @@ impl Vm {
         trace_event!(qemu_system_powerdown_request, "");
         if let Some(parts) = self.parts.get() {
             if self.state() == RunState::Suspended {
-                self.wake_up(false);
+                self.wake_up(WakeReason::Operator);
             } else {
                 parts.board.power_button();
             }
@@ -436,14 +437,16 @@ impl Vm {
     /// Wakes a suspended machine: the processors start at the reset vector, or where the kernel that
     /// was started without firmware wants to; memory and most chips are as they were. Returns whether
     /// it was suspended.
-    pub fn wake_up(&self, by_rtc: bool) -> bool {
+    pub fn wake_up(&self, reason: WakeReason) -> bool {
         if self.state() != RunState::Suspended {
             return false;
         }
-        trace_event!(system_wakeup_request, "by_rtc={by_rtc}");
-        if let Some(Parts { board, vcpus }) = self.parts.get() {
+        trace_event!(system_wakeup_request, "reason={reason:?}");
+        if let Some(Parts { board, vcpus }) = self.parts.get()
+            && board.may_wake(reason)
+        {
             vcpus.reset();
-            board.wake_up(by_rtc, vcpus);
+            board.wake_up(reason, vcpus);
             self.take_on(RunState::Running);
             self.tell(&VmEvent::WakeUp);
             vcpus.resume();

@@ -14,6 +14,7 @@ pub(super) enum Kind {
 use Kind::{Number, Switch, Text};
 
 const PROPERTIES: &[(&str, Kind)] = &[
+    ("avx10-version", Number),
     ("fill-mtrr-mask", Switch),
     ("full-cpuid-auto-level", Switch),
     ("host-cache-info", Switch),
@@ -51,8 +52,10 @@ const PROPERTIES: &[(&str, Kind)] = &[
     ("hv-vpindex", Switch),
     ("hv-xmm-input", Switch),
     ("kvm", Switch),
+    ("kvm-pv-enforce-cpuid", Switch),
     ("lbr-fmt", Number),
     ("legacy-multi-node", Switch),
+    ("level-func7", Number),
     ("lmce", Switch),
     ("migratable", Switch),
     ("pmu", Switch),

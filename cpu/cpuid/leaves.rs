@@ -62,7 +62,7 @@ impl Model {
             5 => [0, 0, 3, 0],
             6 => [low(Word::L6Eax), 0, 0, 0],
             7 => self.features_leaf(subleaf, now),
-            0xb => self.topology_leaf(subleaf, apic_id),
+            0xb if self.topology_leaf => self.topology_leaf(subleaf, apic_id),
             0x1f if self.topology.dies > 1 => self.extended_topology_leaf(subleaf, apic_id),
             0xd => self.xsave_leaf(subleaf, now),
             0x4000_0000 => self.hypervisor.map_or([0; 4], |name| {
@@ -101,7 +101,10 @@ impl Model {
                 let l2 = &self.caches[2];
                 let l3 = &self.caches[3];
                 let l2 = l2.kib << 16 | amd_ways(l2.ways) << 12 | 0x140;
-                let l3 = l3.kib / 512 << 18 | amd_ways(l3.ways) << 12 | 0x140;
+                let l3 = match self.l3_cache {
+                    true => l3.kib / 512 << 18 | amd_ways(l3.ways) << 12 | 0x140,
+                    false => 0,
+                };
                 [0, 0x4200_4200, l2, l3]
             }
             0x8000_0007 => [0, low(Word::X7Ebx), 0, low(Word::X7Edx)],
@@ -115,7 +118,7 @@ impl Model {
                 if shared > 1 {
                     ecx = self.topology.package_shift() << 12 | (shared - 1) & 0xff;
                 }
-                [linear | self.phys_bits(), low(Word::X8Ebx), ecx, 0]
+                [self.guest_phys_bits << 16 | linear | self.phys_bits(), low(Word::X8Ebx), ecx, 0]
             }
             // Revision 1, sixteen address-space identifiers.
             0x8000_000a if self.has(feature::SVM) => [1, 0x10, 0, low(Word::XAEdx)],
@@ -289,7 +292,7 @@ impl Model {
             0 => (0x21, L1, t.core_shift(), 1),
             1 => (0x22, L1, t.core_shift(), 1),
             2 => (0x43, Cache { kib: 4096, ways: 16 }, t.core_shift(), 1),
-            3 => (0x63, Cache { kib: 16384, ways: 16 }, t.die_shift(), 6),
+            3 if self.l3_cache => (0x63, Cache { kib: 16384, ways: 16 }, t.die_shift(), 6),
             _ => return [0; 4],
         };
         let cores = t.package_shift() - t.core_shift();
@@ -305,7 +308,7 @@ impl Model {
             0 => (0x121, t.core_shift(), 1),
             1 => (0x122, t.core_shift(), 1),
             2 => (0x43, t.core_shift(), 0),
-            3 => (0x163, t.die_shift(), 2),
+            3 if self.l3_cache => (0x163, t.die_shift(), 2),
             _ => return [0; 4],
         };
         let cache = &self.caches[subleaf as usize];

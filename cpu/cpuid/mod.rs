@@ -84,6 +84,12 @@ pub struct Model {
     pub caches: [Cache; 4],
     /// Width of physical addresses, 32 to 52.
     pub phys_bits: u32,
+    /// What the guest is told of the width of its guests' addresses, 0 for nothing.
+    pub guest_phys_bits: u32,
+    /// Whether a third level of caches is shown.
+    pub l3_cache: bool,
+    /// Whether there is leaf 0xb.
+    pub topology_leaf: bool,
     /// Microcode revision, if it was set.
     pub microcode: Option<u64>,
     /// What the hypervisor leaves say, if the model shows them.
@@ -107,6 +113,9 @@ impl Default for Model {
             xlevel2: 0,
             caches: Cache::DEFAULT,
             phys_bits: 40,
+            guest_phys_bits: 0,
+            l3_cache: true,
+            topology_leaf: true,
             microcode: None,
             hypervisor: None,
             topology: Topology::default(),

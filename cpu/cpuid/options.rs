@@ -126,6 +126,9 @@ struct Builder<'a> {
     check: bool,
     enforce: bool,
     phys_bits: Option<u64>,
+    /// Physical addresses are as wide as the host's, but at most the limit unless that is 0.
+    host_phys_bits: bool,
+    host_phys_bits_limit: u64,
     tsc_frequency: Option<u64>,
     /// Whether the processor is the host's, virtualised.
     hardware: bool,
@@ -164,6 +167,8 @@ pub fn select(spec: &str, support: &Support, topology: Topology) -> Result<Selec
         check: true,
         enforce: false,
         phys_bits: None,
+        host_phys_bits: false,
+        host_phys_bits_limit: 0,
         tsc_frequency: None,
         hardware: support.host.is_some(),
         remarks: Vec::new(),
@@ -251,6 +256,13 @@ impl Builder<'_> {
             "xlevel" | "min-xlevel" => self.model.xlevel = self.word(key, value)?,
             "xlevel2" | "min-xlevel2" => self.model.xlevel2 = self.word(key, value)?,
             "phys-bits" => self.phys_bits = Some(self.number(key, value, "uint64")?),
+            "host-phys-bits" => self.host_phys_bits = self.boolean(key, value)?,
+            "host-phys-bits-limit" => {
+                self.host_phys_bits_limit = self.number(key, value, "uint8")?
+            }
+            "guest-phys-bits" => self.model.guest_phys_bits = self.ranged(key, value, 0xff)?,
+            "l3-cache" => self.model.l3_cache = self.boolean(key, value)?,
+            "cpuid-0xb" => self.model.topology_leaf = self.boolean(key, value)?,
             "ucode-rev" => self.model.microcode = Some(self.number(key, value, "uint64")?),
             "tsc-frequency" => self.tsc_frequency = Some(self.number(key, value, "int64")?),
             "model-id" => self.model.model_id = value.to_owned(),
@@ -341,6 +353,10 @@ impl Builder<'_> {
         } else {
             32
         };
+        if let Some(host) = support.host.as_ref().filter(|_| self.host_phys_bits) {
+            let limit = Some(self.host_phys_bits_limit).filter(|limit| *limit != 0);
+            self.phys_bits = Some(u64::from(host.phys_bits).min(limit.unwrap_or(u64::MAX)));
+        }
         let bits = self.phys_bits.filter(|bits| *bits != 0).unwrap_or(default_bits);
         if !(32..=52).contains(&bits) {
             return Err(ModelError::PhysBits(bits));

@@ -150,6 +150,22 @@ fn warned(spec: &str) -> Vec<String> {
 }
 
 #[test]
+fn the_shape_of_leaves_can_be_told() {
+    let leaf = |spec: &str, leaf, subleaf| {
+        let selected = select(spec, &Support::software(), Topology::default()).unwrap();
+        selected.model.cpuid(0, leaf, subleaf, &Dynamic::default())
+    };
+    assert_ne!(leaf("Skylake-Server", 4, 3), [0; 4]);
+    assert_eq!(leaf("Skylake-Server,l3-cache=off", 4, 3), [0; 4]);
+    assert_eq!(leaf("max,l3-cache=off", 0x8000_0006, 0)[3], 0);
+    assert_eq!(leaf("max,cpuid-0xb=off", 0xb, 0), [0; 4]);
+    assert_eq!(leaf("max,guest-phys-bits=39", 0x8000_0008, 0)[0] >> 16, 39);
+    // There is no host whose width could be taken.
+    let bits = leaf("max,host-phys-bits=on,host-phys-bits-limit=38", 0x8000_0008, 0)[0];
+    assert_eq!(bits & 0xff, 40);
+}
+
+#[test]
 fn test_messages() {
     assert_eq!(refused("foo"), "unable to find CPU model 'foo'");
     assert_eq!(refused("host"), "CPU model 'host' requires KVM or HVF");

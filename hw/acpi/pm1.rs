@@ -2,7 +2,7 @@
 //! (ACPI 6.5, 4.8.3). A pure core: the chip that contains it decodes addresses and drives the SCI.
 
 use base::clock::{Clocks, SECOND, Timer};
-use base::request::{Request, RequestSink};
+use base::request::{Request, RequestSink, WakeReason};
 
 /// Bits of PM1 status and enable.
 #[allow(missing_docs)]
@@ -92,8 +92,11 @@ impl Pm1 {
     /// Recomputes the timer's status and its alarm; returns the level of the SCI.
     pub fn update(&mut self) -> bool {
         let ticks = self.ticks();
-        if ticks >= self.st.overflow {
+        if ticks >= self.st.overflow && self.st.status & event::TIMER == 0 {
             self.st.status |= event::TIMER;
+            if self.st.enable & event::TIMER != 0 {
+                self.requests.send(Request::WakeUp(WakeReason::Timer));
+            }
         }
         if self.st.enable & event::TIMER != 0 && self.st.status & event::TIMER == 0 {
             let scaled = i128::from(self.st.overflow) * i128::from(SECOND);
@@ -161,8 +164,23 @@ impl Pm1 {
         self.st.status |= event::POWER_BUTTON;
     }
 
-    /// The machine wakes up from S3 because of these events.
-    pub fn wake(&mut self, events: u16) {
-        self.st.status |= event::WAKE | events;
+    /// Whether the guest wants to be woken up from S3 for this reason.
+    pub fn may_wake(&self, reason: WakeReason) -> bool {
+        let event = cause(reason);
+        event == 0 || self.st.enable & event != 0
+    }
+
+    /// The machine wakes up from S3.
+    pub fn wake(&mut self, reason: WakeReason) {
+        self.st.status |= event::WAKE | cause(reason);
+    }
+}
+
+/// The event of the status register that a reason to wake up is.
+fn cause(reason: WakeReason) -> u16 {
+    match reason {
+        WakeReason::Rtc => event::RTC,
+        WakeReason::Timer => event::TIMER,
+        WakeReason::Operator => 0,
     }
 }

@@ -5,7 +5,7 @@ use base::clock::{ClockKind, Clocks};
 use base::device::{self, Device, Shared};
 use base::irq::IrqLine;
 use base::memory::{AccessSizes, Region};
-use base::request::RequestSink;
+use base::request::{RequestSink, WakeReason};
 
 use super::bus::{PciBus, PciError};
 use super::config::{ConfigSpace, Identity};
@@ -13,7 +13,7 @@ use super::function::PciDevice;
 use super::ids;
 use crate::acpi::apm::{ACPI_DISABLE, ACPI_ENABLE, Apm};
 use crate::acpi::gpe::{GPE_LEN, Gpe};
-use crate::acpi::pm1::{Pm1, SleepTypes, event};
+use crate::acpi::pm1::{Pm1, SleepTypes};
 use crate::acpi::smbus::{SMBUS_LEN, Smbus};
 
 /// Port of the general-purpose event block.
@@ -211,9 +211,14 @@ impl Piix4Pm {
         self.update();
     }
 
+    /// Whether the guest wants to be woken up from S3 for this reason.
+    pub fn may_wake(&self, reason: WakeReason) -> bool {
+        self.pm1.may_wake(reason)
+    }
+
     /// The machine wakes up from S3.
-    pub fn wake(&mut self, by_rtc: bool) {
-        self.pm1.wake(if by_rtc { event::RTC } else { 0 });
+    pub fn wake(&mut self, reason: WakeReason) {
+        self.pm1.wake(reason);
         self.update();
     }
 

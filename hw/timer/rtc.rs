@@ -7,6 +7,7 @@ use base::clock::{ClockKind, Clocks, SECOND, Timer};
 use base::device::{self, Device, Shared};
 use base::irq::IrqLine;
 use base::memory::{AccessSizes, Region};
+use base::request::{Request, RequestSink, WakeReason};
 use base::state::State;
 
 use super::calendar::DateTime;
@@ -115,6 +116,7 @@ pub struct Rtc {
     clocks: Clocks,
     cfg: RtcConfig,
     changed: TimeChanged,
+    requests: RequestSink,
     st: RtcState,
 }
 
@@ -148,10 +150,16 @@ impl Rtc {
             let (seconds, fraction) = (cfg.shows.div_euclid(SECOND), cfg.shows.rem_euclid(SECOND));
             st.set_time(seconds, fraction, cfg.at);
             let timer = device::timer(me, clocks, cfg.clock, Rtc::update);
-            Rtc { irq, timer, clocks: clocks.clone(), cfg, changed, st }
+            let requests = RequestSink::ignore();
+            Rtc { irq, timer, clocks: clocks.clone(), cfg, changed, requests, st }
         });
         let ports = device::region(&rtc, 0, "rtc", 2, AccessSizes::BYTE);
         RtcParts { rtc, ports }
+    }
+
+    /// Alarms wake the machine from now on.
+    pub fn wake_by(&mut self, requests: RequestSink) {
+        self.requests = requests;
     }
 
     /// Sets a byte of CMOS memory, as a board describes itself to firmware.
@@ -296,6 +304,9 @@ impl Rtc {
             let of_day = |second: i64| (second + self.st.epoch).rem_euclid(DAY);
             if (first..=after).any(|second| self.alarm_matches(of_day(second))) {
                 flags |= B_ALARM;
+                if self.cmos(reg::B) & B_ALARM != 0 {
+                    self.requests.send(Request::WakeUp(WakeReason::Rtc));
+                }
             }
         }
         self.st.seen = now;

@@ -103,7 +103,7 @@ pub fn load(request: &Request<'_>, header: &Header) -> Result<BootImage, BootErr
     const MEMORY_MAP: u32 = 1 << 6;
     const NAME: u32 = 1 << 9;
     const FIRST_DISK: u32 = 0x8000_ffff;
-    const LOWER_KIB: u32 = 640;
+    const LOWER_KIB: u32 = 639;
     info.set(0, MEMORY | BOOT_DEVICE | COMMAND_LINE | MODULES | MEMORY_MAP | NAME);
     info.set(4, LOWER_KIB);
     info.set(8, (contiguous_upper(request) >> 10) as u32);

@@ -7,6 +7,7 @@ use base::backdoor::Backdoor;
 use base::irq::{FnSink, IrqLine, IrqSink, Patch};
 use base::memory::AddressSpace;
 use base::memory::backend::Defaults;
+use base::request::WakeReason;
 use block::backend::Interface;
 use cpu::kvm::KvmVm;
 use cpu::signals::{Signals, request};
@@ -95,9 +96,12 @@ impl Board for PcMachine {
     fn suspend(&self) {
         self.pc.rtc.lock().set_cmos(cmos::RESET_CODE, cmos::RESUME);
     }
-    fn wake_up(&self, by_rtc: bool, vcpus: &Vcpus) {
+    fn may_wake(&self, reason: WakeReason) -> bool {
+        self.pc.pm.as_ref().is_none_or(|pm| pm.lock().may_wake(reason))
+    }
+    fn wake_up(&self, reason: WakeReason, vcpus: &Vcpus) {
         if let Some(pm) = &self.pc.pm {
-            pm.lock().wake(by_rtc);
+            pm.lock().wake(reason);
         }
         self.start.wake(&self.pc, vcpus);
     }

@@ -225,6 +225,7 @@ impl Pc {
         let rtc_gate = LegacyGate::new(isa.irq(rtc_irq));
         let rtc_irq = IrqLine::new(rtc_gate.clone(), 0);
         let rtc = Rtc::create(cfg.rtc, rtc_irq, clocks, wires.time_changed);
+        rtc.rtc.lock().wake_by(wires.requests.clone());
         place(&rtc.ports, rtc_port);
         CmosContent {
             below_4g: map.below_4g,

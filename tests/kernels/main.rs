@@ -69,6 +69,7 @@ fn machine(program: PathBuf, accel: &str, image: &Path, kernel: &str) -> Launch 
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-device", "pc-testdev"])
         .args(["-kernel".as_ref(), image.as_os_str()])
         .args(["-append", kernel])
+        .args(["-initrd", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernels/module.txt")])
 }
 
 fn run_on(program: PathBuf, accel: &str, kernel: &str) -> Result<Said> {
@@ -111,6 +112,7 @@ macro_rules! kernels {
 
 kernels! {
     apic
+    boot
     control
     debug
     exceptions
@@ -125,6 +127,7 @@ kernels! {
     pku
     protected
     real
+    sleep
     smap
     smm
     smp

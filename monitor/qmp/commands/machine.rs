@@ -1,5 +1,6 @@
 //! Commands about the machine and its life.
 
+use base::request::WakeReason;
 use cpu::signals::request;
 use machine::config::{OnPanic, OnReboot, OnShutdown, OnWatchdog};
 use machine::run_state::{Cause, RunState};
@@ -81,7 +82,7 @@ impl Target {
         if !self.can_wake_up() {
             return Err(QmpError::new("wake-up from suspend is not supported by this guest"));
         }
-        if self.vm.wake_up(false) {
+        if self.vm.wake_up(WakeReason::Operator) {
             return Ok(());
         }
         Err(QmpError::new("Unable to wake up: guest is not in suspended state"))

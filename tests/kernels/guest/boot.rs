@@ -73,6 +73,8 @@ start:
     cli
     cld
     mov esp, offset BOOT_STACK + 65536
+    // Popped as one quadword.
+    push eax
     push ebx
     // Everything writable and for supervisors; the regions for user code are set up later.
     mov dword ptr [PML4], offset PDPT + 7
@@ -98,6 +100,8 @@ start:
 boot_long:
     pop rbx
     mov edi, ebx
+    shr rbx, 32
+    mov esi, ebx
     lea rsp, [rip + BOOT_STACK + 65536]
     xor ebp, ebp
     call rust_main

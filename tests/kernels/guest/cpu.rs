@@ -101,12 +101,20 @@ pub mod msr {
 pub fn outb(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value) };
 }
+pub fn outw(port: u16, value: u16) {
+    unsafe { asm!("out dx, ax", in("dx") port, in("ax") value) };
+}
 pub fn outl(port: u16, value: u32) {
     unsafe { asm!("out dx, eax", in("dx") port, in("eax") value) };
 }
 pub fn inb(port: u16) -> u8 {
     let value;
     unsafe { asm!("in al, dx", in("dx") port, out("al") value) };
+    value
+}
+pub fn inw(port: u16) -> u16 {
+    let value;
+    unsafe { asm!("in ax, dx", in("dx") port, out("ax") value) };
     value
 }
 pub fn inl(port: u16) -> u32 {

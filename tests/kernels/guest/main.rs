@@ -16,6 +16,7 @@ mod trap;
 mod apic;
 mod debug;
 mod exceptions;
+mod firmware;
 mod ioapic;
 mod keys;
 mod modes64;
@@ -35,6 +36,7 @@ type Kernel = fn();
 /// Every kernel by name.
 const KERNELS: &[(&str, Kernel)] = &[
     ("apic", apic::run),
+    ("boot", firmware::boot),
     ("control", registers::control),
     ("debug", debug::run),
     ("exceptions", exceptions::run),
@@ -49,6 +51,7 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("pku", keys::pku),
     ("protected", protected::run_all),
     ("real", real::real_mode),
+    ("sleep", firmware::sleep),
     ("smap", modes64::smap),
     ("smm", smm::run),
     ("smp", smp::run),
@@ -77,8 +80,22 @@ fn wanted(information: *const u32) -> &'static str {
     }
 }
 
+static mut MAGIC: u32 = 0;
+static mut INFORMATION: u64 = 0;
+
+/// What the loader left in EAX.
+fn magic() -> u32 {
+    unsafe { MAGIC }
+}
+
+/// Where the loader's information is.
+fn information() -> u64 {
+    unsafe { INFORMATION }
+}
+
 #[unsafe(no_mangle)]
-extern "C" fn rust_main(information: *const u32) -> ! {
+extern "C" fn rust_main(information: *const u32, magic: u32) -> ! {
+    unsafe { (MAGIC, INFORMATION) = (magic, information as u64) };
     let name = wanted(information);
     trap::init();
     legacy::init();

@@ -10,6 +10,7 @@
 
 mod asm;
 mod cache;
+pub mod coverage;
 mod flags;
 mod frame;
 mod gather;

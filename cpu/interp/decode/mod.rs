@@ -70,12 +70,17 @@ impl Key {
         let flat = (0..6)
             .filter(|&seg| mode.base[seg] == 0 && mode.flat_read & mode.flat_write & 1 << seg != 0);
         let flat = flat.fold(0, |set, seg| set | 1 << seg);
+        let limitless = u16::from(mode.flat_read & mode.flat_write) >> 4 & 3;
         let real = if mode.protected { 0 } else { REAL };
-        Key(flat | width(mode.code_bits) << 8 | width(mode.stack_bits) << 10 | real)
+        Key(flat
+            | limitless << 6
+            | width(mode.code_bits) << 8
+            | width(mode.stack_bits) << 10
+            | real)
     }
     /// The same for 64-bit code, where decoding depends on no segment.
     pub fn without_segments(self) -> Self {
-        Key(self.0 | 0x3f)
+        Key(self.0 | 0xff)
     }
     /// The same for blocks of one instruction.
     pub fn single(self) -> Self {
@@ -92,6 +97,10 @@ impl Key {
     /// Whether instructions with a VEX prefix exist: not in real and virtual-8086 mode.
     pub fn has_vex(self) -> bool {
         self.0 & REAL == 0
+    }
+    /// Whether `seg` is FS or GS, and any offset in it is allowed.
+    pub fn is_limitless(self, seg: Seg) -> bool {
+        matches!(seg, Seg::Fs | Seg::Gs) && self.0 >> (seg as u8 + 2) & 1 != 0
     }
     /// Whether offsets in `seg` are linear addresses that need no check.
     pub fn is_flat(self, seg: Seg) -> bool {

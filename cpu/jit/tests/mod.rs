@@ -8,7 +8,7 @@ use crate::flags::bit;
 use crate::fpu::x87::X87;
 use crate::interp::RunExit;
 use crate::signals::request;
-use crate::state::{cr0, gpr};
+use crate::state::{Seg, Segment, attr, cr0, gpr};
 use crate::testbed::Testbed;
 use generate::{
     Rng, generate, generate_float, generate_mmx, generate_prepared, generate_strings,
@@ -287,6 +287,32 @@ fn an_unmasked_x87_exception_is_reported_by_the_next_instruction() {
         });
         assert_eq!(got, exit);
         assert_eq!(beds[1].cpu.state.x87.fip, if control == 0x37f { CODE + 10 } else { CODE + 8 });
+    }
+}
+
+#[test]
+fn segments_with_a_base_are_followed_in_32_bit_code() {
+    // fld1; mov eax, gs:[0x14]; add gs:[edi], eax; fstp qword gs:[edi+8]; hlt
+    let code = [0xd9, 0xe8, 0x65, 0xa1, 0x14, 0, 0, 0, 0x65, 0x01, 0x07, 0x65, 0xdd, 0x5f, 8, 0xf4];
+    // A limit beyond which nothing is, and offsets that wrap around or do not.
+    for (limit, edi) in [(!0, 0x20), (!0, 0_u32.wrapping_sub(0x40)), (0xfff, 0x2000)] {
+        let mut beds = pair();
+        compare(&mut beds, &code, |bed| {
+            let state = &mut bed.cpu.state;
+            state.regs[..16].fill(0);
+            state.regs[gpr::RDI] = edi.into();
+            state.x87 = X87::default();
+            let code = &mut state.seg[Seg::Cs as usize];
+            code.attr = code.attr & !attr::LONG | attr::BIG;
+            code.limit = !0;
+            let flat = Segment { selector: 16, base: 0, limit: !0, attr: 0xc093 };
+            for seg in [Seg::Ss, Seg::Ds, Seg::Es, Seg::Fs] {
+                state.seg[seg as usize] = flat;
+            }
+            state.seg[Seg::Gs as usize] = Segment { base: DATA + 0x100, limit, ..flat };
+            bed.ram.write(DATA, &[7; 0x400]);
+        });
+        assert_eq!(beds[1].ram.read_uint(DATA + 0x120, 4) != 0x0707_0707, edi == 0x20);
     }
 }
 

@@ -22,9 +22,7 @@ impl Emitter<'_> {
             Register::GS => at::GS_BASE,
             _ => return,
         };
-        if key.code_bits() == 64 {
-            self.asm.mem(Width::Q, op::ADD, to, Mem::at(R15, base));
-        }
+        self.asm.mem(self.wide(), op::ADD, to, Mem::at(R15, base));
     }
 
     /// Moves on from the address in R13 to where the bit is that the register operand of BT and its

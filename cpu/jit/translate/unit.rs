@@ -471,7 +471,7 @@ pub fn addressable(raw: &Instruction, key: Key) -> bool {
         return true;
     }
     let segment = decode::segment_of(raw.memory_segment());
-    if key.code_bits() != 64 && !key.is_flat(segment) {
+    if key.code_bits() != 64 && !key.is_flat(segment) && !key.is_limitless(segment) {
         return false;
     }
     let (base, index) = (raw.memory_base(), raw.memory_index());

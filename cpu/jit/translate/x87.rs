@@ -92,9 +92,7 @@ impl Emitter<'_> {
             _ => return self.asm.store(R15, at::X87_NEXT_OPERAND, R13),
         };
         self.asm.mov(R14, R13);
-        if self.wide() == Width::Q {
-            self.asm.mem(Width::Q, op::SUB, R14, Mem::at(R15, base));
-        }
+        self.asm.mem(self.wide(), op::SUB, R14, Mem::at(R15, base));
         self.asm.store(R15, at::X87_NEXT_OPERAND, R14);
     }
 

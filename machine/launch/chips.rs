@@ -8,6 +8,7 @@ use base::object::{Object, Property};
 use cpu::apic::LocalApic;
 use cpu::kvm::KvmVm;
 
+use super::devices::BoardDrive;
 use super::kernel_chips;
 use super::processors::Processors;
 use super::tree::{self, Tree};
@@ -133,8 +134,9 @@ impl Board<'_> {
         bridge.with([address(1, 0)])
     }
 
-    /// Enters the chips up to where serial ports follow; returns the path of the ISA bus.
-    pub fn enter_first(&self, tree: &mut Tree) -> String {
+    /// Enters the chips up to where serial ports follow, and the drives on the IDE controller; returns the
+    /// path of the ISA bus.
+    pub fn enter_first(&self, tree: &mut Tree, drives: &mut [BoardDrive]) -> String {
         let [_, _, ioapic, timer] = self.types;
         let host = Object::device("i440FX-pcihost", None, "/machine/unattached/sysbus")
             .with_child("pci.0", Object::new("PCI"))
@@ -158,6 +160,10 @@ impl Board<'_> {
         tree.chip(Object::device("i440FX", None, PCI_BUS).with([address(0, 0)]));
         let bus = format!("{}/isa.0", tree.next_path());
         tree.chip(self.south_bridge(&bus));
+        for drive in drives {
+            let channel = drive.config.bus.as_deref().unwrap_or_default();
+            drive.enter(tree, &ide_channel(&bus, channel));
+        }
         if self.chips.pic {
             tree.chip(self.pic(&bus, true));
             tree.chip(self.pic(&bus, false));
@@ -194,6 +200,11 @@ impl Board<'_> {
             tree.skip(EEPROMS);
         }
     }
+}
+
+/// Path of an IDE channel: the controller is a part of the same chip as the ISA bus.
+pub(super) fn ide_channel(isa_bus: &str, channel: &str) -> String {
+    format!("{}/ide/{channel}", isa_bus.trim_end_matches("/isa.0"))
 }
 
 /// Where a PCI device sits.

@@ -10,7 +10,7 @@ use base::interrupt::MsiSink;
 use base::object::{Object, Property};
 use base::props::PropInput;
 use base::request::RequestSink;
-use block::backend::Backend;
+use block::backend::{Backend, Interface, Media};
 use block::graph::Graph;
 use hw::char::debugcon::{self, Debugcon};
 use hw::char::parallel::{self, Parallel};
@@ -22,6 +22,7 @@ use hw::pci::PciBus;
 use hw::registry::{
     self, BusKind, DeviceError, DeviceType, Fact, Identity, Setting, Slots, Worker,
 };
+use hw::storage::ata::channel::PLACES;
 use hw::storage::piix3_ide::Piix3Ide;
 
 use super::characters::Characters;
@@ -173,6 +174,21 @@ impl Equipment<'_> {
         Ok(())
     }
 
+    /// Adds a drive that the board connects by itself.
+    pub fn add_board_drive(
+        &mut self,
+        config: &MachineConfig,
+        drive: &BoardDrive,
+    ) -> Result<(), ConfigError> {
+        let Some(kind) = registry::find(&drive.config.driver) else { return Ok(()) };
+        let mut settings = globals::of_device(config, kind);
+        settings.extend(drive.settings());
+        self.identity = Identity { id: None, path: drive.path.clone() };
+        self.bus.clone_from(&drive.config.bus);
+        kind.realize(&settings, self)
+            .map_err(|error| ConfigError::new(globals::explain(config, error.into())))
+    }
+
     /// Adds the devices of `-device`, and more.
     pub fn add_devices(
         &mut self,
@@ -232,9 +248,7 @@ impl Equipment<'_> {
 
     /// Path of the channel that the device that is being added is on.
     fn ide_bus(&self) -> String {
-        let bridge = self.isa_bus.trim_end_matches("/isa.0");
-        let channel = self.bus.as_deref().unwrap_or(IDE_CHANNELS[1]);
-        format!("{bridge}/ide/{channel}")
+        chips::ide_channel(self.isa_bus, self.bus.as_deref().unwrap_or(IDE_CHANNELS[1]))
     }
 
     /// A device as it was asked for.
@@ -250,6 +264,60 @@ impl Equipment<'_> {
             "bool",
             kind.bus == BusKind::Pci,
         )])
+    }
+}
+
+/// A drive that the board connects by itself, because `-drive` says where it is.
+pub(super) struct BoardDrive {
+    /// The device that it becomes.
+    pub config: DeviceConfig,
+    /// Its path in the object tree.
+    path: String,
+}
+
+impl BoardDrive {
+    /// The drives on the IDE controller, by place.
+    pub fn on_ide(graph: &Graph) -> Vec<Self> {
+        let places = (0..)
+            .zip(IDE_CHANNELS)
+            .flat_map(|(bus, channel)| (0..PLACES as u32).map(move |unit| (bus, unit, channel)));
+        let drives = places.filter_map(|(bus, unit, channel)| {
+            let backend = graph.drive_at(Interface::Ide, bus, unit)?;
+            let driver = match backend.info().media {
+                Media::Cdrom => "ide-cd",
+                Media::Disk => "ide-hd",
+            };
+            Some(Self::new(driver, Some(channel), unit, &backend))
+        });
+        drives.collect()
+    }
+
+    fn new(driver: &str, bus: Option<&str>, unit: u32, backend: &Backend) -> Self {
+        let props = [("drive", backend.name().to_owned()), ("unit", unit.to_string())];
+        let props = props.map(|(name, value)| (name.to_owned(), value));
+        let config = DeviceConfig {
+            driver: driver.into(),
+            id: None,
+            bus: bus.map(str::to_owned),
+            props: PropList::Text(props.into()),
+        };
+        BoardDrive { config, path: String::new() }
+    }
+
+    fn settings(&self) -> Vec<Setting<'_>> {
+        match &self.config.props {
+            PropList::Text(props) => {
+                props.iter().map(|(name, value)| (&**name, PropInput::Text(value))).collect()
+            }
+            PropList::Json(_) => Vec::new(),
+        }
+    }
+
+    /// Enters it in the object tree, as a chip on the bus of this path.
+    pub fn enter(&mut self, tree: &mut Tree, bus: &str) {
+        let Some(kind) = registry::find(&self.config.driver) else { return };
+        let object = Object::device(kind.name, None, bus).with(kind.snapshot(&self.settings()));
+        self.path = tree.chip(object);
     }
 }
 

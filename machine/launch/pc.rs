@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use super::accelerator::{Accelerator, Surroundings};
 use super::characters::Characters;
 use super::chips::{self, Board as Chipset};
-use super::devices::Equipment;
+use super::devices::{BoardDrive, Equipment};
 use super::kernel::{Kernel, Start, Tables};
 use super::memory;
 use super::processors::{self, FlushOnChange, Processors};
@@ -184,6 +184,7 @@ pub(super) fn build(
     let topology = &processors.topology;
     let possible =
         |index| PossibleCpu { apic_id: topology.apic_id(index), present: index < processors.count };
+    let drives = drives::create(config, vm.graph(), Interface::Ide)?;
     let usual_order = config.boot.order.clone().unwrap_or_else(|| "cad".into());
     let cfg = PcConfig {
         chips: Chips {
@@ -262,7 +263,8 @@ pub(super) fn build(
     // Without nodes the plan has every processor on the first.
     let nodes = if numa.nodes.is_empty() { &[][..] } else { &numa.cpus };
     let cpus = chips::enter_processors(&mut tree, &processors, &chipset, nodes);
-    let isa_bus = chipset.enter_first(&mut tree);
+    let mut ide_drives = BoardDrive::on_ide(vm.graph());
+    let isa_bus = chipset.enter_first(&mut tree, &mut ide_drives);
     vm.describe(Inventory {
         machine,
         kvm: is_kvm,
@@ -274,7 +276,6 @@ pub(super) fn build(
         memory_slots: config.memory.slots,
         can_suspend: cfg.chips.acpi,
     });
-    let drives = drives::create(config, vm.graph(), Interface::Ide)?;
     let mut equipment = Equipment {
         tree: &mut tree,
         isa_bus: &isa_bus,
@@ -291,6 +292,9 @@ pub(super) fn build(
         msi: wired.apic_bus.clone(),
         facts: Vec::new(),
     };
+    for drive in &ide_drives {
+        equipment.add_board_drive(config, drive)?;
+    }
     equipment.add_consoles(characters)?;
     let chipset = Chipset {
         pc: equipment.pc,

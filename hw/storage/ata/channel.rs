@@ -309,11 +309,11 @@ impl Channel {
     }
 
     fn command(&mut self, code: u8) {
+        self.irq.lower();
         if self.st.second && !self.is_taken(1) {
             return;
         }
-        self.irq.lower();
-        if code == command::DIAGNOSTIC && self.is_taken(self.st.second.into()) {
+        if code == command::DIAGNOSTIC && !self.is_empty() {
             if self.selected().ignores_writes() {
                 return;
             }
@@ -390,14 +390,8 @@ impl Channel {
             return false;
         }
         let Some(job) = place.drive.job().cloned() else { return false };
-        if job.needs_bus_master() {
-            if !self.master.is_active() {
-                return false;
-            }
-            if !place.drive.allow_dma() {
-                self.master.end();
-                return true;
-            }
+        if job.needs_bus_master() && !self.master.is_active() {
+            return false;
         }
         match job {
             Job::Read { at, len } => {
@@ -415,8 +409,8 @@ impl Channel {
             }
             Job::Flush => self.submit_write(number, Request::Flush),
             Job::Discard { at, len } => self.submit_write(number, Request::Discard { at, len }),
-            Job::ReadDma { at, len } => self.read_dma(number, at, len),
-            Job::WriteDma { at, len } => self.write_dma(number, at, len),
+            Job::ReadDma { at, len } => self.read_dma(number, &job, at, len),
+            Job::WriteDma { at, len } => self.write_dma(number, &job, at, len),
             Job::Fetch { len } => self.fetch(number, len),
             Job::Deliver => self.deliver(number),
             Job::MoveTray { open } => {
@@ -543,8 +537,22 @@ impl Channel {
         None
     }
 
-    fn read_dma(&mut self, number: usize, at: u64, len: usize) -> bool {
+    /// Refuses a transfer of sectors that there are not.
+    fn is_inside(&mut self, number: usize, job: &Job) -> bool {
+        let drive = &mut self.places[number].drive;
+        let inside = drive.covers(job);
+        if !inside {
+            drive.job_done(Outcome::Failed);
+            self.master.end();
+        }
+        inside
+    }
+
+    fn read_dma(&mut self, number: usize, job: &Job, at: u64, len: usize) -> bool {
         let Some((spans, cursor)) = self.spans(number, len) else { return true };
+        if !self.is_inside(number, job) {
+            return true;
+        }
         let (into, bounce) = match self.guest_memory(&spans, true) {
             Some(memory) => (memory, None),
             None => {
@@ -556,8 +564,11 @@ impl Channel {
         self.submit(number, Request::Read { at, into }, Operation::Read, after)
     }
 
-    fn write_dma(&mut self, number: usize, at: u64, len: usize) -> bool {
+    fn write_dma(&mut self, number: usize, job: &Job, at: u64, len: usize) -> bool {
         let Some((spans, cursor)) = self.spans(number, len) else { return true };
+        if !self.is_inside(number, job) {
+            return true;
+        }
         let from = self
             .guest_memory(&spans, false)
             .unwrap_or_else(|| Vector::from(&self.copy_from_guest(&spans)[..]));

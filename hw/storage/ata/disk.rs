@@ -7,8 +7,6 @@ use super::taskfile::Width;
 
 /// DATA SET MANAGEMENT: ranges of the list are to be trimmed.
 const TRIM: u8 = 1;
-/// Sectors that a list of ranges may fill: more than any host sends, and not too much to keep.
-const MAX_TRIM_LIST: u32 = 0x100;
 /// Bytes of a range: 48 bits of address, 16 of length.
 const TRIM_RANGE: usize = 8;
 /// CHECK POWER MODE: the disk turns.
@@ -190,10 +188,11 @@ impl Drive {
     }
 
     fn manage_data_set(&mut self) {
-        let sectors = self.st.taskfile.sectors(Width::Wide);
-        if self.st.taskfile.features() != TRIM || sectors > MAX_TRIM_LIST {
+        if self.st.taskfile.features() != TRIM {
             return self.abort();
         }
+        // No host sends a list so long that the other half of the register counts.
+        let sectors = self.st.taskfile.sectors(Width::Narrow);
         self.st.task = Task::Trim { sectors, done: 0 };
         self.wait_for(Job::Fetch { len: sectors as usize * SECTOR as usize });
     }
@@ -217,7 +216,7 @@ impl Drive {
             return;
         }
         self.clear_buffer();
-        self.pass(Width::Wide, sectors);
+        self.pass(Width::Narrow, sectors);
         self.st.taskfile.set_sectors(0);
         self.finish();
     }

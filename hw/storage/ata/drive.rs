@@ -167,7 +167,7 @@ impl DriveState {
             taskfile: Taskfile::default(),
             status: status::DONE,
             error: 0,
-            multiple: if cfg.kind == Kind::Disk { MAX_MULTIPLE } else { 0 },
+            multiple: initial_multiple(cfg.kind),
             transfer_mode: INITIAL_TRANSFER_MODE,
             write_cache: cfg.write_cache,
             buffer: Vec::new(),
@@ -199,6 +199,11 @@ impl DriveState {
     }
 }
 
+/// Sectors of an interrupt that disks begin with; cards want to be told first.
+fn initial_multiple(kind: Kind) -> u8 {
+    if kind == Kind::Disk { MAX_MULTIPLE } else { 0 }
+}
+
 /// Ultra DMA mode 5, which firmware of the host would have chosen.
 const INITIAL_TRANSFER_MODE: u8 = 0x45;
 
@@ -209,8 +214,10 @@ mod feature {
     pub const NO_WRITE_CACHE: u8 = 0x82;
     /// Accepted and without effect: power management, look-ahead, defaults at reset, error handling and
     /// the like.
-    pub const ACCEPTED: [u8; 14] =
-        [0x05, 0x42, 0x55, 0x66, 0x67, 0x69, 0x81, 0x85, 0x96, 0x9a, 0xaa, 0xc2, 0xcc, 0x01];
+    pub const ACCEPTED: [u8; 12] =
+        [0x05, 0x42, 0x55, 0x66, 0x67, 0x69, 0x85, 0x96, 0x9a, 0xaa, 0xc2, 0xcc];
+    /// On cards: data move by bytes, or no longer.
+    pub const BYTES: [u8; 2] = [0x01, 0x81];
 }
 
 /// A device.
@@ -265,6 +272,7 @@ impl Drive {
     pub fn soft_reset(&mut self) {
         self.stop();
         self.show_signature();
+        self.st.multiple = initial_multiple(self.cfg.kind);
         self.st.error = error::DIAGNOSTIC_PASSED;
         self.st.status = if self.is_packet() { 0 } else { status::DONE };
     }
@@ -498,19 +506,11 @@ impl Drive {
         }
     }
 
-    /// The job that moves data by the bus master may begin: whether its sectors are on the medium.
-    pub fn allow_dma(&mut self) -> bool {
-        let (at, len) = match self.st.job {
-            Some(Job::ReadDma { at, len } | Job::WriteDma { at, len }) => (at, len),
-            _ => return true,
-        };
+    /// Whether the sectors that a job moves by the bus master are on the medium.
+    pub fn covers(&self, job: &Job) -> bool {
+        let (Job::ReadDma { at, len } | Job::WriteDma { at, len }) = *job else { return true };
         let end = self.sectors.unwrap_or(0).saturating_mul(SECTOR);
-        let inside = at.checked_add(len as u64).is_some_and(|last| last <= end);
-        if !inside {
-            self.st.job = None;
-            self.abort();
-        }
-        inside
+        at.checked_add(len as u64).is_some_and(|last| last <= end)
     }
 
     /// SET FEATURES.
@@ -530,6 +530,11 @@ impl Drive {
                 self.finish();
             }
             subcommand if feature::ACCEPTED.contains(&subcommand) => self.finish(),
+            subcommand
+                if self.cfg.kind == Kind::CompactFlash && feature::BYTES.contains(&subcommand) =>
+            {
+                self.finish();
+            }
             _ => self.abort(),
         }
     }

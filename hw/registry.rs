@@ -123,6 +123,19 @@ pub struct Worker {
     pub keeper: Option<Arc<dyn Any + Send + Sync>>,
 }
 
+impl Worker {
+    /// Waits until whatever runs on another thread's loop has returned to it.
+    pub fn settle(&self) {
+        // The machine's own loop is run by who is here.
+        if self.keeper.is_some() && !self.event_loop.is_current() {
+            let (done, wait) = std::sync::mpsc::channel::<()>();
+            self.event_loop.schedule(move || drop(done));
+            // It ends when the sender has gone.
+            let _ = wait.recv();
+        }
+    }
+}
+
 /// What the machine offers to a device that is being added.
 pub trait Slots {
     /// The ISA bus.
@@ -259,6 +272,8 @@ pub type Setting<'a> = (&'a str, PropInput<'a>);
 pub struct DeviceType {
     /// Its name.
     pub name: &'static str,
+    /// The type of the part that is not its transport, where QEMU tells the two apart.
+    pub part: Option<&'static str>,
     /// Another name for it.
     pub alias: Option<&'static str>,
     /// What it is plugged into.
@@ -665,10 +680,11 @@ fn ide_cd(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
 }
 
 macro_rules! types {
-    ($($name:literal $(alias $alias:literal)?, $bus:ident, $category:ident, $desc:expr, $props:ty, $realize:ident;)*) => {
+    ($($name:literal $(alias $alias:literal)? $(of $part:literal)?, $bus:ident, $category:ident, $desc:expr, $props:ty, $realize:ident;)*) => {
         /// All types.
         const TYPES: &[DeviceType] = &[$(DeviceType {
             name: $name,
+            part: [$(Some($part),)? None][0],
             alias: [$(Some($alias),)? None][0],
             bus: BusKind::$bus,
             category: Category::$category,
@@ -699,9 +715,9 @@ types! {
     "pci-testdev", Pci, Misc, Some("PCI Test Device"), PciTestdevProps, pci_testdev;
     "pvpanic", Isa, Misc, None, PvpanicProps, pvpanic;
     "pvpanic-pci", Pci, Misc, None, PvpanicPciProps, pvpanic_pci;
-    "virtio-blk-pci" alias "virtio-blk", Pci, Storage, None, VirtioBlkPciProps, virtio_blk_pci;
-    "virtio-blk-pci-non-transitional", Pci, Storage, None, VirtioBlkProps, virtio_blk_non_transitional;
-    "virtio-blk-pci-transitional", Pci, Storage, None, VirtioBlkProps, virtio_blk_transitional;
+    "virtio-blk-pci" alias "virtio-blk" of "virtio-blk-device", Pci, Storage, None, VirtioBlkPciProps, virtio_blk_pci;
+    "virtio-blk-pci-non-transitional" of "virtio-blk-device", Pci, Storage, None, VirtioBlkProps, virtio_blk_non_transitional;
+    "virtio-blk-pci-transitional" of "virtio-blk-device", Pci, Storage, None, VirtioBlkProps, virtio_blk_transitional;
     "vmcoreinfo", None, Misc, None, NoProps, vmcoreinfo;
     "vmgenid", None, Misc, None, VmGenIdProps, vmgenid;
 }

@@ -1,11 +1,16 @@
 //! The machine without anything, which tools ask questions of.
 
+use std::sync::Arc;
+
 use base::memory::{AddressSpace, Region};
 use base::props::Props;
 use base::request::WakeReason;
 use cpu::vcpu::Vcpus;
+use hw::pci::PciFunction;
+use hw::registry;
 
-use crate::vm::Board;
+use crate::config::DeviceConfig;
+use crate::vm::{Board, HotplugError, Released};
 
 /// Properties of the empty machine.
 #[derive(Clone, Debug, Props)]
@@ -53,6 +58,20 @@ impl NoBoard {
 }
 
 impl Board for NoBoard {
+    fn add_device(&self, device: &DeviceConfig) -> Result<(), HotplugError> {
+        let driver = &device.driver;
+        let kind = registry::find(driver).ok_or_else(|| {
+            HotplugError::Refused(format!("'{driver}' is not a valid device model name"))
+        })?;
+        let bus = kind.bus.name().unwrap_or("System");
+        Err(HotplugError::Refused(format!("No '{bus}' bus found for device '{driver}'")))
+    }
+    fn request_removal(&self, device: &str) -> Result<(), HotplugError> {
+        Err(HotplugError::NotFound(device.into()))
+    }
+    fn release(&self, _: Arc<PciFunction>) -> Option<Released> {
+        None
+    }
     fn reset(&self) {}
     fn power_button(&self) {}
     fn suspend(&self) {}

@@ -185,9 +185,7 @@ impl UserObjects {
         {
             let mut threads = self.threads.lock();
             if let Some(at) = threads.iter().position(|(known, _)| known == id) {
-                if Arc::strong_count(&threads[at].1) > 1 {
-                    return Err(UserObjectError::InUse(id.into()));
-                }
+                // A device that uses it keeps it.
                 threads.remove(at);
                 self.container.remove(id);
                 return Ok(());

@@ -127,6 +127,13 @@ pub enum VmEvent {
     GuestCrashLoaded,
     /// A watchdog expired; what is done about it.
     Watchdog(OnWatchdog),
+    /// A device has gone.
+    DeviceDeleted {
+        /// Its id, if it had one and is no part of another.
+        id: Option<String>,
+        /// Its path.
+        path: String,
+    },
     /// The guest set its clock; seconds off the host's.
     RtcChange(i64),
     /// Something happened to a disk.

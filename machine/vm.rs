@@ -17,9 +17,10 @@ use block::backend::Event as BlockEvent;
 use block::graph::Graph;
 use cpu::signals::request;
 use cpu::vcpu::{EventSink, VcpuEvent, Vcpus};
+use hw::pci::PciFunction;
 use parking_lot::Mutex;
 
-use crate::config::{Actions, OnPanic, OnReboot, OnShutdown, OnWatchdog};
+use crate::config::{Actions, DeviceConfig, OnPanic, OnReboot, OnShutdown, OnWatchdog};
 use crate::inventory::Inventory;
 use crate::objects::UserObjects;
 use crate::run_state::{Cause, RunState, VmEvent};
@@ -44,9 +45,36 @@ pub trait Board: Send + Sync {
     fn spaces(&self) -> Vec<AddressSpace> {
         vec![self.memory().clone(), self.ports().clone()]
     }
+    /// Adds a device while the machine exists; called on the main loop.
+    fn add_device(&self, device: &DeviceConfig) -> Result<(), HotplugError>;
+    /// Asks the guest to let go of a device, named by its id or its path.
+    fn request_removal(&self, device: &str) -> Result<(), HotplugError>;
+    /// What the guest has let go of is to be released. It has been taken off its bus. Returns who it
+    /// was.
+    fn release(&self, function: Arc<PciFunction>) -> Option<Released>;
     /// Prepares the processors and memory for what is started after a reset, if that is not
     /// firmware. The processors are paused.
     fn enter(&self, vcpus: &Vcpus);
+}
+
+/// Why a device cannot be added or removed now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HotplugError {
+    /// There is none of this id.
+    #[error("Device '{0}' not found")]
+    NotFound(String),
+    /// Anything else.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A device that has gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// The id that the operator gave it.
+    pub id: Option<String>,
+    /// Its path in the object tree, and before that those of its parts.
+    pub paths: Vec<String>,
 }
 
 /// Hears events on the main loop.
@@ -58,7 +86,11 @@ enum Note {
     Vcpu(VcpuEvent),
     RtcChanged(i64),
     Block(BlockEvent),
+    Job(Job),
 }
+
+/// Work for the main loop.
+pub type Job = Box<dyn FnOnce(&Vm) + Send>;
 
 struct Parts {
     board: Arc<dyn Board>,
@@ -185,6 +217,12 @@ impl Vm {
         Arc::new(move |event| send(Note::Vcpu(event)))
     }
 
+    /// Where work for the main loop goes, that comes up while devices are locked.
+    pub fn jobs(self: &Arc<Self>) -> impl Fn(Job) + Send + Sync + 'static + use<> {
+        let send = self.note_sender();
+        move |job| send(Note::Job(job))
+    }
+
     /// Where the real-time clock tells that the guest has set it.
     pub fn rtc_changed(self: &Arc<Self>) -> Box<dyn Fn(i64) + Send> {
         let send = self.note_sender();
@@ -199,6 +237,17 @@ impl Vm {
     fn tell(&self, event: &VmEvent) {
         let listeners = self.listeners.lock().clone();
         listeners.iter().for_each(|listener| listener(event));
+    }
+
+    /// Releases a device that the guest has let go of, and tells who asked for it.
+    pub fn release(&self, function: Arc<PciFunction>) {
+        let released = self.board().and_then(|board| board.release(function));
+        let Some(Released { id, paths }) = released else { return };
+        let parts = paths.len().saturating_sub(1);
+        for (n, path) in paths.into_iter().enumerate() {
+            let id = id.clone().filter(|_| n == parts);
+            self.tell(&VmEvent::DeviceDeleted { id, path });
+        }
     }
 
     /// The current state.
@@ -250,6 +299,7 @@ impl Vm {
                 Note::RtcChanged(offset) => self.tell(&VmEvent::RtcChange(offset)),
                 Note::Block(BlockEvent::Stop) => self.halt(RunState::IoError),
                 Note::Block(event) => self.tell(&VmEvent::Block(event)),
+                Note::Job(job) => job(self),
             }
         }
     }

@@ -1,9 +1,11 @@
 //! What `help` as a value lists.
 
 use base::memory::backend::{self, Backend};
-use base::props::{PropSpec, PropValue, help_text};
+use base::props::{PropSpec, PropValue, Props, help_text};
 
 use machine::data_files::DataFiles;
+use machine::io_threads::IoThreadProps;
+use machine::objects::IO_THREAD;
 
 use crate::cli::Catalog;
 
@@ -38,11 +40,16 @@ impl Catalog for Listings {
 
     fn objects(&self) -> String {
         let mut text = "List of user creatable objects:\n".to_owned();
-        backend::TYPES.iter().for_each(|name| text.push_str(&format!("  {name}\n")));
+        let names = [IO_THREAD].into_iter().chain(backend::TYPES.iter().copied());
+        names.for_each(|name| text.push_str(&format!("  {name}\n")));
         text
     }
 
     fn object_props(&self, type_name: &str) -> Option<String> {
+        if type_name == IO_THREAD {
+            let specs: Vec<_> = IoThreadProps::specs().iter().map(object_prop).collect();
+            return Some(help_text(type_name, &specs));
+        }
         let specs: Vec<_> = Backend::new(type_name)?.specs().iter().map(object_prop).collect();
         Some(help_text(type_name, &specs))
     }

@@ -126,8 +126,12 @@ impl Device for PciHotplug {
         }
     }
 
+    /// Devices that were asked to go are gone after a reset.
     fn reset(&mut self) {
-        self.st = PciHotplugState::default();
+        let going = std::mem::take(&mut self.st).down;
+        for slot in (0..SLOTS).filter(|slot| going & 1 << slot != 0) {
+            self.bus.eject(slot);
+        }
     }
 }
 
@@ -198,6 +202,9 @@ mod tests {
         assert_eq!(*pulses.lock(), 2);
         controller.lock().write(0, reg::EJECT, 4, 1 << 5 | 1);
         assert_eq!(*slots.0.lock(), [5], "the host bridge stays");
+        controller.lock().request_removal(7);
+        controller.lock().reset();
+        assert_eq!(*slots.0.lock(), [5, 7], "a reset does not wait for the guest");
     }
 
     proptest! {

@@ -145,7 +145,7 @@ impl PciBus {
                     slot: devfn >> 3,
                     function: devfn & 7,
                     new: name.into(),
-                    old: old.name().into(),
+                    old: old.shown_name(),
                 }),
             },
             None => (0..=255u8)
@@ -153,6 +153,14 @@ impl PciBus {
                 .find(|&devfn| functions[usize::from(devfn)].is_none())
                 .ok_or_else(|| PciError::Full(name.into())),
         }
+    }
+
+    /// Takes a function out. It goes when the caller drops it, which may have to wait for what it has
+    /// under way.
+    pub fn unplug(&self, devfn: u8) -> Option<Arc<PciFunction>> {
+        let function = self.functions.write()[usize::from(devfn)].take()?;
+        function.detach();
+        Some(function)
     }
 
     /// The function at a place.

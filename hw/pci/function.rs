@@ -1,6 +1,7 @@
 //! A function on the bus: the shell that joins a model, its configuration space and its BARs.
 
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use base::device::{AnyDevice, Device};
 use base::irq::{IrqLine, IrqSink};
@@ -16,6 +17,9 @@ pub trait PciDevice: Device {
     fn config_written(&mut self, config: &mut ConfigSpace, offset: usize, size: u8) {
         let _ = (config, offset, size);
     }
+    /// The device was taken off its bus: it ends what it has under way, for which it may wait, and lets
+    /// go of its back ends.
+    fn unplugged(&mut self) {}
     /// The guest is about to read `size` bytes at `offset` of `config`.
     fn config_reading(&mut self, config: &mut ConfigSpace, offset: usize, size: u8) {
         let _ = (config, offset, size);
@@ -26,6 +30,7 @@ pub trait PciDevice: Device {
 trait AnyPciDevice: AnyDevice {
     fn config_write(&self, config: &Mutex<ConfigSpace>, offset: usize, size: u8, value: u32);
     fn config_reading(&self, config: &Mutex<ConfigSpace>, offset: usize, size: u8);
+    fn unplugged(&self);
 }
 
 impl<D: PciDevice> AnyPciDevice for Mutex<D> {
@@ -34,6 +39,9 @@ impl<D: PciDevice> AnyPciDevice for Mutex<D> {
         let mut config = config.lock();
         config.write(offset, size, value);
         device.config_written(&mut config, offset, size);
+    }
+    fn unplugged(&self) {
+        self.lock().unplugged();
     }
     fn config_reading(&self, config: &Mutex<ConfigSpace>, offset: usize, size: u8) {
         let mut device = self.lock();
@@ -68,12 +76,16 @@ pub(super) struct Seat {
 /// A function plugged into a bus.
 pub struct PciFunction {
     name: String,
+    /// The id that the operator gave it.
+    id: OnceLock<String>,
     devfn: u8,
     config: Mutex<ConfigSpace>,
     /// The configuration space after power-up.
     pristine: ConfigSpace,
     device: Arc<dyn AnyPciDevice>,
     bars: Mutex<Vec<MappedBar>>,
+    /// Whether it is on its bus; changes with the lock of `bars` held.
+    attached: AtomicBool,
     intx: Arc<Intx>,
     dma: Dma,
     bus: Weak<PciBus>,
@@ -133,11 +145,13 @@ impl PciFunction {
         dma.set_enabled(false);
         PciFunction {
             name: name.into(),
+            id: OnceLock::new(),
             devfn,
             pristine: config.clone(),
             config: Mutex::new(config),
             device,
             bars: Mutex::new(bars),
+            attached: AtomicBool::new(true),
             intx,
             dma,
             bus,
@@ -147,6 +161,19 @@ impl PciFunction {
     /// The type name of the model.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The operator calls it so. To be called once.
+    pub fn set_id(&self, id: &str) {
+        self.id.get_or_init(|| id.into());
+    }
+
+    /// How messages call it: model, and id if it has one.
+    pub(super) fn shown_name(&self) -> String {
+        match self.id.get() {
+            Some(id) => format!("{},id={id}", self.name),
+            None => self.name.clone(),
+        }
     }
 
     /// How traces call it: model, and the place on the root bus.
@@ -189,10 +216,31 @@ impl PciFunction {
         self.apply();
     }
 
+    /// Takes the function off the bus: it reaches nothing any more, and nothing reaches it.
+    pub(super) fn detach(&self) {
+        let mut bars = self.bars.lock();
+        self.attached.store(false, Ordering::Relaxed);
+        self.dma.set_enabled(false);
+        self.intx.update(|_, disabled| *disabled = true);
+        for bar in bars.iter_mut() {
+            if let Some((container, _)) = bar.place.take() {
+                container.remove(&bar.region);
+            }
+        }
+    }
+
+    /// Has a function that was taken off its bus end what it has under way. May wait.
+    pub fn release(&self) {
+        self.device.unplugged();
+    }
+
     /// Makes bus mastering, INTx and regions follow the configuration registers.
     fn apply(&self) {
         // Held until the regions have moved, so that of two racing writes the later one wins.
         let mut bars = self.bars.lock();
+        if !self.attached.load(Ordering::Relaxed) {
+            return;
+        }
         let (command, addresses) = {
             let config = self.config.lock();
             let addresses: Vec<_> = bars

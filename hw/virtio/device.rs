@@ -26,6 +26,9 @@ pub trait Model: Send {
     }
     /// Back to the state after power-up. Chains that wait for something to happen are dropped.
     fn reset(&mut self);
+    /// The device was taken off its bus: it ends what it has under way, for which it may wait, and lets
+    /// go of its back ends.
+    fn unplug(&mut self) {}
 }
 
 /// Registers of any device.
@@ -150,6 +153,12 @@ impl Virtio {
         self.driver.set_broken(false);
         self.model.reset();
         self.queues.iter().for_each(|queue| queue.reset());
+    }
+
+    /// The device was taken off its bus.
+    pub fn unplug(&mut self) {
+        self.driver.set_ready(false);
+        self.model.unplug();
     }
 
     /// Bytes of configuration.

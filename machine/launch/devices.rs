@@ -8,6 +8,7 @@ use base::device::{AnyDevice, Shared};
 use base::event_loop::LoopHandle;
 use base::interrupt::MsiSink;
 use base::object::{Object, Property};
+use base::options::config::GlobalProp;
 use base::props::PropInput;
 use base::request::RequestSink;
 use block::backend::{Backend, Interface, Media};
@@ -44,25 +45,46 @@ const BUSES: [(&str, BusKind); 4] = [
 /// Channels of the IDE controller.
 const IDE_CHANNELS: [&str; 2] = ["ide.0", "ide.1"];
 
+/// What QEMU calls the part of a virtio device that is not its transport.
+pub(super) const PART: &str = "virtio-backend";
+
+/// What devices are made with, for as long as the machine exists.
+pub(super) struct Means {
+    /// Path of the ISA bus.
+    pub isa_bus: String,
+    pub clocks: Clocks,
+    pub chardevs: Arc<Chardevs>,
+    pub graph: Arc<Graph>,
+    pub objects: Arc<UserObjects>,
+    pub main_loop: LoopHandle,
+    pub processors: u32,
+    pub requests: RequestSink,
+    pub msi: Arc<dyn MsiSink>,
+    pub globals: Vec<GlobalProp>,
+}
+
+/// A device that was added.
+pub(super) struct Added {
+    pub kind: &'static DeviceType,
+    pub identity: Identity,
+    /// The function that it is, on the PCI bus.
+    pub devfn: Option<u8>,
+}
+
 /// A PC that is being equipped.
 pub(super) struct Equipment<'a> {
-    pub pc: &'a mut Pc,
+    pub pc: &'a Pc,
     pub tree: &'a mut Tree,
-    /// Path of the ISA bus.
-    pub isa_bus: &'a str,
-    pub clocks: &'a Clocks,
-    pub chardevs: &'a Chardevs,
-    pub graph: &'a Graph,
-    pub objects: &'a UserObjects,
-    pub main_loop: &'a LoopHandle,
-    pub processors: u32,
+    pub means: &'a Means,
+    /// Whether the machine exists already.
+    pub hot: bool,
     /// Who the device that is being added will be.
     pub identity: Identity,
     /// The bus that it names.
     pub bus: Option<String>,
-    pub requests: RequestSink,
-    pub msi: Arc<dyn MsiSink>,
     pub facts: Vec<Fact>,
+    /// What is to be reset with the board.
+    pub chips: Vec<Arc<dyn AnyDevice>>,
 }
 
 impl Slots for Equipment<'_> {
@@ -79,35 +101,35 @@ impl Slots for Equipment<'_> {
         IDE_CHANNELS.iter().position(|&channel| Some(channel) == self.bus.as_deref())
     }
     fn clocks(&self) -> &Clocks {
-        self.clocks
+        &self.means.clocks
     }
     fn chardev(&self, id: &str) -> Option<Arc<Chardev>> {
-        self.chardevs.get(id).ok()
+        self.means.chardevs.get(id).ok()
     }
     fn identity(&self) -> Identity {
         self.identity.clone()
     }
     fn drive(&self, name: &str) -> Result<Option<Arc<Backend>>, block::Error> {
-        self.graph.backend_for_device(name)
+        self.means.graph.backend_for_device(name)
     }
     fn processors(&self) -> u32 {
-        self.processors
+        self.means.processors
     }
     fn main_loop(&self) -> &LoopHandle {
-        self.main_loop
+        &self.means.main_loop
     }
     fn io_thread(&self, id: &str) -> Option<Worker> {
-        let thread = self.objects.io_thread(id)?;
+        let thread = self.means.objects.io_thread(id)?;
         Some(Worker { event_loop: thread.handle().clone(), keeper: Some(thread) })
     }
     fn requests(&self) -> RequestSink {
-        self.requests.clone()
+        self.means.requests.clone()
     }
     fn fw_cfg(&self) -> &Shared<FwCfg> {
         &self.pc.fw_cfg
     }
     fn msi(&self) -> Arc<dyn MsiSink> {
-        self.msi.clone()
+        self.means.msi.clone()
     }
     fn facts(&self) -> &[Fact] {
         &self.facts
@@ -116,13 +138,16 @@ impl Slots for Equipment<'_> {
         self.facts.push(fact);
     }
     fn add(&mut self, device: Arc<dyn AnyDevice>) {
-        self.pc.add_device(device);
+        self.chips.push(device);
     }
 }
 
 /// Why a device could not be added.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
+    /// There is no such type.
+    #[error("'{0}' is not a valid device model name")]
+    NoType(String),
     /// Its bus will not have it.
     #[error("{0}")]
     Place(String),
@@ -137,12 +162,12 @@ impl Equipment<'_> {
         let serials = serial::ISA_PORTS.into_iter().zip(serial::ISA_IRQS);
         for (n, (place, chardev)) in (1..).zip(serials.zip(&characters.serials)) {
             let (Some(chardev), (base, irq)) = (chardev, place) else { continue };
-            let (serial, ports) = Serial::create(self.pc.isa.irq(irq), self.clocks);
+            let (serial, ports) = Serial::create(self.pc.isa.irq(irq), &self.means.clocks);
             Serial::attach(&serial, chardev).map_err(fault)?;
             self.pc.isa.place(&ports, base);
-            self.pc.add_device(serial);
+            self.chips.push(serial);
             let port = legacy_port(n, base, irq);
-            let object = Object::device("isa-serial", None, self.isa_bus)
+            let object = Object::device("isa-serial", None, &self.means.isa_bus)
                 .with([Property::fixed("chardev", "str", chardev.label())])
                 .with(legacy_properties(&port));
             self.tree.chip(object);
@@ -155,9 +180,9 @@ impl Equipment<'_> {
             let (parallel, ports) =
                 Parallel::create(self.pc.isa.irq(irq), chardev).map_err(fault)?;
             self.pc.isa.place(&ports, base);
-            self.pc.add_device(parallel);
+            self.chips.push(parallel);
             let port = legacy_port(n, base, irq);
-            let object = Object::device("isa-parallel", None, self.isa_bus)
+            let object = Object::device("isa-parallel", None, &self.means.isa_bus)
                 .with([Property::fixed("chardev", "str", chardev.label())])
                 .with(legacy_properties(&port));
             self.tree.chip(object);
@@ -166,8 +191,8 @@ impl Equipment<'_> {
         for chardev in characters.debugcons.iter().flatten() {
             let (console, port) = Debugcon::create(debugcon::READBACK, chardev).map_err(fault)?;
             self.pc.isa.place(&port, debugcon::DEFAULT_PORT);
-            self.pc.add_device(console);
-            let object = Object::device("isa-debugcon", None, self.isa_bus)
+            self.chips.push(console);
+            let object = Object::device("isa-debugcon", None, &self.means.isa_bus)
                 .with([Property::fixed("chardev", "str", chardev.label())]);
             self.tree.device(object);
         }
@@ -175,18 +200,14 @@ impl Equipment<'_> {
     }
 
     /// Adds a drive that the board connects by itself.
-    pub fn add_board_drive(
-        &mut self,
-        config: &MachineConfig,
-        drive: &BoardDrive,
-    ) -> Result<(), ConfigError> {
+    pub fn add_board_drive(&mut self, drive: &BoardDrive) -> Result<(), ConfigError> {
         let Some(kind) = registry::find(&drive.config.driver) else { return Ok(()) };
-        let mut settings = globals::of_device(config, kind);
+        let mut settings = globals::of_device(&self.means.globals, kind);
         settings.extend(drive.settings());
         self.identity = Identity { id: None, path: drive.path.clone() };
         self.bus.clone_from(&drive.config.bus);
         kind.realize(&settings, self)
-            .map_err(|error| ConfigError::new(globals::explain(config, error.into())))
+            .map_err(|error| ConfigError::new(globals::explain(&self.means.globals, error.into())))
     }
 
     /// Adds the devices of `-device`, and more.
@@ -194,26 +215,27 @@ impl Equipment<'_> {
         &mut self,
         config: &MachineConfig,
         more: &[Located<DeviceConfig>],
-    ) -> Result<(), ConfigError> {
+    ) -> Result<Vec<Added>, ConfigError> {
+        let mut added = Vec::new();
         for Located { value: device, origin } in config.devices.iter().chain(more) {
-            let kind = registry::find(&device.driver).ok_or_else(|| {
-                let message = format!("'{}' is not a valid device model name", device.driver);
-                ConfigError::at(origin, message)
-            })?;
-            self.add_device(kind, device, globals::of_device(config, kind))
-                .map_err(|error| ConfigError::at(origin, globals::explain(config, error)))?;
+            let explain = |error| globals::explain(&self.means.globals, error);
+            let device =
+                self.add_device(device).map_err(|error| ConfigError::at(origin, explain(error)))?;
+            added.push(device);
         }
-        Ok(())
+        Ok(added)
     }
 
-    fn add_device<'c>(
-        &mut self,
-        kind: &DeviceType,
-        device: &'c DeviceConfig,
-        mut settings: Vec<Setting<'c>>,
-    ) -> Result<(), Refusal> {
+    /// Adds a device.
+    pub fn add_device(&mut self, device: &DeviceConfig) -> Result<Added, Refusal> {
+        let kind =
+            registry::find(&device.driver).ok_or_else(|| Refusal::NoType(device.driver.clone()))?;
+        let mut settings = globals::of_device(&self.means.globals, kind);
         if let Some(name) = &device.bus {
             check_bus(kind, name).map_err(Refusal::Place)?;
+        }
+        if self.hot {
+            check_hotplug(kind, self.pc).map_err(Refusal::Place)?;
         }
         match &device.props {
             PropList::Text(props) => {
@@ -226,20 +248,26 @@ impl Equipment<'_> {
         if let Some(id) = &device.id {
             self.tree.check_id(id).map_err(Refusal::Place)?;
         }
-        self.identity =
-            Identity { id: device.id.clone(), path: self.tree.device_path(device.id.as_deref()) };
+        let path = self.tree.device_path(device.id.as_deref());
+        let identity = Identity { id: device.id.clone(), path };
+        self.identity = identity.clone();
         self.bus.clone_from(&device.bus);
         let (functions, facts) = (self.functions(), self.facts.len());
         kind.realize(&settings, self)?;
+        let devfn = self.functions().into_iter().find(|devfn| !functions.contains(devfn));
+        if let (Some(id), Some(function)) =
+            (&device.id, devfn.and_then(|devfn| self.pc.pci.function(devfn)))
+        {
+            function.set_id(id);
+        }
         let object = self.object(kind, device.id.as_deref(), &settings);
-        let place = self.functions().into_iter().find(|devfn| !functions.contains(devfn));
-        let place = place.map(|devfn| chips::address(devfn >> 3, devfn & 7));
+        let place = devfn.map(|devfn| chips::address(devfn >> 3, devfn & 7));
         let port = self.facts.get(facts).and_then(|fact| match fact {
             Fact::Serial(port) | Fact::Parallel(port) => Some(legacy_properties(port)),
             _ => None,
         });
         self.tree.device(object.with(place).with(port.into_iter().flatten()));
-        Ok(())
+        Ok(Added { kind, identity, devfn })
     }
 
     fn functions(&self) -> Vec<u8> {
@@ -248,22 +276,25 @@ impl Equipment<'_> {
 
     /// Path of the channel that the device that is being added is on.
     fn ide_bus(&self) -> String {
-        chips::ide_channel(self.isa_bus, self.bus.as_deref().unwrap_or(IDE_CHANNELS[1]))
+        chips::ide_channel(&self.means.isa_bus, self.bus.as_deref().unwrap_or(IDE_CHANNELS[1]))
     }
 
     /// A device as it was asked for.
     fn object(&self, kind: &DeviceType, id: Option<&str>, settings: &[Setting<'_>]) -> Object {
         let bus = match kind.bus {
             BusKind::Pci => PCI_BUS,
-            BusKind::Isa => self.isa_bus,
+            BusKind::Isa => &self.means.isa_bus,
             BusKind::Ide => &self.ide_bus(),
             BusKind::None => "",
         };
-        Object::device(kind.name, id, bus).with(kind.snapshot(settings)).with([Property::fixed(
-            "hotpluggable",
-            "bool",
-            kind.bus == BusKind::Pci,
-        )])
+        let object = Object::device(kind.name, id, bus).with(kind.snapshot(settings)).with([
+            Property::fixed("hotpluggable", "bool", kind.bus == BusKind::Pci),
+            Property::fixed("hotplugged", "bool", self.hot),
+        ]);
+        match kind.part {
+            Some(part) => object.with_child(PART, Object::device(part, None, "")),
+            None => object,
+        }
     }
 }
 
@@ -332,6 +363,22 @@ fn check_bus(kind: &DeviceType, name: &str) -> Result<(), String> {
             Err(format!("Device '{}' can't go on {bus} bus", kind.name))
         }
     }
+}
+
+/// Whether a device of this type can come while the machine exists.
+fn check_hotplug(kind: &DeviceType, pc: &Pc) -> Result<(), String> {
+    match kind.bus {
+        BusKind::None => Err(format!("Device '{}' does not support hotplugging", kind.name)),
+        BusKind::Pci if pc.hotplug.is_some() => Ok(()),
+        bus => Err(no_hotplug(bus)),
+    }
+}
+
+/// Says that a bus of this kind keeps what it has.
+pub(super) fn no_hotplug(kind: BusKind) -> String {
+    let name =
+        BUSES.iter().find(|(_, bus)| *bus == kind).map_or("main-system-bus", |(name, _)| name);
+    format!("Bus '{name}' does not support hotplugging")
 }
 
 /// What a legacy port's index, address and interrupt came to be.

@@ -28,20 +28,20 @@ pub(super) fn onboard(config: &MachineConfig) -> Result<Onboard, ConfigError> {
 }
 
 /// What is said about devices of a type, or of one that it derives from.
-pub(super) fn of_device<'c>(config: &'c MachineConfig, kind: &DeviceType) -> Vec<Setting<'c>> {
+pub(super) fn of_device<'c>(globals: &'c [GlobalProp], kind: &DeviceType) -> Vec<Setting<'c>> {
     let is_meant = |global: &&GlobalProp| {
         let driver = global.driver.as_str();
         driver == kind.name || driver == "device" || Some(driver) == base_type(kind.bus)
     };
     let setting = |global: &'c GlobalProp| (&*global.property, PropInput::Global(&global.value));
-    config.globals.iter().filter(is_meant).map(setting).collect()
+    globals.iter().filter(is_meant).map(setting).collect()
 }
 
 /// The message about a device that could not be added, with the global property at fault as typed.
-pub(super) fn explain(config: &MachineConfig, refusal: Refusal) -> String {
+pub(super) fn explain(globals: &[GlobalProp], refusal: Refusal) -> String {
     if let Refusal::Device(DeviceError::Global { name, value, source, .. }) = &refusal
         && let Some(global) =
-            config.globals.iter().find(|global| global.property == *name && global.value == *value)
+            globals.iter().find(|global| global.property == *name && global.value == *value)
     {
         return global.failure(source);
     }
@@ -110,7 +110,7 @@ mod tests {
             config(&["pci-device.addr=3", "edu.dma_mask=5", "isa-device.x=1", "device.y=2"]);
         let names = |name| {
             let kind = registry::find(name).unwrap();
-            of_device(&config, kind).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+            of_device(&config.globals, kind).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
         };
         assert_eq!(names("edu"), ["addr", "dma_mask", "y"]);
         assert_eq!(names("isa-serial"), ["x", "y"]);

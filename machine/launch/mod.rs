@@ -10,6 +10,7 @@ mod devices;
 mod drives;
 mod firmware;
 mod globals;
+mod hotplug;
 mod kernel;
 mod kernel_chips;
 mod memory;

@@ -17,6 +17,7 @@ use hw::acpi::pci_hotplug::PCI_HOTPLUG_PORT;
 use hw::firmware::acpi::{self, FloppyDrive, LegacyPort};
 use hw::firmware::smbios;
 use hw::misc::vmport::VmPort;
+use hw::pci::PciFunction;
 use hw::pci::piix4_pm::PmConfig;
 use hw::registry::{Fact, Identity};
 use hw::storage::ide::IdeDisk;
@@ -25,13 +26,14 @@ use parking_lot::Mutex;
 use super::accelerator::{Accelerator, Surroundings};
 use super::characters::Characters;
 use super::chips::{self, Board as Chipset};
-use super::devices::{BoardDrive, Equipment};
+use super::devices::{BoardDrive, Equipment, Means};
+use super::hotplug::Devices;
 use super::kernel::{Kernel, Start, Tables};
 use super::memory;
 use super::processors::{self, FlushOnChange, Processors};
 use super::tree::{self, Tree};
 use super::{Host, drives, fault, firmware, globals, options};
-use crate::config::{ConfigError, MachineConfig, NumaPlan};
+use crate::config::{ConfigError, DeviceConfig, MachineConfig, NumaPlan};
 use crate::data_files::DataFiles;
 use crate::inventory::Inventory;
 use crate::machines::MachineType;
@@ -42,7 +44,7 @@ use crate::pc::memory::PcMemory;
 use crate::pc::onboard::LostTickPolicy;
 use crate::pc::props::PcProps;
 use crate::pc::tables::Description;
-use crate::vm::{Board, Vm};
+use crate::vm::{Board, HotplugError, Released, Vm};
 
 /// Address line 20: the processors look at the flag, but remember translations made before.
 struct A20Gate {
@@ -68,6 +70,7 @@ struct LaterBoots {
 
 struct PcMachine {
     pc: Pc,
+    devices: Devices,
     later_boots: Option<LaterBoots>,
     /// Has the interrupt controllers and the interval timer instead of the board, perhaps.
     kvm: Option<Arc<KvmVm>>,
@@ -114,6 +117,15 @@ impl Board for PcMachine {
     fn spaces(&self) -> Vec<AddressSpace> {
         let map = &self.pc.map;
         vec![map.memory.clone(), map.ports.clone(), map.smm.clone()]
+    }
+    fn add_device(&self, device: &DeviceConfig) -> Result<(), HotplugError> {
+        self.devices.add(&self.pc, device)
+    }
+    fn request_removal(&self, device: &str) -> Result<(), HotplugError> {
+        self.devices.request_removal(&self.pc, device)
+    }
+    fn release(&self, function: Arc<PciFunction>) -> Option<Released> {
+        self.devices.release(function)
     }
     fn enter(&self, vcpus: &Vcpus) {
         self.start.enter(&self.pc, vcpus);
@@ -241,6 +253,10 @@ pub(super) fn build(
         cpu_events: Box::new(|event| {
             base::guest_error!("unexpected CPU hot-plug event: {event:?}")
         }),
+        ejected: {
+            let jobs = vm.jobs();
+            Box::new(move |function| jobs(Box::new(move |vm| vm.release(function))))
+        },
     };
     let mut pc = Pc::new(map, &cfg, wires, &host.clocks).map_err(fault)?;
     wired.connect_pic(&pc.int_ack());
@@ -276,24 +292,30 @@ pub(super) fn build(
         memory_slots: config.memory.slots,
         can_suspend: cfg.chips.acpi,
     });
-    let mut equipment = Equipment {
-        tree: &mut tree,
-        isa_bus: &isa_bus,
-        pc: &mut pc,
-        clocks: &host.clocks,
-        chardevs: &characters.all,
-        graph: vm.graph(),
-        objects: vm.user_objects(),
-        main_loop: &host.main_loop,
+    let means = Means {
+        isa_bus: isa_bus.clone(),
+        clocks: host.clocks.clone(),
+        chardevs: characters.all.clone(),
+        graph: vm.graph().clone(),
+        objects: vm.user_objects().clone(),
+        main_loop: host.main_loop.clone(),
         processors: processors.count,
-        identity: Identity::default(),
-        bus: None,
         requests: vm.request_sink(),
         msi: wired.apic_bus.clone(),
+        globals: config.globals.clone(),
+    };
+    let mut equipment = Equipment {
+        pc: &pc,
+        tree: &mut tree,
+        means: &means,
+        hot: false,
+        identity: Identity::default(),
+        bus: None,
         facts: Vec::new(),
+        chips: Vec::new(),
     };
     for drive in &ide_drives {
-        equipment.add_board_drive(config, drive)?;
+        equipment.add_board_drive(drive)?;
     }
     equipment.add_consoles(characters)?;
     let chipset = Chipset {
@@ -308,9 +330,10 @@ pub(super) fn build(
         apics: &apics,
     };
     chipset.enter_rest(equipment.tree, &isa_bus);
-    equipment.add_devices(config, &drives.devices)?;
+    let added = equipment.add_devices(config, &drives.devices)?;
     drives.check_all_connected()?;
-    let facts = equipment.facts;
+    let Equipment { facts, chips, .. } = equipment;
+    chips.into_iter().for_each(|chip| pc.add_device(chip));
     cmos::set_disks(&mut pc.rtc.lock(), &ide_disks(&facts));
     let choices = Choices { machine, config, props: &props, board: &cfg, numa, node_sizes };
     let tables = describe(choices, &pc, &processors, &facts, &options::smbios(config)?);
@@ -328,7 +351,8 @@ pub(super) fn build(
         floppy_boot_check: props.floppy_boot_check,
         started: AtomicBool::new(false),
     });
-    vm.assemble(Arc::new(PcMachine { pc, later_boots, kvm: wired.kvm, start }), vcpus);
+    let devices = Devices::new(means, tree, added);
+    vm.assemble(Arc::new(PcMachine { pc, devices, later_boots, kvm: wired.kvm, start }), vcpus);
     Ok(())
 }
 

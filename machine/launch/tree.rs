@@ -17,6 +17,7 @@ const UNATTACHED: &str = "/machine/unattached";
 
 /// `/machine`, while it is being filled.
 pub(super) struct Tree {
+    root: Arc<Object>,
     unattached: Arc<Object>,
     peripheral: Arc<Object>,
     anonymous: Arc<Object>,
@@ -40,7 +41,13 @@ impl Tree {
         let sysbus = Arc::new(Object::new("System"));
         let _ = unattached.add("sysbus", sysbus);
         let _ = vm.objects().add("machine", machine.clone());
-        Tree { unattached, peripheral, anonymous, machine, next: 0 }
+        let root = vm.objects().clone();
+        Tree { root, unattached, peripheral, anonymous, machine, next: 0 }
+    }
+
+    /// The root of all objects.
+    pub fn root(&self) -> &Arc<Object> {
+        &self.root
     }
 
     /// Enters a chip of the board; returns its path.
@@ -80,6 +87,17 @@ impl Tree {
         match id {
             Some(id) => format!("/machine/peripheral/{id}"),
             None => format!("/machine/peripheral-anon/{}", self.anonymous.next_numbered("device")),
+        }
+    }
+
+    /// Takes out a device that has gone.
+    pub fn remove_device(&self, path: &str) {
+        if let Some((parent, name)) = path.rsplit_once('/') {
+            let parent = match parent {
+                "/machine/peripheral" => &self.peripheral,
+                _ => &self.anonymous,
+            };
+            parent.remove(name);
         }
     }
 

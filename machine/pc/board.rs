@@ -27,7 +27,7 @@ use hw::pci::host::{ADDRESS_PORT, ConfigPorts, DATA_PORT};
 use hw::pci::i440fx::{I440Fx, intx_map};
 use hw::pci::piix3::{Piix3, PirqRouter, RESET_PORT};
 use hw::pci::piix4_pm::{GPE_PORT, Piix4Pm, PmConfig, PmWires};
-use hw::pci::{PciBus, devfn};
+use hw::pci::{PciBus, PciFunction, devfn};
 use hw::storage::fdc::{self, FDC_PORT, Fdc, INPUT_PORT, Medium, NoMedium};
 use hw::storage::piix3_ide::{self, Piix3Ide};
 use hw::timer::hpet::{HPET_ADDRESS, Hpet, LegacyGate};
@@ -124,6 +124,8 @@ pub struct PcWires {
     pub time_changed: TimeChanged,
     /// Told what the guest says about processors that come and go.
     pub cpu_events: CpuEvents,
+    /// Takes devices that were taken off the root bus, while locks are held.
+    pub ejected: Box<dyn Fn(Arc<PciFunction>) + Send + Sync>,
 }
 
 /// The hot-plug controllers, which the guest knows through ACPI.
@@ -323,8 +325,8 @@ impl Pc {
             let (cpu, cpu_ports) =
                 CpuHotplug::create(&cfg.cpus, event(CPU_HOTPLUG_GPE), wires.cpu_events);
             place(&cpu_ports, CPU_HOTPLUG_PORT);
-            let (pci, pci_ports) =
-                PciHotplug::create(Box::new(RootSlots(pci.clone())), event(PCI_HOTPLUG_GPE));
+            let slots = RootSlots { bus: pci.clone(), ejected: wires.ejected };
+            let (pci, pci_ports) = PciHotplug::create(Box::new(slots), event(PCI_HOTPLUG_GPE));
             place(&pci_ports, PCI_HOTPLUG_PORT);
             hotplug = Some(Hotplug { cpu, pci });
             pm = Some(parts.device);
@@ -409,7 +411,10 @@ pub fn is_board_slot(slot: u8) -> bool {
 }
 
 /// The root bus as its hot-plug controller sees it.
-struct RootSlots(Arc<PciBus>);
+struct RootSlots {
+    bus: Arc<PciBus>,
+    ejected: Box<dyn Fn(Arc<PciFunction>) + Send + Sync>,
+}
 
 impl HotplugBus for RootSlots {
     fn is_fixed(&self, slot: u8) -> bool {
@@ -419,9 +424,8 @@ impl HotplugBus for RootSlots {
         0
     }
     fn eject(&self, slot: u8) {
-        if self.0.function(devfn(slot, 0)).is_some() {
-            base::unimplemented_feature!("ejecting the device in PCI slot {slot}");
-        }
+        let functions = (0..8).filter_map(|function| self.bus.unplug(devfn(slot, function)));
+        functions.for_each(|function| (self.ejected)(function));
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use base::chardev::ChardevSpec;
 use base::trace_event;
-use machine::config::{ObjectConfig, OnWatchdog, PropList};
+use machine::config::{DeviceConfig, ObjectConfig, OnWatchdog, PropList};
 use machine::run_state::Cause;
 
 use super::info::INFO;
@@ -119,6 +119,30 @@ const COMMANDS: &[Command] = commands! {
         match usize::try_from(index).ok().filter(|&index| index < count) {
             Some(index) => context.cpu.set(index),
             None => return Ok("invalid CPU index\n".into()),
+        }
+        silence()
+    };
+    "device_add" "driver[,prop=value][,...]" "add a device" |target, arguments| {
+        let text = arguments.word().ok_or("device_add: string expected".to_owned())?;
+        arguments.end("device_add")?;
+        let mut props = pairs(text, "driver")?;
+        let mut take = |name: &str| {
+            let at = props.iter().position(|(key, _)| key == name)?;
+            Some(props.remove(at).1)
+        };
+        let (driver, id, bus) = (take("driver"), take("id"), take("bus"));
+        let driver = driver.ok_or_else(|| QmpError::new("Parameter 'driver' is missing"))?;
+        let device = DeviceConfig { driver, id, bus, props: PropList::Text(props) };
+        if let Some(board) = target.vm.board() {
+            board.add_device(&device).map_err(QmpError::from)?;
+        }
+        silence()
+    };
+    "device_del" "device" "remove a device" |target, arguments| {
+        let id = arguments.word().ok_or("device_del: string expected".to_owned())?;
+        arguments.end("device_del")?;
+        if let Some(board) = target.vm.board() {
+            board.request_removal(id).map_err(QmpError::from)?;
         }
         silence()
     };

@@ -83,12 +83,21 @@ qapi_struct! {
     }
 }
 
+qapi_struct! {
+    /// A device has gone.
+    struct DeviceDeleted {
+        "device" device: Option<String>,
+        "path" path: String,
+    }
+}
+
 /// An event's name, and the type of what comes with it.
 pub(super) type EventKind = (&'static str, fn() -> Type);
 
 /// The events there are.
 pub(super) const EVENTS: &[EventKind] = &[
     ("BLOCK_IO_ERROR", BlockIoError::ty),
+    ("DEVICE_DELETED", DeviceDeleted::ty),
     ("DEVICE_TRAY_MOVED", TrayMoved::ty),
     ("GUEST_CRASHLOADED", Panic::ty),
     ("GUEST_PANICKED", Panic::ty),
@@ -126,6 +135,9 @@ fn describe(target: &Target, event: &VmEvent) -> Option<(&'static str, Option<Va
         VmEvent::RtcChange(offset) => {
             let qom_path = target.path_of_type("mc146818rtc").unwrap_or_default();
             ("RTC_CHANGE", RtcChange { offset: *offset, qom_path }.write())
+        }
+        VmEvent::DeviceDeleted { id, path } => {
+            ("DEVICE_DELETED", DeviceDeleted { device: id.clone(), path: path.clone() }.write())
         }
         VmEvent::Block(event) => return describe_block(event),
     })

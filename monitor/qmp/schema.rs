@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::commands::COMMANDS;
+use super::commands::{COMMANDS, FEATURES};
 use super::events::EVENTS;
 use crate::qapi::{Member, Type};
 
@@ -15,12 +15,16 @@ pub(super) fn schema() -> Vec<Value> {
     let mut entities = Vec::new();
     for command in COMMANDS {
         let (argument, result) = (command.types)();
-        entities.push(json!({
+        let mut entity = json!({
             "name": command.name,
             "meta-type": "command",
             "arg-type": types.reference(&argument),
             "ret-type": types.reference(&result),
-        }));
+        });
+        if let Some((_, features)) = FEATURES.iter().find(|(name, _)| *name == command.name) {
+            entity["features"] = json!(features);
+        }
+        entities.push(entity);
     }
     for (name, data) in EVENTS {
         let data = types.reference(&data());

@@ -9,6 +9,7 @@ use base::props::{PropSpec, Props, Value};
 use cpu::accel::{KvmProps, TcgProps};
 use cpu::cpuid::{self, Model};
 use hw::registry::{self, BusKind};
+use machine::io_threads::IoThreadProps;
 use machine::machines::{Kind, MACHINES};
 use machine::objects;
 use machine::pc::onboard;
@@ -153,6 +154,8 @@ pub(crate) fn all() -> Vec<TypeInfo> {
         let specs = specs.iter().map(objects::listed).collect();
         types.push(concrete(name.into(), "memory-backend", specs));
     }
+    let specs = IoThreadProps::specs().iter().map(objects::listed).collect();
+    types.push(concrete(objects::IO_THREAD.into(), "object", specs));
     for name in BACKENDS {
         let parent = if ON_DESCRIPTORS.contains(name) { "chardev-fd" } else { "chardev" };
         types.push(concrete(format!("chardev-{name}"), parent, Vec::new()));

@@ -90,7 +90,7 @@ pub struct Blk {
     workers: Vec<Arc<Worker>>,
     /// The write cache before the driver changes it.
     write_cache: bool,
-    _thread: registry::Worker,
+    thread: registry::Worker,
 }
 
 impl Blk {
@@ -104,7 +104,8 @@ impl Blk {
         let shown = Shown::decide(props, &backend, processors)?;
         let what = Use {
             id: identity.id,
-            path: identity.path,
+            // QEMU's name for what is behind the transport.
+            path: format!("{}/virtio-backend", identity.path),
             needs_medium: true,
             must_write: !backend.info().read_only,
             writes: !backend.info().read_only,
@@ -133,7 +134,7 @@ impl Blk {
         let workers =
             wiring.queues.iter().map(|queue| Worker::start(&disk, queue, &thread.event_loop));
         let write_cache = disk.backend.write_cache();
-        Blk { workers: workers.collect(), write_cache, disk, _thread: thread }
+        Blk { workers: workers.collect(), write_cache, disk, thread }
     }
 }
 
@@ -183,13 +184,17 @@ impl Model for Blk {
         self.disk.backend.forget_parked();
         self.disk.backend.set_write_cache(self.write_cache);
     }
-}
 
-impl Drop for Blk {
-    fn drop(&mut self) {
+    fn unplug(&mut self) {
+        // The queues give no more chains; whoever still serves one comes to its end first.
+        self.thread.settle();
         self.workers.clear();
-        self.disk.backend.forget_parked();
-        self.disk.backend.unplug();
+        let backend = &self.disk.backend;
+        // What fails while it is waited for may be parked.
+        backend.forget_parked();
+        backend.drain();
+        backend.forget_parked();
+        backend.unplug();
     }
 }
 

@@ -217,6 +217,10 @@ impl PciDevice for VirtioPci {
         }
     }
 
+    fn unplugged(&mut self) {
+        self.virtio.unplug();
+    }
+
     fn config_reading(&mut self, config: &mut ConfigSpace, offset: usize, size: u8) {
         if let Some(access) = self.layout.access(config, offset, size) {
             let value = self.window_read(access.offset, access.size);

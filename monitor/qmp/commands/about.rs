@@ -2,7 +2,7 @@
 
 use base::props::PropSpec;
 use machine::machines::{Kind, MACHINES, MachineType};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::qapi::QmpError;
 use crate::qmp::Call;
@@ -190,9 +190,4 @@ pub(in crate::qmp) fn query_ospm_status(
         status: 0,
     };
     Ok((0..inventory.memory_slots).map(slot).collect())
-}
-
-/// No object of this kind can be made.
-pub(in crate::qmp) fn query_iothreads(_: &Call<'_>, (): ()) -> Result<Vec<Value>, QmpError> {
-    Ok(Vec::new())
 }

@@ -3,6 +3,7 @@
 mod about;
 mod chardev;
 mod chardev_add;
+mod devices;
 mod fds;
 mod machine;
 mod memory;
@@ -30,6 +31,10 @@ fn types<A: Qapi, R: Qapi>(_: impl Fn(&Call<'_>, A) -> Result<R, QmpError>) -> (
     (A::ty(), R::ty())
 }
 
+/// What clients may rely on in commands, besides their types.
+pub(super) const FEATURES: &[(&str, &[&str])] =
+    &[("device_add", &["json-cli", "json-cli-hotplug"])];
+
 macro_rules! commands {
     ($($name:literal => $function:path),* $(,)?) => {
         pub(super) const COMMANDS: &[Command] = &[$(Command {
@@ -47,6 +52,8 @@ commands! {
     "chardev-send-break" => chardev::send_break,
     "closefd" => fds::closefd,
     "cont" => machine::cont,
+    "device_add" => devices::device_add,
+    "device_del" => devices::device_del,
     "device-list-properties" => objects::device_list_properties,
     "getfd" => fds::getfd,
     "human-monitor-command" => monitor::human_monitor_command,
@@ -72,7 +79,7 @@ commands! {
     "query-current-machine" => about::query_current_machine,
     "query-fdsets" => fds::query_fdsets,
     "query-hotpluggable-cpus" => processors::query_hotpluggable_cpus,
-    "query-iothreads" => about::query_iothreads,
+    "query-iothreads" => devices::query_iothreads,
     "query-kvm" => machine::query_kvm,
     "query-machines" => about::query_machines,
     "query-memdev" => memory::query_memdev,

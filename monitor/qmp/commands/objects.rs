@@ -2,9 +2,10 @@
 
 use base::memory::backend::{self, Backend};
 use base::options::check_id;
-use base::props::PropSpec;
+use base::props::{PropSpec, Props};
 use machine::config::{ObjectConfig, PropList};
-use machine::objects::UserObjectError;
+use machine::io_threads::IoThreadProps;
+use machine::objects::{IO_THREAD, UserObjectError, is_type};
 use serde_json::{Map, Value};
 
 use crate::qapi::{ErrorClass, Member, Members, Qapi, QmpError, Type};
@@ -156,7 +157,7 @@ fn member(spec: &PropSpec) -> Member {
     let words = |name, values: &[&'static str]| Type::Enum { name, values: values.into() };
     let ty = match spec.type_name {
         "bool" => bool::ty(),
-        "size" | "uint32" => i64::ty(),
+        "size" | "uint32" | "int64" => i64::ty(),
         "HostMemPolicy" => words("HostMemPolicy", &["default", "preferred", "bind", "interleave"]),
         "OnOffAuto" => words("OnOffAuto", &["auto", "on", "off"]),
         "int" => Vec::<i64>::ty(),
@@ -168,11 +169,17 @@ fn member(spec: &PropSpec) -> Member {
 
 impl Qapi for ObjectOptions {
     fn ty() -> Type {
-        let variants = backend::TYPES.iter().filter_map(|name| {
-            let specs = Backend::new(name)?.specs();
-            Some((*name, Type::Object { name, members: specs.iter().map(member).collect() }))
-        });
-        let kinds = Type::Enum { name: "ObjectType", values: backend::TYPES.into() };
+        let variant = |name: &'static str, specs: &[PropSpec]| {
+            (name, Type::Object { name, members: specs.iter().map(member).collect() })
+        };
+        let backends = backend::TYPES
+            .iter()
+            .filter_map(|name| Some(variant(name, Backend::new(name)?.specs())));
+        let threads = variant(IO_THREAD, IoThreadProps::specs());
+        let variants = backends.chain([threads]);
+        let mut names = backend::TYPES.to_vec();
+        names.push(IO_THREAD);
+        let kinds = Type::Enum { name: "ObjectType", values: names };
         Type::Union {
             name: "ObjectOptions",
             members: vec![
@@ -187,7 +194,7 @@ impl Qapi for ObjectOptions {
     fn read(value: Value, name: &str) -> Result<Self, QmpError> {
         let mut members = Members::of(value, name)?;
         let type_name: String = members.take("qom-type")?;
-        if !backend::TYPES.contains(&type_name.as_str()) {
+        if !is_type(&type_name) {
             return Err(QmpError::not_accepted("qom-type", &type_name));
         }
         let id: String = members.take("id")?;

@@ -1,0 +1,129 @@
+//! Devices that come and go while the machine exists: `device_add`, `device_del`.
+
+use std::sync::Arc;
+
+use base::clock::SECOND;
+use base::object::{Found, Object, resolve};
+use hw::pci::PciFunction;
+use hw::registry::{BusKind, Identity};
+use parking_lot::Mutex;
+
+use super::devices::{Added, Equipment, Means, PART, no_hotplug};
+use super::globals;
+use super::tree::Tree;
+use crate::config::DeviceConfig;
+use crate::pc::board::Pc;
+use crate::vm::{HotplugError, Released};
+
+/// How long the guest has for letting go of a device before it may be asked again.
+const PATIENCE: i64 = 5 * SECOND;
+
+struct Device {
+    added: Added,
+    /// When the guest was asked to let go of it.
+    asked: Option<i64>,
+}
+
+struct State {
+    tree: Tree,
+    devices: Vec<Device>,
+}
+
+/// The operator's devices.
+pub(super) struct Devices {
+    means: Means,
+    state: Mutex<State>,
+}
+
+impl Devices {
+    /// Those that the machine begins with.
+    pub fn new(means: Means, tree: Tree, added: Vec<Added>) -> Self {
+        let devices = added.into_iter().map(|added| Device { added, asked: None }).collect();
+        Devices { means, state: Mutex::new(State { tree, devices }) }
+    }
+
+    /// Adds a device and tells the guest.
+    pub fn add(&self, pc: &Pc, device: &DeviceConfig) -> Result<(), HotplugError> {
+        let mut state = self.state.lock();
+        let mut equipment = Equipment {
+            pc,
+            tree: &mut state.tree,
+            means: &self.means,
+            hot: true,
+            identity: Identity::default(),
+            bus: None,
+            facts: Vec::new(),
+            chips: Vec::new(),
+        };
+        let added = equipment.add_device(device).map_err(|refusal| {
+            HotplugError::Refused(globals::explain(&self.means.globals, refusal))
+        })?;
+        let devfn = added.devfn;
+        state.devices.push(Device { added, asked: None });
+        drop(state);
+        if let (Some(hotplug), Some(devfn)) = (&pc.hotplug, devfn) {
+            hotplug.pci.lock().plug(devfn >> 3);
+        }
+        Ok(())
+    }
+
+    /// Asks the guest to let go of a device, named by its id or its path.
+    pub fn request_removal(&self, pc: &Pc, name: &str) -> Result<(), HotplugError> {
+        let mut state = self.state.lock();
+        let named = |device: &&mut Device| {
+            let Identity { id, path } = &device.added.identity;
+            id.as_deref() == Some(name) || path == name
+        };
+        let Some(device) = state.devices.iter_mut().find(named) else {
+            return Err(self.not_removable(&state.tree, name));
+        };
+        let bus = device.added.kind.bus;
+        let (Some(hotplug), Some(devfn)) = (&pc.hotplug, device.added.devfn) else {
+            return Err(HotplugError::Refused(no_hotplug(bus)));
+        };
+        let now = self.means.clocks.now_virtual();
+        if device.asked.is_some_and(|asked| now < asked + PATIENCE) {
+            let name = device.added.identity.id.as_deref().unwrap_or_default();
+            let text = format!("Device {name} is already in the process of unplug");
+            return Err(HotplugError::Refused(text));
+        }
+        device.asked = Some(now);
+        drop(state);
+        hotplug.pci.lock().request_removal(devfn >> 3);
+        Ok(())
+    }
+
+    /// Why something that is no device of the operator's stays.
+    fn not_removable(&self, tree: &Tree, name: &str) -> HotplugError {
+        match resolve(tree.root(), name) {
+            Found::Object(_, object) if name.starts_with('/') && Object::is_device(&object) => {
+                HotplugError::Refused(no_hotplug(BusKind::None))
+            }
+            _ => HotplugError::NotFound(name.into()),
+        }
+    }
+
+    /// Releases a device that was taken off the bus.
+    pub fn release(&self, function: Arc<PciFunction>) -> Option<Released> {
+        let mut state = self.state.lock();
+        let devfn = Some(function.devfn());
+        let at = state.devices.iter().position(|device| device.added.devfn == devfn)?;
+        let Added { kind, identity: Identity { id, path }, .. } = state.devices.remove(at).added;
+        state.tree.remove_device(&path);
+        drop(state);
+        let parts: Vec<String> = kind.part.map(|_| format!("{path}/{PART}")).into_iter().collect();
+        let paths: Vec<String> = parts.into_iter().chain([path]).collect();
+        let graph = &self.means.graph;
+        let mut backends = graph.backends();
+        backends
+            .retain(|backend| backend.device().is_some_and(|device| paths.contains(&device.path)));
+        function.release();
+        // What was made for the device goes with it.
+        for backend in &backends {
+            if !backend.is_used() && (backend.info().legacy || backend.name().is_empty()) {
+                graph.remove_backend(backend);
+            }
+        }
+        Some(Released { id, paths })
+    }
+}

@@ -124,7 +124,7 @@ fn work(shared: &Shared) {
                 outcome.waker.take()
             };
             if let Some(waker) = waker {
-                waker.wake();
+                super::task::run(|| waker.wake());
             }
             queue = shared.queue.lock();
         } else if queue.closed {

@@ -148,6 +148,8 @@ mod tests {
             purpose: Purpose::Write,
             force_share: false,
             no_backing: false,
+            no_io: false,
+            secrets: Default::default(),
             io: Arc::new(Inline),
         };
         block_on(async {

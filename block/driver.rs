@@ -1,6 +1,7 @@
 //! What every driver of the graph can do.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 
 use serde_json::{Map, Value};
@@ -86,6 +87,12 @@ pub trait Driver: Send + Sync {
     /// When done, what was acknowledged before survives a power cut.
     fn flush(&self) -> Io<'_, ()>;
 
+    /// Ends the use of an image that was written: nothing is only in memory, the image is as clean as
+    /// it can be. It may be used again.
+    fn close(&self) -> Io<'_, ()> {
+        self.flush()
+    }
+
     /// Sets the length.
     fn truncate(&self, len: u64, preallocation: Preallocation) -> Io<'_, ()>;
 
@@ -111,6 +118,26 @@ pub trait Driver: Send + Sync {
     /// The image was not closed properly.
     fn is_dirty(&self) -> bool {
         false
+    }
+
+    /// What is stored is encrypted.
+    fn is_encrypted(&self) -> bool {
+        false
+    }
+
+    /// Internal snapshots, if the format has such.
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
+    }
+
+    /// Dirty bitmaps that are stored in the image, if the format has such.
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
+        None
+    }
+
+    /// For what only qcow2 can do.
+    fn as_qcow2(&self) -> Option<&crate::qcow2::Qcow2> {
+        None
     }
 
     /// Bytes that the host spends on it.
@@ -208,4 +235,92 @@ pub struct CheckReport {
     pub compressed_clusters: u64,
     /// The first byte after the last cluster in use.
     pub image_end_offset: u64,
+}
+
+/// When a snapshot was made, since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotTime {
+    /// Whole seconds.
+    pub seconds: u64,
+    /// And nanoseconds.
+    pub nanoseconds: u32,
+}
+
+/// What is known of an internal snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Unique in the image.
+    pub id: String,
+    /// Chosen by the operator.
+    pub name: String,
+    /// When it was made.
+    pub time: SnapshotTime,
+    /// The guest's running time in nanoseconds.
+    pub vm_clock: u64,
+    /// Bytes of saved state of the machine.
+    pub vm_state_size: u64,
+    /// The disk's length then.
+    pub disk_size: u64,
+    /// Instructions that had run, where they were counted.
+    pub icount: Option<u64>,
+}
+
+/// Internal snapshots of an image. An argument `id_or_name` means an id first.
+pub trait Snapshots: Send + Sync {
+    /// All of them, oldest first.
+    fn list(&self) -> Io<'_, Vec<Snapshot>>;
+
+    /// Keeps the disk as it is now.
+    fn create<'a>(&'a self, name: &'a str, time: SnapshotTime) -> Io<'a, ()>;
+
+    /// Brings the disk back to what it was; what it is now is lost.
+    fn apply<'a>(&'a self, id_or_name: &'a str) -> Io<'a, ()>;
+
+    /// Forgets one.
+    fn delete<'a>(&'a self, id_or_name: &'a str) -> Io<'a, ()>;
+}
+
+/// What is known of a dirty bitmap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BitmapInfo {
+    /// Its name.
+    pub name: String,
+    /// Bytes that a bit stands for.
+    pub granularity: u64,
+    /// It records writes.
+    pub enabled: bool,
+    /// Somebody was changing it who has not come back: it is worth nothing.
+    pub inconsistent: bool,
+}
+
+/// A change of one bitmap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BitmapChange {
+    /// A new one; the format chooses a granularity if there is none.
+    Add {
+        /// Bytes that a bit stands for.
+        granularity: Option<u64>,
+        /// It records writes.
+        enabled: bool,
+    },
+    /// It is no more.
+    Remove,
+    /// All its bits are cleared.
+    Clear,
+    /// It records writes, or does not.
+    Enable(bool),
+    /// These ranges become dirty, too: what another bitmap has.
+    Merge(Vec<Range<u64>>),
+}
+
+/// Dirty bitmaps in an image. Changes reach it when it is closed.
+pub trait Bitmaps: Send + Sync {
+    /// All of them.
+    fn list(&self) -> Vec<BitmapInfo>;
+
+    /// Changes one.
+    fn change<'a>(&'a self, name: &'a str, change: BitmapChange) -> Io<'a, ()>;
+
+    /// What is dirty, in order.
+    fn dirty(&self, name: &str) -> Result<Vec<Range<u64>>>;
 }

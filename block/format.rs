@@ -7,11 +7,12 @@ use std::sync::Arc;
 use crate::copy_on_read::CopyOnRead;
 use crate::driver::Driver;
 use crate::file::HostKind;
+use crate::luks::{self, Luks};
 use crate::node::Node;
 use crate::null::Null;
 use crate::open::Builder;
 use crate::options::Options;
-use crate::qcow2::{self, Qcow2};
+use crate::qcow2;
 use crate::raw::Raw;
 use crate::throttle::Throttle;
 use crate::{Error, Result};
@@ -35,13 +36,19 @@ pub struct Format {
 pub const PROTOCOLS: [&str; 5] = ["file", "host_cdrom", "host_device", "null-aio", "null-co"];
 
 /// All formats, and filters, which are opened like formats.
-pub const FORMATS: [Format; 4] = [
+pub const FORMATS: [Format; 5] = [
     Format { name: "copy-on-read", probe: |_| 0, keeps_tables: false, open: open_copy_on_read },
+    Format {
+        name: "luks",
+        probe: |first| magic(first, &luks::MAGIC),
+        keeps_tables: false,
+        open: open_luks,
+    },
     Format {
         name: "qcow2",
         probe: |first| magic(first, &qcow2::MAGIC),
         keeps_tables: true,
-        open: open_qcow2,
+        open: qcow2::open,
     },
     Format { name: "raw", probe: |_| 1, keeps_tables: false, open: open_raw },
     Format { name: "throttle", probe: |_| 0, keeps_tables: false, open: open_throttle },
@@ -143,30 +150,15 @@ fn open_raw<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
     })
 }
 
-/// Options of qcow2 about caches and discards. They change no byte that a guest sees.
-const QCOW2_TUNING: [&str; 12] = [
-    "pass-discard-request",
-    "pass-discard-snapshot",
-    "pass-discard-other",
-    "discard-no-unref",
-    "overlap-check",
-    "overlap-check.template",
-    "cache-size",
-    "l2-cache-size",
-    "l2-cache-entry-size",
-    "refcount-cache-size",
-    "cache-clean-interval",
-    "overlap-check.main-header",
-];
-
-fn open_qcow2<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a> {
+fn open_luks<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a> {
     Box::pin(async move {
-        let header = Qcow2::read_header(&file).await?;
-        builder.options.flag("lazy-refcounts")?;
-        QCOW2_TUNING.iter().for_each(|key| drop(builder.options.text(key)));
-        let (name, format) = (header.backing_file.clone(), header.backing_format.clone());
-        let backing = builder.open_backing(name.as_deref(), format.as_deref()).await?;
-        let image = Qcow2::open(file, header, backing, builder.purpose()).await?;
-        Ok(Box::new(image) as Box<dyn Driver>)
+        let password = match builder.options.text("key-secret") {
+            Some(id) => Some(builder.how().secrets.get(&id)?),
+            None if builder.how().no_io => None,
+            None => {
+                return Err(Error::invalid("Parameter 'key-secret' is required for cipher"));
+            }
+        };
+        Ok(Box::new(Luks::open(file, password.as_deref()).await?) as Box<dyn Driver>)
     })
 }

@@ -12,6 +12,7 @@ use crate::open::{OpenOptions, open_tree};
 use crate::options::Options;
 use crate::qcow2::Purpose;
 use crate::schema::{self, Form};
+use crate::secret::Secrets;
 use crate::throttle::Group;
 use crate::{Error, Result};
 
@@ -46,6 +47,7 @@ pub struct Graph {
     helper: Arc<Helper>,
     relay: Arc<Relay>,
     events: Arc<dyn EventSink>,
+    secrets: Secrets,
     inner: Mutex<Inner>,
 }
 
@@ -55,7 +57,13 @@ impl Graph {
         let helper = Helper::new()?;
         let relay = Arc::<Relay>::default();
         let events = relay.clone();
-        Ok(Arc::new(Self { io, helper, relay, events, inner: Mutex::default() }))
+        let (secrets, inner) = (Secrets::default(), Mutex::default());
+        Ok(Arc::new(Self { io, helper, relay, events, secrets, inner }))
+    }
+
+    /// Passwords that options of nodes refer to.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// Who does host I/O.
@@ -95,6 +103,8 @@ impl Graph {
             purpose: Purpose::Write,
             force_share: false,
             no_backing: false,
+            no_io: false,
+            secrets: self.secrets.clone(),
             io: self.io.clone(),
         }
     }

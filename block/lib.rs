@@ -14,6 +14,7 @@ mod error;
 pub mod file;
 pub mod format;
 pub mod graph;
+pub mod luks;
 pub mod node;
 pub mod null;
 pub mod open;

@@ -108,6 +108,8 @@ pub enum Role {
     File,
     /// What shows where the image has nothing.
     Backing,
+    /// The guest's bytes, where the image keeps them apart.
+    Data,
     /// A further file with a part of the disk (`extents.0`).
     Extent(usize),
     /// What a filter looks through to.
@@ -122,6 +124,7 @@ impl Role {
         Cow::Borrowed(match self {
             Self::File => "file",
             Self::Backing => "backing",
+            Self::Data => "data-file",
             Self::Extent(index) => return Cow::Owned(format!("extents.{index}")),
             Self::Image => "image",
             Self::User => "root",
@@ -487,6 +490,14 @@ impl Node {
             return Box::pin(std::future::ready(Ok(())));
         }
         self.driver.flush()
+    }
+
+    /// Ends the use of an image: nothing stays in memory only.
+    pub fn close(&self) -> Io<'_, ()> {
+        if self.read_only {
+            return Box::pin(std::future::ready(Ok(())));
+        }
+        self.driver.close()
     }
 
     /// Sets the length.

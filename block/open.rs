@@ -12,7 +12,8 @@ use crate::format::{self, FORMATS, PROTOCOLS};
 use crate::graph::Graph;
 use crate::node::{self, Child, Claim, DetectZeroes, Manner, Node, Role};
 use crate::options::{ChildOptions, Options};
-use crate::qcow2::{self, CreateOptions, Purpose, Qcow2};
+use crate::qcow2::{self, CreateOptions, Purpose, Qcow2, Settings};
+use crate::secret::Secrets;
 use crate::{Error, Result};
 
 /// Backing files below each other at most: more is an accident or an attack.
@@ -29,6 +30,10 @@ pub struct OpenOptions {
     pub force_share: bool,
     /// Without what backs it.
     pub no_backing: bool,
+    /// Nobody will read or write the disk: passwords and data files are not needed.
+    pub no_io: bool,
+    /// Passwords.
+    pub secrets: Secrets,
     /// Who does the I/O.
     pub io: Arc<dyn HostIo>,
 }
@@ -345,6 +350,16 @@ impl Builder<'_, '_> {
         Ok(Some(node))
     }
 
+    /// Opens where the data of an image is that keeps it elsewhere: what options say, or what the
+    /// image says.
+    pub async fn open_data_file(&mut self, name: Option<&str>) -> Result<Option<Arc<Node>>> {
+        let path = name.map(|name| full_backing_name(&self.name, name));
+        if self.how.no_io && self.options.peek("data-file").is_none() {
+            return Ok(None);
+        }
+        self.open_child("data-file", Role::Data, path.as_deref()).await
+    }
+
     fn backing_claim(&self) -> Claim {
         match self.around.graph {
             Some(_) => Claim::HOLDER,
@@ -495,7 +510,8 @@ pub async fn snapshot_overlay(below: Arc<Node>, io: Arc<dyn HostIo>) -> Result<A
         (Role::File, file.attach(&name, Role::File, Claim::WRITER)?),
         (Role::Backing, below.attach(&name, Role::Backing, Claim::READER)?),
     ];
-    let image = Qcow2::open(file, header, Some(below), Purpose::Write).await?;
+    let settings = Settings { backing: Some(below), ..Settings::new(Purpose::Write) };
+    let image = Qcow2::open(file, header, settings).await?;
     Ok(Node::new(None, &name, false, Box::new(image), children))
 }
 

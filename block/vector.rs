@@ -34,6 +34,17 @@ pub struct Vector {
 enum Owner {
     Vector { _memory: Arc<[AtomicU8]> },
     Guest(Arc<[RamPiece]>),
+    Parts(Arc<[Owner]>),
+}
+
+impl Owner {
+    fn mark_written(&self) {
+        match self {
+            Self::Vector { .. } => {}
+            Self::Guest(memory) => memory.iter().for_each(RamPiece::written),
+            Self::Parts(parts) => parts.iter().for_each(Self::mark_written),
+        }
+    }
 }
 
 // SAFETY: the pieces point into memory that `owner` keeps, which is itself Send and Sync; they are
@@ -68,9 +79,15 @@ impl Vector {
 
     /// Tells who watches guest memory that it was written: all of it, also if this is a part.
     pub fn mark_written(&self) {
-        if let Owner::Guest(memory) = &self.owner {
-            memory.iter().for_each(RamPiece::written);
-        }
+        self.owner.mark_written();
+    }
+
+    /// The memory of several, one after the other.
+    pub fn concat(parts: &[Self]) -> Self {
+        let pieces = parts.iter().flat_map(|part| part.pieces.iter().copied()).collect();
+        let len = parts.iter().map(|part| part.len).sum();
+        let owners = parts.iter().map(|part| part.owner.clone()).collect();
+        Self { pieces, len, owner: Owner::Parts(owners) }
     }
 
     /// How many bytes.

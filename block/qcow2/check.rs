@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::Qcow2;
-use super::header::{CORRUPT, DIRTY};
-use super::map::Mapping;
-use super::meta::{COPIED, Meta, OFFSET_MASK, read_u64s};
+use super::entry::{COPIED, Entry, OFFSET_MASK};
+use super::header::{CORRUPT, DIRTY, Encryption};
+use super::meta::{Meta, read_u64s};
+use super::{Purpose, Qcow2, bitmap};
+use crate::Result;
 use crate::driver::{CheckReport, Repair};
-use crate::{Error, Result};
 
 /// Pointers to each cluster of the file. In pieces, so that holes of the file cost nothing.
 struct References {
@@ -57,13 +57,25 @@ impl References {
 }
 
 impl Qcow2 {
+    /// Looks at everything, and mends what it may. The caller has the image for itself.
     pub(super) async fn check_metadata(&self, repair: Repair) -> Result<CheckReport> {
         let mut meta = self.meta.write().await;
+        if self.settings.purpose != Purpose::Read {
+            meta.write_back().await?;
+            let unlinked = std::mem::take(&mut meta.unlinked);
+            meta.release_these(unlinked, |why| self.settings.passes(why)).await?;
+            meta.write_refcounts().await?;
+        }
         let mut report = CheckReport::default();
         let references = count_references(&mut meta, &mut report).await?;
+        if repair != Repair::Nothing {
+            // Refcounts are not to be trusted: what is needed goes behind everything.
+            meta.first_free = references.clusters.max(references.end()).max(meta.used_end().await?);
+        }
         compare_refcounts(&mut meta, &references, repair, &mut report).await?;
         if repair == Repair::All && report.corruptions_fixed > 0 {
             meta.write_back().await?;
+            meta.write_refcounts().await?;
         }
         check_copied(&mut meta, repair, &mut report).await?;
         let bits = meta.header.cluster_bits;
@@ -71,6 +83,10 @@ impl Qcow2 {
         report.total_clusters = meta.header.size.div_ceil(meta.header.cluster_size());
         if repair != Repair::Nothing {
             meta.write_back().await?;
+            meta.write_refcounts().await?;
+            meta.barrier().await?;
+            meta.first_free = 0;
+            meta.survey();
             if report.corruptions == 0 && report.errors == 0 && repair == Repair::All {
                 let marks = DIRTY | CORRUPT;
                 if meta.header.incompatible & marks != 0 {
@@ -79,6 +95,8 @@ impl Qcow2 {
                 }
             }
         }
+        // Told already.
+        meta.found.lock().take();
         Ok(report)
     }
 }
@@ -91,14 +109,25 @@ async fn count_references(meta: &mut Meta, report: &mut CheckReport) -> Result<R
     refs.add(0, cluster, report);
     let l1 = meta.l1.clone();
     count_l1(meta, &l1, header.l1_offset, &mut refs, report, true).await?;
-    let mut at = header.snapshots_offset;
-    for _ in 0..header.snapshots {
-        let (l1_offset, l1_size, len) = snapshot(meta, at).await?;
-        let l1 = read_u64s(&meta.file, l1_offset, l1_size as usize).await?;
-        count_l1(meta, &l1, l1_offset, &mut refs, report, false).await?;
-        at += len;
+    for snapshot in meta.snapshots.clone() {
+        let l1 = read_u64s(&meta.file, snapshot.l1_offset, snapshot.l1_size as usize).await?;
+        count_l1(meta, &l1, snapshot.l1_offset, &mut refs, report, false).await?;
     }
-    refs.add(header.snapshots_offset, at - header.snapshots_offset, report);
+    refs.add(header.snapshots_offset, meta.snapshot_bytes, report);
+    if let Encryption::Luks { at, len } = header.encryption {
+        refs.add(at, len, report);
+    }
+    let bitmaps = bitmap::load(&meta.file, &header).await?;
+    if let Some(directory) = header.bitmaps.filter(|_| !bitmaps.is_empty()) {
+        refs.add(directory.at, directory.len, report);
+    }
+    for bitmap in bitmaps {
+        refs.add(bitmap.table_offset, u64::from(bitmap.table_size) * 8, report);
+        let table = read_u64s(&meta.file, bitmap.table_offset, bitmap.table_size as usize).await?;
+        for host in table.iter().map(|entry| entry & OFFSET_MASK).filter(|&host| host != 0) {
+            refs.add(host, cluster, report);
+        }
+    }
     refs.add(header.reftable_offset, u64::from(header.reftable_clusters) << bits, report);
     for (index, &entry) in meta.reftable.iter().enumerate() {
         let block = entry & OFFSET_MASK;
@@ -121,25 +150,6 @@ async fn count_references(meta: &mut Meta, report: &mut CheckReport) -> Result<R
         }
     }
     Ok(refs)
-}
-
-/// (L1 table, its entries, bytes of the record) of a snapshot (docs/interop/qcow2, "Snapshots").
-async fn snapshot(meta: &Meta, at: u64) -> Result<(u64, u32, u64)> {
-    let bytes = meta.file.read_bytes(at, 40).await?;
-    let number = |from: usize, len: usize| {
-        bytes[from..from + len].iter().fold(0_u64, |value, &byte| value << 8 | u64::from(byte))
-    };
-    let (l1_offset, l1_size) = (number(0, 8), number(8, 4));
-    let extra = number(36, 4);
-    let in_cluster = meta.header.cluster_size() - 1;
-    if l1_offset & in_cluster != 0 || l1_offset >> 62 != 0 || extra > 1024 {
-        return Err(Error::invalid("Snapshot table is damaged"));
-    }
-    if l1_size * 8 > super::header::MAX_L1_BYTES {
-        return Err(Error::new(libc::EFBIG, "Snapshot L1 table too large"));
-    }
-    let len = (40 + extra + number(12, 2) + number(14, 2)).next_multiple_of(8);
-    Ok((l1_offset, l1_size as u32, len))
 }
 
 async fn count_l1(
@@ -170,8 +180,9 @@ async fn count_l1(
         if table >> meta.header.cluster_bits > refs.clusters {
             continue;
         }
-        let entries = read_u64s(&meta.file, table, cluster as usize / 8).await?;
-        for &entry in &entries {
+        let bytes = meta.file.read_bytes(table, cluster as usize).await?;
+        for index in 0..meta.shape.entries() as usize {
+            let entry = meta.shape.get(&bytes, index).unwrap_or_default();
             count_entry(meta, entry, refs, report, active, &mut next_host);
         }
     }
@@ -180,37 +191,50 @@ async fn count_l1(
 
 fn count_entry(
     meta: &Meta,
-    entry: u64,
+    entry: Entry,
     refs: &mut References,
     report: &mut CheckReport,
     active: bool,
     next_host: &mut u64,
 ) {
-    let cluster = meta.header.cluster_size();
-    match Mapping::of(entry, &meta.header) {
-        Ok(Mapping::Compressed { host, len }) => {
-            refs.add(host, len, report);
-            if active {
-                report.allocated_clusters += 1;
-                report.compressed_clusters += 1;
-                // Compressed clusters are fragmented by their nature.
-                report.fragmented_clusters += 1;
-            }
+    let shape = meta.shape;
+    if entry.is_compressed() {
+        let (host, len) = shape.packed(entry);
+        refs.add(host, len, report);
+        if active {
+            report.allocated_clusters += 1;
+            report.compressed_clusters += 1;
+            // Compressed clusters are fragmented by their nature.
+            report.fragmented_clusters += 1;
         }
-        Ok(Mapping::Data { .. } | Mapping::Zero { .. }) if entry & OFFSET_MASK != 0 => {
-            let host = entry & OFFSET_MASK;
-            refs.add(host, cluster, report);
+        return;
+    }
+    for sub in 0..shape.subs() {
+        if shape.host(entry).is_ok() && shape.kind(entry, sub).is_err() {
+            report.corruptions += 1;
+            let (word, bitmap) = (entry.word, entry.bitmap);
+            report
+                .messages
+                .push(format!("ERROR offset={word:x}: Invalid bitmap of subclusters {bitmap:x}"));
+            return;
+        }
+    }
+    match shape.host(entry) {
+        Ok(None) => {}
+        Ok(Some(host)) => {
+            if !shape.data_file {
+                refs.add(host, shape.cluster(), report);
+            }
             if active {
                 report.allocated_clusters += 1;
                 if *next_host != 0 && host != *next_host {
                     report.fragmented_clusters += 1;
                 }
-                *next_host = host + cluster;
+                *next_host = host + shape.cluster();
             }
         }
-        Ok(_) => {}
         Err(_) => {
-            let host = entry & OFFSET_MASK;
+            let host = entry.word & OFFSET_MASK;
             report.corruptions += 1;
             report.messages.push(format!(
                 "ERROR offset={host:x}: Data cluster is not properly aligned; L2 entry corrupted."
@@ -245,7 +269,6 @@ async fn compare_refcounts(
         if mend {
             report.messages.push(format!("Repairing {finding}"));
             meta.set_refcount(cluster << bits, pointers).await?;
-            meta.first_free = 0;
         }
         *match (leaked, mend) {
             (true, true) => &mut report.leaks_fixed,
@@ -279,25 +302,22 @@ async fn check_copied(meta: &mut Meta, repair: Repair, report: &mut CheckReport)
                 meta.set_l1_copied(index, count == 1);
             }
         }
-        let entries = read_u64s(&meta.file, table, cluster as usize / 8).await?;
-        for (l2_index, &entry) in entries.iter().enumerate() {
-            let at = ((index as u64 * meta.l2_entries()) + l2_index as u64) * cluster;
-            let host = entry & OFFSET_MASK;
-            let compressed =
-                matches!(Mapping::of(entry, &meta.header), Ok(Mapping::Compressed { .. }));
-            if compressed || host == 0 {
-                continue;
-            }
+        if meta.shape.data_file {
+            continue;
+        }
+        let bytes = meta.file.read_bytes(table, cluster as usize).await?;
+        for l2_index in 0..meta.shape.entries() {
+            let mut entry = meta.shape.get(&bytes, l2_index as usize).unwrap_or_default();
+            let at = (index as u64 * meta.shape.entries() + l2_index) * cluster;
+            let Ok(Some(host)) = meta.shape.host(entry) else { continue };
             let count = meta.refcount(host).await?;
-            if (count == 1) != (entry & COPIED != 0) {
-                finding(
-                    report,
-                    repair,
-                    format!("OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={count}"),
-                );
+            if (count == 1) != entry.is_copied() {
+                let word = entry.word;
+                let text = format!("OFLAG_COPIED data cluster: l2_entry={word:x} refcount={count}");
+                finding(report, repair, text);
                 if repair == Repair::All && at < meta.header.size {
-                    let flag = if count == 1 { COPIED } else { 0 };
-                    meta.set_l2_entry(at, entry & !COPIED | flag).await?;
+                    entry.word ^= COPIED;
+                    meta.set_entry(at, entry).await?;
                 }
             }
         }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::header::{COMPRESSION_BIT, LAZY_REFCOUNTS};
-use super::meta::write_u64s;
-use super::refcount;
-use super::{Compression, Header};
+use super::header::{COMPRESSION_BIT, DATA_FILE, EXTENDED_L2, LAZY_REFCOUNTS, RAW_DATA_FILE};
+use super::meta::{Meta, write_u64s};
+use super::{Compression, Encryption, Header, Purpose, Qcow2, Settings, refcount};
+use crate::driver::Preallocation;
+use crate::luks::{LuksHeader, LuksOptions, Volume};
 use crate::node::Node;
 use crate::vector::Vector;
 use crate::{Error, Result};
@@ -25,8 +26,30 @@ pub struct CreateOptions {
     pub compression: Compression,
     /// The owner may keep refcounts stale behind the dirty bit.
     pub lazy_refcounts: bool,
+    /// L2 entries have bitmaps of subclusters.
+    pub extended_l2: bool,
     /// The backing file and its format.
     pub backing: Option<(String, Option<String>)>,
+    /// The name of the file with the data, if that is kept apart.
+    pub data_file: Option<String>,
+    /// That file shall read as a raw image.
+    pub data_file_raw: bool,
+    /// Places ahead of time.
+    pub preallocation: Preallocation,
+    /// How data is encrypted.
+    pub encryption: NewEncryption,
+}
+
+/// How a new image is encrypted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NewEncryption {
+    /// It is not.
+    #[default]
+    None,
+    /// The old way, with a password.
+    Aes(Vec<u8>),
+    /// By LUKS, with a password.
+    Luks(LuksOptions, Vec<u8>),
 }
 
 impl Default for CreateOptions {
@@ -38,7 +61,12 @@ impl Default for CreateOptions {
             refcount_bits: 16,
             compression: Compression::Zlib,
             lazy_refcounts: false,
+            extended_l2: false,
             backing: None,
+            data_file: None,
+            data_file_raw: false,
+            preallocation: Preallocation::Off,
+            encryption: NewEncryption::None,
         }
     }
 }
@@ -72,6 +100,38 @@ impl CreateOptions {
                  above (use version=v3 or greater)",
             ));
         }
+        if self.version < 3 && self.extended_l2 {
+            return Err(Error::invalid(
+                "Extended L2 entries are only supported with compatibility level 1.1 and above \
+                 (use version=v3 or greater)",
+            ));
+        }
+        if self.extended_l2 && self.cluster_size < 16384 {
+            return Err(Error::invalid(
+                "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
+            ));
+        }
+        if self.data_file_raw && self.data_file.is_none() {
+            return Err(Error::invalid("data-file-raw requires data-file"));
+        }
+        if self.data_file_raw && self.backing.is_some() {
+            return Err(Error::invalid(
+                "Backing file and data-file-raw cannot be used at the same time",
+            ));
+        }
+        if self.version < 3 && self.data_file.is_some() {
+            return Err(Error::invalid(
+                "External data files are only supported with compatibility level 1.1 and above \
+                 (use version=v3 or greater)",
+            ));
+        }
+        let places = self.preallocation != Preallocation::Off;
+        if places && self.backing.is_some() && !self.extended_l2 {
+            let text = "Backing file and preallocation can only be used at the same time if \
+                        extended_l2 is enabled";
+            return Err(Error::invalid(text));
+        }
+        let flag = |set: bool, bit: u64| if set { bit } else { 0 };
         let zstd = self.compression == Compression::Zstd;
         let mut header = Header {
             version: self.version,
@@ -83,14 +143,20 @@ impl CreateOptions {
             reftable_clusters: 1,
             snapshots: 0,
             snapshots_offset: 0,
-            incompatible: if zstd { COMPRESSION_BIT } else { 0 },
-            compatible: if self.lazy_refcounts { LAZY_REFCOUNTS } else { 0 },
-            autoclear: 0,
+            incompatible: flag(zstd, COMPRESSION_BIT)
+                | flag(self.extended_l2, EXTENDED_L2)
+                | flag(self.data_file.is_some(), DATA_FILE),
+            compatible: flag(self.lazy_refcounts, LAZY_REFCOUNTS),
+            autoclear: flag(self.data_file_raw, RAW_DATA_FILE),
             refcount_order: self.refcount_bits.ilog2(),
             compression: self.compression,
             backing_file: self.backing.as_ref().map(|(name, _)| name.clone()),
             backing_format: self.backing.as_ref().and_then(|(_, format)| format.clone()),
+            data_file: self.data_file.clone(),
+            encryption: Encryption::None,
+            bitmaps: None,
             extensions: Vec::new(),
+            unknown_names: Vec::new(),
         };
         let entries = header.l1_entries_for(header.size);
         if header.size > i64::MAX as u64 || entries * 8 > super::header::MAX_L1_BYTES {
@@ -106,6 +172,65 @@ impl CreateOptions {
 
 /// Writes an empty image into an empty file.
 pub async fn create(file: &Arc<Node>, options: &CreateOptions) -> Result<()> {
+    create_with_data(file, None, options).await
+}
+
+/// Writes an empty image into an empty file; its data will be in another one.
+pub async fn create_with_data(
+    file: &Arc<Node>,
+    data_file: Option<Arc<Node>>,
+    options: &CreateOptions,
+) -> Result<()> {
+    if data_file.is_some() != options.data_file.is_some() {
+        return Err(Error::invalid("data-file is required for this image"));
+    }
+    write_tables(file, options).await?;
+    let header = Qcow2::read_header(file).await?;
+    let mut settings = Settings::new(Purpose::Write);
+    settings.data_file = data_file.clone();
+    match &options.encryption {
+        NewEncryption::None => {}
+        NewEncryption::Aes(password) => {
+            let mut meta = Meta::load(file.clone(), None, header.clone(), (8, 8), false).await?;
+            meta.header.encryption = Encryption::Aes;
+            meta.write_header().await?;
+            settings.password = Some(password.clone());
+        }
+        NewEncryption::Luks(luks, password) => {
+            let mut meta = Meta::load(file.clone(), None, header.clone(), (8, 8), false).await?;
+            let (draft, _) = LuksHeader::create(luks, 1000)?;
+            let len = Volume::len_of_keys(&draft);
+            let at = meta.allocate(len.div_ceil(header.cluster_size())).await?;
+            Volume::create(file.clone(), at, luks, password).await?;
+            meta.settle().await?;
+            let end = at + len.next_multiple_of(header.cluster_size());
+            if file.len()? < end {
+                file.truncate(end, Preallocation::Off).await?;
+            }
+            meta.header.encryption = Encryption::Luks { at, len };
+            meta.write_header().await?;
+            settings.password = Some(password.clone());
+        }
+    }
+    if let Some(data) = &data_file {
+        data.truncate(header.size, Preallocation::Off).await?;
+    }
+    let mode = match options.preallocation {
+        // Who reads the raw file must not find less than the image has.
+        Preallocation::Off if options.data_file_raw => Preallocation::Metadata,
+        mode => mode,
+    };
+    if mode != Preallocation::Off {
+        let header = Qcow2::read_header(file).await?;
+        let size = header.size;
+        let image = Qcow2::open(file.clone(), header, settings).await?;
+        image.preallocate(0, size, mode).await?;
+        image.settle().await?;
+    }
+    Ok(())
+}
+
+async fn write_tables(file: &Arc<Node>, options: &CreateOptions) -> Result<()> {
     let mut header = options.header()?;
     // The L1 table is made by growing it when it does not fit behind the first refcount block.
     let l1_entries = u64::from(header.l1_size);
@@ -135,7 +260,7 @@ pub async fn create(file: &Arc<Node>, options: &CreateOptions) -> Result<()> {
     file.write(0, Vector::from(&first[..])).await?;
     file.flush().await?;
     if !fits {
-        let mut meta = super::Meta::load(file.clone(), header).await?;
+        let mut meta = Meta::load(file.clone(), None, header, (8, 8), false).await?;
         meta.grow_l1(l1_entries).await?;
         meta.header.size = size;
         meta.write_header().await?;

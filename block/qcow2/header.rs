@@ -10,20 +10,34 @@ pub const MAX_L1_BYTES: u64 = 32 << 20;
 pub const MAX_REFTABLE_BYTES: u64 = 8 << 20;
 /// Snapshots in one image, at most.
 pub const MAX_SNAPSHOTS: u32 = 65536;
+/// Bitmaps in one image, at most.
+pub const MAX_BITMAPS: u32 = 65535;
 
 /// Incompatible feature bits.
 pub const DIRTY: u64 = 1;
 /// The image must not be written before it is repaired.
 pub const CORRUPT: u64 = 2;
-const DATA_FILE: u64 = 4;
+/// Data is in another file.
+pub const DATA_FILE: u64 = 4;
 /// Clusters are not compressed by zlib.
 pub const COMPRESSION_BIT: u64 = 8;
-const EXTENDED_L2: u64 = 16;
+/// L2 entries have bitmaps of subclusters.
+pub const EXTENDED_L2: u64 = 16;
 /// Compatible feature bits.
 pub const LAZY_REFCOUNTS: u64 = 1;
+/// Autoclear feature bits: the bitmaps are true.
+pub const BITMAPS: u64 = 1;
+/// The data file reads as a raw image.
+pub const RAW_DATA_FILE: u64 = 2;
 
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 const FEATURE_NAMES: u32 = 0x6803_f857;
+const DATA_FILE_NAME: u32 = 0x4441_5441;
+const ENCRYPTION: u32 = 0x0537_be77;
+const BITMAP_DIRECTORY: u32 = 0x2385_2875;
+
+/// Features that are understood.
+const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_BIT | EXTENDED_L2;
 
 /// How clusters are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +56,34 @@ impl Compression {
             Self::Zstd => "zstd",
         }
     }
+}
+
+/// How clusters are encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// They are not.
+    #[default]
+    None,
+    /// AES-CBC with the password as the key.
+    Aes,
+    /// By a LUKS header at an offset of the file, with its length.
+    Luks {
+        /// Where the LUKS header is.
+        at: u64,
+        /// How long it is, with its key slots.
+        len: u64,
+    },
+}
+
+/// The extension that says where the bitmaps are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BitmapDirectory {
+    /// How many there are.
+    pub count: u32,
+    /// Where their directory is.
+    pub at: u64,
+    /// How long it is.
+    pub len: u64,
 }
 
 /// What the header says. Offsets have been checked against each other and against limits, not against
@@ -80,8 +122,16 @@ pub struct Header {
     pub backing_file: Option<String>,
     /// Its format.
     pub backing_format: Option<String>,
+    /// The name of the file with the data.
+    pub data_file: Option<String>,
+    /// How clusters are encrypted.
+    pub encryption: Encryption,
+    /// Where bitmaps are.
+    pub bitmaps: Option<BitmapDirectory>,
     /// Extensions kept as they are.
     pub extensions: Vec<(u32, Vec<u8>)>,
+    /// What the image calls incompatible features that are not known here: (bit, name).
+    pub unknown_names: Vec<(u32, String)>,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -100,7 +150,23 @@ impl Header {
 
     /// How many entries an L1 table needs for a disk of `size` bytes.
     pub fn l1_entries_for(&self, size: u64) -> u64 {
-        size.div_ceil(1 << (2 * self.cluster_bits - 3))
+        let entry_bits = if self.has_extended_l2() { 4 } else { 3 };
+        size.div_ceil(1 << (2 * self.cluster_bits - entry_bits))
+    }
+
+    /// L2 entries have bitmaps of subclusters.
+    pub fn has_extended_l2(&self) -> bool {
+        self.incompatible & EXTENDED_L2 != 0
+    }
+
+    /// Data is in another file.
+    pub fn has_data_file(&self) -> bool {
+        self.incompatible & DATA_FILE != 0
+    }
+
+    /// The other file reads as a raw image.
+    pub fn is_data_file_raw(&self) -> bool {
+        self.has_data_file() && self.autoclear & RAW_DATA_FILE != 0
     }
 
     /// Whether a feature bit is set that forbids writing.
@@ -142,14 +208,16 @@ impl Header {
             compression: Compression::Zlib,
             backing_file: None,
             backing_format: None,
+            data_file: None,
+            encryption: Encryption::None,
+            bitmaps: None,
             extensions: Vec::new(),
+            unknown_names: Vec::new(),
         };
         let header_length = if version == 2 { 72 } else { header.parse_version_3(bytes)? };
         header.parse_extensions(bytes, header_length)?;
         header.check_features()?;
-        if u32_at(bytes, 32) != 0 {
-            return Err(Error::unsupported("Encrypted qcow2 images are not supported"));
-        }
+        header.parse_encryption(u32_at(bytes, 32))?;
         header.check_tables()?;
         header.parse_backing(bytes, header_length, cluster)?;
         // Nothing larger than what the file could describe.
@@ -196,20 +264,46 @@ impl Header {
     }
 
     fn check_features(&self) -> Result<()> {
-        let unknown = self.incompatible & !(DIRTY | CORRUPT | COMPRESSION_BIT);
-        if unknown == 0 {
-            return Ok(());
+        let unknown = self.incompatible & !KNOWN;
+        if unknown != 0 {
+            // The image may name its own features (`parse_extensions` has put the names here).
+            let named = |bit: u32| {
+                let name = self.unknown_names.iter().find(|(known, _)| *known == bit);
+                name.map(|(_, name)| name.clone())
+            };
+            let bits = (0..64_u32).filter(|bit| unknown >> bit & 1 != 0);
+            let mut names: Vec<String> = bits.clone().filter_map(named).collect();
+            let rest = bits.filter(|&bit| named(bit).is_none());
+            let rest = rest.fold(0_u64, |mask, bit| mask | 1 << bit);
+            if rest != 0 {
+                names.push(format!("Unknown incompatible feature: {rest:x}"));
+            }
+            let text = format!("Unsupported qcow2 feature(s): {}", names.join(", "));
+            return Err(Error::unsupported(text));
         }
-        let name = |bit: u64| match bit {
-            DATA_FILE => "external data file".to_owned(),
-            EXTENDED_L2 => "extended L2 entries".to_owned(),
-            _ => format!("Unknown incompatible feature: {bit:x}"),
-        };
-        let known = [DATA_FILE, EXTENDED_L2].into_iter().filter(|bit| unknown & bit != 0);
-        let strange = unknown & !(DATA_FILE | EXTENDED_L2);
-        let names: Vec<_> = known.chain((strange != 0).then_some(strange)).map(name).collect();
-        let text = format!("Unsupported qcow2 feature(s): {}", names.join(", "));
-        Err(Error::unsupported(text))
+        if self.has_extended_l2() && self.cluster_bits < 14 {
+            return Err(Error::invalid(
+                "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
+            ));
+        }
+        Ok(())
+    }
+
+    fn parse_encryption(&mut self, method: u32) -> Result<()> {
+        match (method, self.encryption) {
+            (0, _) => self.encryption = Encryption::None,
+            (1, _) => self.encryption = Encryption::Aes,
+            (2, Encryption::Luks { .. }) => {}
+            (2, _) => {
+                let text = "CRYPT_LUKS header is missing in an image with LUKS encryption";
+                return Err(Error::invalid(text));
+            }
+            _ => {
+                let text = format!("Unsupported encryption method {method}");
+                return Err(Error::invalid(text));
+            }
+        }
+        Ok(())
     }
 
     fn check_tables(&self) -> Result<()> {
@@ -272,10 +366,70 @@ impl Header {
                 BACKING_FORMAT => {
                     self.backing_format = Some(String::from_utf8_lossy(data).into_owned());
                 }
-                FEATURE_NAMES => {}
+                FEATURE_NAMES => self.read_names(data),
+                DATA_FILE_NAME => {
+                    self.data_file = Some(String::from_utf8_lossy(data).into_owned());
+                }
+                ENCRYPTION if len == 16 => {
+                    let (at, len) = (u64_at(data, 0), u64_at(data, 8));
+                    if at & (self.cluster_size() - 1) != 0 || at.checked_add(len).is_none() {
+                        let text = format!(
+                            "Encryption header offset '{at}' is not a multiple of cluster size '{}'",
+                            self.cluster_size()
+                        );
+                        return Err(Error::invalid(text));
+                    }
+                    self.encryption = Encryption::Luks { at, len };
+                }
+                ENCRYPTION => {
+                    return Err(Error::invalid(format!(
+                        "CRYPTO header extension size {len}, but expected size 16"
+                    )));
+                }
+                BITMAP_DIRECTORY if len == 24 => {
+                    let count = u32_at(data, 0);
+                    let (len, at) = (u64_at(data, 8), u64_at(data, 16));
+                    self.bitmaps = Some(BitmapDirectory { count, at, len });
+                    self.check_bitmaps()?;
+                }
+                BITMAP_DIRECTORY => {
+                    return Err(Error::invalid("bitmaps_ext: Invalid extension length"));
+                }
                 _ => self.extensions.push((kind, data.to_vec())),
             }
             at = (at + len).next_multiple_of(8);
+        }
+        Ok(())
+    }
+
+    /// Names that the image has for bits which are not known here.
+    fn read_names(&mut self, table: &[u8]) {
+        for row in table.chunks_exact(48).filter(|row| row[0] == 0) {
+            let name = String::from_utf8_lossy(&row[2..]);
+            let name = name.trim_end_matches('\0').to_owned();
+            if u32::from(row[1]) < 64 && KNOWN >> row[1] & 1 == 0 {
+                self.unknown_names.push((u32::from(row[1]), name));
+            }
+        }
+    }
+
+    fn check_bitmaps(&self) -> Result<()> {
+        let Some(BitmapDirectory { count, at, len }) = self.bitmaps else { return Ok(()) };
+        let fail = |text| Err(Error::invalid(format!("bitmaps_ext: {text}")));
+        if self.autoclear & BITMAPS == 0 {
+            return Ok(());
+        }
+        if count == 0 {
+            return fail("found bitmaps extension with zero bitmaps");
+        }
+        if at & (self.cluster_size() - 1) != 0 {
+            return fail("invalid bitmap directory offset");
+        }
+        if count > MAX_BITMAPS || len > u64::from(MAX_BITMAPS) * 1024 {
+            return fail("too many bitmaps");
+        }
+        if len < u64::from(count) * 24 || at.checked_add(len).is_none_or(|end| end >> 62 != 0) {
+            return fail("bitmap directory size is wrong");
         }
         Ok(())
     }
@@ -305,7 +459,12 @@ impl Header {
         out.extend([0; 12]);
         out.extend(self.cluster_bits.to_be_bytes());
         out.extend(self.size.to_be_bytes());
-        out.extend(0_u32.to_be_bytes());
+        let method = match self.encryption {
+            Encryption::None => 0_u32,
+            Encryption::Aes => 1,
+            Encryption::Luks { .. } => 2,
+        };
+        out.extend(method.to_be_bytes());
         out.extend(self.l1_size.to_be_bytes());
         out.extend(self.l1_offset.to_be_bytes());
         out.extend(self.reftable_offset.to_be_bytes());
@@ -320,20 +479,39 @@ impl Header {
             out.extend(112_u32.to_be_bytes());
             out.extend([u8::from(self.compression == Compression::Zstd), 0, 0, 0, 0, 0, 0, 0]);
         }
-        let mut extension = |kind: u32, data: &[u8]| {
-            out.extend(kind.to_be_bytes());
-            out.extend((data.len() as u32).to_be_bytes());
-            out.extend(data);
-            out.resize(out.len().next_multiple_of(8), 0);
-        };
+        let mut extensions: Vec<(u32, Vec<u8>)> = Vec::new();
+        let mut extension = |kind, data: &[u8]| extensions.push((kind, data.to_vec()));
         if let Some(format) = &self.backing_format {
             extension(BACKING_FORMAT, format.as_bytes());
+        }
+        if let Some(name) = &self.data_file {
+            extension(DATA_FILE_NAME, name.as_bytes());
+        }
+        if let Encryption::Luks { at, len } = self.encryption {
+            extension(ENCRYPTION, &[at.to_be_bytes(), len.to_be_bytes()].concat());
         }
         if self.version == 3 {
             extension(FEATURE_NAMES, &feature_names());
         }
-        for (kind, data) in &self.extensions {
-            extension(*kind, data);
+        if let Some(BitmapDirectory { count, at, len }) = self.bitmaps {
+            let count = (u64::from(count) << 32).to_be_bytes();
+            extension(BITMAP_DIRECTORY, &[count, len.to_be_bytes(), at.to_be_bytes()].concat());
+        }
+        extensions.extend_from_slice(&self.extensions);
+        let name_len = self.backing_file.as_ref().map_or(0, String::len);
+        let room = |extensions: &[(u32, Vec<u8>)]| {
+            let len = |(_, data): &(u32, Vec<u8>)| 8 + data.len().next_multiple_of(8);
+            out.len() + extensions.iter().map(len).sum::<usize>() + 8 + name_len
+        };
+        if room(&extensions) as u64 > self.cluster_size() {
+            // Nice to have, but not needed.
+            extensions.retain(|(kind, _)| *kind != FEATURE_NAMES);
+        }
+        for (kind, data) in &extensions {
+            out.extend(kind.to_be_bytes());
+            out.extend((data.len() as u32).to_be_bytes());
+            out.extend(data);
+            out.resize(out.len().next_multiple_of(8), 0);
         }
         out.extend([0; 8]);
         if let Some(name) = &self.backing_file {
@@ -351,7 +529,7 @@ impl Header {
 
 /// The table of names for feature bits (type, bit, 46 bytes of name).
 fn feature_names() -> Vec<u8> {
-    const NAMES: [(u8, u8, &str); 7] = [
+    const NAMES: [(u8, u8, &str); 8] = [
         (0, 0, "dirty bit"),
         (0, 1, "corrupt bit"),
         (0, 2, "external data file"),
@@ -359,6 +537,7 @@ fn feature_names() -> Vec<u8> {
         (0, 4, "extended L2 entries"),
         (1, 0, "lazy refcounts"),
         (2, 0, "bitmaps"),
+        (2, 1, "raw external data"),
     ];
     let mut out = Vec::new();
     for (kind, bit, name) in NAMES {
@@ -393,7 +572,11 @@ mod tests {
             compression: Compression::Zlib,
             backing_file: Some("base".into()),
             backing_format: Some("raw".into()),
+            data_file: None,
+            encryption: Encryption::None,
+            bitmaps: None,
             extensions: vec![(0x1234, vec![1, 2, 3])],
+            unknown_names: Vec::new(),
         }
     }
 

@@ -1,168 +1,187 @@
 //! From guest offsets to clusters of the file, and reading.
 
-use std::sync::Arc;
-
-use async_lock::RwLockReadGuard;
-
+use super::Qcow2;
 use super::compress::decompress;
-use super::meta::{COMPRESSED, COPIED, Meta, OFFSET_MASK, ZERO};
-use super::{Header, Qcow2};
+use super::entry::{Entry, Kind};
+use super::meta::Meta;
 use crate::driver::Extent;
-use crate::node::Node;
 use crate::vector::Vector;
 use crate::{Error, Result};
 
-/// Where the bytes of a cluster are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mapping {
-    /// In the backing file, or nowhere.
-    Unallocated,
-    /// They are zeroes; a cluster may be kept for them (0: none).
-    Zero { host: u64 },
-    /// At a host offset; alone there when `copied`.
-    Data { host: u64, copied: bool },
-    /// Compressed, `len` bytes at most from a host offset.
-    Compressed { host: u64, len: u64 },
+/// What is alike from a guest offset on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    /// What it is.
+    pub(super) kind: Kind,
+    /// Where the guest offset is in the data's file, if it has a place there.
+    pub(super) host: Option<u64>,
+    /// The place is this image's alone.
+    pub(super) copied: bool,
+    /// How many bytes.
+    pub(super) len: u64,
+    /// The L2 entry of the first cluster.
+    pub(super) entry: Entry,
 }
 
-impl Mapping {
-    /// Reads an L2 entry (docs/interop/qcow2, "Cluster mapping").
-    pub(super) fn of(entry: u64, header: &Header) -> Result<Self> {
-        if entry & COMPRESSED != 0 {
-            let split = 62 - (header.cluster_bits - 8);
-            let host = entry & ((1 << split) - 1);
-            let sectors = (entry & (COMPRESSED - 1)) >> split;
-            let len = (sectors + 1) * 512 - (host & 511);
-            return Ok(Self::Compressed { host, len });
-        }
-        if header.version >= 3 && entry & ZERO != 0 {
-            return Ok(Self::Zero { host: entry & OFFSET_MASK });
-        }
-        let host = entry & OFFSET_MASK;
-        if host & (header.cluster_size() - 1) != 0 {
-            let text = format!("qcow2: Cluster allocation offset {host:#x} unaligned");
-            return Err(Error::new(libc::EIO, text));
-        }
-        Ok(match host {
-            0 => Self::Unallocated,
-            _ => Self::Data { host, copied: entry & COPIED != 0 },
+impl Meta {
+    fn classify(
+        &self,
+        table: u64,
+        index: usize,
+        entry: Entry,
+        at: u64,
+    ) -> Result<(Kind, Option<u64>)> {
+        let shape = self.shape;
+        let both = shape.kind(entry, shape.sub_index(at)).and_then(|kind| {
+            let host = shape.host(entry)?;
+            Ok((kind, host.map(|host| host + shape.in_cluster(at))))
+        });
+        both.map_err(|error| {
+            let text = format!("{error} (L2 offset: {table:#x}, L2 index: {index:#x})");
+            self.damage(&text, None, true)
         })
     }
 
-    /// Whether `next`, of the cluster `bytes` further on, continues this.
-    fn continues(self, next: Self, bytes: u64) -> bool {
-        match (self, next) {
-            (Self::Data { host, copied }, Self::Data { host: there, copied: too }) => {
-                host + bytes == there && copied == too
+    /// What is at an offset and how far it goes, at most `len` bytes; nothing if the L2 table is not
+    /// in memory.
+    fn run(&self, at: u64, len: u64) -> Result<std::result::Result<Run, u64>> {
+        let shape = self.shape;
+        let (l1_index, index) = self.indices(at);
+        let begin = shape.in_cluster(at);
+        let limit = len.min((shape.entries() - index as u64) * shape.cluster() - begin);
+        let Some(table) = self.l2_offset(l1_index)? else {
+            let (kind, entry) = (Kind::Unallocated, Entry::default());
+            return Ok(Ok(Run { kind, host: None, copied: false, len: limit, entry }));
+        };
+        let Some(entry) = self.cached_entry(table, index) else { return Ok(Err(table)) };
+        let (kind, host) = self.classify(table, index, entry, at)?;
+        let copied = entry.is_copied();
+        let step = if kind == Kind::Compressed { shape.cluster() } else { shape.sub() };
+        let mut end = step - (at & (step - 1));
+        while end < limit && kind != Kind::Compressed {
+            let there = index + ((begin + end) >> shape.cluster_bits) as usize;
+            let Some(next) = self.cached_entry(table, there) else { break };
+            let continues = match self.classify(table, there, next, at + end) {
+                Ok((next_kind, place)) => {
+                    next_kind == kind
+                        && next.is_copied() == copied
+                        && (kind == Kind::Unallocated || place == host.map(|host| host + end))
+                }
+                // It is for who asks for that cluster.
+                Err(_) => {
+                    self.found.lock().take();
+                    false
+                }
+            };
+            if !continues {
+                break;
             }
-            (Self::Zero { host }, Self::Zero { host: there }) if host != 0 => host + bytes == there,
-            (Self::Compressed { .. }, _) => false,
-            _ => self == next,
+            end += step;
         }
+        Ok(Ok(Run { kind, host, copied, len: end.min(limit), entry }))
     }
 }
 
 impl Qcow2 {
-    /// The mapping at an offset and how far it goes, at most `len`. While the guard lives nothing moves.
-    pub(super) async fn find(
-        &self,
-        at: u64,
-        len: u64,
-    ) -> Result<(RwLockReadGuard<'_, Meta>, Mapping, u64)> {
+    /// What is at an offset and how far it goes, at most `len`. The caller holds the gate, so that
+    /// the place stays what it is.
+    pub(super) async fn find(&self, at: u64, len: u64, write: bool) -> Result<Run> {
         loop {
-            let meta = self.meta.read().await;
-            let (l1_index, index) = meta.indices(at);
-            let cluster = self.cluster_size();
-            let in_cluster = at & (cluster - 1);
-            let to_table_end = (meta.l2_entries() - index as u64) * cluster - in_cluster;
-            let Some(table) = meta.l2_offset(l1_index)? else {
-                return Ok((meta, Mapping::Unallocated, len.min(to_table_end)));
-            };
-            let Some(entry) = meta.cached_l2_entry(table, index) else {
-                drop(meta);
-                self.meta.write().await.load_l2(table).await?;
-                continue;
-            };
-            let mapping = Mapping::of(entry, &meta.header)?;
-            let mut run = cluster - in_cluster;
-            while run < len.min(to_table_end) {
-                let next = index + ((in_cluster + run) / cluster) as usize;
-                let entry = meta.cached_l2_entry(table, next).unwrap_or(0);
-                let same = Mapping::of(entry, &meta.header)
-                    .is_ok_and(|next| mapping.continues(next, in_cluster + run));
-                if !same {
-                    break;
+            let table = {
+                let meta = self.meta.read().await;
+                match meta.run(at, len)? {
+                    Ok(run) => {
+                        if let (true, Kind::Data, Some(host)) = (write, run.kind, run.host)
+                            && !self.shape().data_file
+                        {
+                            meta.may_write(host, run.len, None)?;
+                        }
+                        return Ok(run);
+                    }
+                    Err(table) => table,
                 }
-                run += cluster;
-            }
-            return Ok((meta, mapping, run.min(len)));
+            };
+            self.meta.write().await.load_l2(table).await?;
         }
     }
 
     pub(super) async fn find_extent(&self, at: u64, len: u64) -> Result<Extent> {
-        let len = len.min(self.len.load(std::sync::atomic::Ordering::Acquire).saturating_sub(at));
-        let (_guard, mapping, run) = self.find(at, len).await?;
-        let in_cluster = at & (self.cluster_size() - 1);
-        let extent = Extent { len: run, allocated: true, ..Extent::default() };
-        Ok(match mapping {
-            Mapping::Unallocated => {
+        let len = len.min(self.size().saturating_sub(at));
+        let run = self.find(at, len, false).await?;
+        let extent = Extent { len: run.len, allocated: true, ..Extent::default() };
+        // What is encrypted is not there as it is.
+        let offset = run.host.filter(|_| self.crypt.is_none());
+        Ok(match run.kind {
+            Kind::Unallocated => {
                 Extent { allocated: false, zero: self.backing.is_none(), ..extent }
             }
-            Mapping::Zero { host: 0 } => Extent { zero: true, ..extent },
-            Mapping::Zero { host } => {
-                Extent { zero: true, offset: Some(host + in_cluster), ..extent }
-            }
-            Mapping::Data { host, .. } => {
-                Extent { data: true, offset: Some(host + in_cluster), ..extent }
-            }
-            Mapping::Compressed { .. } => Extent { data: true, compressed: true, ..extent },
+            Kind::Zero => Extent { zero: true, offset, ..extent },
+            Kind::Data => Extent { data: true, offset, ..extent },
+            Kind::Compressed => Extent { data: true, compressed: true, ..extent },
         })
     }
 
+    /// Reads. The caller holds the gate.
     pub(super) async fn read_mapped(&self, at: u64, into: Vector) -> Result<()> {
         let mut done = 0;
         while done < into.len() {
             let here = at + done as u64;
-            let (_guard, mapping, run) = self.find(here, (into.len() - done) as u64).await?;
-            let part = into.slice(done, run as usize);
+            let run = self.find(here, (into.len() - done) as u64, false).await?;
+            let part = if done == 0 && run.len >= into.len() as u64 {
+                into.clone()
+            } else {
+                into.slice(done, run.len as usize)
+            };
             done += part.len();
-            self.read_from(mapping, here, part).await?;
+            self.read_run(run, here, part).await?;
         }
         Ok(())
     }
 
-    /// Reads what a mapping says is at a guest offset. The caller holds the metadata.
-    pub(super) async fn read_from(&self, mapping: Mapping, at: u64, into: Vector) -> Result<()> {
-        let in_cluster = at & (self.cluster_size() - 1);
-        match mapping {
-            Mapping::Zero { .. } => into.fill(0),
-            Mapping::Unallocated => read_backing(self.backing.as_ref(), at, into).await?,
-            Mapping::Data { host, .. } => {
-                self.file.driver().read(host + in_cluster, into).await?;
+    async fn read_run(&self, run: Run, at: u64, into: Vector) -> Result<()> {
+        match (run.kind, run.host) {
+            (Kind::Zero, _) => into.fill(0),
+            (Kind::Data, Some(host)) if self.crypt.is_some() => {
+                self.read_encrypted(host, at, into).await?;
             }
-            Mapping::Compressed { host, len } => {
+            (Kind::Data, Some(host)) => self.data().driver().read(host, into).await?,
+            (Kind::Compressed, _) => {
                 // No more than a cluster's worth is asked for, whatever the entry claims.
-                let len = len.min(2 * self.cluster_size());
+                let (host, len) = self.shape().packed(run.entry);
+                let len = len.min(2 * self.shape().cluster());
                 let packed = self.file.read_bytes(host, len as usize).await?;
-                let mut cluster = vec![0; self.cluster_size() as usize];
-                decompress(self.fixed.compression, &packed, &mut cluster)?;
-                let from = in_cluster as usize;
+                let mut cluster = vec![0; self.shape().cluster() as usize];
+                decompress(self.compression, &packed, &mut cluster)?;
+                let from = self.shape().in_cluster(at) as usize;
                 into.write(0, &cluster[from..from + into.len()]);
             }
+            _ => self.read_backing(at, into).await?,
         }
         Ok(())
     }
-}
 
-/// Reads from a backing file that may be shorter.
-async fn read_backing(backing: Option<&Arc<Node>>, at: u64, into: Vector) -> Result<()> {
-    let there = match backing {
-        Some(backing) => backing.len()?.saturating_sub(at).min(into.len() as u64) as usize,
-        None => 0,
-    };
-    into.slice(there, into.len()).fill(0);
-    match backing {
-        Some(backing) if there > 0 => backing.read(at, into.slice(0, there)).await,
-        _ => Ok(()),
+    /// Reads from a backing file that may be shorter.
+    async fn read_backing(&self, at: u64, into: Vector) -> Result<()> {
+        let there = match &self.backing {
+            Some(backing) => backing.len()?.saturating_sub(at).min(into.len() as u64) as usize,
+            None => 0,
+        };
+        into.slice(there, into.len()).fill(0);
+        match &self.backing {
+            Some(backing) if there > 0 => backing.read(at, into.slice(0, there)).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the bytes of the guest are.
+    pub(super) fn data(&self) -> &crate::node::Node {
+        self.data_file.as_deref().unwrap_or(&self.file)
+    }
+
+    pub(super) fn check_range(&self, at: u64, len: u64) -> Result<()> {
+        match at.checked_add(len) {
+            Some(end) if end <= self.size() => Ok(()),
+            _ => Err(Error::from_errno(libc::EIO)),
+        }
     }
 }

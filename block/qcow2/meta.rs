@@ -2,200 +2,206 @@
 //!
 //! A power cut may leave any part of what was written since the last barrier. So that it leaves lost
 //! clusters at worst: what a pointer points to, and its refcount, is on the disk before the pointer;
-//! and a cluster's refcount goes down only after the last pointer to it is gone from the disk.
+//! and a cluster's refcount goes down only after the last pointer to it is gone from the disk. With
+//! lazy refcounts the dirty bit stands for refcounts that are not there yet.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::header::Header;
+use parking_lot::Mutex;
+
+use super::cache::Cache;
+use super::draft::Draft;
+use super::entry::{COPIED, Entry, OFFSET_MASK, Shape};
+use super::header::{DIRTY, Header, MAX_L1_BYTES};
+use super::overlap::{Corruption, Place, Places};
+use super::snapshot::Snapshot;
 use crate::node::Node;
 use crate::vector::Vector;
 use crate::{Error, Result};
 
-/// Bits of an L1 or L2 entry that hold an offset.
-pub const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
-/// The refcount of what this points to is exactly one.
-pub const COPIED: u64 = 1 << 63;
-/// The cluster is compressed.
-pub const COMPRESSED: u64 = 1 << 62;
-/// The cluster reads as zeroes (version 3).
-pub const ZERO: u64 = 1;
-
-/// Tables in memory at most, in bytes, for each kind.
-const CACHE_BYTES: u64 = 32 << 20;
-
-struct Table {
-    bytes: Vec<u8>,
-    dirty: bool,
-    used: AtomicU64,
-}
-
-/// Tables of one kind, by their place in the file.
-#[derive(Default)]
-struct Cache {
-    tables: HashMap<u64, Table>,
-    clock: AtomicU64,
-}
-
-impl Cache {
-    fn get(&self, at: u64) -> Option<&Table> {
-        let table = self.tables.get(&at)?;
-        table.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        Some(table)
-    }
-
-    fn insert(&mut self, at: u64, bytes: Vec<u8>, dirty: bool) {
-        let used = AtomicU64::new(self.clock.fetch_add(1, Ordering::Relaxed));
-        self.tables.insert(at, Table { bytes, dirty, used });
-    }
-
-    fn is_dirty(&self) -> bool {
-        self.tables.values().any(|table| table.dirty)
-    }
-
-    async fn write_back(&mut self, file: &Node) -> Result<()> {
-        let dirty = self.tables.iter_mut().filter(|(_, table)| table.dirty);
-        let mut dirty: Vec<_> = dirty.collect();
-        dirty.sort_by_key(|(at, _)| **at);
-        for (at, table) in dirty {
-            file.write(*at, Vector::from(&table.bytes[..])).await?;
-            table.dirty = false;
-        }
-        Ok(())
-    }
-
-    /// Forgets the older half; nothing is dirty.
-    fn shrink(&mut self) {
-        let mut ages: Vec<u64> =
-            self.tables.values().map(|table| table.used.load(Ordering::Relaxed)).collect();
-        ages.sort_unstable();
-        let middle = ages.get(ages.len() / 2).copied().unwrap_or(0);
-        self.tables.retain(|_, table| *table.used.get_mut() >= middle);
-    }
+/// Why a cluster lost a pointer: it decides whether its storage is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The guest gave it back.
+    Request,
+    /// A snapshot went.
+    Snapshot,
+    /// Something took its place.
+    Other,
 }
 
 /// Everything about an image that changes.
 pub struct Meta {
     pub(super) file: Arc<Node>,
+    /// The other file, where there is one.
+    pub(super) data_file: Option<Arc<Node>>,
     pub(super) header: Header,
+    pub(super) shape: Shape,
     pub(super) l1: Vec<u64>,
     pub(super) reftable: Vec<u64>,
-    l2: Cache,
-    refblocks: Cache,
-    l1_dirty: bool,
-    reftable_dirty: bool,
+    pub(super) snapshots: Vec<Snapshot>,
+    /// Bytes of the table of snapshots.
+    pub(super) snapshot_bytes: u64,
+    pub(super) l2: Cache,
+    pub(super) refblocks: Cache,
+    pub(super) l1_dirty: bool,
+    pub(super) reftable_dirty: bool,
+    pub(super) lazy: bool,
+    /// A change that becomes true all at once.
+    pub(super) draft: Option<Draft>,
     /// Clusters whose last pointer is gone here, but perhaps not on the disk.
-    pub(super) freed: Vec<u64>,
+    pub(super) freed: Vec<(u64, Why)>,
+    /// Clusters whose last pointer is gone from the disk; somebody may still be reading them.
+    pub(super) unlinked: Vec<(u64, Why)>,
     /// No cluster below is free.
     pub(super) first_free: u64,
     /// Where the next compressed cluster may go.
     pub(super) packed_end: u64,
-}
-
-fn damaged(what: &str) -> Error {
-    Error::new(libc::EIO, format!("qcow2: {what}"))
+    /// From here on nobody has ever written.
+    pub(super) blank_from: u64,
+    /// The last run that was allocated had never been written.
+    pub(super) allocated_blank: bool,
+    pub(super) guarded: bool,
+    pub(super) places: Places,
+    /// What was found that cannot be, until somebody is told.
+    pub(super) found: Arc<Mutex<Option<Corruption>>>,
+    /// The header, for those who only want to know.
+    pub(super) published: Arc<Mutex<Arc<Header>>>,
 }
 
 impl Meta {
-    /// Reads the tables that stay in memory.
-    pub async fn load(file: Arc<Node>, header: Header) -> Result<Self> {
+    /// Reads the tables that stay in memory. `limits`: L2 tables and refcount blocks in memory.
+    pub async fn load(
+        file: Arc<Node>,
+        data_file: Option<Arc<Node>>,
+        header: Header,
+        limits: (usize, usize),
+        guarded: bool,
+    ) -> Result<Self> {
         let l1 = read_u64s(&file, header.l1_offset, header.l1_size as usize).await?;
         let entries = (u64::from(header.reftable_clusters) << header.cluster_bits) / 8;
         let reftable = read_u64s(&file, header.reftable_offset, entries as usize).await?;
-        Ok(Self {
+        let (snapshots, snapshot_bytes) = super::snapshot::load(&file, &header).await?;
+        let blank_from = file.len()?;
+        let published = Arc::new(Mutex::new(Arc::new(header.clone())));
+        let mut meta = Self {
             file,
+            data_file,
+            shape: Shape::of(&header),
             header,
             l1,
             reftable,
-            l2: Cache::default(),
-            refblocks: Cache::default(),
+            snapshots,
+            snapshot_bytes,
+            l2: Cache::new(limits.0),
+            refblocks: Cache::new(limits.1),
             l1_dirty: false,
             reftable_dirty: false,
+            lazy: false,
+            draft: None,
             freed: Vec::new(),
+            unlinked: Vec::new(),
             first_free: 0,
             packed_end: 0,
-        })
+            blank_from,
+            allocated_blank: false,
+            guarded,
+            places: Places::default(),
+            found: Arc::default(),
+            published,
+        };
+        meta.survey();
+        Ok(meta)
     }
 
-    fn limit(&self) -> usize {
-        (CACHE_BYTES >> self.header.cluster_bits).max(8) as usize
-    }
-
-    /// Entries of an L2 table.
-    pub fn l2_entries(&self) -> u64 {
-        self.header.cluster_size() / 8
+    /// An error for metadata that cannot be; it is remembered until the request ends.
+    pub(super) fn damage(&self, text: &str, at: Option<(u64, u64)>, fatal: bool) -> Error {
+        let message = text.to_owned();
+        let (offset, size) = (at.map(|(at, _)| at), at.map(|(_, len)| len));
+        *self.found.lock() = Some(Corruption { message, offset, size, fatal });
+        Error::from_errno(libc::EIO)
     }
 
     /// (index into L1, index into L2) of a guest offset.
     pub fn indices(&self, at: u64) -> (usize, usize) {
-        let cluster = at >> self.header.cluster_bits;
-        ((cluster / self.l2_entries()) as usize, (cluster % self.l2_entries()) as usize)
+        let (cluster, entries) = (at >> self.header.cluster_bits, self.shape.entries());
+        ((cluster / entries) as usize, (cluster % entries) as usize)
     }
 
     /// Where the L2 table of an L1 entry is, if there is one.
     pub fn l2_offset(&self, l1_index: usize) -> Result<Option<u64>> {
         let offset = self.l1.get(l1_index).copied().unwrap_or(0) & OFFSET_MASK;
-        if offset & (self.header.cluster_size() - 1) != 0 {
-            return Err(damaged("L2 table is not aligned"));
+        if self.shape.in_cluster(offset) != 0 {
+            let text = format!("L2 table offset {offset:#x} unaligned (L1 index: {l1_index:#x})");
+            return Err(self.damage(&text, None, true));
         }
         Ok((offset != 0).then_some(offset))
     }
 
     /// An entry of an L2 table, if the table is in memory.
-    pub fn cached_l2_entry(&self, table: u64, index: usize) -> Option<u64> {
-        let bytes = &self.l2.get(table)?.bytes;
-        Some(u64::from_be_bytes(bytes.get(index * 8..index * 8 + 8)?.try_into().ok()?))
+    pub fn cached_entry(&self, table: u64, index: usize) -> Option<Entry> {
+        self.shape.get(self.l2.get(table)?, index)
     }
 
     /// Brings an L2 table into memory.
     pub async fn load_l2(&mut self, table: u64) -> Result<()> {
         if self.l2.get(table).is_none() {
             self.make_room().await?;
-            let len = self.header.cluster_size() as usize;
+            let len = self.shape.cluster() as usize;
             self.l2.insert(table, self.file.read_bytes(table, len).await?, false);
         }
         Ok(())
     }
 
-    /// The L2 entry of a guest offset; 0 where there is no table.
-    pub async fn l2_entry(&mut self, at: u64) -> Result<u64> {
+    /// The L2 entry of a guest offset; an empty one where there is no table.
+    pub async fn entry(&mut self, at: u64) -> Result<Entry> {
         let (l1_index, index) = self.indices(at);
-        let Some(table) = self.l2_offset(l1_index)? else { return Ok(0) };
+        let Some(table) = self.l2_offset(l1_index)? else { return Ok(Entry::default()) };
         self.load_l2(table).await?;
-        self.cached_l2_entry(table, index).ok_or_else(|| damaged("L2 table is too short"))
+        Ok(self.cached_entry(table, index).unwrap_or_default())
     }
 
-    /// Changes the L2 entry of a guest offset. The table is allocated, and unshared, when it must be.
-    pub async fn set_l2_entry(&mut self, at: u64, entry: u64) -> Result<()> {
-        let (l1_index, index) = self.indices(at);
+    /// Makes the L2 table of a guest offset one that may be written. It is allocated, and unshared,
+    /// when it must be.
+    pub(super) async fn own_table(&mut self, at: u64) -> Result<u64> {
+        let (l1_index, _) = self.indices(at);
         let old = self.l2_offset(l1_index)?;
-        let table = match old {
-            Some(table) if self.l1[l1_index] & COPIED != 0 => {
-                self.load_l2(table).await?;
-                table
-            }
-            _ => {
-                let bytes = match old {
-                    Some(shared) => {
-                        self.file.read_bytes(shared, self.header.cluster_size() as usize).await?
-                    }
-                    None => vec![0; self.header.cluster_size() as usize],
-                };
-                let table = self.allocate(1).await?;
-                self.make_room().await?;
-                self.l2.insert(table, bytes, true);
-                *self.l1.get_mut(l1_index).ok_or_else(|| damaged("beyond the L1 table"))? =
-                    table | COPIED;
-                self.l1_dirty = true;
-                self.freed.extend(old);
-                table
-            }
+        if let Some(table) = old
+            && self.l1[l1_index] & COPIED != 0
+        {
+            self.load_l2(table).await?;
+            return Ok(table);
+        }
+        let len = self.shape.cluster() as usize;
+        let bytes = match old {
+            Some(shared) => self.file.read_bytes(shared, len).await?,
+            None => vec![0; len],
         };
-        let slot = self.l2.tables.get_mut(&table);
-        let slot = slot.ok_or_else(|| damaged("an L2 table was lost"))?;
-        slot.bytes[index * 8..index * 8 + 8].copy_from_slice(&entry.to_be_bytes());
-        slot.dirty = true;
+        let bytes = match old.and_then(|shared| self.l2.get(shared)) {
+            Some(newer) => newer.to_vec(),
+            None => bytes,
+        };
+        let table = self.allocate(1).await?;
+        self.make_room().await?;
+        let beyond = || Error::new(libc::EIO, "qcow2: beyond the L1 table");
+        *self.l1.get_mut(l1_index).ok_or_else(beyond)? = table | COPIED;
+        self.l2.insert(table, bytes, true);
+        self.places.add(self.header.cluster_bits, table, 1, Place::ActiveL2);
+        self.l1_dirty = true;
+        if let Some(old) = old {
+            self.places.remove(old >> self.header.cluster_bits);
+            self.freed.push((old, Why::Other));
+        }
+        Ok(table)
+    }
+
+    /// Changes the L2 entry of a guest offset.
+    pub async fn set_entry(&mut self, at: u64, entry: Entry) -> Result<()> {
+        let table = self.own_table(at).await?;
+        let (_, index) = self.indices(at);
+        if let Some(bytes) = self.l2.get_mut(table) {
+            self.shape.set(bytes, index, entry);
+        }
         Ok(())
     }
 
@@ -208,11 +214,13 @@ impl Meta {
     }
 
     async fn make_room(&mut self) -> Result<()> {
-        let limit = self.limit();
-        if self.l2.tables.len() >= limit || self.refblocks.tables.len() >= limit {
+        if self.draft.is_none() && (self.l2.is_full() || self.refblocks.is_full()) {
             self.write_back().await?;
+            if self.refblocks.is_full() {
+                self.refblocks.write_back(&self.file).await?;
+            }
             for cache in [&mut self.l2, &mut self.refblocks] {
-                if cache.tables.len() >= limit {
+                if cache.is_full() {
                     cache.shrink();
                 }
             }
@@ -221,67 +229,152 @@ impl Meta {
     }
 
     /// Brings a refcount block into memory. Clean ones can go at any time; dirty ones stay until
-    /// `write_back`.
+    /// they are written.
     pub(super) async fn load_refblock(&mut self, block: u64) -> Result<()> {
         if self.refblocks.get(block).is_none() {
-            let len = self.header.cluster_size() as usize;
+            let len = self.shape.cluster() as usize;
+            if self.refblocks.is_full() {
+                self.refblocks.shrink();
+            }
             self.refblocks.insert(block, self.file.read_bytes(block, len).await?, false);
         }
         Ok(())
     }
 
-    pub(super) fn refblock(&self, block: u64) -> Option<&[u8]> {
-        Some(&self.refblocks.get(block)?.bytes)
-    }
-
-    pub(super) fn refblock_mut(&mut self, block: u64) -> Option<&mut Vec<u8>> {
-        let table = self.refblocks.tables.get_mut(&block)?;
-        table.dirty = true;
-        Some(&mut table.bytes)
-    }
-
     pub(super) fn add_refblock(&mut self, index: usize, block: u64) {
-        let bytes = vec![0; self.header.cluster_size() as usize];
+        let bytes = vec![0; self.shape.cluster() as usize];
         self.refblocks.insert(block, bytes, true);
+        self.touch(block, self.shape.cluster());
         self.reftable[index] = block;
         self.reftable_dirty = true;
+        self.places.add(self.header.cluster_bits, block, 1, Place::RefBlock);
     }
 
     /// Brings all refcounts to the disk.
-    pub(super) async fn write_refblocks(&mut self) -> Result<()> {
-        self.refblocks.write_back(&self.file).await?;
+    pub(super) async fn write_refcounts(&mut self) -> Result<()> {
+        if self.refblocks.is_dirty() {
+            self.refblocks.write_back(&self.file).await?;
+        }
+        if self.reftable_dirty {
+            self.file.flush().await?;
+            write_u64s(&self.file, self.header.reftable_offset, &self.reftable).await?;
+            self.reftable_dirty = false;
+        }
+        Ok(())
+    }
+
+    /// What was written to either file survives a power cut.
+    pub(super) async fn barrier(&self) -> Result<()> {
+        if let Some(data) = &self.data_file {
+            data.flush().await?;
+        }
         self.file.flush().await
     }
 
-    /// Writes everything in order; ends with a barrier. Then the freed clusters may be used again.
-    pub async fn write_back(&mut self) -> Result<()> {
-        self.write_back_pointers().await?;
-        self.file.flush().await?;
-        for cluster in std::mem::take(&mut self.freed) {
-            self.release(cluster).await?;
-        }
-        // Until the next barrier these may get lost, which leaves lost clusters.
-        self.refblocks.write_back(&self.file).await
+    /// Whether a flush has metadata to write.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.l2.is_dirty()
+            || self.l1_dirty
+            || !self.freed.is_empty()
+            || !self.unlinked.is_empty()
+            || !self.lazy && (self.refblocks.is_dirty() || self.reftable_dirty)
     }
 
-    async fn write_back_pointers(&mut self) -> Result<()> {
-        if self.refblocks.is_dirty() {
-            self.refblocks.write_back(&self.file).await?;
-            if self.reftable_dirty {
-                self.file.flush().await?;
-                write_u64s(&self.file, self.header.reftable_offset, &self.reftable).await?;
-                self.reftable_dirty = false;
+    /// Writes everything in order; ends with a barrier. What was freed is unlinked then.
+    pub async fn write_back(&mut self) -> Result<()> {
+        for (places, own) in [
+            (self.refblocks.dirty_places(), Place::RefBlock),
+            (self.l2.dirty_places(), Place::ActiveL2),
+        ] {
+            for at in places {
+                self.may_write(at, 1, Some(own))?;
             }
+        }
+        if self.lazy {
+            self.mark_dirty().await?;
+        } else {
+            self.write_refcounts().await?;
         }
         if self.l2.is_dirty() || self.l1_dirty {
             // Also the data that new pointers point to, part of which may be older than this flush.
-            self.file.flush().await?;
+            self.barrier().await?;
             self.l2.write_back(&self.file).await?;
         }
         if self.l1_dirty {
             self.file.flush().await?;
             write_u64s(&self.file, self.header.l1_offset, &self.l1).await?;
             self.l1_dirty = false;
+        }
+        self.barrier().await?;
+        self.unlinked.append(&mut self.freed);
+        Ok(())
+    }
+
+    /// Says on the disk that refcounts may be stale, before they are.
+    async fn mark_dirty(&mut self) -> Result<()> {
+        let stale = self.refblocks.is_dirty() || self.reftable_dirty;
+        if stale && self.header.incompatible & DIRTY == 0 {
+            self.header.incompatible |= DIRTY;
+            self.write_header().await?;
+        }
+        Ok(())
+    }
+
+    /// Clusters that were unlinked become free. Nobody reads them any more.
+    pub(super) async fn release_these(
+        &mut self,
+        unlinked: Vec<(u64, Why)>,
+        pass: impl Fn(Why) -> bool,
+    ) -> Result<()> {
+        let mut free = Vec::new();
+        for (cluster, why) in unlinked {
+            if self.release(cluster).await? == 0 && pass(why) {
+                free.push(cluster);
+            }
+        }
+        self.give_back(free).await?;
+        // Until the next barrier these may get lost, which leaves lost clusters.
+        if self.lazy { Ok(()) } else { self.write_refcounts().await }
+    }
+
+    /// The storage of free clusters goes back to the file system.
+    pub(super) async fn give_back(&mut self, mut free: Vec<u64>) -> Result<()> {
+        free.sort_unstable();
+        let cluster = self.shape.cluster();
+        let mut free = free.into_iter().peekable();
+        while let Some(start) = free.next() {
+            let mut end = start + cluster;
+            while free.next_if_eq(&end).is_some() {
+                end += cluster;
+            }
+            // The file may end before the last one does.
+            let end = end.min(self.file.len()?);
+            if end > start {
+                self.file.discard(start, end - start).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The L2 table of an L1 entry, all of whose entries are gone, is not needed any more.
+    pub(super) fn drop_table(&mut self, l1_index: usize) -> Result<()> {
+        if let Some(table) = self.l2_offset(l1_index)? {
+            self.l1[l1_index] = 0;
+            self.l1_dirty = true;
+            self.l2.forget(table);
+            self.places.remove(table >> self.header.cluster_bits);
+            self.freed.push((table, Why::Other));
+        }
+        Ok(())
+    }
+
+    /// Everything reaches the disk and nothing is stale any more.
+    pub(super) async fn settle(&mut self) -> Result<()> {
+        self.write_back().await?;
+        self.write_refcounts().await?;
+        if self.lazy && self.header.incompatible & DIRTY != 0 {
+            self.header.incompatible &= !DIRTY;
+            self.write_header().await?;
         }
         Ok(())
     }
@@ -293,32 +386,48 @@ impl Meta {
         // What is behind the old backing file name must not look like an extension.
         bytes.resize(bytes.len().next_multiple_of(512), 0);
         self.file.write(0, Vector::from(&bytes[..])).await?;
-        self.file.flush().await
+        self.file.flush().await?;
+        *self.published.lock() = Arc::new(self.header.clone());
+        Ok(())
+    }
+
+    /// Puts a longer or another L1 table in place of the one in use. The old one is freed.
+    pub(super) async fn replace_l1(&mut self, l1: Vec<u64>) -> Result<()> {
+        if l1.len() as u64 * 8 > MAX_L1_BYTES {
+            return Err(Error::new(libc::EFBIG, "Active L1 table too large"));
+        }
+        let clusters = |entries: u64| (entries * 8).div_ceil(self.shape.cluster());
+        let (old, old_len) = (self.header.l1_offset, clusters(self.l1.len() as u64));
+        let len = clusters(l1.len() as u64);
+        let offset = if len > 0 { self.allocate(len).await? } else { self.header.l1_offset };
+        self.write_back().await?;
+        self.write_refcounts().await?;
+        let room = len * self.shape.cluster() / 8;
+        let mut bytes = l1.clone();
+        bytes.resize(room as usize, 0);
+        write_u64s(&self.file, offset, &bytes).await?;
+        (self.header.l1_offset, self.header.l1_size) = (offset, l1.len() as u32);
+        self.l1 = l1;
+        self.write_header().await?;
+        let old = (0..old_len).map(|i| (old + (i << self.header.cluster_bits), Why::Other));
+        self.unlinked.extend(old);
+        self.survey();
+        Ok(())
     }
 
     /// A longer L1 table.
     pub async fn grow_l1(&mut self, entries: u64) -> Result<()> {
-        if entries <= u64::from(self.header.l1_size) {
+        if entries <= self.l1.len() as u64 {
             return Ok(());
         }
-        if entries * 8 > super::header::MAX_L1_BYTES {
+        if entries * 8 > MAX_L1_BYTES {
             return Err(Error::new(libc::EFBIG, "Active L1 table too large"));
         }
-        let clusters = |entries: u64| (entries * 8).div_ceil(self.header.cluster_size());
-        let (old, old_len) = (self.header.l1_offset, clusters(u64::from(self.header.l1_size)));
-        let len = clusters(entries);
-        let offset = self.allocate(len).await?;
+        // What is pending goes into the old table first.
+        self.write_back().await?;
         let mut l1 = self.l1.clone();
         l1.resize(entries as usize, 0);
-        self.write_back().await?;
-        write_u64s(&self.file, offset, &l1).await?;
-        (self.header.l1_offset, self.header.l1_size) = (offset, entries as u32);
-        self.l1 = l1;
-        self.write_header().await?;
-        for i in 0..old_len {
-            self.release(old + (i << self.header.cluster_bits)).await?;
-        }
-        self.write_back().await
+        self.replace_l1(l1).await
     }
 }
 

@@ -1,42 +1,88 @@
 //! qcow2 images, versions 2 and 3, after the public description of the format (docs/interop/qcow2 of
 //! QEMU's documentation).
 //!
-//! Requests on clusters that have their place run at the same time, under a shared lock of the
-//! metadata; what moves clusters (allocating, zeroing, discarding) holds it alone, so that nobody
-//! writes to a cluster that has just become somebody else's.
+//! Three things keep requests apart:
+//! - `meta`, a lock of the tables in memory, held while they are looked at or changed, never while
+//!   the guest's bytes move;
+//! - `flights`, the ranges that are being given a place: written outside the lock, linked afterwards;
+//! - `gate`, held in common by every request while it uses places that it has looked up. Who changes
+//!   the image as a whole (snapshots, length, repair) takes it alone; and clusters that were freed
+//!   are only used again when everybody has passed it once.
 
+mod amend;
+mod bitmap;
+mod cache;
 mod check;
 mod compress;
 mod create;
+mod draft;
+mod encrypted;
+mod entry;
+mod flight;
 mod header;
+mod image;
 mod map;
 mod meta;
+mod open;
+mod overlap;
 mod refcount;
+mod resize;
+mod settings;
+mod snapshot;
 mod write;
+mod zero;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_lock::RwLock;
-use serde_json::{Map, Value, json};
+use parking_lot::Mutex;
 
-pub use create::{CreateOptions, create};
-pub use header::{Compression, Header, MAGIC};
+pub use amend::AmendOptions;
+use bitmap::LiveBitmaps;
+pub use create::{CreateOptions, NewEncryption, create, create_with_data};
+use encrypted::Crypt;
+use entry::Shape;
+use flight::Flights;
+pub use header::{Compression, Encryption, Header, MAGIC};
 use meta::Meta;
+pub(crate) use open::open;
+pub use overlap::Corruption;
+pub use settings::{OnCorruption, Purpose, Settings};
 
-use crate::driver::{CheckReport, Driver, Extent, Io, Preallocation, Repair, ZeroFlags};
+use crate::driver::Repair;
+use crate::luks::Volume;
 use crate::node::Node;
-use crate::vector::Vector;
 use crate::{Error, Result};
 
 /// An open image.
 pub struct Qcow2 {
     file: Arc<Node>,
     backing: Option<Arc<Node>>,
+    data_file: Option<Arc<Node>>,
+    settings: Settings,
+    gate: RwLock<()>,
     meta: RwLock<Meta>,
-    /// What the header said when it was opened: the parts that do not change.
-    fixed: Header,
+    flights: Arc<Flights>,
+    /// Writes of parts of encrypted sectors, one at a time.
+    partial: async_lock::Mutex<()>,
+    /// The keys, where they can be changed.
+    volume: Option<Volume>,
+    crypt: Option<Crypt>,
+    compression: Compression,
+    raw_data_file: bool,
+    bitmaps: LiveBitmaps,
+    /// Entries, as version 3 has them.
+    shape: Shape,
+    /// The image has become version 2, or 3, since.
+    zero_flag: AtomicBool,
     len: AtomicU64,
+    /// What the header says.
+    published: Arc<Mutex<Arc<Header>>>,
+    found: Arc<Mutex<Option<Corruption>>>,
+    /// The image is corrupt beyond use.
+    dead: AtomicBool,
+    complained: AtomicBool,
 }
 
 impl Qcow2 {
@@ -51,27 +97,59 @@ impl Qcow2 {
     }
 
     /// Opens an image whose header has been read. A writable one is made consistent first.
-    pub async fn open(
-        file: Arc<Node>,
-        header: Header,
-        backing: Option<Arc<Node>>,
-        purpose: Purpose,
-    ) -> Result<Self> {
+    pub async fn open(file: Arc<Node>, header: Header, settings: Settings) -> Result<Self> {
+        let purpose = settings.purpose;
         let writable = purpose != Purpose::Read;
         if purpose == Purpose::Write && header.is_corrupt() {
-            return Err(Error::new(
-                libc::EACCES,
-                "qcow2: Image is corrupt; cannot be opened read/write",
+            let text = "qcow2: Image is corrupt; cannot be opened read/write";
+            return Err(Error::new(libc::EACCES, text));
+        }
+        if header.has_data_file() && settings.data_file.is_none() && !settings.no_data {
+            return Err(Error::invalid("'data-file' is required for this image"));
+        }
+        if !header.has_data_file() && settings.data_file.is_some() {
+            return Err(Error::invalid(
+                "'data-file' can only be set for images with an external data file",
             ));
         }
-        let mut meta = Meta::load(file.clone(), header.clone()).await?;
-        if writable && header.autoclear != 0 {
-            meta.header.autoclear = 0;
+        let (volume, crypt) = encrypted::open_keys(&file, &header, &settings).await?;
+        let guarded = writable && settings.overlap_check;
+        let limits = settings.limits(&header);
+        let data_file = settings.data_file.clone();
+        let mut meta =
+            Meta::load(file.clone(), data_file.clone(), header.clone(), limits, guarded).await?;
+        let lazy =
+            settings.lazy_refcounts.unwrap_or(header.compatible & header::LAZY_REFCOUNTS != 0);
+        meta.lazy = lazy && header.version >= 3;
+        let known = header::BITMAPS | header::RAW_DATA_FILE;
+        if writable && header.autoclear & !known != 0 {
+            meta.header.autoclear &= known;
             meta.write_header().await?;
         }
-        let len = AtomicU64::new(header.size);
-        let image = Self { file, backing, meta: RwLock::new(meta), fixed: header, len };
-        if purpose == Purpose::Write && image.fixed.incompatible & header::DIRTY != 0 {
+        let bitmaps = LiveBitmaps::load(&file, &header).await?;
+        let image = Self {
+            bitmaps,
+            backing: settings.backing.clone(),
+            data_file,
+            gate: RwLock::new(()),
+            flights: Arc::default(),
+            partial: async_lock::Mutex::new(()),
+            volume,
+            crypt,
+            compression: header.compression,
+            raw_data_file: header.is_data_file_raw(),
+            shape: Shape::of(&header),
+            zero_flag: AtomicBool::new(header.version >= 3),
+            len: AtomicU64::new(header.size),
+            published: meta.published.clone(),
+            found: meta.found.clone(),
+            dead: AtomicBool::new(false),
+            complained: AtomicBool::new(false),
+            meta: RwLock::new(meta),
+            file,
+            settings,
+        };
+        if purpose == Purpose::Write && header.incompatible & header::DIRTY != 0 {
             let report = image.check_metadata(Repair::All).await?;
             if report.corruptions != 0 || report.errors != 0 {
                 return Err(Error::new(libc::EIO, "Could not repair dirty image"));
@@ -80,108 +158,95 @@ impl Qcow2 {
         Ok(image)
     }
 
-    fn cluster_size(&self) -> u64 {
-        self.fixed.cluster_size()
-    }
-}
-
-/// What an image is opened for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// Reading.
-    Read,
-    /// Writing.
-    Write,
-    /// Repairing: also an image marked corrupt is opened for writing.
-    Repair,
-}
-
-impl Driver for Qcow2 {
-    fn name(&self) -> &'static str {
-        "qcow2"
+    fn shape(&self) -> Shape {
+        Shape { zero_flag: self.zero_flag.load(Ordering::Relaxed), ..self.shape }
     }
 
-    fn len(&self) -> Result<u64> {
-        Ok(self.len.load(Ordering::Acquire))
+    fn size(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
     }
 
-    fn read(&self, at: u64, into: Vector) -> Io<'_, ()> {
-        Box::pin(self.read_mapped(at, into))
+    /// The header as it is now.
+    pub fn header(&self) -> Arc<Header> {
+        self.published.lock().clone()
     }
 
-    fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
-        Box::pin(self.write_mapped(at, from))
+    /// Whether a request may begin.
+    fn check_alive(&self) -> Result<()> {
+        if self.dead.load(Ordering::Relaxed) {
+            return Err(Error::from_errno(libc::ENOMEDIUM));
+        }
+        Ok(())
     }
 
-    fn write_compressed(&self, at: u64, from: Vector) -> Io<'_, ()> {
-        Box::pin(self.write_packed(at, from))
-    }
-
-    fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Io<'_, ()> {
-        Box::pin(self.zero_range(at, len, flags))
-    }
-
-    fn discard(&self, at: u64, len: u64) -> Io<'_, ()> {
-        Box::pin(self.discard_range(at, len))
-    }
-
-    fn flush(&self) -> Io<'_, ()> {
-        Box::pin(async move { self.meta.write().await.write_back().await })
-    }
-
-    fn truncate(&self, len: u64, preallocation: Preallocation) -> Io<'_, ()> {
-        Box::pin(async move {
-            if !len.is_multiple_of(512) {
-                return Err(Error::invalid("The new size must be a multiple of 512"));
+    /// Looks at why a request failed. When the image cannot be right, it is marked, so that nobody
+    /// makes it worse, and somebody is told.
+    async fn judge<T>(&self, result: Result<T>) -> Result<T> {
+        let Err(error) = result else { return result };
+        let Some(mut corruption) = self.found.lock().take() else { return Err(error) };
+        let writable = self.settings.purpose != Purpose::Read && !self.file.is_read_only();
+        corruption.fatal &= writable;
+        if !self.complained.swap(true, Ordering::Relaxed) {
+            let text = &corruption.message;
+            match &self.settings.on_corruption {
+                Some(tell) => tell(&corruption),
+                None if corruption.fatal => eprintln!(
+                    "qcow2: Marking image as corrupt: {text}; further corruption events will be \
+                     suppressed"
+                ),
+                None => eprintln!(
+                    "qcow2: Image is corrupt: {text}; further non-fatal corruption events will be \
+                     suppressed"
+                ),
             }
-            self.resize(len, preallocation).await
-        })
-    }
-
-    fn status(&self, at: u64, len: u64) -> Io<'_, Extent> {
-        Box::pin(self.find_extent(at, len))
-    }
-
-    fn cluster_size(&self) -> Option<u64> {
-        Some(self.fixed.cluster_size())
-    }
-
-    fn backing_name(&self) -> Option<(String, Option<String>)> {
-        Some((self.fixed.backing_file.clone()?, self.fixed.backing_format.clone()))
-    }
-
-    fn specific_info(&self) -> Option<Map<String, Value>> {
-        let header = &self.fixed;
-        let mut info = Map::new();
-        let compat = if header.version == 2 { "0.10" } else { "1.1" };
-        info.insert("compat".into(), json!(compat));
-        info.insert("compression-type".into(), json!(header.compression.name()));
-        if header.version == 3 {
-            let lazy = header.compatible & header::LAZY_REFCOUNTS != 0;
-            info.insert("lazy-refcounts".into(), json!(lazy));
         }
-        info.insert("refcount-bits".into(), json!(1 << header.refcount_order));
-        if header.version == 3 {
-            info.insert("corrupt".into(), json!(header.is_corrupt()));
-            info.insert("extended-l2".into(), json!(false));
+        if corruption.fatal && !self.dead.swap(true, Ordering::Relaxed) {
+            let mut meta = self.meta.write().await;
+            if meta.header.version >= 3 {
+                meta.header.incompatible |= header::CORRUPT;
+                // The error that led here matters more than one of writing this.
+                let _ = meta.write_header().await;
+            }
         }
-        Some(info)
+        Err(error)
     }
 
-    fn is_dirty(&self) -> bool {
-        self.fixed.incompatible & header::DIRTY != 0
+    /// Writes back what is in memory; what is free on the disk then can be used again.
+    async fn flush_all(&self) -> Result<()> {
+        self.check_alive()?;
+        {
+            let meta = self.meta.read().await;
+            if !meta.is_dirty() {
+                drop(meta);
+                if let Some(data) = &self.data_file {
+                    data.flush().await?;
+                }
+                return self.file.flush().await;
+            }
+        }
+        let unlinked = {
+            let mut meta = self.meta.write().await;
+            meta.write_back().await?;
+            std::mem::take(&mut meta.unlinked)
+        };
+        if unlinked.is_empty() {
+            return Ok(());
+        }
+        // Everybody who may still be using one of them.
+        drop(self.gate.write().await);
+        let mut meta = self.meta.write().await;
+        meta.release_these(unlinked, |why| self.settings.passes(why)).await
     }
 
-    fn allocated_size(&self) -> Result<Option<u64>> {
-        self.file.driver().allocated_size()
-    }
-
-    fn vm_state_offset(&self) -> u64 {
-        self.fixed.l1_entries_for(self.len.load(Ordering::Acquire))
-            << (2 * self.fixed.cluster_bits - 3)
-    }
-
-    fn check(&self, repair: Repair) -> Io<'_, CheckReport> {
-        Box::pin(self.check_metadata(repair))
+    /// Ends the use of the image: nothing is left in memory, nothing on the disk is stale.
+    async fn settle(&self) -> Result<()> {
+        if self.settings.purpose == Purpose::Read || self.dead.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.flush_all().await?;
+        let _gate = self.gate.write().await;
+        let mut meta = self.meta.write().await;
+        self.store_bitmaps(&mut meta).await?;
+        meta.settle().await
     }
 }

@@ -1,7 +1,8 @@
 //! Who owns which cluster of the file (docs/interop/qcow2, "Host cluster management").
 
+use super::entry::OFFSET_MASK;
 use super::header::MAX_REFTABLE_BYTES;
-use super::meta::{Meta, OFFSET_MASK, write_u64s};
+use super::meta::{Meta, Why, write_u64s};
 use crate::{Error, Result};
 
 /// Entry `index` of a refcount block; `order` is log2 of the width in bits.
@@ -44,7 +45,7 @@ impl Meta {
         self.header.cluster_size() * 8 >> self.header.refcount_order
     }
 
-    fn max_refcount(&self) -> u64 {
+    pub(super) fn max_refcount(&self) -> u64 {
         u64::MAX >> (64 - (1 << self.header.refcount_order))
     }
 
@@ -52,8 +53,10 @@ impl Meta {
     pub fn refblock_offset(&self, cluster: u64) -> Result<Option<u64>> {
         let index = (cluster / self.refs_per_block()) as usize;
         let offset = self.reftable.get(index).copied().unwrap_or(0) & OFFSET_MASK;
-        if offset & (self.header.cluster_size() - 1) != 0 {
-            return Err(Error::new(libc::EIO, "qcow2: refcount block is not aligned"));
+        if self.shape.in_cluster(offset) != 0 {
+            let text =
+                format!("Refblock offset {offset:#x} unaligned (reftable index: {index:#x})");
+            return Err(self.damage(&text, None, true));
         }
         Ok((offset != 0).then_some(offset))
     }
@@ -64,7 +67,7 @@ impl Meta {
         let Some(block) = self.refblock_offset(cluster)? else { return Ok(0) };
         self.load_refblock(block).await?;
         let (order, index) = (self.header.refcount_order, cluster % self.refs_per_block());
-        Ok(self.refblock(block).map_or(0, |bytes| get(bytes, order, index)))
+        Ok(self.refblocks.get(block).map_or(0, |bytes| get(bytes, order, index)))
     }
 
     /// Sets a refcount. The refcount block is made when it is missing.
@@ -79,52 +82,73 @@ impl Meta {
         };
         self.load_refblock(block).await?;
         let (order, index) = (self.header.refcount_order, cluster % self.refs_per_block());
-        if let Some(bytes) = self.refblock_mut(block) {
+        if let Some(bytes) = self.refblocks.get_mut(block) {
             set(bytes, order, index, value);
         }
         Ok(())
     }
 
-    /// One pointer less; for what no pointer on the disk needs any more.
-    pub(super) async fn release(&mut self, at: u64) -> Result<()> {
+    /// One pointer less, for what no pointer on the disk needs any more. Returns how many are left.
+    pub(super) async fn release(&mut self, at: u64) -> Result<u64> {
         let count = self.refcount(at).await?;
         if count == 0 {
-            return Err(Error::new(libc::EIO, "qcow2: a cluster was freed twice"));
+            let text = format!("qcow2: the cluster at {at:#x} was freed twice");
+            return Err(Error::new(libc::EIO, text));
         }
         self.set_refcount(at, count - 1).await?;
         if count == 1 {
             let cluster = at >> self.header.cluster_bits;
-            self.first_free = self.first_free.min(cluster);
+            match &mut self.draft {
+                None => self.first_free = self.first_free.min(cluster),
+                Some(draft) => draft.freed.push(at),
+            }
+            self.places.remove(cluster);
             // Whoever gets it next must not find compressed bytes added to it.
             if self.packed_end >> self.header.cluster_bits == cluster {
                 self.packed_end = 0;
             }
         }
-        Ok(())
+        Ok(count - 1)
     }
 
     /// A run of clusters that nobody uses, each with refcount 1. Returns the host offset.
     pub async fn allocate(&mut self, count: u64) -> Result<u64> {
+        let bits = self.header.cluster_bits;
         loop {
             let start = self.find_free(count).await?;
-            // Making a refcount block takes a cluster itself, perhaps one of these: look again then.
-            let blocks = self.reftable.clone();
+            let mut missing = None;
             for cluster in start..start + count {
                 if self.refblock_offset(cluster)?.is_none() {
-                    self.add_block_for(cluster).await?;
+                    missing = Some(cluster);
+                    break;
                 }
             }
-            if blocks != self.reftable {
+            // Making a refcount block takes a cluster itself, perhaps one of these: look again then.
+            if let Some(cluster) = missing {
+                self.add_block_for(cluster).await?;
                 continue;
             }
+            if start == 0 {
+                let text = "Preventing invalid allocation of data cluster at offset 0";
+                return Err(self.damage(text, None, true));
+            }
+            self.may_write(start << bits, count << bits, None)?;
             for cluster in start..start + count {
-                self.set_refcount(cluster << self.header.cluster_bits, 1).await?;
+                self.set_refcount(cluster << bits, 1).await?;
             }
             if start == self.first_free {
                 self.first_free = start + count;
             }
-            return Ok(start << self.header.cluster_bits);
+            self.allocated_blank = self.touch(start << bits, count << bits);
+            return Ok(start << bits);
         }
+    }
+
+    /// A range will be written; returns whether nobody has ever written there.
+    pub(super) fn touch(&mut self, at: u64, len: u64) -> bool {
+        let blank = at >= self.blank_from;
+        self.blank_from = self.blank_from.max(at + len);
+        blank
     }
 
     async fn find_free(&mut self, count: u64) -> Result<u64> {
@@ -132,7 +156,7 @@ impl Meta {
         let mut cluster = start;
         // Bounded: beyond the refcount table everything is free.
         while cluster < start + count {
-            if cluster >> (62 - self.header.cluster_bits) != 0 {
+            if cluster >> (56 - self.header.cluster_bits) != 0 {
                 return Err(full());
             }
             if self.refcount(cluster << self.header.cluster_bits).await? != 0 {
@@ -146,24 +170,52 @@ impl Meta {
         Ok(start)
     }
 
-    /// A refcount block for the range of `cluster`. It takes a free cluster that has its refcount
-    /// already, so that ranges stay whole; else the first cluster of the range that it describes.
+    /// The first cluster behind all that are in use.
+    pub(super) async fn used_end(&mut self) -> Result<u64> {
+        let per_block = self.refs_per_block();
+        let order = self.header.refcount_order;
+        for index in (0..self.reftable.len() as u64).rev() {
+            let Some(block) = self.refblock_offset(index * per_block)? else { continue };
+            self.load_refblock(block).await?;
+            let bytes = self.refblocks.get(block).unwrap_or(&[]);
+            if let Some(last) = (0..per_block).rev().find(|&i| get(bytes, order, i) != 0) {
+                return Ok(index * per_block + last + 1);
+            }
+        }
+        Ok(0)
+    }
+
+    /// A refcount block for the range of `cluster`, in a free cluster. When there is none that has its
+    /// refcount already, the first free one gets a block that describes itself.
     async fn add_block_for(&mut self, cluster: u64) -> Result<u64> {
         let per_block = self.refs_per_block();
-        let index = cluster / per_block;
-        if index >= self.reftable.len() as u64 {
-            self.grow_reftable(index + 1).await?;
+        let wanted = cluster / per_block;
+        loop {
+            if wanted >= self.reftable.len() as u64 {
+                self.grow_reftable(wanted + 1).await?;
+            }
+            if let Some(block) = self.refblock_offset(cluster)? {
+                return Ok(block);
+            }
+            let free = self.find_free(1).await?;
+            let covered = self.refblock_offset(free)?.is_some();
+            let index = if covered { wanted } else { free / per_block };
+            if index >= self.reftable.len() as u64 {
+                self.grow_reftable(index + 1).await?;
+                continue;
+            }
+            let block = free << self.header.cluster_bits;
+            if block == 0 {
+                let text = "Preventing invalid allocation of refcount block at offset 0";
+                return Err(self.damage(text, None, true));
+            }
+            self.may_write(block, 1, None)?;
+            self.add_refblock(index as usize, block);
+            self.set_existing(free, 1);
+            if let Some(draft) = &mut self.draft {
+                draft.fresh.insert(block);
+            }
         }
-        if let Some(block) = self.refblock_offset(cluster)? {
-            return Ok(block);
-        }
-        let free = self.find_free(1).await?;
-        let covered = self.refblock_offset(free)?.is_some();
-        let place = if covered { free } else { index * per_block };
-        let block = place << self.header.cluster_bits;
-        self.add_refblock(index as usize, block);
-        self.set_existing(place, 1);
-        Ok(block)
     }
 
     /// A longer refcount table, at the beginning of the range that the first missing block describes,
@@ -171,6 +223,14 @@ impl Meta {
     async fn grow_reftable(&mut self, entries: u64) -> Result<()> {
         let cluster_size = self.header.cluster_size();
         let per_block = self.refs_per_block();
+        if entries * 8 > MAX_REFTABLE_BYTES {
+            return Err(full());
+        }
+        if self.draft.is_some() {
+            // It gets its place when the draft is done.
+            self.reftable.resize(entries as usize, 0);
+            return Ok(());
+        }
         let old = (self.header.reftable_offset, u64::from(self.header.reftable_clusters));
         let first_index = self.reftable.len() as u64;
         // Room for half as much again, so that growing is rare.
@@ -193,18 +253,23 @@ impl Meta {
             self.set_existing(cluster, 1);
         }
         let offset = (base + blocks) << self.header.cluster_bits;
-        self.write_refblocks().await?;
+        self.touch(offset, clusters * cluster_size);
+        self.refblocks.write_back(&self.file).await?;
+        self.file.flush().await?;
         write_u64s(&self.file, offset, &self.reftable).await?;
         (self.header.reftable_offset, self.header.reftable_clusters) = (offset, clusters as u32);
         self.write_header().await?;
-        self.freed.extend((0..old.1).map(|i| old.0 + (i << self.header.cluster_bits)));
+        self.reftable_dirty = false;
+        let old = (0..old.1).map(|i| (old.0 + (i << self.header.cluster_bits), Why::Other));
+        self.unlinked.extend(old);
+        self.survey();
         Ok(())
     }
 
     fn set_existing(&mut self, cluster: u64, value: u64) {
         let (order, index) = (self.header.refcount_order, cluster % self.refs_per_block());
         if let Ok(Some(block)) = self.refblock_offset(cluster)
-            && let Some(bytes) = self.refblock_mut(block)
+            && let Some(bytes) = self.refblocks.get_mut(block)
         {
             set(bytes, order, index, value);
         }
@@ -232,7 +297,9 @@ mod tests {
         block_on(async {
             let file = create_file(file.path().to_str().unwrap(), Arc::new(Inline)).await.unwrap();
             create(&file, &options).await.unwrap();
-            let mut meta = Meta::load(file.clone(), options.header().unwrap()).await.unwrap();
+            let mut meta = Meta::load(file.clone(), None, options.header().unwrap(), (8, 8), true)
+                .await
+                .unwrap();
             let run = meta.allocate(2000).await.unwrap();
             assert!(run < 1 << 20, "{run}");
             for cluster in 0..2000 {

@@ -1,12 +1,9 @@
-//! Writing, zeroing, discarding, resizing.
-
-use std::sync::atomic::Ordering;
+//! Writing.
 
 use super::Qcow2;
 use super::compress::compress;
-use super::map::Mapping;
-use super::meta::{COMPRESSED, COPIED, Meta, OFFSET_MASK, ZERO};
-use crate::driver::{Preallocation, ZeroFlags};
+use super::entry::{Entry, Kind, Shape};
+use super::meta::{Meta, Why};
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -14,116 +11,268 @@ use crate::{Error, Result};
 const MAX_RUN: u64 = 16 << 20;
 
 impl Meta {
-    /// The pointer of an entry is gone; what it held becomes free with the next barrier.
-    fn free_entry(&mut self, entry: u64) -> Result<()> {
-        if let Mapping::Compressed { host, len } = Mapping::of(entry, &self.header)? {
-            let bits = self.header.cluster_bits;
+    /// The pointer of an entry is gone; what it held becomes free when that is on the disk.
+    pub(super) fn free_entry(&mut self, entry: Entry, why: Why) -> Result<()> {
+        let bits = self.header.cluster_bits;
+        if entry.is_compressed() {
+            let (host, len) = self.shape.packed(entry);
             // The bytes end inside the last sector that is counted.
-            let (first, last) = (host >> bits, (host + len - 1) >> bits);
-            self.freed.extend((first..=last).map(|cluster| cluster << bits));
-        } else if entry & OFFSET_MASK != 0 {
-            self.freed.push(entry & OFFSET_MASK);
+            let clusters = host >> bits..=(host + len - 1) >> bits;
+            self.freed.extend(clusters.map(|cluster| (cluster << bits, why)));
+        } else if let Some(host) = self.shape.host(entry)?
+            && !self.shape.data_file
+        {
+            self.freed.push((host, why));
         }
         Ok(())
     }
 }
 
-impl Qcow2 {
-    fn check_range(&self, at: u64, len: u64) -> Result<()> {
-        match at.checked_add(len) {
-            Some(end) if end <= self.len.load(Ordering::Acquire) => Ok(()),
-            _ => Err(Error::from_errno(libc::EIO)),
+/// A run of clusters that get data and, unless they have one, a place.
+struct Plan {
+    /// The guest offset of the first cluster.
+    start: u64,
+    /// Their entries as they are.
+    old: Vec<Entry>,
+    /// The place of the first one.
+    host: u64,
+    /// They keep the places that they have.
+    kept: bool,
+    /// The places read as zeroes.
+    blank: bool,
+}
+
+/// Whether any of a cluster is stored.
+fn has_stored(shape: Shape, entry: Entry) -> Result<bool> {
+    for sub in 0..shape.subs() {
+        if matches!(shape.kind(entry, sub)?, Kind::Data | Kind::Compressed) {
+            return Ok(true);
         }
     }
+    Ok(false)
+}
 
+impl Plan {
+    /// Where the first cluster's copying begins, for a write from `at`.
+    fn head(&self, shape: Shape, at: u64) -> Result<u64> {
+        let Some(&first) = self.old.first() else { return Ok(at) };
+        Ok(match shape.kind(first, shape.sub_index(at))? {
+            _ if !self.kept && has_stored(shape, first)? => self.start,
+            Kind::Data => at,
+            _ => at & !(shape.sub() - 1),
+        })
+    }
+
+    /// Where the last cluster's copying ends, for a write until `end`.
+    fn tail(&self, shape: Shape, end: u64) -> Result<u64> {
+        let Some(&last) = self.old.last() else { return Ok(end) };
+        let cluster_end = self.start + self.old.len() as u64 * shape.cluster();
+        Ok(match shape.kind(last, shape.sub_index(end - 1))? {
+            _ if !self.kept && has_stored(shape, last)? => cluster_end,
+            Kind::Data => end,
+            _ => end.next_multiple_of(shape.sub()),
+        })
+    }
+}
+
+impl Qcow2 {
+    /// Writes. The caller holds the gate.
     pub(super) async fn write_mapped(&self, at: u64, from: Vector) -> Result<()> {
-        self.check_range(at, from.len() as u64)?;
         let mut done = 0;
         while done < from.len() {
             let here = at + done as u64;
-            let left = from.slice(done, from.len() - done);
-            let (guard, mapping, run) = self.find(here, left.len() as u64).await?;
-            if let Mapping::Data { host, copied: true } = mapping {
-                let in_cluster = here & (self.cluster_size() - 1);
-                self.file.write(host + in_cluster, left.slice(0, run as usize)).await?;
-                done += run as usize;
-                drop(guard);
+            let left = if done == 0 { from.clone() } else { from.slice(done, from.len() - done) };
+            let run = self.find(here, left.len() as u64, true).await?;
+            if let (Kind::Data, true, Some(host)) = (run.kind, run.copied, run.host) {
+                done += run.len as usize;
+                let part = match run.len as usize {
+                    all if all == left.len() => left,
+                    some => left.slice(0, some),
+                };
+                self.store(host, here, part).await?;
             } else {
-                drop(guard);
                 done += self.write_new(here, left).await?;
             }
         }
         Ok(())
     }
 
-    /// Writes to clusters that must be allocated first; returns how many bytes it has written.
+    /// Writes the guest's bytes to their place.
+    pub(super) async fn store(&self, host: u64, at: u64, from: Vector) -> Result<()> {
+        if self.crypt.is_some() {
+            return self.store_encrypted(host, at, from).await;
+        }
+        self.data().write(host, from).await
+    }
+
+    /// Writes to clusters whose entries must change; returns how many bytes it has written.
     async fn write_new(&self, at: u64, from: Vector) -> Result<usize> {
+        let shape = self.shape();
+        let start = at & !(shape.cluster() - 1);
+        let want = (at + from.len() as u64 - start).min(MAX_RUN).max(shape.cluster());
+        let (plan, flight) = loop {
+            let mut meta = self.meta.write().await;
+            let room =
+                match self.flights.clear(start..start + want.next_multiple_of(shape.cluster())) {
+                    Ok(room) => room,
+                    Err(landing) => {
+                        drop(meta);
+                        landing.await;
+                        continue;
+                    }
+                };
+            let end = (at + from.len() as u64).min(start + room);
+            // Somebody may have been here while nobody held the metadata.
+            let Some(plan) = self.plan(&mut meta, at, end).await? else { return Ok(0) };
+            let len = plan.old.len() as u64 * shape.cluster();
+            break (plan, self.flights.begin(start..start + len));
+        };
+        let end = (at + from.len() as u64).min(start + plan.old.len() as u64 * shape.cluster());
+        let (head, tail) = (plan.head(shape, at)?, plan.tail(shape, end)?);
+        let written = from.slice(0, (end - at) as usize);
+        let stored = self.store_with_edges(&plan, (head, at), (end, tail), written.clone()).await;
         let mut meta = self.meta.write().await;
-        let cluster = self.cluster_size();
-        let start = at & !(cluster - 1);
+        if let Err(error) = stored {
+            if !plan.kept {
+                meta.release_run(plan.host, plan.old.len() as u64).await?;
+            }
+            return Err(error);
+        }
+        for (i, &old) in (0..).zip(&plan.old) {
+            let here = start + i * shape.cluster();
+            let first = shape.sub_index(head.max(here));
+            let last = shape.sub_index(tail.min(here + shape.cluster()) - 1);
+            let entry = shape.stored(old, plan.host + i * shape.cluster(), first, last);
+            meta.set_entry(here, entry).await?;
+            if !plan.kept {
+                meta.free_entry(old, Why::Other)?;
+            }
+        }
+        drop(meta);
+        drop(flight);
+        Ok(written.len())
+    }
+
+    /// Finds the clusters from `at` that can be treated alike, and a place for them.
+    async fn plan(&self, meta: &mut Meta, at: u64, end: u64) -> Result<Option<Plan>> {
+        let shape = self.shape();
+        let start = at & !(shape.cluster() - 1);
         let mut old = Vec::new();
+        let mut place = None;
         let mut next = start;
-        // Somebody may have been here while nobody held the metadata.
-        while next < at + from.len() as u64 && next - start < MAX_RUN.max(cluster) {
-            let entry = meta.l2_entry(next).await?;
-            if matches!(Mapping::of(entry, &meta.header)?, Mapping::Data { copied: true, .. }) {
+        while next < end {
+            let entry = meta.entry(next).await?;
+            let own = match shape.host(entry)? {
+                _ if shape.data_file => Some(next),
+                Some(host) if entry.is_copied() => Some(host),
+                _ => None,
+            };
+            let touched = shape.sub_index(at.max(next))
+                ..=shape.sub_index((end - 1).min(next + shape.cluster() - 1));
+            let mut ready = own.is_some();
+            for sub in touched {
+                ready &= shape.kind(entry, sub)? == Kind::Data;
+            }
+            let follows = match place {
+                None => true,
+                Some(None) => own.is_none(),
+                Some(Some(first)) => own == Some(first + (next - start)),
+            };
+            if ready && entry.is_copied() || !follows {
                 break;
             }
+            place.get_or_insert(own);
             old.push(entry);
-            next += cluster;
+            next += shape.cluster();
         }
-        let (Some(&first), Some(&last)) = (old.first(), old.last()) else { return Ok(0) };
-        let written = (next - at).min(from.len() as u64);
-        let end = at + written;
+        let Some(place) = place else { return Ok(None) };
+        if let Some(host) = place {
+            return Ok(Some(Plan { start, old, host, kept: true, blank: false }));
+        }
         let host = meta.allocate(old.len() as u64).await?;
-        // What the guest does not write of the first and the last cluster comes along.
-        for (entry, from_at, to) in [(first, start, at), (last, end, next)] {
-            if from_at < to {
-                let piece = Vector::zeroed((to - from_at) as usize);
-                let mapping = Mapping::of(entry, &meta.header)?;
-                self.read_from(mapping, from_at, piece.clone()).await?;
-                self.file.write(host + (from_at - start), piece).await?;
+        Ok(Some(Plan { start, old, host, kept: false, blank: meta.allocated_blank }))
+    }
+
+    /// Whether a range of one cluster reads as zeroes, so far as its entry tells.
+    fn is_void(&self, entry: Entry, from: u64, to: u64) -> Result<bool> {
+        let shape = self.shape();
+        let behind = match &self.backing {
+            Some(backing) => backing.len()?,
+            None => 0,
+        };
+        for sub in shape.sub_index(from)..=shape.sub_index(to - 1) {
+            match shape.kind(entry, sub)? {
+                Kind::Zero => {}
+                Kind::Unallocated if from >= behind => {}
+                _ => return Ok(false),
             }
         }
-        self.file.write(host + (at - start), from.slice(0, written as usize)).await?;
-        for (i, &entry) in (0..).zip(&old) {
-            meta.set_l2_entry(start + i * cluster, host + i * cluster | COPIED).await?;
-            meta.free_entry(entry)?;
+        Ok(true)
+    }
+
+    /// Writes data and what the guest does not write of the first and the last cluster, at once.
+    async fn store_with_edges(
+        &self,
+        plan: &Plan,
+        head: (u64, u64),
+        tail: (u64, u64),
+        data: Vector,
+    ) -> Result<()> {
+        let (mut at, mut pieces) = (head.1, Vec::new());
+        let edges = [(head, plan.old.first()), (tail, plan.old.last())];
+        for (index, ((from, to), entry)) in edges.into_iter().enumerate() {
+            if from < to {
+                let void = entry.map_or(Ok(false), |&entry| self.is_void(entry, from, to))?;
+                if !(void && plan.blank && self.crypt.is_none()) {
+                    let piece = Vector::zeroed((to - from) as usize);
+                    if !void {
+                        self.read_mapped(from, piece.clone()).await?;
+                    }
+                    pieces.push(piece);
+                    at = at.min(from);
+                }
+            }
+            if index == 0 {
+                pieces.push(data.clone());
+            }
         }
-        Ok(written as usize)
+        let whole = if pieces.len() == 1 { data } else { Vector::concat(&pieces) };
+        self.store(plan.host + (at - plan.start), at, whole).await
     }
 
     pub(super) async fn write_packed(&self, at: u64, from: Vector) -> Result<()> {
-        self.check_range(at, from.len() as u64)?;
-        let cluster = self.cluster_size();
-        let at_end = at + from.len() as u64 == self.len.load(Ordering::Acquire);
-        if at & (cluster - 1) != 0 || (from.len() as u64 != cluster && !at_end) {
+        let shape = self.shape();
+        let at_end = at + from.len() as u64 == self.size();
+        if shape.in_cluster(at) != 0 || (from.len() as u64 != shape.cluster() && !at_end) {
             return Err(Error::from_errno(libc::EINVAL));
         }
+        if shape.data_file || self.crypt.is_some() {
+            return Err(Error::from_errno(libc::ENOTSUP));
+        }
         let mut bytes = from.to_vec();
-        bytes.resize(cluster as usize, 0);
-        let Some(mut packed) = compress(self.fixed.compression, &bytes)? else {
-            return self.write_mapped(at, from).await;
-        };
+        bytes.resize(shape.cluster() as usize, 0);
+        let packed = compress(self.compression, &bytes)?;
+        let _gate = self.gate.read().await;
+        let Some(mut packed) = packed else { return self.write_mapped(at, from).await };
         let mut meta = self.meta.write().await;
-        let old = meta.l2_entry(at).await?;
-        if Mapping::of(old, &meta.header)? != Mapping::Unallocated {
+        let free = self.flights.clear(at..at + shape.cluster()).is_ok();
+        if !free || !shape.is_empty(meta.entry(at).await?) {
             // Compressed clusters are for filling an image, not for changing it.
             drop(meta);
             return self.write_mapped(at, from).await;
         }
-        let host = self.place_packed(&mut meta, packed.len() as u64).await?;
-        let sectors = (host + packed.len() as u64 - 1) / 512 - host / 512;
+        let (host, len) =
+            (self.place_packed(&mut meta, packed.len() as u64).await?, packed.len() as u64);
         // Whole sectors are read: the file must not end inside one.
-        packed.resize(((host / 512 + sectors + 1) * 512 - host) as usize, 0);
-        self.file.write(host, Vector::from(&packed[..])).await?;
-        let split = 62 - (meta.header.cluster_bits - 8);
-        meta.set_l2_entry(at, COMPRESSED | sectors << split | host).await
+        packed.resize(((host + len).next_multiple_of(512) - host) as usize, 0);
+        // The entry first: only its table in memory can know of it, until the next barrier.
+        meta.set_entry(at, shape.pack(host, len)).await?;
+        self.file.write(host, Vector::from(&packed[..])).await
     }
 
     /// Room for `len` bytes, less than a cluster, behind the last compressed bytes if there is any.
     async fn place_packed(&self, meta: &mut Meta, len: u64) -> Result<u64> {
-        let cluster = self.cluster_size();
+        let cluster = self.shape().cluster();
         let begin = meta.packed_end;
         let room = begin.next_multiple_of(cluster) - begin;
         // The sector count covers whole sectors: keep it inside what is counted below.
@@ -131,8 +280,7 @@ impl Qcow2 {
         if room > 0 {
             let here = begin & !(cluster - 1);
             let count = meta.refcount(here).await?;
-            let counted = count > 0 && count < u64::MAX >> (64 - (1 << self.fixed.refcount_order));
-            if counted && sector_end <= here + cluster {
+            if count > 0 && count < meta.max_refcount() && sector_end <= here + cluster {
                 meta.set_refcount(here, count + 1).await?;
                 meta.packed_end = begin + len;
                 return Ok(begin);
@@ -141,118 +289,5 @@ impl Qcow2 {
         let host = meta.allocate(1).await?;
         meta.packed_end = host + len;
         Ok(host)
-    }
-
-    pub(super) async fn zero_range(&self, at: u64, len: u64, flags: ZeroFlags) -> Result<()> {
-        self.check_range(at, len)?;
-        let (cluster, end) = (self.cluster_size(), at + len);
-        // The last cluster of the disk may be a short one.
-        let disk_end = self.len.load(Ordering::Acquire);
-        let first = at.next_multiple_of(cluster).min(end);
-        let last = if end == disk_end { end } else { (end & !(cluster - 1)).max(first) };
-        self.write_plain_zeroes(at, first - at).await?;
-        if self.fixed.version < 3 && self.backing.is_some() {
-            self.write_plain_zeroes(first, last - first).await?;
-        } else {
-            let mut meta = self.meta.write().await;
-            for here in (first..last).step_by(cluster as usize) {
-                self.zero_cluster(&mut meta, here, flags).await?;
-            }
-        }
-        self.write_plain_zeroes(last, end - last).await
-    }
-
-    async fn zero_cluster(&self, meta: &mut Meta, at: u64, flags: ZeroFlags) -> Result<()> {
-        let old = meta.l2_entry(at).await?;
-        let mapping = Mapping::of(old, &meta.header)?;
-        if matches!(mapping, Mapping::Zero { host } if host == 0 || !flags.unmap) {
-            return Ok(());
-        }
-        if meta.header.version < 3 {
-            return self.drop_cluster(meta, at, old, 0).await;
-        }
-        if matches!(mapping, Mapping::Data { copied: true, .. }) && !flags.unmap {
-            return meta.set_l2_entry(at, old | ZERO).await;
-        }
-        self.drop_cluster(meta, at, old, ZERO).await
-    }
-
-    async fn drop_cluster(&self, meta: &mut Meta, at: u64, old: u64, new: u64) -> Result<()> {
-        if old != new {
-            meta.set_l2_entry(at, new).await?;
-            meta.free_entry(old)?;
-        }
-        Ok(())
-    }
-
-    /// Zeroes that are written as data are, where they are not zeroes already.
-    async fn write_plain_zeroes(&self, at: u64, len: u64) -> Result<()> {
-        let mut done = 0;
-        while done < len {
-            let extent = self.find_extent(at + done, (len - done).min(1 << 20)).await?;
-            if !extent.zero {
-                self.write_mapped(at + done, Vector::zeroed(extent.len as usize)).await?;
-            }
-            done += extent.len;
-        }
-        Ok(())
-    }
-
-    pub(super) async fn discard_range(&self, at: u64, len: u64) -> Result<()> {
-        self.check_range(at, len)?;
-        let (cluster, end) = (self.cluster_size(), at + len);
-        let disk_end = self.len.load(Ordering::Acquire);
-        let first = at.next_multiple_of(cluster);
-        let last = if end == disk_end { end } else { end & !(cluster - 1) };
-        let new = match (self.fixed.version, &self.backing) {
-            (2, Some(_)) => return Ok(()),
-            (2, None) => 0,
-            _ => ZERO,
-        };
-        let mut meta = self.meta.write().await;
-        for here in (first..last.max(first)).step_by(cluster as usize) {
-            let old = meta.l2_entry(here).await?;
-            if Mapping::of(old, &meta.header)? != Mapping::Unallocated {
-                self.drop_cluster(&mut meta, here, old, new).await?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) async fn resize(&self, len: u64, preallocation: Preallocation) -> Result<()> {
-        if preallocation != Preallocation::Off {
-            return Err(Error::unsupported("Growing with preallocation is not supported"));
-        }
-        let mut meta = self.meta.write().await;
-        if meta.header.snapshots > 0 {
-            let text = "Can't resize an image which has snapshots";
-            return Err(Error::unsupported(text));
-        }
-        let before = self.len.load(Ordering::Acquire);
-        if len < before {
-            let first = len.next_multiple_of(self.cluster_size());
-            for at in (first..before).step_by(self.cluster_size() as usize) {
-                let old = meta.l2_entry(at).await?;
-                self.drop_cluster(&mut meta, at, old, 0).await?;
-            }
-            meta.write_back().await?;
-        } else {
-            let entries = meta.header.l1_entries_for(len);
-            meta.grow_l1(entries).await?;
-        }
-        meta.header.size = len;
-        meta.write_header().await?;
-        self.len.store(len, Ordering::Release);
-        drop(meta);
-        // What was behind the old end must not appear: the rest of its cluster, or the backing file.
-        let behind = match &self.backing {
-            Some(backing) => backing.len()?,
-            None => before.next_multiple_of(self.cluster_size()),
-        };
-        let stale = behind.max(before.next_multiple_of(self.cluster_size())).min(len);
-        if stale > before {
-            self.zero_range(before, stale - before, ZeroFlags::default()).await?;
-        }
-        Ok(())
     }
 }

@@ -75,6 +75,8 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
             purpose: Purpose::Read,
             force_share: false,
             no_backing: false,
+            no_io: false,
+            secrets: Default::default(),
             io: Arc::new(Inline),
         };
         let opened = open_with(&path, &options, output);

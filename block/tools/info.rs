@@ -43,6 +43,8 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
             purpose: Purpose::Read,
             force_share: args.has("force-share"),
             no_backing: true,
+            no_io: false,
+            secrets: Default::default(),
             io: std::sync::Arc::new(Inline),
         };
         let node = open_with(&name, &options, output)?;

@@ -142,6 +142,8 @@ fn open_image(
         purpose,
         force_share,
         no_backing: false,
+        no_io: false,
+        secrets: Default::default(),
         io: Arc::new(Inline),
     };
     open_with(name, &options, output)

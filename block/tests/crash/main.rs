@@ -9,10 +9,10 @@ mod disk;
 use std::path::Path;
 use std::process::Command;
 
-use block::driver::{Preallocation, Repair, ZeroFlags};
+use block::driver::{Preallocation, Repair, SnapshotTime, ZeroFlags};
 use block::engine::block_on;
 use block::node::Node;
-use block::qcow2::{self, CreateOptions, Purpose, Qcow2};
+use block::qcow2::{self, CreateOptions, Purpose, Qcow2, Settings};
 use block::vector::Vector;
 use disk::{Dice, Disk};
 use proptest::prelude::*;
@@ -27,6 +27,11 @@ enum Op {
     Discard { at: usize, len: usize },
     Pack { cluster: usize },
     Grow { by: usize },
+    Shrink { by: usize },
+    Keep,
+    Back { which: usize },
+    Forget { which: usize },
+    Close,
     Flush,
 }
 
@@ -46,25 +51,37 @@ fn op() -> impl Strategy<Value = Op> {
         3 => range().prop_map(|(at, len)| Op::Discard { at, len }),
         2 => (0..50_usize).prop_map(|cluster| Op::Pack { cluster }),
         1 => (1..100_usize).prop_map(|by| Op::Grow { by }),
+        1 => (1..50_usize).prop_map(|by| Op::Shrink { by }),
+        2 => Just(Op::Keep),
+        1 => (0..4_usize).prop_map(|which| Op::Back { which }),
+        1 => (0..4_usize).prop_map(|which| Op::Forget { which }),
+        1 => Just(Op::Close),
         3 => Just(Op::Flush),
     ]
 }
 
 fn story() -> impl Strategy<Value = Story> {
-    let form = (any::<bool>(), 9..=13_u32, 0..=6_u32, any::<bool>());
+    let kind = prop_oneof![
+        1 => Just((2, false)), 2 => Just((3, false)), 1 => Just((3, true))
+    ];
+    let form = (kind, 9..=13_u32, 0..=6_u32, any::<bool>(), any::<bool>());
     let ops = proptest::collection::vec(op(), 1..25);
-    (form, any::<u64>(), ops).prop_map(|((old, cluster, refcount, backed), seed, ops)| Story {
-        options: CreateOptions {
-            size: 200 * SECTOR as u64,
-            version: if old { 2 } else { 3 },
-            cluster_size: 1 << cluster,
-            refcount_bits: if old { 16 } else { 1 << refcount },
-            ..CreateOptions::default()
+    (form, any::<u64>(), ops).prop_map(
+        |(((version, extended_l2), cluster, refcount, backed, lazy), seed, ops)| Story {
+            options: CreateOptions {
+                size: 200 * SECTOR as u64,
+                version,
+                cluster_size: if extended_l2 { 16384 } else { 1 << cluster },
+                refcount_bits: if version == 2 { 16 } else { 1 << refcount },
+                extended_l2,
+                lazy_refcounts: lazy && version == 3,
+                ..CreateOptions::default()
+            },
+            backed,
+            seed,
+            ops,
         },
-        backed,
-        seed,
-        ops,
-    })
+    )
 }
 
 /// What each sector of the guest's disk may hold: numbers that fill a sector each.
@@ -87,15 +104,27 @@ impl Model {
 async fn open(disk: &Disk, backing: Option<&Disk>, purpose: Purpose) -> block::Result<Arc<Node>> {
     let file = disk.node();
     let header = Qcow2::read_header(&file).await?;
-    let image = Qcow2::open(file, header, backing.map(Disk::node), purpose).await?;
+    let settings = Settings {
+        backing: backing.map(Disk::node),
+        pass_discard_request: true,
+        ..Settings::new(purpose)
+    };
+    let image = Qcow2::open(file, header, settings).await?;
     Ok(Node::new(None, "image", purpose == Purpose::Read, Box::new(image), Vec::new()))
 }
 
 /// The image is sound and holds what the model allows.
-fn inspect(bytes: Vec<u8>, backing: Option<&Disk>, model: &Model) -> Result<(), String> {
+fn inspect(
+    bytes: Vec<u8>,
+    backing: Option<&Disk>,
+    lazy: bool,
+    model: &Model,
+) -> Result<(), String> {
     block_on(async {
+        // Refcounts may be stale behind the dirty bit: opening the image to write makes them right.
+        let purpose = if lazy { Purpose::Write } else { Purpose::Read };
         let node =
-            open(&Disk::holding(bytes), backing, Purpose::Read).await.map_err(|e| e.to_string())?;
+            open(&Disk::holding(bytes), backing, purpose).await.map_err(|e| e.to_string())?;
         let report = node.driver().check(Repair::Nothing).await.map_err(|e| e.to_string())?;
         if report.corruptions + report.errors > 0 {
             return Err(report.messages.join("\n"));
@@ -113,15 +142,19 @@ fn inspect(bytes: Vec<u8>, backing: Option<&Disk>, model: &Model) -> Result<(), 
 }
 
 /// QEMU's own checker finds no more than lost clusters.
-fn sound_for_qemu(bytes: &[u8]) -> Result<(), String> {
+fn sound_for_qemu(bytes: &[u8], lazy: bool) -> Result<(), String> {
     const QEMU_IMG: &str = "/usr/bin/qemu-img";
     if !Path::new(QEMU_IMG).exists() {
         return Ok(());
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
-    let check =
-        Command::new(QEMU_IMG).args(["check", "-f", "qcow2"]).arg(file.path()).output().unwrap();
+    let check = Command::new(QEMU_IMG)
+        .args(["check", "-f", "qcow2"])
+        .args(lazy.then_some(["-r", "all"]).into_iter().flatten())
+        .arg(file.path())
+        .output()
+        .unwrap();
     match check.status.code() {
         Some(0 | 3) => Ok(()),
         _ => Err(format!("{check:?}")),
@@ -139,6 +172,8 @@ async fn live(story: &Story, disk: &Disk, backing: Option<&Disk>) -> Vec<(usize,
     let mut model = Model { sectors: vec![vec![first]; story.options.size as usize / SECTOR] };
     let mut past = vec![(0, model.clone())];
     let mut value = 1_u8;
+    let mut kept: Vec<(String, Model)> = Vec::new();
+    let snapshots = node.driver().snapshots().unwrap();
     for op in &story.ops {
         let sectors = model.sectors.len();
         let clip = |at: usize, len: usize| (at % sectors, len.min(sectors - at % sectors));
@@ -183,11 +218,59 @@ async fn live(story: &Story, disk: &Disk, backing: Option<&Disk>) -> Vec<(usize,
                 from.fill(value);
                 node.write_compressed((at * SECTOR) as u64, from).await.unwrap();
             }
+            // A snapshot of version 2 does not know its length.
+            Op::Grow { .. } | Op::Shrink { .. }
+                if story.options.version == 2 && !kept.is_empty() => {}
             Op::Grow { by } => {
                 model.sectors.resize(sectors + by, vec![0]);
                 past.push((disk.steps(), model.clone()));
                 let len = (model.sectors.len() * SECTOR) as u64;
                 node.truncate(len, Preallocation::Off).await.unwrap();
+            }
+            Op::Shrink { by } => {
+                let rest = sectors - by.min(sectors - 1);
+                // What is cut off may go before the length does.
+                model.sectors[rest..].iter_mut().for_each(|sector| sector.extend([first, 0]));
+                past.push((disk.steps(), model.clone()));
+                let shrunk = node.truncate((rest * SECTOR) as u64, Preallocation::Off).await;
+                if shrunk.is_ok() {
+                    model.sectors.truncate(rest);
+                } else {
+                    let keep = |sector: &mut Vec<u8>| sector.truncate(sector.len() - 2);
+                    model.sectors[rest..].iter_mut().for_each(keep);
+                }
+            }
+            Op::Keep => {
+                past.push((disk.steps(), model.clone()));
+                let name = format!("s{value}-{}", past.len());
+                let made = snapshots.create(&name, SnapshotTime::default()).await;
+                if made.is_ok() {
+                    model.flush();
+                    kept.push((name, model.clone()));
+                }
+            }
+            Op::Back { which } if !kept.is_empty() => {
+                let (name, old) = &kept[which % kept.len()];
+                // Either state, until it is done.
+                let both = sectors.max(old.sectors.len());
+                let mut during = model.clone();
+                during.sectors.resize(both, vec![0]);
+                for (sector, old) in during.sectors.iter_mut().zip(&old.sectors) {
+                    sector.extend(old);
+                }
+                past.push((disk.steps(), during));
+                snapshots.apply(name).await.unwrap();
+                model = old.clone();
+            }
+            Op::Forget { which } if !kept.is_empty() => {
+                let (name, _) = kept.remove(which % kept.len());
+                snapshots.delete(&name).await.unwrap();
+                model.flush();
+            }
+            Op::Back { .. } | Op::Forget { .. } => {}
+            Op::Close => {
+                node.close().await.unwrap();
+                model.flush();
             }
             Op::Flush => {
                 node.flush().await.unwrap();
@@ -208,6 +291,7 @@ proptest! {
         let disk = Disk::default();
         let past = block_on(live(&story, &disk, backing.as_ref()));
         let mut dice = Dice(story.seed);
+        let lazy = story.options.lazy_refcounts;
         let mut failure = None;
         let mut sample = Dice(story.seed ^ 0x5eed);
         disk.cuts(&mut dice, |taken, bytes| {
@@ -217,9 +301,9 @@ proptest! {
             // The newest model whose operation had begun when this many steps were taken.
             let then = past.partition_point(|(steps, _)| *steps < taken).max(1) - 1;
             let model = &past[then].1;
-            let mut verdict = inspect(bytes.clone(), backing.as_ref(), model);
+            let mut verdict = inspect(bytes.clone(), backing.as_ref(), lazy, model);
             if verdict.is_ok() && sample.roll(100) == 0 {
-                verdict = sound_for_qemu(&bytes);
+                verdict = sound_for_qemu(&bytes, lazy);
             }
             failure = verdict.err().map(|text| format!("after {taken} steps: {text}"));
         });

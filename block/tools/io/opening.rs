@@ -23,6 +23,7 @@ pub(super) struct Opening {
     pub(super) copy_on_read: bool,
     pub(super) cache: Option<String>,
     pub(super) aio: Option<String>,
+    pub(super) secrets: Secrets,
 }
 
 const CACHE_MODES: [&str; 6] = ["none", "off", "directsync", "writeback", "writethrough", "unsafe"];
@@ -101,6 +102,8 @@ impl Opening {
             purpose,
             force_share: self.force_share,
             no_backing: false,
+            no_io: false,
+            secrets: self.secrets.clone(),
             io: Arc::new(Inline),
         };
         let mut opened =
@@ -194,9 +197,8 @@ pub(super) fn from_args(
     if opening.format.is_some() && args.has("image-opts") {
         return Err(Some("--image-opts and -f are mutually exclusive".into()));
     }
-    let mut secrets = Secrets::default();
     for object in args.all("object") {
-        said(secrets.define(object))?;
+        said(opening.secrets.define(object))?;
     }
     let Some(name) = args.operands.first() else { return Ok(None) };
     if args.has("image-opts") {

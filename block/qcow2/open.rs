@@ -1,0 +1,116 @@
+//! From options to an open image.
+
+use std::sync::Arc;
+
+use super::header::{Encryption, Header};
+use super::{Qcow2, Settings};
+use crate::format::Opening;
+use crate::node::Node;
+use crate::open::Builder;
+use crate::options::Options;
+use crate::{Error, Result};
+
+/// What decides which kinds of metadata are protected. All are, or none.
+const OVERLAP_KINDS: [&str; 10] = [
+    "main-header",
+    "active-l1",
+    "active-l2",
+    "refcount-table",
+    "refcount-block",
+    "snapshot-table",
+    "inactive-l1",
+    "inactive-l2",
+    "bitmap-directory",
+    "template",
+];
+
+impl Settings {
+    /// Takes options that qcow2 has.
+    pub(super) fn take(&mut self, options: &mut Options) -> Result<()> {
+        self.lazy_refcounts = options.flag("lazy-refcounts")?;
+        self.l2_cache = options.size("l2-cache-size")?;
+        self.refcount_cache = options.size("refcount-cache-size")?;
+        self.cache = options.size("cache-size")?;
+        if let Some(cache) = self.cache {
+            if self.l2_cache.is_some() && self.refcount_cache.is_some() {
+                return Err(Error::invalid(
+                    "cache-size, l2-cache-size and refcount-cache-size may not be set at the same \
+                     time",
+                ));
+            }
+            if self.l2_cache.is_some_and(|l2| l2 > cache) {
+                return Err(Error::invalid("l2-cache-size may not exceed cache-size"));
+            }
+            if self.refcount_cache.is_some_and(|refcounts| refcounts > cache) {
+                return Err(Error::invalid("refcount-cache-size may not exceed cache-size"));
+            }
+        }
+        if let Some(size) = options.size("l2-cache-entry-size")?
+            && !(size.is_power_of_two() && size >= 512)
+        {
+            return Err(Error::invalid(
+                "L2 cache entry size must be a power of two between 512 and the cluster size",
+            ));
+        }
+        options.number("cache-clean-interval")?;
+        let discard = matches!(options.peek("discard"), Some("unmap" | "on"));
+        self.pass_discard_request = options.flag("pass-discard-request")?.unwrap_or(discard);
+        self.pass_discard_snapshot = options.flag("pass-discard-snapshot")?.unwrap_or(true);
+        self.pass_discard_other = options.flag("pass-discard-other")?.unwrap_or(false);
+        self.discard_no_unref = options.flag("discard-no-unref")?.unwrap_or(false);
+        let templates = [options.text("overlap-check"), options.text("overlap-check.template")];
+        for template in templates.into_iter().flatten() {
+            match template.as_str() {
+                "none" => self.overlap_check = false,
+                "constant" | "cached" | "all" => {}
+                other => {
+                    let text = format!(
+                        "Unsupported value '{other}' for qcow2 option 'overlap-check'. Allowed are \
+                         any of the following: none, constant, cached, all"
+                    );
+                    return Err(Error::invalid(text));
+                }
+            }
+        }
+        for kind in OVERLAP_KINDS {
+            options.flag(&format!("overlap-check.{kind}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn check_encryption(header: &Header, format: Option<&str>) -> Result<()> {
+    let has = match header.encryption {
+        Encryption::None => None,
+        Encryption::Aes => Some("aes"),
+        Encryption::Luks { .. } => Some("luks"),
+    };
+    match (has, format) {
+        (_, None) => Ok(()),
+        (None, Some(format)) => Err(Error::invalid(format!(
+            "No encryption in image header, but options specified format '{format}'"
+        ))),
+        (Some(has), Some(format)) if has == format => Ok(()),
+        (Some(has), Some(format)) => Err(Error::invalid(format!(
+            "Header reported '{has}' encryption format but options specify '{format}'"
+        ))),
+    }
+}
+
+/// Opens an image in a file.
+pub(crate) fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a> {
+    Box::pin(async move {
+        let header = Qcow2::read_header(&file).await?;
+        let mut settings = Settings::new(builder.purpose());
+        settings.take(&mut builder.options)?;
+        settings.no_data = builder.how().no_io;
+        check_encryption(&header, builder.options.text("encrypt.format").as_deref())?;
+        if let Some(id) = builder.options.text("encrypt.key-secret") {
+            settings.password = Some(builder.how().secrets.get(&id)?.to_vec());
+        }
+        settings.data_file = builder.open_data_file(header.data_file.as_deref()).await?;
+        let (name, format) = (header.backing_file.clone(), header.backing_format.clone());
+        settings.backing = builder.open_backing(name.as_deref(), format.as_deref()).await?;
+        Ok(Box::new(Qcow2::open(file, header, settings).await?) as Box<dyn crate::driver::Driver>)
+    })
+}

@@ -1,0 +1,126 @@
+//! Where metadata is, so that nothing else is written there. An image whose refcounts lie would
+//! otherwise destroy itself.
+
+use std::collections::HashMap;
+
+use super::entry::OFFSET_MASK;
+use super::meta::Meta;
+use crate::Result;
+
+/// What kind of metadata a cluster of the file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The header.
+    Header,
+    /// The L1 table in use.
+    ActiveL1,
+    /// An L2 table in use.
+    ActiveL2,
+    /// The refcount table.
+    RefTable,
+    /// A block of refcounts.
+    RefBlock,
+    /// The table of snapshots.
+    Snapshots,
+    /// The L1 table of a snapshot.
+    InactiveL1,
+    /// The directory of bitmaps.
+    Bitmaps,
+}
+
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Header => "qcow2_header",
+            Self::ActiveL1 => "active L1 table",
+            Self::ActiveL2 => "active L2 table",
+            Self::RefTable => "refcount table",
+            Self::RefBlock => "refcount block",
+            Self::Snapshots => "snapshot table",
+            Self::InactiveL1 => "inactive L1 table",
+            Self::Bitmaps => "bitmap directory",
+        }
+    }
+}
+
+/// Something in the image that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corruption {
+    /// What, in QEMU's words.
+    pub message: String,
+    /// Where in the file, if that is known.
+    pub offset: Option<u64>,
+    /// How many bytes there.
+    pub size: Option<u64>,
+    /// The image can no longer be used.
+    pub fatal: bool,
+}
+
+/// The clusters of the file that hold metadata, by their number.
+#[derive(Default)]
+pub struct Places(HashMap<u64, Place>);
+
+impl Places {
+    /// Claims a range.
+    pub fn add(&mut self, bits: u32, at: u64, len: u64, place: Place) {
+        if len > 0 {
+            (at >> bits..=(at + len - 1) >> bits).for_each(|cluster| {
+                self.0.insert(cluster, place);
+            });
+        }
+    }
+
+    /// A cluster is free for other use.
+    pub fn remove(&mut self, cluster: u64) {
+        self.0.remove(&cluster);
+    }
+
+    /// What is in a range, except what may be there.
+    pub fn find(&self, bits: u32, at: u64, len: u64, except: Option<Place>) -> Option<Place> {
+        let clusters = at >> bits..=at.saturating_add(len.max(1) - 1) >> bits;
+        let mut found = clusters.filter_map(|cluster| self.0.get(&cluster).copied());
+        found.find(|place| Some(*place) != except)
+    }
+}
+
+impl Meta {
+    /// Finds the metadata anew.
+    pub(super) fn survey(&mut self) {
+        if !self.guarded {
+            return;
+        }
+        let (bits, header) = (self.header.cluster_bits, &self.header);
+        let cluster = header.cluster_size();
+        let mut places = Places::default();
+        for snapshot in &self.snapshots {
+            let len = u64::from(snapshot.l1_size) * 8;
+            places.add(bits, snapshot.l1_offset, len, Place::InactiveL1);
+        }
+        let blocks = self.reftable.iter().map(|entry| (entry & OFFSET_MASK, Place::RefBlock));
+        let tables = self.l1.iter().map(|entry| (entry & OFFSET_MASK, Place::ActiveL2));
+        for (at, place) in blocks.chain(tables).filter(|(at, _)| *at != 0) {
+            places.add(bits, at, cluster, place);
+        }
+        if let Some(bitmaps) = header.bitmaps {
+            places.add(bits, bitmaps.at, bitmaps.len, Place::Bitmaps);
+        }
+        places.add(bits, header.snapshots_offset, self.snapshot_bytes, Place::Snapshots);
+        let reftable = u64::from(header.reftable_clusters) << bits;
+        places.add(bits, header.reftable_offset, reftable, Place::RefTable);
+        places.add(bits, header.l1_offset, self.l1.len() as u64 * 8, Place::ActiveL1);
+        places.add(bits, 0, 1, Place::Header);
+        self.places = places;
+    }
+
+    /// Whether a range may be written that has no metadata in it, except `own`.
+    pub(super) fn may_write(&self, at: u64, len: u64, own: Option<Place>) -> Result<()> {
+        match self.places.find(self.header.cluster_bits, at, len, own) {
+            None => Ok(()),
+            Some(place) => Err(self.damage(
+                &format!("Preventing invalid write on metadata (overlaps with {})", place.name()),
+                Some((at, len)),
+                true,
+            )),
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! What qcow2 and LUKS images can have, in both directions: made here and looked at by QEMU's tools,
+//! made by QEMU and used here. Without `qemu-img` and `qemu-io` there is nothing to compare with.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use block::driver::{BitmapChange, Preallocation, Repair, SnapshotTime, ZeroFlags};
+use block::engine::{Inline, block_on};
+use block::luks::{self, KeyChange, LuksOptions};
+use block::node::Node;
+use block::open::{OpenOptions, create_file, open};
+use block::qcow2::{self, AmendOptions, CreateOptions, NewEncryption, Purpose};
+use block::secret::{SecretOptions, Secrets};
+use block::vector::Vector;
+
+const SIZE: u64 = 4 << 20;
+/// One at a time: a child process holds the locks of open files until it executes its program.
+static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+struct Bench {
+    dir: tempfile::TempDir,
+    _alone: std::sync::MutexGuard<'static, ()>,
+}
+
+impl Bench {
+    /// `None` without QEMU's tools.
+    fn new() -> Option<Self> {
+        if !Path::new("/usr/bin/qemu-img").exists() {
+            eprintln!("qemu-img is not installed: nothing to compare with");
+            return None;
+        }
+        let alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        Some(Self { dir: tempfile::tempdir().unwrap(), _alone: alone })
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Runs one of QEMU's tools; it must succeed.
+    fn theirs(&self, program: &str, args: &[&str]) -> String {
+        let mut command = Command::new(format!("/usr/bin/{program}"));
+        let output = command.current_dir(self.dir.path()).args(args).output().unwrap();
+        let (out, err) = (output.stdout, String::from_utf8_lossy(&output.stderr).into_owned());
+        assert!(output.status.success(), "{program} {args:?}: {err}");
+        String::from_utf8(out).unwrap()
+    }
+
+    fn create(&self, name: &str, options: &CreateOptions) {
+        block_on(async {
+            let file = create_file(&self.path(name), Arc::new(Inline)).await.unwrap();
+            let data = match &options.data_file {
+                Some(data) => Some(create_file(&self.path(data), Arc::new(Inline)).await.unwrap()),
+                None => None,
+            };
+            qcow2::create_with_data(&file, data, options).await.unwrap();
+        });
+    }
+
+    fn open(&self, name: &str, password: Option<&str>) -> Arc<Node> {
+        let secrets = Secrets::default();
+        let mut name = self.path(name);
+        if let Some(password) = password {
+            let options = SecretOptions { data: Some(password.into()), ..SecretOptions::default() };
+            secrets.add("s", &options).unwrap();
+            let format = if name.ends_with("luks") { "luks" } else { "qcow2" };
+            let key = if format == "luks" { "key-secret" } else { "encrypt.key-secret" };
+            name = format!(
+                "json:{{\"driver\":\"{format}\",\"{key}\":\"s\",\"file.filename\":\"{name}\"}}"
+            );
+        }
+        let options = OpenOptions {
+            format: None,
+            purpose: Purpose::Write,
+            force_share: false,
+            no_backing: false,
+            no_io: false,
+            secrets,
+            io: Arc::new(Inline),
+        };
+        block_on(open(&name, &options)).unwrap().node
+    }
+}
+
+fn options() -> CreateOptions {
+    CreateOptions { size: SIZE, ..CreateOptions::default() }
+}
+
+fn fill(node: &Node, at: u64, len: usize, byte: u8) {
+    let from = Vector::zeroed(len);
+    from.fill(byte);
+    block_on(node.write(at, from)).unwrap();
+}
+
+fn sound(node: &Node) {
+    let report = block_on(node.driver().check(Repair::Nothing)).unwrap();
+    assert_eq!((report.corruptions, report.leaks), (0, 0), "{:?}", report.messages);
+}
+
+fn bytes(node: &Node) -> Vec<u8> {
+    block_on(node.read_bytes(0, node.len().unwrap() as usize)).unwrap()
+}
+
+/// Writes all over the image and returns what must be there.
+fn scribble(node: &Node) -> Vec<u8> {
+    let mut model = bytes(node);
+    for (at, len, byte) in
+        [(1000, 300, 1), (70_000, 200_000, 2), (69_000, 5000, 3), (1 << 20, 512, 4)]
+    {
+        fill(node, at, len, byte);
+        model[at as usize..at as usize + len].fill(byte);
+    }
+    for (at, len, unmap) in [(80_000_u64, 30_000, true), (150_000, 70_000, false)] {
+        block_on(node.write_zeroes(at, len, ZeroFlags { unmap })).unwrap();
+        model[at as usize..(at + len) as usize].fill(0);
+    }
+    fill(node, 85_000, 3000, 5);
+    model[85_000..88_000].fill(5);
+    assert!(bytes(node) == model);
+    model
+}
+
+#[test]
+fn subclusters_data_files_and_places_ahead_of_time() {
+    let Some(bench) = Bench::new() else { return };
+    let cases = [
+        CreateOptions { extended_l2: true, ..options() },
+        CreateOptions { extended_l2: true, cluster_size: 16384, refcount_bits: 1, ..options() },
+        CreateOptions { data_file: Some("d.raw".into()), ..options() },
+        CreateOptions { data_file: Some("d.raw".into()), data_file_raw: true, ..options() },
+        CreateOptions { preallocation: Preallocation::Metadata, ..options() },
+        CreateOptions { preallocation: Preallocation::Falloc, ..options() },
+        CreateOptions { preallocation: Preallocation::Full, cluster_size: 4096, ..options() },
+        CreateOptions { preallocation: Preallocation::Metadata, extended_l2: true, ..options() },
+    ];
+    for case in cases {
+        bench.create("a.qcow2", &case);
+        bench.theirs("qemu-img", &["check", "a.qcow2"]);
+        let node = bench.open("a.qcow2", None);
+        let model = scribble(&node);
+        block_on(node.close()).unwrap();
+        sound(&node);
+        drop(node);
+        std::fs::write(bench.path("model"), &model).unwrap();
+        bench.theirs("qemu-img", &["check", "a.qcow2"]);
+        bench.theirs("qemu-img", &["compare", "-f", "qcow2", "-F", "raw", "a.qcow2", "model"]);
+        if case.data_file_raw {
+            assert!(std::fs::read(bench.path("d.raw")).unwrap() == model);
+        }
+        // And on by QEMU, then read here.
+        bench.theirs(
+            "qemu-io",
+            &["-c", "write -P 9 3000 100000", "-c", "write -z 8192 6000", "a.qcow2"],
+        );
+        let mut model = model;
+        model[3000..103_000].fill(9);
+        model[8192..14_192].fill(0);
+        let node = bench.open("a.qcow2", None);
+        assert!(bytes(&node) == model, "{case:?}");
+        sound(&node);
+    }
+}
+
+#[test]
+fn encrypted_images_open_on_both_sides() {
+    let Some(bench) = Bench::new() else { return };
+    let quick = LuksOptions { iter_time: 10, ..LuksOptions::default() };
+    let essiv = LuksOptions {
+        cipher_alg: "serpent-256".into(),
+        cipher_mode: "cbc".into(),
+        ivgen_alg: Some("essiv".into()),
+        ..quick.clone()
+    };
+    let password = b"letmein".to_vec();
+    for encryption in [
+        NewEncryption::Luks(quick.clone(), password.clone()),
+        NewEncryption::Luks(essiv, password.clone()),
+        NewEncryption::Aes(password.clone()),
+    ] {
+        bench.create("a.qcow2", &CreateOptions { encryption, ..options() });
+        let node = bench.open("a.qcow2", Some("letmein"));
+        let model = scribble(&node);
+        block_on(node.close()).unwrap();
+        sound(&node);
+        drop(node);
+        std::fs::write(bench.path("model"), &model).unwrap();
+        let image = "driver=qcow2,encrypt.key-secret=s,file.filename=a.qcow2";
+        let secret = "secret,id=s,data=letmein";
+        bench.theirs(
+            "qemu-img",
+            &[
+                "compare",
+                "--object",
+                secret,
+                "--image-opts",
+                image,
+                "driver=raw,file.filename=model",
+            ],
+        );
+        let raw = std::fs::read(bench.path("a.qcow2")).unwrap();
+        assert!(!raw.windows(512).any(|sector| sector.iter().all(|&byte| byte == 2)));
+    }
+    // The format of its own, made by each side.
+    bench.theirs(
+        "qemu-img",
+        &[
+            "create",
+            "-q",
+            "--object",
+            "secret,id=s,data=letmein",
+            "-f",
+            "luks",
+            "-o",
+            "key-secret=s,iter-time=10",
+            "theirs.luks",
+            "4M",
+        ],
+    );
+    block_on(async {
+        let file = create_file(&bench.path("ours.luks"), Arc::new(Inline)).await.unwrap();
+        luks::create(&file, &quick, &password, SIZE, Preallocation::Off).await.unwrap();
+    });
+    for name in ["theirs.luks", "ours.luks"] {
+        let node = bench.open(name, Some("letmein"));
+        assert_eq!(node.len().unwrap(), SIZE);
+        fill(&node, 0, SIZE as usize, 7);
+        let model = scribble(&node);
+        drop(node);
+        std::fs::write(bench.path("model"), &model).unwrap();
+        let image = format!("driver=luks,key-secret=s,file.filename={name}");
+        bench.theirs(
+            "qemu-img",
+            &[
+                "compare",
+                "--object",
+                "secret,id=s,data=letmein",
+                "--image-opts",
+                &image,
+                "driver=raw,file.filename=model",
+            ],
+        );
+    }
+}
+
+#[test]
+fn keys_come_and_go() {
+    let Some(bench) = Bench::new() else { return };
+    let quick = LuksOptions { iter_time: 10, ..LuksOptions::default() };
+    let encryption = NewEncryption::Luks(quick, b"one".to_vec());
+    bench.create("a.qcow2", &CreateOptions { encryption, ..options() });
+    let node = bench.open("a.qcow2", Some("one"));
+    let image = node.driver().as_qcow2().unwrap();
+    let change = |change, with: &[u8]| {
+        let keys = Some((change, with.to_vec()));
+        block_on(image.amend(&AmendOptions { keys, ..AmendOptions::default() }))
+    };
+    let add = KeyChange::Add { password: b"two".to_vec(), slot: Some(5), iter_time: 10 };
+    change(add, b"one").unwrap();
+    let gone = KeyChange::RemovePassword { password: b"one".to_vec(), force: false };
+    change(gone, b"two").unwrap();
+    let last = KeyChange::RemoveSlot { slot: 5, force: false };
+    assert!(change(last, b"two").unwrap_err().to_string().contains("refusing operation"));
+    drop(node);
+    let image = "driver=qcow2,encrypt.key-secret=s,file.filename=a.qcow2";
+    let read = ["-c", "read 0 512", "--image-opts", image];
+    bench.theirs("qemu-io", &[&["--object", "secret,id=s,data=two"][..], &read].concat());
+}
+
+#[test]
+fn snapshots_are_the_same_on_both_sides() {
+    let Some(bench) = Bench::new() else { return };
+    for case in [
+        options(),
+        CreateOptions { version: 2, ..options() },
+        CreateOptions { cluster_size: 512, refcount_bits: 8, ..options() },
+        CreateOptions { extended_l2: true, ..options() },
+    ] {
+        bench.create("a.qcow2", &case);
+        let node = bench.open("a.qcow2", None);
+        fill(&node, 0, 300_000, 1);
+        let snapshots = node.driver().snapshots().unwrap();
+        let first = bytes(&node);
+        block_on(snapshots.create("one", SnapshotTime::default())).unwrap();
+        fill(&node, 100_000, 300_000, 2);
+        let second = bytes(&node);
+        block_on(snapshots.create("two", SnapshotTime::default())).unwrap();
+        fill(&node, 0, 10, 3);
+        sound(&node);
+        block_on(snapshots.apply("one")).unwrap();
+        assert!(bytes(&node) == first);
+        sound(&node);
+        fill(&node, 5, 5, 4);
+        block_on(node.close()).unwrap();
+        sound(&node);
+        drop(node);
+        bench.theirs("qemu-img", &["check", "a.qcow2"]);
+        bench.theirs("qemu-img", &["snapshot", "-a", "two", "a.qcow2"]);
+        bench.theirs("qemu-img", &["snapshot", "-c", "three", "a.qcow2"]);
+        bench.theirs("qemu-img", &["snapshot", "-d", "one", "a.qcow2"]);
+        let node = bench.open("a.qcow2", None);
+        assert!(bytes(&node) == second);
+        let snapshots = node.driver().snapshots().unwrap();
+        let names: Vec<_> =
+            block_on(snapshots.list()).unwrap().into_iter().map(|s| s.name).collect();
+        assert_eq!(names, ["two", "three"]);
+        for name in ["two", "three"] {
+            block_on(snapshots.delete(name)).unwrap();
+        }
+        assert!(block_on(snapshots.delete("two")).is_err());
+        assert!(bytes(&node) == second);
+        block_on(node.close()).unwrap();
+        sound(&node);
+        drop(node);
+        bench.theirs("qemu-img", &["check", "a.qcow2"]);
+    }
+}
+
+#[test]
+fn bitmaps_record_what_is_written() {
+    let Some(bench) = Bench::new() else { return };
+    bench.create("a.qcow2", &options());
+    bench.theirs("qemu-img", &["bitmap", "--add", "-g", "64k", "a.qcow2", "theirs"]);
+    let node = bench.open("a.qcow2", None);
+    let bitmaps = node.driver().bitmaps().unwrap();
+    let add = BitmapChange::Add { granularity: Some(4096), enabled: true };
+    block_on(bitmaps.change("ours", add)).unwrap();
+    fill(&node, 100_000, 5000, 1);
+    block_on(node.close()).unwrap();
+    fill(&node, 1 << 20, 1, 1);
+    block_on(node.close()).unwrap();
+    sound(&node);
+    drop(node);
+    bench.theirs("qemu-img", &["check", "a.qcow2"]);
+    bench.theirs("qemu-io", &["-c", "write 2M 64k", "a.qcow2"]);
+    let node = bench.open("a.qcow2", None);
+    let bitmaps = node.driver().bitmaps().unwrap();
+    let expected = [98_304..106_496, 1 << 20..(1 << 20) + 4096, 2 << 20..(2 << 20) + 65536];
+    assert_eq!(bitmaps.dirty("ours").unwrap(), expected);
+    let expected = [65_536..131_072, 1 << 20..(1 << 20) + 65536, 2 << 20..(2 << 20) + 65536];
+    assert_eq!(bitmaps.dirty("theirs").unwrap(), expected);
+    let ranges = bitmaps.dirty("ours").unwrap();
+    block_on(bitmaps.change("theirs", BitmapChange::Clear)).unwrap();
+    block_on(bitmaps.change("theirs", BitmapChange::Merge(ranges))).unwrap();
+    block_on(bitmaps.change("theirs", BitmapChange::Enable(false))).unwrap();
+    block_on(bitmaps.change("ours", BitmapChange::Remove)).unwrap();
+    block_on(node.close()).unwrap();
+    sound(&node);
+    drop(node);
+    let info = bench.theirs("qemu-img", &["info", "a.qcow2"]);
+    assert!(info.contains("name: theirs") && !info.contains("auto"), "{info}");
+    bench.theirs("qemu-img", &["bitmap", "--remove", "a.qcow2", "theirs"]);
+    bench.theirs("qemu-img", &["check", "a.qcow2"]);
+    sound(&bench.open("a.qcow2", None));
+}
+
+#[test]
+fn images_become_others() {
+    let Some(bench) = Bench::new() else { return };
+    bench.create("a.qcow2", &CreateOptions { cluster_size: 4096, ..options() });
+    let node = bench.open("a.qcow2", None);
+    let model = scribble(&node);
+    let image = node.driver().as_qcow2().unwrap();
+    let amend = |options: AmendOptions| block_on(image.amend(&options));
+    for bits in [1, 64, 2, 16] {
+        amend(AmendOptions { refcount_bits: Some(bits), ..AmendOptions::default() }).unwrap();
+        assert!(bytes(&node) == model);
+        sound(&node);
+    }
+    for (version, lazy_refcounts) in [(2, None), (3, Some(true)), (2, Some(false)), (3, None)] {
+        let version = Some(version);
+        amend(AmendOptions { version, lazy_refcounts, ..AmendOptions::default() }).unwrap();
+        assert!(bytes(&node) == model);
+        sound(&node);
+        fill(&node, 500_000, 100, 0);
+    }
+    let backing = Some(("base".to_owned(), Some("raw".to_owned())));
+    amend(AmendOptions { backing, ..AmendOptions::default() }).unwrap();
+    block_on(node.close()).unwrap();
+    drop(node);
+    std::fs::write(bench.path("base"), []).unwrap();
+    std::fs::write(bench.path("model"), &model).unwrap();
+    bench.theirs("qemu-img", &["check", "a.qcow2"]);
+    bench.theirs("qemu-img", &["compare", "-f", "qcow2", "-F", "raw", "a.qcow2", "model"]);
+    assert!(bench.theirs("qemu-img", &["info", "a.qcow2"]).contains("backing file: base"));
+}

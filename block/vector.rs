@@ -192,6 +192,15 @@ impl Vector {
         usize::try_from(got).map_err(|_| std::io::Error::last_os_error())
     }
 
+    /// One `preadv2` that does not wait: whatever is not in memory is not read.
+    pub(crate) fn read_ready(&self, fd: BorrowedFd<'_>, at: i64) -> std::io::Result<usize> {
+        let iov = self.iovecs();
+        let (count, flags) = (iov.len() as i32, libc::RWF_NOWAIT);
+        // SAFETY: as in `read_once`.
+        let got = unsafe { libc::preadv2(fd.as_raw_fd(), iov.as_ptr(), count, at, flags) };
+        usize::try_from(got).map_err(|_| std::io::Error::last_os_error())
+    }
+
     /// One `pwritev`: may stop early.
     pub(crate) fn write_once(&self, fd: BorrowedFd<'_>, at: i64) -> std::io::Result<usize> {
         let iov = self.iovecs();

@@ -72,6 +72,13 @@ impl HostIo for Inline {
 }
 
 impl HostOp {
+    /// Does it if that takes no waiting: reads of what the host has in memory.
+    pub(super) fn try_now(&self, file: &File) -> bool {
+        let Self::Read { at, into } = self else { return false };
+        let whole = |got: std::io::Result<usize>| got.is_ok_and(|got| got == into.len());
+        position(*at, 0).is_ok_and(|at| whole(into.read_ready(file.as_fd(), at)))
+    }
+
     /// Does it, blocking.
     pub(super) fn perform(&self, file: &File) -> Result<()> {
         match self {

@@ -89,6 +89,9 @@ impl HostIo for Pool {
         file: Arc<File>,
         op: HostOp,
     ) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> {
+        if op.try_now(&file) {
+            return Box::pin(std::future::ready(Ok(())));
+        }
         let done = Arc::new(Mutex::new(Outcome::default()));
         let mut queue = self.shared.queue.lock();
         if queue.idle <= queue.jobs.len() && queue.workers < MAX_WORKERS {

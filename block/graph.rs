@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::backend::{Backend, DriveInfo, Event, EventSink, Helper, Interface};
 use crate::engine::{self, HostIo};
+use crate::job::Jobs;
 use crate::node::Node;
 use crate::open::{OpenOptions, open_tree};
 use crate::options::Options;
@@ -48,6 +49,7 @@ pub struct Graph {
     relay: Arc<Relay>,
     events: Arc<dyn EventSink>,
     secrets: Secrets,
+    jobs: Arc<Jobs>,
     inner: Mutex<Inner>,
 }
 
@@ -56,14 +58,20 @@ impl Graph {
     pub fn new(io: Arc<dyn HostIo>) -> Result<Arc<Self>> {
         let helper = Helper::new()?;
         let relay = Arc::<Relay>::default();
-        let events = relay.clone();
+        let events: Arc<dyn EventSink> = relay.clone();
+        let jobs = Jobs::new(&events);
         let (secrets, inner) = (Secrets::default(), Mutex::default());
-        Ok(Arc::new(Self { io, helper, relay, events, secrets, inner }))
+        Ok(Arc::new(Self { io, helper, relay, events, secrets, jobs, inner }))
     }
 
     /// Passwords that options of nodes refer to.
     pub fn secrets(&self) -> &Secrets {
         &self.secrets
+    }
+
+    /// Work under way.
+    pub fn jobs(&self) -> &Arc<Jobs> {
+        &self.jobs
     }
 
     /// Who does host I/O.
@@ -210,6 +218,14 @@ impl Graph {
     pub fn backend(&self, name: &str) -> Option<Arc<Backend>> {
         let named = |backend: &Arc<Backend>| !name.is_empty() && backend.name() == name;
         self.backends().into_iter().find(named)
+    }
+
+    /// The back end that a device of this id or path holds.
+    pub fn drive_of_device(&self, id: &str) -> Option<Arc<Backend>> {
+        self.backends().into_iter().find(|backend| {
+            let device = backend.device();
+            device.is_some_and(|device| device.id.as_deref() == Some(id) || device.path == id)
+        })
     }
 
     /// Removes a back end whose device has gone.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -200,7 +200,7 @@ impl Parent {
 pub struct Node {
     name: String,
     filename: String,
-    read_only: bool,
+    read_only: AtomicBool,
     manner: RwLock<Manner>,
     driver: Box<dyn Driver>,
     children: Vec<(Role, Child)>,
@@ -291,6 +291,7 @@ impl Node {
         let name = name.unwrap_or_else(generated_name);
         let parents = Mutex::new(Vec::new());
         let (filename, manner) = (filename.to_owned(), RwLock::new(manner));
+        let read_only = AtomicBool::new(read_only);
         Arc::new(Self { name, filename, read_only, manner, driver, children, parents })
     }
 
@@ -316,7 +317,12 @@ impl Node {
 
     /// Whether it refuses to be written.
     pub fn is_read_only(&self) -> bool {
-        self.read_only
+        self.read_only.load(Ordering::Acquire)
+    }
+
+    /// From now on it refuses to be written.
+    pub fn set_read_only(&self) {
+        self.read_only.store(true, Ordering::Release);
     }
 
     /// Its driver.
@@ -383,7 +389,7 @@ impl Node {
     /// at a time.
     fn update(&self) -> Result<()> {
         let mut above = self.cumulative()?;
-        if above.needs.contains(Permissions::WRITE) && self.read_only {
+        if above.needs.contains(Permissions::WRITE) && self.is_read_only() {
             return Err(Error::new(libc::EACCES, "Block node is read-only"));
         }
         if self.manner().force_share {
@@ -391,7 +397,7 @@ impl Node {
         }
         self.driver.set_claim(above)?;
         for (role, child) in &self.children {
-            let below = self.driver.child_claim(*role, above, self.read_only).with(child.base);
+            let below = self.driver.child_claim(*role, above, self.is_read_only()).with(child.base);
             let Some(before) = child.exchange(below).filter(|before| *before != below) else {
                 continue;
             };
@@ -413,7 +419,7 @@ impl Node {
     }
 
     fn check_write(&self) -> Result<()> {
-        if self.read_only { Err(Error::from_errno(libc::EPERM)) } else { Ok(()) }
+        if self.is_read_only() { Err(Error::from_errno(libc::EPERM)) } else { Ok(()) }
     }
 
     /// The length in bytes.
@@ -486,7 +492,7 @@ impl Node {
 
     /// What was acknowledged survives a power cut.
     pub fn flush(&self) -> Io<'_, ()> {
-        if self.read_only || self.manner().no_flush {
+        if self.is_read_only() || self.manner().no_flush {
             return Box::pin(std::future::ready(Ok(())));
         }
         self.driver.flush()
@@ -494,7 +500,7 @@ impl Node {
 
     /// Ends the use of an image: nothing stays in memory only.
     pub fn close(&self) -> Io<'_, ()> {
-        if self.read_only {
+        if self.is_read_only() {
             return Box::pin(std::future::ready(Ok(())));
         }
         self.driver.close()

@@ -78,6 +78,15 @@ pub enum Type {
         /// The type of the others for each of its words.
         variants: Vec<(&'static str, Type)>,
     },
+    /// Any of several types.
+    Alternate {
+        /// The type's name.
+        name: &'static str,
+        /// The types.
+        members: Vec<Type>,
+    },
+    /// A type that this one is a part of.
+    Known(&'static str),
     /// A list.
     Array(Box<Type>),
 }

@@ -260,12 +260,26 @@ impl Backend {
         }
     }
 
-    /// Puts a medium in, or takes it out. The caller holds requests back ([`Self::hold`]).
+    /// Puts a medium in, or takes it out. The caller holds requests back ([`Self::hold`]). If the new one
+    /// is refused, the old one stays.
     pub fn set_node(&self, node: Option<Arc<Node>>) -> Result<()> {
         let mut state = self.state.lock();
         let medium = node.map(|node| Arc::new(Medium { node, claim: Mutex::default() }));
-        if let (Some(medium), Some(user)) = (&medium, &state.user) {
-            medium.claim_for(&user.what, &self.holder(&user.what))?;
+        // The old claim goes first: the new medium may be an overlay over the old one.
+        if let Some(old) = &state.medium {
+            old.claim.lock().take();
+        }
+        if let Some(user) = &state.user {
+            let holder = self.holder(&user.what);
+            if let Some(medium) = &medium
+                && let Err(error) = medium.claim_for(&user.what, &holder)
+            {
+                if let Some(old) = &state.medium {
+                    // It was granted before.
+                    old.claim_for(&user.what, &holder)?;
+                }
+                return Err(error);
+            }
         }
         state.medium = medium;
         Ok(())

@@ -129,6 +129,13 @@ pub enum Event {
     },
     /// The machine is to stop because of a failed request.
     Stop,
+    /// A job has come to another state.
+    JobStatus {
+        /// Its id.
+        id: String,
+        /// The state.
+        status: crate::job::Status,
+    },
     /// A tray has moved.
     TrayMoved {
         /// Name of the back end.

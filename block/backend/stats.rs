@@ -15,6 +15,8 @@ pub enum Kind {
     Write,
     Flush,
     Unmap,
+    /// To zones of disks that have them; none has so far.
+    Append,
 }
 
 /// The figures of one kind.
@@ -36,7 +38,7 @@ pub struct Account {
 
 #[derive(Default)]
 struct Inner {
-    accounts: [Account; 4],
+    accounts: [Account; 5],
     last: Option<Instant>,
     highest: u64,
 }

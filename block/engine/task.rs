@@ -107,8 +107,7 @@ impl Task {
                 *work = None;
             }
         }
-        let rest =
-            self.state.compare_exchange(ACTIVE, ASLEEP, Ordering::AcqRel, Ordering::Acquire);
+        let rest = self.state.compare_exchange(ACTIVE, ASLEEP, Ordering::AcqRel, Ordering::Acquire);
         if rest.is_err() {
             self.state.store(QUEUED, Ordering::Release);
             READY.with_borrow_mut(|ready| ready.push_back(self));

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use block::backend::{Backend, DriveInfo, Interface, Media};
 use block::engine::block_on;
 use block::graph::Graph;
-use block::node::Node;
-use block::open::open_tree;
+use block::node::{Manner, Node};
+use block::open::{open_tree, snapshot_overlay};
 use block::options::Options;
-use block::overlay;
 use block::throttle::Group;
 
 use crate::config::{
@@ -179,7 +178,10 @@ fn open_image(drive: &Drive, snapshot: bool, graph: &Graph) -> block::Result<Arc
     }
     let mut node = opened.node;
     if snapshot {
-        node = block_on(overlay::temporary(&node, &graph.how(), graph))?;
+        node = block_on(snapshot_overlay(node, graph.io().clone()))?;
+        node.set_manner(Manner { no_flush: true, ..Manner::default() });
+        node.children().for_each(|(_, child)| graph.enter(child));
+        graph.enter(&node);
     }
     if drive.copy_on_read {
         let mut options = Options::default();

@@ -9,6 +9,7 @@ use base::trace_event;
 use machine::config::{DeviceConfig, ObjectConfig, OnWatchdog, PropList};
 use machine::run_state::Cause;
 
+use super::block;
 use super::info::INFO;
 use super::memory;
 use super::words::{Arguments, Format};
@@ -88,6 +89,10 @@ macro_rules! commands {
 pub(super) use commands;
 
 const COMMANDS: &[Command] = commands! {
+    "block_resize" "device size" "set the length of a disk" block::resize;
+    "block_set_io_throttle" "device bps bps_rd bps_wr iops iops_rd iops_wr" "limit a drive"
+        block::throttle;
+    "change" "[-f] device filename [format [read-only-mode]]" "exchange a medium" block::change;
     "chardev-add" "args" "make a character device" |target, arguments| {
         let text = arguments.word().ok_or("chardev-add: string expected".to_owned())?;
         arguments.end("chardev-add")?;
@@ -146,6 +151,7 @@ const COMMANDS: &[Command] = commands! {
         }
         silence()
     };
+    "eject" "[-f] device" "take a medium out (-f: whatever the guest says)" block::eject;
     "gpa2hva" "addr" "show where the emulator has a physical address" |target, arguments| {
         let address = arguments.expression()?;
         arguments.end("gpa2hva")?;
@@ -290,6 +296,8 @@ const COMMANDS: &[Command] = commands! {
         target.ring(device)?.ring_write(data.as_bytes());
         silence()
     };
+    "snapshot_blkdev" "[-n] device [new-image-file [format]]" "put an overlay over a disk"
+        block::snapshot;
     "stop|s" "" "pause the guest" |target, _| {
         target.vm.pause();
         silence()

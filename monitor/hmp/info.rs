@@ -3,6 +3,7 @@
 use cpu::dump::Dump;
 use machine::run_state::RunState;
 
+use super::block;
 use super::command::{Command, Context, Printed, commands, refuse, silence};
 use super::tree;
 use super::words::Arguments;
@@ -13,6 +14,8 @@ use crate::target::Target;
 const MAX_PAGES: usize = 1 << 16;
 
 pub(super) const INFO: &[Command] = commands! {
+    "block" "[device]" "the drives" block::info;
+    "blockstats" "" "what drives have done" block::stats;
     "chardev" "" "the character devices" |target, _| {
         let devices = target.chardevs.query();
         Ok(devices.iter().map(|d| format!("{}: filename={}\n", d.label, d.filename)).collect())

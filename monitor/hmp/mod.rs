@@ -1,5 +1,6 @@
 //! The human monitor: commands for people at a `(qemu) ` prompt.
 
+mod block;
 mod command;
 mod info;
 mod memory;

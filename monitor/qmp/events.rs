@@ -7,6 +7,7 @@ use std::time::Duration;
 use base::clock::{ClockKind, SECOND, Timer};
 use base::trace_event;
 use block::backend::{ErrorAction, Event as BlockEvent, Operation};
+use block::job::Status;
 use machine::config::OnWatchdog;
 use machine::run_state::{Cause, VmEvent};
 use parking_lot::Mutex;
@@ -91,6 +92,11 @@ qapi_struct! {
     }
 }
 
+qapi_struct! {
+    /// A job has come to another state.
+    pub struct JobStatusChange { "id" id: String, "status" status: Status }
+}
+
 /// An event's name, and the type of what comes with it.
 pub(super) type EventKind = (&'static str, fn() -> Type);
 
@@ -101,6 +107,7 @@ pub(super) const EVENTS: &[EventKind] = &[
     ("DEVICE_TRAY_MOVED", TrayMoved::ty),
     ("GUEST_CRASHLOADED", Panic::ty),
     ("GUEST_PANICKED", Panic::ty),
+    ("JOB_STATUS_CHANGE", JobStatusChange::ty),
     ("POWERDOWN", <()>::ty),
     ("RESET", Ending::ty),
     ("RESUME", <()>::ty),
@@ -159,6 +166,9 @@ fn describe_block(event: &BlockEvent) -> Option<(&'static str, Option<Value>)> {
         }
         BlockEvent::TrayMoved { device, id, open } => {
             ("DEVICE_TRAY_MOVED", TrayMoved { device, id, tray_open: open }.write())
+        }
+        BlockEvent::JobStatus { id, status } => {
+            ("JOB_STATUS_CHANGE", JobStatusChange { id, status }.write())
         }
         // The machine's own affair.
         BlockEvent::Stop => return None,

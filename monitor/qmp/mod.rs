@@ -18,6 +18,7 @@ use crate::port::Port;
 use crate::qapi::{ErrorClass, Qapi, QmpError, Type};
 use crate::target::Target;
 use commands::COMMANDS;
+pub(crate) use commands::block as block_commands;
 pub(crate) use events::Listeners;
 
 /// A command: the function behind it, and its types.

@@ -73,6 +73,12 @@ impl Types {
                 name,
                 |types| json!({"meta-type": "object", "members": types.members(members)}),
             ),
+            Type::Alternate { name, members } => self.named(name, |types| {
+                let member = |ty: &Type| json!({"type": types.reference(ty)});
+                let members: Vec<_> = members.iter().map(member).collect();
+                json!({"meta-type": "alternate", "members": members})
+            }),
+            Type::Known(name) => self.known.get(name).cloned().unwrap_or_default(),
             Type::Union { name, members, tag, variants } => self.named(name, |types| {
                 let members = types.members(members);
                 let case =

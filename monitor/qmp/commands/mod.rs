@@ -1,6 +1,7 @@
 //! The commands, as one table.
 
 mod about;
+pub(crate) mod block;
 mod chardev;
 mod chardev_add;
 mod devices;
@@ -47,6 +48,18 @@ macro_rules! commands {
 
 commands! {
     "add-fd" => fds::add_fd,
+    "block_resize" => block::block_resize,
+    "block_set_io_throttle" => block::block_set_io_throttle,
+    "blockdev-add" => block::blockdev_add,
+    "blockdev-change-medium" => block::blockdev_change_medium,
+    "blockdev-close-tray" => block::blockdev_close_tray,
+    "blockdev-create" => block::blockdev_create,
+    "blockdev-del" => block::blockdev_del,
+    "blockdev-insert-medium" => block::blockdev_insert_medium,
+    "blockdev-open-tray" => block::blockdev_open_tray,
+    "blockdev-remove-medium" => block::blockdev_remove_medium,
+    "blockdev-reopen" => block::blockdev_reopen,
+    "blockdev-snapshot-sync" => block::blockdev_snapshot_sync,
     "chardev-add" => chardev_add::add,
     "chardev-remove" => chardev::remove,
     "chardev-send-break" => chardev::send_break,
@@ -55,9 +68,11 @@ commands! {
     "device_add" => devices::device_add,
     "device_del" => devices::device_del,
     "device-list-properties" => objects::device_list_properties,
+    "eject" => block::eject,
     "getfd" => fds::getfd,
     "human-monitor-command" => monitor::human_monitor_command,
     "inject-nmi" => machine::inject_nmi,
+    "job-dismiss" => block::job_dismiss,
     "memsave" => memory::memsave,
     "object-add" => objects::object_add,
     "object-del" => objects::object_del,
@@ -69,6 +84,9 @@ commands! {
     "qom-list-types" => objects::qom_list_types,
     "qom-set" => objects::qom_set,
     "query-acpi-ospm-status" => about::query_ospm_status,
+    "query-block" => block::query_block,
+    "query-block-jobs" => block::query_block_jobs,
+    "query-blockstats" => block::query_blockstats,
     "query-chardev" => chardev::query,
     "query-chardev-backends" => chardev::query_backends,
     "query-command-line-options" => about::query_options,
@@ -80,12 +98,14 @@ commands! {
     "query-fdsets" => fds::query_fdsets,
     "query-hotpluggable-cpus" => processors::query_hotpluggable_cpus,
     "query-iothreads" => devices::query_iothreads,
+    "query-jobs" => block::query_jobs,
     "query-kvm" => machine::query_kvm,
     "query-machines" => about::query_machines,
     "query-memdev" => memory::query_memdev,
     "query-memory-devices" => memory::query_devices,
     "query-memory-size-summary" => memory::query_size,
     "query-name" => machine::query_name,
+    "query-named-block-nodes" => block::query_named_block_nodes,
     "query-qmp-schema" => monitor::query_qmp_schema,
     "query-status" => machine::query_status,
     "query-target" => machine::query_target,

@@ -1,0 +1,254 @@
+//! What operators do to drives and disks while a machine runs: trays and media, lengths, overlays.
+//! Called on the machine's main thread, with no device locked.
+
+use std::sync::Arc;
+
+use crate::backend::Backend;
+use crate::driver::Preallocation;
+use crate::engine::block_on;
+use crate::graph::Graph;
+use crate::node::Node;
+use crate::open::{create_file, open_tree};
+use crate::options::Options;
+use crate::qcow2::{self, CreateOptions};
+use crate::{Error, Result};
+
+/// What `-sync` snapshots say when they make a file.
+pub type Announce<'a> = &'a dyn Fn(&str);
+
+fn fault<T>(text: String) -> Result<T> {
+    Err(Error::invalid(text))
+}
+
+impl Backend {
+    fn is_removable(&self) -> bool {
+        // What no device uses can be changed as one likes.
+        !self.is_used() || self.drive().is_some_and(|drive| drive.is_removable())
+    }
+
+    fn has_tray(&self) -> bool {
+        self.drive().is_some_and(|drive| drive.has_tray())
+    }
+
+    fn tray_is_shut(&self) -> bool {
+        self.drive().is_some_and(|drive| drive.has_tray() && !drive.is_tray_open())
+    }
+
+    fn must_be_removable(&self, called: &str) -> Result<()> {
+        match self.is_removable() {
+            true => Ok(()),
+            false => fault(format!("Device '{called}' is not removable")),
+        }
+    }
+
+    /// Opens the tray. A guest that keeps it shut is asked, and with `force` overruled; `called` is what
+    /// the operator calls the drive.
+    pub fn open_tray(&self, called: &str, force: bool) -> Result<()> {
+        self.must_be_removable(called)?;
+        let Some(drive) = self.drive() else { return Ok(()) };
+        if !drive.has_tray() {
+            return Err(Error::unsupported(format!("Device '{called}' does not have a tray")));
+        }
+        if drive.is_tray_open() {
+            return Ok(());
+        }
+        let locked = drive.is_locked();
+        if locked {
+            drive.eject_requested(force);
+        }
+        if locked && !force {
+            return fault(format!(
+                "Device '{called}' is locked and force was not specified, wait for tray to open \
+                 and try again"
+            ));
+        }
+        self.change_medium(false);
+        Ok(())
+    }
+
+    /// Shuts the tray, if there is one.
+    pub fn close_tray(&self, called: &str) -> Result<()> {
+        self.must_be_removable(called)?;
+        if self.drive().is_some_and(|drive| drive.has_tray() && drive.is_tray_open()) {
+            self.change_medium(true);
+        }
+        Ok(())
+    }
+
+    /// Takes the medium out.
+    pub fn remove_medium(self: &Arc<Self>, called: &str) -> Result<()> {
+        self.must_be_removable(called)?;
+        if self.tray_is_shut() {
+            return fault(format!("Tray of device '{called}' is not open"));
+        }
+        let Some(node) = self.node() else { return Ok(()) };
+        {
+            let _hold = self.hold();
+            block_on(node.flush())?;
+            self.set_node(None)?;
+        }
+        if !self.has_tray() {
+            self.change_medium(false);
+        }
+        Ok(())
+    }
+
+    /// Puts a medium in.
+    pub fn insert_medium(self: &Arc<Self>, called: &str, node: Arc<Node>) -> Result<()> {
+        self.must_be_removable(called)?;
+        if self.tray_is_shut() {
+            return fault(format!("Tray of device '{called}' is not open"));
+        }
+        if self.present() {
+            return fault(format!("There already is a medium in device '{called}'"));
+        }
+        {
+            let _hold = self.hold();
+            self.set_node(Some(node))?;
+        }
+        if !self.has_tray() {
+            self.change_medium(true);
+        }
+        Ok(())
+    }
+
+    /// Opens the tray, takes the medium out, and leaves it open.
+    pub fn eject(self: &Arc<Self>, called: &str, force: bool) -> Result<()> {
+        match self.open_tray(called, force) {
+            // No tray: the medium is just taken out.
+            Err(error) if error.errno() == libc::ENOTSUP => {}
+            opened => opened?,
+        }
+        self.remove_medium(called)
+    }
+}
+
+impl Graph {
+    /// Exchanges the medium of a drive for another image.
+    pub fn change_medium(
+        &self,
+        backend: &Arc<Backend>,
+        called: &str,
+        image: (&str, Option<&str>),
+        read_only: Option<bool>,
+        force: bool,
+    ) -> Result<Vec<String>> {
+        let (file, format) = image;
+        let mut options = Options::default();
+        if read_only.unwrap_or(backend.is_read_only()) {
+            options.set("read-only", true);
+        }
+        if let Some(format) = format {
+            options.set("driver", format);
+        }
+        let opened = block_on(open_tree(Some(file), options, &self.how(), Some(self)))?;
+        backend.eject(called, force)?;
+        backend.insert_medium(called, opened.node)?;
+        backend.close_tray(called)?;
+        Ok(opened.warnings)
+    }
+
+    /// Sets the length of a node and tells the devices over it.
+    pub fn resize(&self, node: &Arc<Node>, len: u64) -> Result<()> {
+        let users: Vec<_> = self.users(node);
+        {
+            let _holds: Vec<_> = users.iter().map(Backend::hold).collect();
+            block_on(node.truncate(len, Preallocation::Off))?;
+        }
+        users.iter().filter_map(|backend| backend.drive()).for_each(|drive| drive.resized());
+        Ok(())
+    }
+
+    /// The back ends whose medium a node is.
+    pub fn users(&self, node: &Arc<Node>) -> Vec<Arc<Backend>> {
+        let over =
+            |backend: &Arc<Backend>| backend.node().is_some_and(|top| Arc::ptr_eq(&top, node));
+        self.backends().into_iter().filter(over).collect()
+    }
+
+    /// Removes a node that the operator made.
+    pub fn remove_node(&self, name: &str) -> Result<()> {
+        let missing = || Error::invalid(format!("Failed to find node with node-name='{name}'"));
+        let node = self.node(name).ok_or_else(missing)?;
+        if !self.users(&node).is_empty() {
+            return fault(format!("Node {name} is in use"));
+        }
+        if !self.is_owned(&node) {
+            return fault(format!("Node {name} is not owned by the monitor"));
+        }
+        if node.is_used() {
+            return fault(format!("Block device {name} is in use"));
+        }
+        block_on(node.flush())?;
+        self.disown(&node);
+        Ok(())
+    }
+
+    /// Has writes to a disk go to a new file over it.
+    pub fn snapshot(&self, node: &Arc<Node>, snapshot: &Snapshot<'_>) -> Result<()> {
+        let users = self.users(node);
+        if let Some((holder, _)) =
+            node.parents().into_iter().find(|(holder, _)| holder.starts_with("node "))
+        {
+            let holder = holder.trim_start_matches("node ");
+            let name = node.name();
+            return fault(format!("Node '{name}' is busy: node is used as backing hd of {holder}"));
+        }
+        if let Some(name) = snapshot.node_name {
+            self.check_name(name)?;
+        }
+        if snapshot.create {
+            self.create_overlay(node, snapshot)?;
+        }
+        let _holds: Vec<_> = users.iter().map(Backend::hold).collect();
+        block_on(node.flush())?;
+        let mut options = Options::default();
+        options.set("driver", "qcow2");
+        options.set("backing", node.name());
+        if let Some(name) = snapshot.node_name {
+            options.set("node-name", name);
+        }
+        if node.manner().no_flush {
+            options.set("cache.no-flush", true);
+        }
+        if node.manner().discard {
+            options.set("discard", "unmap");
+        }
+        let how = self.how();
+        let overlay = block_on(open_tree(Some(snapshot.file), options, &how, Some(self)))?.node;
+        for user in &users {
+            user.set_node(Some(overlay.clone()))?;
+        }
+        node.set_read_only();
+        Ok(())
+    }
+
+    fn create_overlay(&self, node: &Arc<Node>, snapshot: &Snapshot<'_>) -> Result<()> {
+        let (backing, format) = (node.filename(), node.driver().name());
+        let size = node.len()?;
+        (snapshot.announce)(&format!(
+            "Formatting '{}', fmt=qcow2 cluster_size=65536 extended_l2=off compression_type=zlib \
+             size={size} backing_file={backing} backing_fmt={format} lazy_refcounts=off \
+             refcount_bits=16\n",
+            snapshot.file
+        ));
+        block_on(async {
+            let file = create_file(snapshot.file, self.io().clone()).await?;
+            let backing = Some((backing.to_owned(), Some(format.to_owned())));
+            let options = CreateOptions { size, backing, ..CreateOptions::default() };
+            qcow2::create(&file, &options).await
+        })
+    }
+}
+
+/// An overlay to be.
+pub struct Snapshot<'a> {
+    /// Its file.
+    pub file: &'a str,
+    /// The name of its node.
+    pub node_name: Option<&'a str>,
+    /// Whether the file is to be made.
+    pub create: bool,
+    /// Where to tell that it is made.
+    pub announce: Announce<'a>,
+}

@@ -1,0 +1,213 @@
+//! Disks, as people see and change them.
+
+use block::media::Snapshot;
+use block::throttle::{Group, Kind, Limits};
+
+use super::command::{Context, Printed, refuse, silence};
+use super::words::Arguments;
+use crate::qapi::{Qapi, QmpError};
+use crate::qmp::block_commands::device::ReadOnlyMode;
+use crate::qmp::block_commands::query::{drive_stats, drives};
+use crate::qmp::block_commands::{self, Found};
+use crate::target::Target;
+
+/// The drive of a name, or of a device's id.
+fn drive(target: &Target, name: &str) -> Result<Found, QmpError> {
+    let graph = target.vm.graph();
+    match graph.backend(name) {
+        Some(_) => block_commands::drive(graph, Some(name.into()), None),
+        None => block_commands::drive(graph, None, Some(name.into())),
+    }
+}
+
+pub(super) fn info(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
+    let name = arguments.word().map(str::to_owned);
+    arguments.end("block")?;
+    let shown = drives(context)?.into_iter().filter_map(Qapi::write).filter(|drive| {
+        let is = |key: &str| drive[key].as_str() == name.as_deref();
+        name.is_none() || is("device") || is("qdev")
+    });
+    let texts: Vec<String> = shown.map(|drive| describe(&drive)).collect();
+    match name {
+        Some(name) if texts.is_empty() => refuse(&format!("Device '{name}' not found")),
+        _ => Ok(texts.join("\n")),
+    }
+}
+
+/// A drive, as `query-block` tells of it.
+fn describe(drive: &serde_json::Value) -> String {
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let yes = |value: &serde_json::Value| value.as_bool().unwrap_or(false);
+    let inserted = &drive["inserted"];
+    let node = text(&inserted["node-name"]);
+    let mut out = match text(&drive["device"]) {
+        name if name.is_empty() && !node.is_empty() => node,
+        name if !node.is_empty() => format!("{name} ({node})"),
+        name if name.is_empty() => text(&drive["qdev"]),
+        name => name,
+    };
+    if inserted.is_null() {
+        out += ": [not inserted]\n";
+    } else {
+        let read_only = if yes(&inserted["ro"]) { ", read-only" } else { "" };
+        out += &format!(": {} ({}{read_only})\n", text(&inserted["file"]), text(&inserted["drv"]));
+    }
+    let mut line = |title: &str, value: String| out += &format!("    {title:<18}{value}\n");
+    if drive["qdev"].is_string() {
+        line("Attached to:", text(&drive["qdev"]));
+    }
+    let status = text(&drive["io-status"]);
+    if !status.is_empty() && status != "ok" {
+        line("I/O status:", status);
+    }
+    if yes(&drive["removable"]) {
+        let locked = if yes(&drive["locked"]) { "" } else { "not " };
+        let tray = if yes(&drive["tray_open"]) { "open" } else { "closed" };
+        line("Removable device:", format!("{locked}locked, tray {tray}"));
+    }
+    if inserted.is_null() {
+        return out;
+    }
+    let cache = &inserted["cache"];
+    let mode = [
+        (if yes(&cache["writeback"]) { "writeback" } else { "writethrough" }, true),
+        (", direct", yes(&cache["direct"])),
+        (", ignore flushes", yes(&cache["no-flush"])),
+    ];
+    line("Cache mode:", mode.iter().filter(|(_, on)| *on).map(|(word, _)| *word).collect());
+    if inserted["backing_file"].is_string() {
+        let depth = &inserted["backing_file_depth"];
+        line(
+            "Backing file:",
+            format!("{} (chain depth: {depth})", text(&inserted["backing_file"])),
+        );
+    }
+    let detect = text(&inserted["detect_zeroes"]);
+    if detect != "off" {
+        line("Detect zeroes:", detect);
+    }
+    if inserted["group"].is_string() {
+        let names = [
+            "bps",
+            "bps_rd",
+            "bps_wr",
+            "bps_max",
+            "bps_rd_max",
+            "bps_wr_max",
+            "iops",
+            "iops_rd",
+            "iops_wr",
+            "iops_max",
+            "iops_rd_max",
+            "iops_wr_max",
+            "iops_size",
+        ];
+        let value = |name: &&str| format!("{name}={} ", inserted[*name].as_u64().unwrap_or(0));
+        let values: String = names.iter().map(value).collect();
+        line("I/O throttling:", format!("{values}group={}", text(&inserted["group"])));
+    }
+    out
+}
+
+pub(super) fn stats(context: &Context<'_>, _: &mut Arguments<'_>) -> Printed {
+    let line = |stats: serde_json::Value| {
+        let figures = &stats["stats"];
+        let names = [
+            "rd_bytes",
+            "wr_bytes",
+            "rd_operations",
+            "wr_operations",
+            "flush_operations",
+            "wr_total_time_ns",
+            "rd_total_time_ns",
+            "flush_total_time_ns",
+            "rd_merged",
+            "wr_merged",
+            "idle_time_ns",
+        ];
+        let value = |name: &&str| format!(" {name}={}", figures[*name].as_u64().unwrap_or(0));
+        let values: String = names.iter().map(value).collect();
+        format!("{}:{values}\n", stats["device"].as_str().unwrap_or_default())
+    };
+    Ok(drive_stats(context).into_iter().filter_map(Qapi::write).map(line).collect())
+}
+
+pub(super) fn eject(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
+    let force = arguments.flag('f').map_err(|option| format!("eject: {option}"))?;
+    let name = arguments.word().ok_or("eject: block device name expected".to_owned())?;
+    arguments.end("eject")?;
+    let (called, drive) = drive(context, name)?;
+    drive.eject(&called, force).map_err(QmpError::from)?;
+    silence()
+}
+
+pub(super) fn change(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
+    let force = arguments.flag('f').map_err(|option| format!("change: {option}"))?;
+    let name = arguments.word().ok_or("change: block device name expected".to_owned())?;
+    let file = arguments.word().ok_or("change: filename expected".to_owned())?;
+    let (format, mode) = (arguments.word(), arguments.word());
+    arguments.end("change")?;
+    let mode = mode.map(|word| {
+        let found = ReadOnlyMode::ALL.iter().find(|mode| mode.name() == word);
+        found.ok_or_else(|| QmpError::new(format!("invalid parameter value: {word}")))
+    });
+    let read_only = mode.transpose()?.and_then(|mode| mode.read_only());
+    let (called, drive) = drive(context, name)?;
+    let graph = context.vm.graph();
+    let changed = graph.change_medium(&drive, &called, (file, format), read_only, force);
+    Ok(changed.map_err(QmpError::from)?.into_iter().map(|warning| warning + "\n").collect())
+}
+
+pub(super) fn resize(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
+    let name = arguments.word().ok_or("block_resize: block device name expected".to_owned())?;
+    let size = arguments.word().ok_or("block_resize: invalid size".to_owned())?;
+    arguments.end("block_resize")?;
+    let size = base::options::number::parse_size(size, 1 << 20)
+        .map_err(|_| "block_resize: invalid size".to_owned())?;
+    let (called, drive) = drive(context, name)?;
+    let missing = || QmpError::new(format!("Device '{called}' has no medium"));
+    let node = drive.node().ok_or_else(missing)?;
+    context.vm.graph().resize(&node, size).map_err(QmpError::from)?;
+    silence()
+}
+
+pub(super) fn throttle(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
+    let what = "block_set_io_throttle";
+    let name = arguments.word().ok_or(format!("{what}: block device name expected"))?;
+    let mut limits = Limits::default();
+    for kind in Kind::ALL {
+        limits.of_mut(kind).rate = arguments.expression()?;
+    }
+    arguments.end(what)?;
+    limits.check().map_err(QmpError::from)?;
+    let (called, drive) = drive(context, name)?;
+    if !limits.is_limited() {
+        drive.set_throttle(None);
+        return silence();
+    }
+    let present = drive.throttle();
+    let group = present.unwrap_or_else(|| Group::new(&called, limits));
+    group.set_limits(limits);
+    drive.set_throttle(Some(group));
+    silence()
+}
+
+pub(super) fn snapshot(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
+    let existing = arguments.flag('n').map_err(|option| format!("snapshot_blkdev: {option}"))?;
+    let name = arguments.word().ok_or("snapshot_blkdev: block device name expected".to_owned())?;
+    let (file, format) = (arguments.word(), arguments.word());
+    arguments.end("snapshot_blkdev")?;
+    let Some(file) = file else {
+        return refuse("Parameter 'snapshot-file' is missing");
+    };
+    if let Some(format) = format.filter(|format| *format != "qcow2") {
+        return refuse(&format!("Unknown file format '{format}'"));
+    }
+    let (called, drive) = drive(context, name)?;
+    let missing = || QmpError::new(format!("Device '{called}' has no medium"));
+    let node = drive.node().ok_or_else(missing)?;
+    let overlay =
+        Snapshot { file, node_name: None, create: !existing, announce: &|text| print!("{text}") };
+    context.vm.graph().snapshot(&node, &overlay).map_err(QmpError::from)?;
+    silence()
+}

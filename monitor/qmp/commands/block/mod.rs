@@ -1,0 +1,55 @@
+//! Commands about disks.
+
+mod create;
+pub(crate) mod device;
+mod nodes;
+pub(crate) mod query;
+mod throttle;
+
+use std::sync::Arc;
+
+use block::backend::Backend;
+use block::graph::Graph;
+
+use crate::qapi::{ErrorClass, QmpError};
+
+pub(in crate::qmp) use create::{blockdev_create, job_dismiss, query_block_jobs, query_jobs};
+pub(in crate::qmp) use device::{
+    block_resize, blockdev_change_medium, blockdev_close_tray, blockdev_insert_medium,
+    blockdev_open_tray, blockdev_remove_medium, blockdev_snapshot_sync, eject,
+};
+pub(in crate::qmp) use nodes::{blockdev_add, blockdev_del, blockdev_reopen};
+pub(in crate::qmp) use query::{query_block, query_blockstats, query_named_block_nodes};
+pub(in crate::qmp) use throttle::block_set_io_throttle;
+
+impl From<block::Error> for QmpError {
+    fn from(error: block::Error) -> Self {
+        QmpError::new(error.to_string())
+    }
+}
+
+/// What the operator calls a drive, and the drive.
+pub(crate) type Found = (String, Arc<Backend>);
+
+fn not_found(name: &str) -> QmpError {
+    QmpError::of(ErrorClass::DeviceNotFound, format!("Device '{name}' not found"))
+}
+
+/// The drive of a name, or that of a device's id or path; exactly one is given.
+pub(crate) fn drive(
+    graph: &Graph,
+    device: Option<String>,
+    id: Option<String>,
+) -> Result<Found, QmpError> {
+    match (device, id) {
+        (Some(name), None) => {
+            let found = graph.backend(&name).ok_or_else(|| not_found(&name))?;
+            Ok((name, found))
+        }
+        (None, Some(id)) => {
+            let found = graph.drive_of_device(&id).ok_or_else(|| not_found(&id))?;
+            Ok((id, found))
+        }
+        _ => Err(QmpError::new("Need exactly one of 'device' and 'id'")),
+    }
+}

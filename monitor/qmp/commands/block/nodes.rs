@@ -1,0 +1,164 @@
+//! Nodes that the operator makes.
+
+use block::node::{DetectZeroes, Role};
+use block::options::Options;
+use block::schema::{self, Form, Key, Kind};
+use serde_json::{Map, Value};
+
+use crate::qapi::{Member, Members, Qapi, QmpError, Type};
+use crate::qapi_struct;
+use crate::qmp::Call;
+
+/// The options of a node, of any driver.
+pub(in crate::qmp) struct BlockdevOptions(Map<String, Value>);
+
+const OPTIONS: &str = "BlockdevOptions";
+
+fn member(key: &Key) -> Member {
+    let text = String::ty;
+    let node = |name, more: &[Type]| Type::Alternate {
+        name,
+        members: [Type::Known(OPTIONS), text()].into_iter().chain(more.to_vec()).collect(),
+    };
+    let object =
+        |keys: &[Key]| Type::Object { name: key.name, members: keys.iter().map(member).collect() };
+    // Members of one name may hold different words in different drivers.
+    let words = |words: &[&'static str]| Type::Enum { name: words[0], values: words.to_vec() };
+    let ty = match key.kind {
+        Kind::Text => text(),
+        Kind::Bool => bool::ty(),
+        Kind::Int => i64::ty(),
+        Kind::Word(list) => words(list),
+        Kind::Node => node("BlockdevRef", &[]),
+        Kind::NodeOrNull => node("BlockdevRefOrNull", &[Type::Builtin("null", "null")]),
+        Kind::Object(keys) => object(keys),
+        Kind::WordOrObject(list, keys) => {
+            Type::Alternate { name: "Qcow2OverlapChecks", members: vec![object(keys), words(list)] }
+        }
+    };
+    Member { name: key.name, ty, optional: key.optional }
+}
+
+impl Qapi for BlockdevOptions {
+    fn ty() -> Type {
+        let drivers = schema::drivers();
+        let names = Type::Enum {
+            name: "BlockdevDriver",
+            values: drivers.iter().map(|(name, _)| *name).collect(),
+        };
+        let tag = Member { name: "driver", ty: names, optional: false };
+        let own = |&(name, keys): &(&'static str, &'static [Key])| {
+            (name, Type::Object { name, members: keys.iter().map(member).collect() })
+        };
+        Type::Union {
+            name: OPTIONS,
+            members: [tag].into_iter().chain(schema::COMMON.iter().map(member)).collect(),
+            tag: "driver",
+            variants: drivers.iter().map(own).collect(),
+        }
+    }
+
+    fn read(value: Value, name: &str) -> Result<Self, QmpError> {
+        let options = Members::of(value, name)?.rest();
+        schema::check(&options, Form::Json)?;
+        Ok(BlockdevOptions(options))
+    }
+
+    fn write(self) -> Option<Value> {
+        Some(self.0.into())
+    }
+}
+
+pub(in crate::qmp) fn blockdev_add(
+    call: &Call<'_>,
+    BlockdevOptions(options): BlockdevOptions,
+) -> Result<(), QmpError> {
+    call.target.vm.graph().add_node(&options, Form::Json)?;
+    Ok(())
+}
+
+qapi_struct! {
+    /// A node.
+    pub(in crate::qmp) struct NodeName { "node-name" node_name: String }
+}
+
+pub(in crate::qmp) fn blockdev_del(
+    call: &Call<'_>,
+    NodeName { node_name }: NodeName,
+) -> Result<(), QmpError> {
+    Ok(call.target.vm.graph().remove_node(&node_name)?)
+}
+
+qapi_struct! {
+    /// The nodes to be treated in another manner.
+    pub(in crate::qmp) struct Reopen { "options" options: Vec<BlockdevOptions> }
+}
+
+impl Clone for BlockdevOptions {
+    fn clone(&self) -> Self {
+        BlockdevOptions(self.0.clone())
+    }
+}
+
+impl std::fmt::Debug for BlockdevOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl PartialEq for BlockdevOptions {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+pub(in crate::qmp) fn blockdev_reopen(
+    call: &Call<'_>,
+    Reopen { options }: Reopen,
+) -> Result<(), QmpError> {
+    options.into_iter().try_for_each(|options| reopen(call, options))
+}
+
+/// Discards, zero detection and flushes can be changed; all else has to stay as it is.
+fn reopen(call: &Call<'_>, BlockdevOptions(options): BlockdevOptions) -> Result<(), QmpError> {
+    let fixed = |key: &str| QmpError::new(format!("Cannot change the option '{key}'"));
+    let Some(name) = options.get("node-name").and_then(Value::as_str) else {
+        return Err(QmpError::new("node-name not specified"));
+    };
+    let missing = || QmpError::new(format!("Failed to find node with node-name='{name}'"));
+    let node = call.target.vm.graph().node(name).ok_or_else(missing)?;
+    let mut options = Options::from_tree(options);
+    options.text("node-name");
+    if options.text("driver").as_deref() != Some(node.driver().name()) {
+        return Err(fixed("driver"));
+    }
+    for (key, role) in [("file", Role::File), ("backing", Role::Backing)] {
+        let same = options.peek(key) == node.child(role).map(|child| child.name());
+        if options.has(key) && !same {
+            return Err(fixed(key));
+        }
+        options.text(key);
+    }
+    if options.flag("read-only")?.unwrap_or(false) != node.is_read_only() {
+        return Err(fixed("read-only"));
+    }
+    if options.text("filename").is_some_and(|name| name != node.filename()) {
+        return Err(fixed("filename"));
+    }
+    let mut manner = node.manner();
+    manner.discard = options.text("discard").as_deref() == Some("unmap");
+    manner.no_flush = options.flag("cache.no-flush")?.unwrap_or(false);
+    manner.detect_zeroes = match options.text("detect-zeroes").as_deref() {
+        Some("on") => DetectZeroes::On,
+        Some("unmap") => DetectZeroes::Unmap,
+        _ => DetectZeroes::Off,
+    };
+    if options.flag("cache.direct")?.unwrap_or(false) != manner.direct {
+        return Err(fixed("cache.direct"));
+    }
+    if let Some(key) = options.first_key() {
+        return Err(fixed(key));
+    }
+    node.set_manner(manner);
+    Ok(())
+}

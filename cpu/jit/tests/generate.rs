@@ -147,7 +147,8 @@ pub fn is_safe(insn: &Instruction) -> bool {
         OpKind::Register => insn.op_register(n).is_gpr(),
         OpKind::Memory => {
             insn.mnemonic() == M::Lea
-                || insn.memory_base() == Register::RDI && insn.memory_index() == Register::None
+                || insn.memory_base().full_register() == Register::RDI
+                    && insn.memory_index() == Register::None
         }
         OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => false,
         _ => true,
@@ -284,7 +285,8 @@ pub fn is_safe_fpu(insn: &Instruction) -> bool {
     let operands = (0..insn.op_count()).all(|n| match insn.op_kind(n) {
         OpKind::Register => true,
         OpKind::Memory => {
-            insn.memory_base() == Register::RDI && insn.memory_index() == Register::None
+            insn.memory_base().full_register() == Register::RDI
+                && insn.memory_index() == Register::None
         }
         kind => kind == OpKind::Immediate8,
     });
@@ -348,7 +350,8 @@ pub fn is_safe_vector(insn: &Instruction) -> bool {
             register.is_gpr() || register.is_xmm() || register.is_ymm()
         }
         OpKind::Memory => {
-            insn.memory_base() == Register::RDI && insn.memory_index() == Register::None
+            insn.memory_base().full_register() == Register::RDI
+                && insn.memory_index() == Register::None
         }
         kind => kind == OpKind::Immediate8,
     });

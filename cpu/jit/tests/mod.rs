@@ -79,10 +79,10 @@ fn rotates(raw: &Instruction) -> bool {
 
 /// A stream of instructions that end with HLT. Where one leaves flags undefined, the next defines
 /// them.
-fn stream(rng: &mut Rng, count: usize) -> Vec<u8> {
+fn stream(rng: &mut Rng, bits: u32, count: usize) -> Vec<u8> {
     let mut code = Vec::new();
     for _ in 0..count {
-        if rng.below(8) == 0 {
+        if bits == 64 && rng.below(8) == 0 {
             code.extend(generate_prepared(rng));
             continue;
         }
@@ -96,7 +96,7 @@ fn stream(rng: &mut Rng, count: usize) -> Vec<u8> {
                 7 => generate_mmx(rng),
                 _ => generate(rng),
             };
-            let raw = Decoder::with_ip(64, &bytes, CODE, DecoderOptions::NONE).decode();
+            let raw = Decoder::with_ip(bits, &bytes, CODE, DecoderOptions::NONE).decode();
             let safe = match kind {
                 0..4 => is_safe_vector(&raw),
                 4..8 => is_safe_fpu(&raw),
@@ -107,7 +107,7 @@ fn stream(rng: &mut Rng, count: usize) -> Vec<u8> {
             }
             code.extend(&bytes[..raw.len()]);
             if raw.rflags_undefined() != 0 || rotates(&raw) {
-                code.extend([0x48, 0x39, 0xfe]); // cmp rsi, rdi
+                code.extend([0x48, 0x39, 0xfe]); // cmp rsi, rdi; or dec eax; cmp esi, edi
             }
             break;
         }
@@ -130,7 +130,8 @@ fn compare(beds: &mut [Testbed; 2], code: &[u8], start: impl Fn(&mut Testbed)) -
     let [expected, got] = &outcomes;
     if expected != got {
         let mut text = String::new();
-        let mut decoder = Decoder::with_ip(64, code, CODE, DecoderOptions::NONE);
+        let bits = beds[0].cpu.mode.code_bits.into();
+        let mut decoder = Decoder::with_ip(bits, code, CODE, DecoderOptions::NONE);
         for raw in &mut decoder {
             let at = (raw.ip() - CODE) as usize;
             let bytes = &code[at..at + raw.len()];
@@ -208,9 +209,40 @@ fn random_streams_agree() {
     let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
     for _ in 0..12_000 {
         let count = 1 + rng.below(12);
-        let code = stream(&mut rng, count);
+        let code = stream(&mut rng, 64, count);
         let start = random_start(&mut rng, DATA + 0x800);
         compare(&mut beds, &code, start);
+    }
+}
+
+/// Makes what runs 32-bit code, with flat segments but for GS, whose base is `gs` and limit `limit`.
+fn enter_32_bit_code(bed: &mut Testbed, gs: u64, limit: u32) {
+    let state = &mut bed.cpu.state;
+    let code = &mut state.seg[Seg::Cs as usize];
+    code.attr = code.attr & !attr::LONG | attr::BIG;
+    code.limit = !0;
+    let flat = Segment { selector: 16, base: 0, limit: !0, attr: 0xc093 };
+    for seg in [Seg::Ss, Seg::Ds, Seg::Es, Seg::Fs] {
+        state.seg[seg as usize] = flat;
+    }
+    state.seg[Seg::Gs as usize] = Segment { base: gs, limit, ..flat };
+    for register in &mut state.regs[..16] {
+        *register &= 0xffff_ffff;
+    }
+}
+
+#[test]
+fn random_streams_of_32_bit_code_agree() {
+    let mut beds = pair();
+    let mut rng = Rng(0x0bad_cafe_0123_4567);
+    for i in 0..12_000 {
+        let count = 1 + rng.below(12);
+        let code = stream(&mut rng, 32, count);
+        let start = random_start(&mut rng, if i % 2 == 0 { DATA + 0x800 } else { END });
+        compare(&mut beds, &code, |bed| {
+            start(bed);
+            enter_32_bit_code(bed, 0, !0);
+        });
     }
 }
 
@@ -221,7 +253,7 @@ fn faults_amid_random_streams_are_exact() {
     let mut faults = 0;
     for _ in 0..12_000 {
         let count = 1 + rng.below(12);
-        let code = stream(&mut rng, count);
+        let code = stream(&mut rng, 64, count);
         // Positive displacements lead out of what is mapped, negative ones to where nothing is.
         let start = random_start(&mut rng, END);
         faults += u32::from(compare(&mut beds, &code, start) == RunExit::Shutdown);
@@ -298,18 +330,10 @@ fn segments_with_a_base_are_followed_in_32_bit_code() {
     for (limit, edi) in [(!0, 0x20), (!0, 0_u32.wrapping_sub(0x40)), (0xfff, 0x2000)] {
         let mut beds = pair();
         compare(&mut beds, &code, |bed| {
-            let state = &mut bed.cpu.state;
-            state.regs[..16].fill(0);
-            state.regs[gpr::RDI] = edi.into();
-            state.x87 = X87::default();
-            let code = &mut state.seg[Seg::Cs as usize];
-            code.attr = code.attr & !attr::LONG | attr::BIG;
-            code.limit = !0;
-            let flat = Segment { selector: 16, base: 0, limit: !0, attr: 0xc093 };
-            for seg in [Seg::Ss, Seg::Ds, Seg::Es, Seg::Fs] {
-                state.seg[seg as usize] = flat;
-            }
-            state.seg[Seg::Gs as usize] = Segment { base: DATA + 0x100, limit, ..flat };
+            bed.cpu.state.regs[..16].fill(0);
+            bed.cpu.state.regs[gpr::RDI] = edi.into();
+            bed.cpu.state.x87 = X87::default();
+            enter_32_bit_code(bed, DATA + 0x100, limit);
             bed.ram.write(DATA, &[7; 0x400]);
         });
         assert_eq!(beds[1].ram.read_uint(DATA + 0x120, 4) != 0x0707_0707, edi == 0x20);

@@ -113,9 +113,9 @@ impl Limits {
 
     /// Refuses limits that contradict each other.
     pub fn check(&self) -> Result<()> {
-        let has = |kind, field: fn(&Limit) -> u64| field(&self.of(kind)) > 0;
-        let (rate, burst): (fn(&Limit) -> u64, fn(&Limit) -> u64) =
-            (|limit| limit.rate, |limit| limit.burst);
+        type Field = fn(&Limit) -> u64;
+        let has = |kind, field: Field| field(&self.of(kind)) > 0;
+        let (rate, burst): (Field, Field) = (|limit| limit.rate, |limit| limit.burst);
         for [total, read, write] in [
             [Kind::BpsTotal, Kind::BpsRead, Kind::BpsWrite],
             [Kind::IopsTotal, Kind::IopsRead, Kind::IopsWrite],

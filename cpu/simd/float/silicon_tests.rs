@@ -1,6 +1,6 @@
 //! The packed operations against the processor that runs the tests, with exceptions unmasked too: then
 //! SIGFPE arrives, and its handler goes on behind the instruction.
-#![allow(unsafe_code)] // The oracle is inline assembly.
+#![allow(unsafe_code, clippy::unwrap_used)] // The oracle is inline assembly.
 
 use super::*;
 use crate::fpu::testing::Random;

@@ -204,6 +204,17 @@ impl Graph {
         objects.chain(drives).find(|group| group.name() == name)
     }
 
+    /// Removes an object's limits, unless a disk has them; `None` if there is no such object.
+    pub fn remove_throttle_group(&self, name: &str) -> Option<bool> {
+        let groups = &mut self.inner.lock().throttle_groups;
+        let at = groups.iter().position(|group| group.name() == name)?;
+        let free = Arc::strong_count(&groups[at]) == 1;
+        if free {
+            groups.remove(at);
+        }
+        Some(free)
+    }
+
     /// Enters an object's limits.
     pub fn add_throttle_group(&self, group: Arc<Group>) {
         self.inner.lock().throttle_groups.push(group);

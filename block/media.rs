@@ -252,3 +252,116 @@ pub struct Snapshot<'a> {
     /// Where to tell that it is made.
     pub announce: Announce<'a>,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use parking_lot::Mutex;
+    use serde_json::json;
+
+    use super::*;
+    use crate::backend::{Drive, DriveInfo, Request, Use};
+    use crate::engine::Pool;
+    use crate::schema::Form;
+    use crate::vector::Vector;
+
+    fn graph() -> Arc<Graph> {
+        Graph::new(Arc::new(Pool::new())).unwrap()
+    }
+
+    fn file(graph: &Graph, name: &str, path: &str) -> Arc<Node> {
+        let options = json!({"driver": "raw", "node-name": name,
+            "file": {"driver": "file", "filename": path}});
+        graph.add_node(options.as_object().unwrap(), Form::Json).unwrap()
+    }
+
+    /// A drive with a tray.
+    #[derive(Default)]
+    struct Tray {
+        open: Mutex<bool>,
+        locked: bool,
+    }
+
+    impl Drive for Tray {
+        fn is_removable(&self) -> bool {
+            true
+        }
+        fn has_tray(&self) -> bool {
+            true
+        }
+        fn is_tray_open(&self) -> bool {
+            *self.open.lock()
+        }
+        fn is_locked(&self) -> bool {
+            self.locked
+        }
+        fn medium_changed(&self, loaded: bool) {
+            *self.open.lock() = !loaded;
+        }
+    }
+
+    fn text(result: Result<()>) -> String {
+        result.map_or_else(|error| error.to_string(), |()| String::new())
+    }
+
+    /// Texts recorded from QEMU 10.0.2.
+    #[test]
+    fn media_come_and_go_through_an_open_tray() {
+        let disc = tempfile::NamedTempFile::new().unwrap();
+        disc.as_file().set_len(1 << 20).unwrap();
+        let graph = graph();
+        let node = file(&graph, "disc", disc.path().to_str().unwrap());
+        for locked in [false, true] {
+            let drive = graph.add_backend(&format!("cd{locked}"), DriveInfo::default()).unwrap();
+            let tray = Arc::new(Tray { locked, ..Tray::default() });
+            let listener: Weak<dyn Drive> = Arc::downgrade(&(tray.clone() as Arc<dyn Drive>));
+            drive.plug(Use { id: Some("cd".into()), ..Use::default() }, Some(listener)).unwrap();
+            assert_eq!(text(drive.remove_medium("cd")), "Tray of device 'cd' is not open");
+            let refusal = text(drive.open_tray("cd", false));
+            assert_eq!(refusal.starts_with("Device 'cd' is locked and force"), locked, "{refusal}");
+            drive.open_tray("cd", true).unwrap();
+            drive.insert_medium("cd", node.clone()).unwrap();
+            let again = text(drive.insert_medium("cd", node.clone()));
+            assert_eq!(again, "There already is a medium in device 'cd'");
+            drive.close_tray("cd").unwrap();
+            assert_eq!(text(graph.remove_node("disc")), "Node disc is in use");
+            assert_eq!(drive.len().unwrap(), 1 << 20);
+            drive.eject("cd", true).unwrap();
+            assert!(!drive.present() && tray.is_tray_open());
+        }
+        drop(node);
+        assert_eq!(text(graph.remove_node("disc")), "");
+        let missing = "Failed to find node with node-name='disc'";
+        assert_eq!(text(graph.remove_node("disc")), missing);
+    }
+
+    #[test]
+    fn an_overlay_takes_what_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(path("base"), vec![1; 1 << 20]).unwrap();
+        let graph = graph();
+        let base = file(&graph, "base", &path("base"));
+        let drive = graph.add_backend("hd", DriveInfo::default()).unwrap();
+        drive.set_node(Some(base.clone())).unwrap();
+        drive.plug(Use { writes: true, ..Use::default() }, None).unwrap();
+        let overlay = Snapshot {
+            file: &path("top"),
+            node_name: Some("top"),
+            create: true,
+            announce: &|text| assert!(text.starts_with("Formatting '"), "{text}"),
+        };
+        graph.snapshot(&base, &overlay).unwrap();
+        let (send, done) = std::sync::mpsc::channel();
+        let request = Request::Write { at: 512, from: Vector::from(&[7; 512][..]), fua: true };
+        drive.submit(request, Box::new(move |result| send.send(result).unwrap()));
+        done.recv_timeout(std::time::Duration::from_secs(20)).unwrap().unwrap();
+        let top = graph.node("top").unwrap();
+        assert_eq!(block_on(top.read_bytes(0, 1024)).unwrap()[512..], [7; 512]);
+        assert!(std::fs::read(path("base")).unwrap().iter().all(|byte| *byte == 1));
+        assert!(base.is_read_only());
+        let refusal = text(graph.snapshot(&base, &overlay));
+        assert_eq!(refusal, "Node 'base' is busy: node is used as backing hd of 'top'");
+    }
+}

@@ -12,6 +12,7 @@ mod none;
 pub mod objects;
 pub mod pc;
 pub mod run_state;
+pub mod throttle_groups;
 pub mod vm;
 
 pub use error::MachineError;

@@ -6,11 +6,14 @@ use base::memory::RamBlock;
 use base::memory::backend::{Backend, BackendError, BackendProps, Defaults, HostNodes};
 use base::object::{Object, Property};
 use base::props::{PropError, PropInput, PropName, PropSpec, PropValue, Props};
+use block::graph::Graph;
+use block::throttle::Group;
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 
 use crate::config::{ObjectConfig, PropList};
 use crate::io_threads::{IoThread, IoThreadProps};
+use crate::throttle_groups::{self, THROTTLE_GROUP};
 
 /// Type of I/O threads.
 pub const IO_THREAD: &str = "iothread";
@@ -79,22 +82,24 @@ pub struct UserObjects {
     defaults: RwLock<Defaults>,
     memory: Mutex<Vec<Memory>>,
     threads: Mutex<Vec<(String, Arc<IoThread>)>>,
+    graph: Arc<Graph>,
 }
 
 /// Whether the operator can make objects of a type.
 pub fn is_type(name: &str) -> bool {
-    name == IO_THREAD || Backend::new(name).is_some()
+    [IO_THREAD, THROTTLE_GROUP].contains(&name) || Backend::new(name).is_some()
 }
 
 impl UserObjects {
-    /// None yet; they will be entered in `container`.
-    pub fn new(container: Arc<Object>) -> Arc<Self> {
+    /// None yet; they will be entered in `container`, and limits in `graph`.
+    pub fn new(container: Arc<Object>, graph: Arc<Graph>) -> Arc<Self> {
         let defaults = RwLock::new(Defaults { merge: true, dump: true });
         Arc::new(UserObjects {
             container,
             defaults,
             memory: Mutex::default(),
             threads: Mutex::default(),
+            graph,
         })
     }
 
@@ -112,6 +117,9 @@ impl UserObjects {
     pub fn add(&self, config: &ObjectConfig) -> Result<(), UserObjectError> {
         if config.type_name == IO_THREAD {
             return self.add_io_thread(config);
+        }
+        if config.type_name == THROTTLE_GROUP {
+            return self.add_throttle_group(config);
         }
         let backend = Backend::new(&config.type_name)
             .ok_or_else(|| UserObjectError::Type(config.type_name.clone()))?;
@@ -133,6 +141,16 @@ impl UserObjects {
             return Err(UserObjectError::Duplicate(config.id.clone()));
         }
         self.threads.lock().push((config.id.clone(), thread));
+        Ok(())
+    }
+
+    fn add_throttle_group(&self, config: &ObjectConfig) -> Result<(), UserObjectError> {
+        let limits = throttle_groups::limits(&config.props).map_err(UserObjectError::Property)?;
+        let group = Group::new(&config.id, limits);
+        if self.container.add(&config.id, Arc::new(throttle_groups::object(&group))).is_err() {
+            return Err(UserObjectError::Duplicate(config.id.clone()));
+        }
+        self.graph.add_throttle_group(group);
         Ok(())
     }
 
@@ -187,6 +205,14 @@ impl UserObjects {
             if let Some(at) = threads.iter().position(|(known, _)| known == id) {
                 // A device that uses it keeps it.
                 threads.remove(at);
+                self.container.remove(id);
+                return Ok(());
+            }
+        }
+        match self.graph.remove_throttle_group(id) {
+            None => {}
+            Some(false) => return Err(UserObjectError::InUse(id.into())),
+            Some(true) => {
                 self.container.remove(id);
                 return Ok(());
             }
@@ -322,7 +348,8 @@ mod tests {
     #[test]
     fn objects_come_and_go() {
         let root = Object::container();
-        let objects = UserObjects::new(root.clone());
+        let graph = Graph::new(Arc::new(block::engine::Inline)).unwrap();
+        let objects = UserObjects::new(root.clone(), graph);
         let ram = "memory-backend-ram";
         assert_eq!(add(&objects, ram, "m", json!({"size": 4096})), Ok(()));
         assert_eq!(root.child("m").unwrap().get("/objects/m", "size").unwrap(), 4096);

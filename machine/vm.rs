@@ -133,10 +133,10 @@ impl Vm {
         let vm = Arc::new(Vm {
             clocks: clocks.clone(),
             main_loop: main_loop.clone(),
-            graph,
+            graph: graph.clone(),
             parts: OnceLock::new(),
             objects,
-            user_objects: UserObjects::new(user),
+            user_objects: UserObjects::new(user, graph),
             inventory: OnceLock::new(),
             notes: Mutex::default(),
             pick_up: OnceLock::new(),

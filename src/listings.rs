@@ -6,6 +6,7 @@ use base::props::{PropSpec, PropValue, Props, help_text};
 use machine::data_files::DataFiles;
 use machine::io_threads::IoThreadProps;
 use machine::objects::IO_THREAD;
+use machine::throttle_groups::{self, THROTTLE_GROUP};
 
 use crate::cli::Catalog;
 
@@ -41,6 +42,7 @@ impl Catalog for Listings {
     fn objects(&self) -> String {
         let mut text = "List of user creatable objects:\n".to_owned();
         let names = [IO_THREAD].into_iter().chain(backend::TYPES.iter().copied());
+        let names = names.chain([THROTTLE_GROUP]);
         names.for_each(|name| text.push_str(&format!("  {name}\n")));
         text
     }
@@ -49,6 +51,9 @@ impl Catalog for Listings {
         if type_name == IO_THREAD {
             let specs: Vec<_> = IoThreadProps::specs().iter().map(object_prop).collect();
             return Some(help_text(type_name, &specs));
+        }
+        if type_name == THROTTLE_GROUP {
+            return Some(help_text(type_name, throttle_groups::SPECS));
         }
         let specs: Vec<_> = Backend::new(type_name)?.specs().iter().map(object_prop).collect();
         Some(help_text(type_name, &specs))

@@ -11,9 +11,11 @@ use block::options::Options;
 use block::throttle::Group;
 
 use crate::config::{
-    BlockdevConfig, ConfigError, DeviceConfig, Drive, DriveConfig, Located, MachineConfig, Origin,
-    PropList,
+    BlockdevConfig, ConfigError, DeviceConfig, Drive, DriveConfig, Located, MachineConfig,
+    ObjectConfig, Origin, PropList,
 };
+use crate::objects::UserObjects;
+use crate::throttle_groups::THROTTLE_GROUP;
 
 /// Types of devices whose presence takes a default drive's place away.
 const REPLACE_CDROM: [&str; 5] = ["ide-cd", "ide-hd", "scsi-cd", "scsi-hd", "ide-drive"];
@@ -26,6 +28,19 @@ pub(super) struct Drives {
     pub devices: Vec<Located<DeviceConfig>>,
     /// Drives that the operator asked for, and where.
     asked: Vec<(Origin, Arc<Backend>)>,
+}
+
+/// Makes the limits of `-object throttle-group`, which nodes refer to.
+pub(super) fn create_limits(
+    objects: &[Located<ObjectConfig>],
+    made: &UserObjects,
+) -> Result<(), ConfigError> {
+    for Located { value: object, origin } in objects {
+        if object.type_name == THROTTLE_GROUP {
+            made.add(object).map_err(|error| ConfigError::at(origin, error.to_string()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the nodes of `-blockdev`.

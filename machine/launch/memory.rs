@@ -9,6 +9,7 @@ use base::props::Size;
 use super::fault;
 use crate::config::{ConfigError, Located, MachineConfig, MemoryConfig, NumaNode, NumaPlan};
 use crate::objects::{TakeError, UserObjectError, UserObjects, is_type};
+use crate::throttle_groups::THROTTLE_GROUP;
 
 /// RAM of a machine that was not told how much it has.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -23,8 +24,9 @@ pub(super) fn create_objects(
     objects: &UserObjects,
 ) -> Result<(), ConfigError> {
     for Located { value: object, origin } in &config.objects {
-        // Types of other subsystems are refused by name where they are read.
-        if !is_type(&object.type_name) {
+        // Types of other subsystems are refused by name where they are read; limits are made with the
+        // disks, before the machine.
+        if !is_type(&object.type_name) || object.type_name == THROTTLE_GROUP {
             continue;
         }
         if objects.exists(&object.id) {
@@ -167,7 +169,8 @@ mod tests {
             objects: objects.iter().map(object).collect(),
             ..MachineConfig::default()
         };
-        let made = UserObjects::new(Object::container());
+        let graph = block::graph::Graph::new(Arc::new(block::engine::Inline)).unwrap();
+        let made = UserObjects::new(Object::container(), graph);
         create_objects(&config, &made).map_err(|error| error.to_string())?;
         Ok(made)
     }

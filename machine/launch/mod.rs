@@ -122,6 +122,7 @@ pub fn launch(
         by_test,
     };
     serve_monitors(&launched)?;
+    drives::create_limits(&config.objects, vm.user_objects())?;
     drives::create_nodes(&config.blockdevs, vm.graph())?;
     match machine.kind {
         Kind::None => {

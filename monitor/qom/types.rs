@@ -13,6 +13,7 @@ use machine::io_threads::IoThreadProps;
 use machine::machines::{Kind, MACHINES};
 use machine::objects;
 use machine::pc::onboard;
+use machine::throttle_groups;
 
 /// A type.
 pub(crate) struct TypeInfo {
@@ -156,6 +157,8 @@ pub(crate) fn all() -> Vec<TypeInfo> {
     }
     let specs = IoThreadProps::specs().iter().map(objects::listed).collect();
     types.push(concrete(objects::IO_THREAD.into(), "object", specs));
+    let specs = throttle_groups::SPECS.to_vec();
+    types.push(concrete(throttle_groups::THROTTLE_GROUP.into(), "object", specs));
     for name in BACKENDS {
         let parent = if ON_DESCRIPTORS.contains(name) { "chardev-fd" } else { "chardev" };
         types.push(concrete(format!("chardev-{name}"), parent, Vec::new()));

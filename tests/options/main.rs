@@ -2,5 +2,6 @@
 //!
 //! What can be seen from outside is the same for QEMU: run with `RHEA_BIN` to check.
 
+mod drives;
 mod machine;
 mod process;

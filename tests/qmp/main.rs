@@ -1,5 +1,7 @@
 //! The machine protocol, on machines that do not run.
 
+mod disks;
+
 use anyhow::{Result, ensure};
 use serde_json::json;
 use testbed::vm::{Launch, Vm};

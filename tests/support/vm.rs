@@ -24,12 +24,19 @@ pub struct Launch {
     args: Vec<OsString>,
     qmp: bool,
     qtest: bool,
+    directory: Option<PathBuf>,
 }
 
 impl Launch {
     /// Starts from the bare program.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), args: Vec::new(), qmp: false, qtest: false }
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            qmp: false,
+            qtest: false,
+            directory: None,
+        }
     }
 
     /// The usual test machine: 512 MiB, everything on standard input and
@@ -65,6 +72,12 @@ impl Launch {
             .args(["-append", &append])
     }
 
+    /// Runs it in a directory, against which names of files are read.
+    pub fn in_dir(mut self, directory: &Path) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
     /// Attaches a QMP client.
     pub fn qmp(mut self) -> Self {
         self.qmp = true;
@@ -90,6 +103,9 @@ impl Launch {
         let scratch = TempDir::new().context("cannot create a scratch directory")?;
         let mut command = Command::new(&self.program);
         command.args(&self.args);
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
         // We listen and the emulator connects: nothing needs to be polled for.
         let qmp = self.qmp.then(|| listen(&mut command, "-qmp", &scratch)).transpose()?;
         let qtest = self.qtest.then(|| listen(&mut command, "-qtest", &scratch)).transpose()?;

@@ -6,6 +6,7 @@ use base::props::{PropSpec, Props};
 use machine::config::{ObjectConfig, PropList};
 use machine::io_threads::IoThreadProps;
 use machine::objects::{IO_THREAD, UserObjectError, is_type};
+use machine::throttle_groups::{self, THROTTLE_GROUP};
 use serde_json::{Map, Value};
 
 use crate::qapi::{ErrorClass, Member, Members, Qapi, QmpError, Type};
@@ -152,6 +153,12 @@ pub(in crate::qmp) struct ObjectOptions {
     props: Map<String, Value>,
 }
 
+fn limits() -> Type {
+    let names = throttle_groups::SPECS.iter().filter_map(|spec| spec.name.strip_prefix("x-"));
+    let member = |name| Member { name, ty: i64::ty(), optional: true };
+    Type::Object { name: "ThrottleLimits", members: names.map(member).collect() }
+}
+
 /// A property of an object, as the schema has it.
 fn member(spec: &PropSpec) -> Member {
     let words = |name, values: &[&'static str]| Type::Enum { name, values: values.into() };
@@ -160,7 +167,9 @@ fn member(spec: &PropSpec) -> Member {
         "size" | "uint32" | "int64" => i64::ty(),
         "HostMemPolicy" => words("HostMemPolicy", &["default", "preferred", "bind", "interleave"]),
         "OnOffAuto" => words("OnOffAuto", &["auto", "on", "off"]),
+        "int" if spec.name.starts_with("x-") => i64::ty(),
         "int" => Vec::<i64>::ty(),
+        "ThrottleLimits" => limits(),
         _ => String::ty(),
     };
     let optional = !matches!(spec.name, "size" | "mem-path");
@@ -176,9 +185,10 @@ impl Qapi for ObjectOptions {
             .iter()
             .filter_map(|name| Some(variant(name, Backend::new(name)?.specs())));
         let threads = variant(IO_THREAD, IoThreadProps::specs());
-        let variants = backends.chain([threads]);
+        let limits = variant(THROTTLE_GROUP, throttle_groups::SPECS);
+        let variants = backends.chain([threads, limits]);
         let mut names = backend::TYPES.to_vec();
-        names.push(IO_THREAD);
+        names.extend([IO_THREAD, THROTTLE_GROUP]);
         let kinds = Type::Enum { name: "ObjectType", values: names };
         Type::Union {
             name: "ObjectOptions",

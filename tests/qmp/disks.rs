@@ -1,0 +1,111 @@
+//! Commands about disks: a dialogue with QEMU 10.0.2, in `disks.jsonl`.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use testbed::vm::Launch;
+
+/// Without what differs from run to run: generated names, figures of the host's file system, times.
+fn settled(mut value: Value) -> Value {
+    fn settle(value: &mut Value) {
+        match value {
+            Value::Object(members) => {
+                for key in ["actual-size", "timestamp"] {
+                    members.remove(key);
+                }
+                members.values_mut().for_each(settle);
+            }
+            Value::Array(items) => items.iter_mut().for_each(settle),
+            Value::String(text) if text.starts_with("#block") => *text = "#block".into(),
+            _ => {}
+        }
+    }
+    settle(&mut value);
+    value
+}
+
+#[test]
+fn answers_are_qemus() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    for (name, size) in [("v.raw", 1 << 20), ("b.raw", 2 << 20), ("c.raw", 2 << 20)] {
+        std::fs::File::create(dir.path().join(name))?.set_len(size)?;
+    }
+    let args = [
+        "-M",
+        "pc",
+        "-S",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-drive",
+        "if=none,id=hd,file=v.raw,format=raw,node-name=hdn",
+        "-device",
+        "ide-hd,drive=hd,id=d0",
+        "-device",
+        "ide-cd,id=cd",
+    ];
+    let launch = Launch::new(testbed::program()).args(args).in_dir(dir.path()).qmp();
+    let mut vm = launch.spawn()?;
+    let qmp = vm.qmp();
+    let mut differences = String::new();
+    for line in include_str!("disks.jsonl").lines() {
+        let mut case: Value = serde_json::from_str(line)?;
+        let request = case["request"].take();
+        let mut reply = qmp.call(&request).with_context(|| request.to_string())?;
+        if let Some(members) = reply.as_object_mut() {
+            members.remove("id");
+        }
+        let (expected, found) = (settled(case["reply"].take()), settled(reply));
+        if expected != found {
+            differences += &format!("{request}\n expected: {expected}\n got: {found}\n");
+        }
+        for event in case["events"].as_array().into_iter().flatten() {
+            let name = event["event"].as_str().context("a name")?;
+            let found = qmp.wait_event(name).with_context(|| request.to_string())?;
+            if found["data"] != event["data"] {
+                differences += &format!("{request}\n expected: {event}\n got: {found}\n");
+            }
+        }
+    }
+    ensure!(differences.is_empty(), "{differences}");
+    Ok(())
+}
+
+/// An image is made by jobs and used as a disk.
+#[test]
+fn jobs_make_images() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut vm = Launch::new(testbed::program())
+        .args(["-M", "none", "-display", "none"])
+        .in_dir(dir.path())
+        .qmp()
+        .spawn()?;
+    let qmp = vm.qmp();
+    let steps = [
+        ("j0", json!({"driver": "file", "filename": "new.qcow2", "size": 0})),
+        ("j1", json!({"driver": "qcow2", "file": "f", "size": 1 << 20})),
+    ];
+    for (id, options) in steps {
+        qmp.execute_with("blockdev-create", json!({"job-id": id, "options": options}))?;
+        loop {
+            let event = qmp.wait_event("JOB_STATUS_CHANGE")?;
+            if event["data"] == json!({"id": id, "status": "concluded"}) {
+                break;
+            }
+        }
+        let jobs = qmp.execute("query-jobs")?;
+        ensure!(jobs[0]["id"] == id && jobs[0].get("error").is_none(), "{jobs}");
+        qmp.execute_with("job-dismiss", json!({"id": id}))?;
+        if id == "j0" {
+            let file = json!({"driver": "file", "node-name": "f", "filename": "new.qcow2"});
+            qmp.execute_with("blockdev-add", file)?;
+        }
+    }
+    let image = json!({"driver": "qcow2", "node-name": "q", "file": "f"});
+    qmp.execute_with("blockdev-add", image)?;
+    let nodes = qmp.execute_with("query-named-block-nodes", json!({"flat": true}))?;
+    ensure!(
+        nodes[0]["node-name"] == "q" && nodes[0]["image"]["virtual-size"] == 1 << 20,
+        "{nodes}"
+    );
+    Ok(())
+}

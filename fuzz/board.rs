@@ -9,13 +9,16 @@ use std::sync::{Arc, OnceLock};
 use base::clock::Clocks;
 use base::event_loop::EventLoop;
 use base::fdset::FdSets;
+use block::schema::Form;
 use machine::config::{
-    AccelConfig, DeviceConfig, Identity, Located, MachineConfig, OnShutdown, Origin, PropList,
+    AccelConfig, BlockdevConfig, DeviceConfig, Identity, Located, MachineConfig, OnShutdown,
+    Origin, PropList,
 };
 use machine::launch::{Host, Launched, launch};
 use machine::run_state::Cause;
 use machine::vm;
 use monitor::Target;
+use serde_json::json;
 
 /// Bytes of RAM.
 const RAM: u64 = 2 << 20;
@@ -32,7 +35,11 @@ const DEVICES: &[(&str, &[(&str, &str)])] = &[
     ("isa-debugcon", &[("chardev", "console")]),
     ("vmgenid", &[("guid", "324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87")]),
     ("vmcoreinfo", &[]),
+    ("virtio-blk-pci", &[("drive", DISK), ("packed", "on")]),
 ];
+
+/// Name of the disk.
+const DISK: &str = "disk";
 
 /// A machine, and the loop that serves it.
 pub struct Board {
@@ -137,6 +144,7 @@ fn configuration() -> MachineConfig {
         devices: DEVICES.iter().map(device).collect(),
         serials: ["null", "null"].map(|text| nowhere(text.to_owned())).into(),
         parallels: vec![nowhere("null".to_owned())],
+        blockdevs: vec![nowhere(disk())],
         no_defaults: true,
         no_network: true,
         ..MachineConfig::default()
@@ -145,6 +153,14 @@ fn configuration() -> MachineConfig {
     // Powered off it waits for the next input.
     config.actions.shutdown = OnShutdown::Pause;
     config
+}
+
+/// A disk that keeps nothing.
+fn disk() -> BlockdevConfig {
+    let tree =
+        json!({"driver": "null-co", "node-name": DISK, "size": 1 << 20, "read-zeroes": true});
+    let serde_json::Value::Object(tree) = tree else { unreachable!("an object was written") };
+    BlockdevConfig { tree, form: Form::Json }
 }
 
 /// The path of a BIOS image that no distribution needs to install.

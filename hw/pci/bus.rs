@@ -106,6 +106,12 @@ impl PciBus {
         })
     }
 
+    /// Whether there is a place for a device, for those who have something else to do before they plug
+    /// it.
+    pub fn check_place(&self, name: &str, props: &PciProps) -> Result<(), PciError> {
+        self.place(name, props.devfn()).map(drop)
+    }
+
     /// Plugs a chip of the board, as [`Self::plug`] does a device.
     pub fn plug_chip<D: PciDevice>(
         &self,

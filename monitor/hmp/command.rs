@@ -128,7 +128,7 @@ const COMMANDS: &[Command] = commands! {
         silence()
     };
     "device_add" "driver[,prop=value][,...]" "add a device" |target, arguments| {
-        let text = arguments.word().ok_or("device_add: string expected".to_owned())?;
+        let text = arguments.word().unwrap_or_default();
         arguments.end("device_add")?;
         let mut props = pairs(text, "driver")?;
         let mut take = |name: &str| {

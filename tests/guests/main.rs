@@ -5,6 +5,7 @@ mod firmware;
 mod linux;
 mod sameness;
 mod soak;
+mod virtio;
 
 use testbed::vm::Launch;
 

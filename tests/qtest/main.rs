@@ -27,6 +27,7 @@ mod rtc;
 mod smbus;
 mod test_devices;
 mod uart;
+mod virtio;
 
 use anyhow::Result;
 use testbed::vm::{Launch, Vm};

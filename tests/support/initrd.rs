@@ -15,12 +15,15 @@ pub const READY: &str = "rhea-guest: ready";
 /// The line that `/init` prints before it hands the console to a shell.
 pub const SHELL: &str = "rhea-guest: shell";
 
-const SCRIPTS: [(&str, &str); 6] = [
+const SCRIPTS: [(&str, &str); 9] = [
     ("report", include_str!("guest/report")),
     ("stress", include_str!("guest/stress")),
     ("suspend", include_str!("guest/suspend")),
     ("poweroff", include_str!("guest/poweroff")),
     ("reboot", include_str!("guest/reboot")),
+    ("modules", include_str!("guest/modules")),
+    ("disk", include_str!("guest/disk")),
+    ("hotplug", include_str!("guest/hotplug")),
     ("workloads", include_str!("guest/workloads")),
 ];
 
@@ -44,6 +47,17 @@ pub fn build_with_tools(busybox: &Path, tools: &Path) -> Result<Vec<u8>> {
         }
     }
     archive.symlink("lib64", "lib");
+    Ok(archive.finish())
+}
+
+/// Builds the guest with the kernel modules in a directory.
+pub fn build_with_modules(busybox: &Path, modules: &Path) -> Result<Vec<u8>> {
+    let mut archive = base(busybox)?;
+    archive.directory("lib/modules");
+    for path in crate::assets::list(modules)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        archive.file(&format!("lib/modules/{name}"), 0o644, &read(&path)?);
+    }
     Ok(archive.finish())
 }
 

@@ -15,7 +15,7 @@ use block::backend::{Backend, Drive, Use};
 
 use super::Model;
 use super::features::{ANY_LAYOUT, VERSION_1};
-use super::pci::{Kind, Place, Shape, VirtioPci, Wiring};
+use super::pci::{Kind, Place, Shape, VirtioPci, VirtioPciError, Wiring};
 use crate::pci::{PciBus, PciFunction, ids};
 use crate::registry::{self, Identity};
 
@@ -101,6 +101,8 @@ impl Blk {
         backend: Arc<Backend>,
     ) -> Result<Arc<PciFunction>, BlkError> {
         let Placement { bus, place, identity, worker, processors, msi } = placement;
+        // Refused in QEMU's order: the place comes before the disk.
+        bus.check_place(place.type_name, &place.props.pci).map_err(VirtioPciError::from)?;
         let shown = Shown::decide(props, &backend, processors)?;
         let what = Use {
             id: identity.id,

@@ -1,0 +1,88 @@
+//! The test guest with the drivers of virtio devices, which Debian's kernels have as modules, and the
+//! kernel they belong to.
+
+use crate::apt::Apt;
+use crate::assets::{self, list, remove, replace, take};
+use crate::initrd;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const KERNEL: &str = "linux-image-cloud-amd64";
+
+/// The modules; `guest/modules` loads them in this order.
+const MODULES: [&str; 7] = [
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio-rng",
+];
+
+/// Bump when the list above changes.
+const LAYOUT: &str = "rhea modules 1\n";
+
+/// A kernel and a guest with its modules.
+pub struct Modular {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The guest.
+    pub initrd: PathBuf,
+}
+
+/// The kernel and the guest, fetched first if they are not there yet.
+pub fn get() -> Result<Modular> {
+    let busybox = assets::get()?.busybox();
+    let cache = assets::cache_directory()?;
+    let _lock = assets::lock(&cache)?;
+    let dir = cache.join("modules");
+    if !fs::read_to_string(dir.join("stamp")).is_ok_and(|stamp| stamp == LAYOUT) {
+        fetch(&cache.join("unpack-modules"), &dir)?;
+    }
+    let modular = Modular { kernel: dir.join("vmlinuz"), initrd: dir.join("initrd.cpio") };
+    // The scripts are part of this program and may have changed since.
+    replace(&modular.initrd, &initrd::build_with_modules(&busybox, &dir.join("lib"))?)?;
+    Ok(modular)
+}
+
+fn fetch(work: &Path, dir: &Path) -> Result<()> {
+    let (debs, root, ready) = (work.join("debs"), work.join("root"), work.join("ready"));
+    remove(work)?;
+    for directory in [&debs, &root, &ready.join("lib")] {
+        fs::create_dir_all(directory)?;
+    }
+    let apt = Apt::host();
+    apt.ensure_known(KERNEL)?;
+    apt.unpack([apt.concrete_kernel(KERNEL)?.as_str()].into_iter(), &debs, &root)?;
+    let kernel = list(&root.join("boot"))?
+        .into_iter()
+        .find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz-")))
+        .context("the kernel package holds no boot/vmlinuz")?;
+    take(&kernel, &ready.join("vmlinuz"))?;
+    for name in MODULES {
+        let file = format!("{name}.ko");
+        let from = find(&root.join("lib/modules"), &file)?
+            .with_context(|| format!("the kernel package holds no module {file}"))?;
+        take(&from, &ready.join("lib").join(file))?;
+    }
+    fs::write(ready.join("stamp"), LAYOUT)?;
+    remove(dir)?;
+    fs::rename(&ready, dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    remove(work)
+}
+
+/// Looks for a file below a directory.
+fn find(directory: &Path, name: &str) -> Result<Option<PathBuf>> {
+    for path in list(directory)? {
+        if path.is_dir() && !path.is_symlink() {
+            if let Some(found) = find(&path, name)? {
+                return Ok(Some(found));
+            }
+        } else if path.file_name().is_some_and(|found| found == name) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}

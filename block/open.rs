@@ -17,7 +17,7 @@ use crate::secret::Secrets;
 use crate::{Error, Result};
 
 /// Backing files below each other at most: more is an accident or an attack.
-const MAX_DEPTH: usize = 200;
+const MAX_DEPTH: usize = 64;
 
 /// How to open an image.
 #[derive(Clone)]
@@ -59,7 +59,7 @@ pub async fn open_tree(
     how: &OpenOptions,
     graph: Option<&Graph>,
 ) -> Result<Opened> {
-    let mut around = Around { graph, warnings: Vec::new() };
+    let mut around = Around { graph, warnings: Vec::new(), chain: Vec::new() };
     let node = open_node(name, tree, how, Place::Top, 0, &mut around).await?;
     Ok(Opened { node, warnings: around.warnings })
 }
@@ -68,6 +68,8 @@ pub async fn open_tree(
 struct Around<'a> {
     graph: Option<&'a Graph>,
     warnings: Vec<String>,
+    /// Names of the backing files that are being opened, each for the one before it.
+    chain: Vec<String>,
 }
 
 /// Where a node will be.
@@ -413,14 +415,20 @@ impl Builder<'_, '_> {
         if self.depth >= MAX_DEPTH {
             return Err(fail(Error::new(libc::ELOOP, "Too many backing files")));
         }
+        if let Some(path) = path.as_ref().filter(|path| self.around.chain.contains(path)) {
+            let text = format!("Backing file '{path}' creates an infinite loop.");
+            return Err(fail(Error::new(libc::ELOOP, text)));
+        }
         if let (None, Some(format)) = (options.peek("driver"), format) {
             options.set("driver", format);
         }
         self.inherit(&mut options);
         let how = OpenOptions { purpose: Purpose::Read, ..self.how.clone() };
         let depth = self.depth + 1;
+        self.around.chain.extend(path.clone());
         let opening = open_node(path.as_deref(), options, &how, Place::Backing, depth, self.around);
         let node = opening.await.map_err(fail)?;
+        self.around.chain.pop_if(|last| Some(&*last) == path.as_ref());
         self.adopt(Role::Backing, &node, self.backing_claim())?;
         Ok(Some(node))
     }

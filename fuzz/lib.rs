@@ -3,9 +3,11 @@
 //! An input is a list of steps, made of the fuzzer's bytes by [`arbitrary`].
 
 mod board;
+mod disk;
 mod steps;
 mod wire;
 
 pub use board::Board;
+pub use disk::Memory;
 pub use steps::{Place, Size, Step, knock};
 pub use wire::{Socket, Wire};

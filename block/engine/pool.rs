@@ -30,6 +30,8 @@ struct Queue {
     jobs: VecDeque<Job>,
     workers: usize,
     idle: usize,
+    /// Workers that were called and have not come yet.
+    called: usize,
     closed: bool,
 }
 
@@ -59,6 +61,16 @@ impl Future for Pending {
                 Poll::Pending
             }
         }
+    }
+}
+
+impl Queue {
+    /// Whether to call a worker: there is work, one sleeps, and none is on the way. Who comes calls the
+    /// next, so that quick work does not wake everybody, and slow work gets everybody in the end.
+    fn call(&mut self) -> bool {
+        let call = !self.jobs.is_empty() && self.idle > 0 && self.called == 0;
+        self.called += usize::from(call);
+        call
     }
 }
 
@@ -107,8 +119,11 @@ impl HostIo for Pool {
             }
         }
         queue.jobs.push_back(Job { file, op, done: done.clone() });
+        let call = queue.call();
         drop(queue);
-        self.shared.wake.notify_one();
+        if call {
+            self.shared.wake.notify_one();
+        }
         Box::pin(Pending(done))
     }
 }
@@ -117,7 +132,11 @@ fn work(shared: &Shared) {
     let mut queue = shared.queue.lock();
     loop {
         if let Some(Job { file, op, done }) = queue.jobs.pop_front() {
+            let call = queue.call();
             drop(queue);
+            if call {
+                shared.wake.notify_one();
+            }
             let result = op.perform(&file);
             // Before anybody hears of it: who then closes the image has closed the file and its locks.
             drop((file, op));
@@ -136,6 +155,7 @@ fn work(shared: &Shared) {
             queue.idle += 1;
             shared.wake.wait(&mut queue);
             queue.idle -= 1;
+            queue.called = queue.called.saturating_sub(1);
         }
     }
 }

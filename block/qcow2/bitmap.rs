@@ -179,7 +179,8 @@ pub(super) struct LiveBitmaps {
 impl LiveBitmaps {
     pub(super) async fn load(file: &Node, header: &Header) -> Result<Self> {
         let cluster = header.cluster_size();
-        let mut all = Vec::new();
+        // Many entries that point to the same cluster would take more memory than the file has bytes.
+        let (mut all, mut room) = (Vec::new(), file.len()?);
         for stored in load(file, header).await? {
             let size = stored.table_size as usize;
             let table = read_u64s(file, stored.table_offset, size).await?;
@@ -193,7 +194,11 @@ impl LiveBitmaps {
                     _ if host & (cluster - 1) != 0 || host >= file.len()? => {
                         return Err(Error::invalid("Broken bitmap table"));
                     }
-                    _ => Chunk::Bytes(file.read_bytes(host, cluster as usize).await?),
+                    _ => {
+                        let broken = || Error::invalid("Broken bitmap table");
+                        room = room.checked_sub(cluster).ok_or_else(broken)?;
+                        Chunk::Bytes(file.read_bytes(host, cluster as usize).await?)
+                    }
                 });
             }
             all.push(Live { stored, chunks, changed: false });
@@ -212,6 +217,11 @@ impl LiveBitmaps {
             inconsistent: live.is_inconsistent(),
         };
         self.state.lock().all.iter().map(info).collect()
+    }
+
+    /// Whether the image does not have them as they are.
+    pub(super) fn is_changed(&self) -> bool {
+        self.state.lock().changed
     }
 
     /// As `Qcow2BitmapInfo` has it.

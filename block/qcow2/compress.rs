@@ -7,6 +7,9 @@ use flate2::{Compress, Compression as Level, Decompress, FlushCompress, FlushDec
 use super::header::Compression;
 use crate::{Error, Result};
 
+/// log2 of the bytes that a zstd frame may look back.
+const MAX_WINDOW: u32 = 23;
+
 fn damaged() -> Error {
     Error::from_errno(libc::EIO)
 }
@@ -25,6 +28,8 @@ pub fn decompress(kind: Compression, bytes: &[u8], out: &mut [u8]) -> Result<()>
         }
         Compression::Zstd => {
             let mut frame = zstd::stream::read::Decoder::with_buffer(bytes)?.single_frame();
+            // A frame holds a cluster: it has no reason to ask for more memory.
+            frame.window_log_max(MAX_WINDOW)?;
             frame.read_exact(out).map_err(|_| damaged())
         }
     }

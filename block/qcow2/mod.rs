@@ -51,6 +51,7 @@ pub use overlap::Corruption;
 pub use settings::{OnCorruption, Purpose, Settings};
 
 use crate::driver::Repair;
+use crate::engine::block_on;
 use crate::luks::Volume;
 use crate::node::Node;
 use crate::{Error, Result};
@@ -248,5 +249,20 @@ impl Qcow2 {
         let mut meta = self.meta.write().await;
         self.store_bitmaps(&mut meta).await?;
         meta.settle().await
+    }
+}
+
+/// What nobody has closed is closed here. Whoever drops the last hold on an image waits for that.
+impl Drop for Qcow2 {
+    fn drop(&mut self) {
+        if self.settings.purpose == Purpose::Read {
+            return;
+        }
+        let meta = self.meta.get_mut();
+        let stale = meta.lazy && meta.header.incompatible & header::DIRTY != 0;
+        if meta.is_dirty() || stale || self.bitmaps.is_changed() {
+            // Nobody is left who could be told of an error.
+            let _ = block_on(self.settle());
+        }
     }
 }

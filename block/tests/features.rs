@@ -8,11 +8,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 use block::driver::{BitmapChange, Preallocation, Repair, SnapshotTime, ZeroFlags};
-use block::engine::{Inline, block_on};
+use block::engine::{Inline, Pool, block_on, spawn};
 use block::luks::{self, KeyChange, LuksOptions};
 use block::node::Node;
 use block::open::{OpenOptions, create_file, open};
-use block::qcow2::{self, AmendOptions, CreateOptions, NewEncryption, Purpose};
+use block::qcow2::{self, AmendOptions, CreateOptions, NewEncryption, Purpose, Qcow2, Settings};
 use block::secret::{SecretOptions, Secrets};
 use block::vector::Vector;
 
@@ -385,4 +385,91 @@ fn images_become_others() {
     bench.theirs("qemu-img", &["check", "a.qcow2"]);
     bench.theirs("qemu-img", &["compare", "-f", "qcow2", "-F", "raw", "a.qcow2", "model"]);
     assert!(bench.theirs("qemu-img", &["info", "a.qcow2"]).contains("backing file: base"));
+}
+
+/// Writers that share clusters, but no bytes, while others flush and take snapshots.
+#[test]
+fn requests_run_side_by_side() {
+    const WRITERS: u64 = 8;
+    const STRIPE: u64 = 1536;
+    for (round, options) in [
+        CreateOptions { cluster_size: 4096, ..options() },
+        CreateOptions { extended_l2: true, cluster_size: 16384, ..options() },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.qcow2").to_str().unwrap().to_owned();
+        let io = Arc::new(Pool::new());
+        let node = block_on(async {
+            let file = create_file(&path, io.clone()).await.unwrap();
+            qcow2::create(&file, &options).await.unwrap();
+            let header = Qcow2::read_header(&file).await.unwrap();
+            let settings = Settings { pass_discard_request: true, ..Settings::new(Purpose::Write) };
+            let image = Qcow2::open(file, header, settings).await.unwrap();
+            Node::new(None, "image", false, Box::new(image), Vec::new())
+        });
+        let (send, done) = std::sync::mpsc::channel();
+        for writer in 0..WRITERS {
+            let (node, send) = (node.clone(), send.clone());
+            let work = async move {
+                let stripes = SIZE / (STRIPE * WRITERS);
+                let mut model = vec![0_u8; stripes as usize];
+                let mut dice = writer.wrapping_mul(0x9e37_79b9) + round as u64;
+                for step in 0..600_u64 {
+                    dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let index = (dice >> 33) % stripes;
+                    let at = (index * WRITERS + writer) * STRIPE;
+                    match (dice >> 20) % 8 {
+                        0 => {
+                            let flags = ZeroFlags { unmap: step % 2 == 0 };
+                            node.write_zeroes(at, STRIPE, flags).await?;
+                            model[index as usize] = 0;
+                        }
+                        1..=5 => {
+                            let value = (step % 255) as u8 + 1;
+                            let from = Vector::zeroed(STRIPE as usize);
+                            from.fill(value);
+                            node.write(at, from).await?;
+                            model[index as usize] = value;
+                        }
+                        _ => {
+                            let seen = node.read_bytes(at, STRIPE as usize).await?;
+                            let right = seen.iter().all(|&byte| byte == model[index as usize]);
+                            assert!(right, "writer {writer}, stripe {index}");
+                        }
+                    }
+                }
+                block::Result::Ok(Some((writer, model)))
+            };
+            spawn(work, move |result| send.send(result).unwrap());
+        }
+        {
+            let (node, send) = (node.clone(), send.clone());
+            let work = async move {
+                for step in 0..40 {
+                    node.flush().await?;
+                    let snapshots = node.driver().snapshots().unwrap();
+                    match step % 8 {
+                        3 => snapshots.create("s", SnapshotTime::default()).await?,
+                        7 => snapshots.delete("s").await?,
+                        _ => {}
+                    }
+                }
+                Ok(None)
+            };
+            spawn(work, move |result| send.send(result).unwrap());
+        }
+        let results: Vec<_> = (0..=WRITERS).map(|_| done.recv().unwrap().unwrap()).collect();
+        let all = bytes(&node);
+        for (writer, model) in results.into_iter().flatten() {
+            for (index, &value) in (0..).zip(&model) {
+                let at = ((index * WRITERS + writer) * STRIPE) as usize;
+                assert!(all[at..at + STRIPE as usize].iter().all(|&byte| byte == value));
+            }
+        }
+        block_on(node.close()).unwrap();
+        sound(&node);
+    }
 }

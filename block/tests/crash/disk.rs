@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
+use block::Error;
 use block::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
 use block::node::Node;
 use block::vector::Vector;
 use parking_lot::Mutex;
 
 const SECTOR: usize = 512;
+/// It does not grow beyond this.
+const LARGEST: usize = 64 << 20;
 
 /// What reached the disk.
 #[derive(Clone)]
@@ -79,6 +82,12 @@ impl Disk {
         Node::new(None, "disk", false, Box::new(self.clone()), Vec::new())
     }
 
+    /// What it holds now.
+    #[allow(dead_code)] // Not every test that has a disk looks at it as a whole.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.0.lock().now.clone()
+    }
+
     /// How many steps were taken.
     pub fn steps(&self) -> usize {
         self.0.lock().steps.len()
@@ -91,10 +100,20 @@ impl Disk {
         state.steps.clear();
     }
 
-    fn take(&self, step: Step) {
+    fn take<'a>(&self, step: Step) -> Io<'a, ()> {
+        let end = match &step {
+            Step::Write { at, bytes } => at.saturating_add(bytes.len()),
+            Step::Zero { at, len } => at.saturating_add(*len),
+            Step::Truncate { len } => *len,
+            Step::Barrier => 0,
+        };
+        if end > LARGEST {
+            return Box::pin(std::future::ready(Err(Error::from_errno(libc::EFBIG))));
+        }
         let mut state = self.0.lock();
         step.apply(&mut state.now, || false);
         state.steps.push(step);
+        done()
     }
 
     /// Walks along all moments at which the power may fail. For each it gives the number of steps that
@@ -159,28 +178,23 @@ impl Driver for Disk {
     }
 
     fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
-        self.take(Step::Write { at: at as usize, bytes: from.to_vec().into() });
-        done()
+        self.take(Step::Write { at: at as usize, bytes: from.to_vec().into() })
     }
 
     fn write_zeroes(&self, at: u64, len: u64, _: ZeroFlags) -> Io<'_, ()> {
-        self.take(Step::Zero { at: at as usize, len: len as usize });
-        done()
+        self.take(Step::Zero { at: at as usize, len: len as usize })
     }
 
     fn discard(&self, at: u64, len: u64) -> Io<'_, ()> {
-        self.take(Step::Zero { at: at as usize, len: len as usize });
-        done()
+        self.take(Step::Zero { at: at as usize, len: len as usize })
     }
 
     fn flush(&self) -> Io<'_, ()> {
-        self.take(Step::Barrier);
-        done()
+        self.take(Step::Barrier)
     }
 
     fn truncate(&self, len: u64, _: Preallocation) -> Io<'_, ()> {
-        self.take(Step::Truncate { len: len as usize });
-        done()
+        self.take(Step::Truncate { len: len as usize })
     }
 
     fn status(&self, at: u64, len: u64) -> Io<'_, Extent> {

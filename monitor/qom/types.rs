@@ -47,6 +47,7 @@ const ABSTRACT: &[(&str, &str)] = &[
     ("chardev-fd", "chardev"),
     ("cpu", "device"),
     ("device", "object"),
+    ("event-loop-base", "object"),
     ("fw_cfg", "sys-bus-device"),
     ("generic-pc-machine", "x86-machine"),
     ("ioapic-common", "sys-bus-device"),
@@ -156,7 +157,7 @@ pub(crate) fn all() -> Vec<TypeInfo> {
         types.push(concrete(name.into(), "memory-backend", specs));
     }
     let specs = IoThreadProps::specs().iter().map(objects::listed).collect();
-    types.push(concrete(objects::IO_THREAD.into(), "object", specs));
+    types.push(concrete(objects::IO_THREAD.into(), "event-loop-base", specs));
     let specs = throttle_groups::SPECS.to_vec();
     types.push(concrete(throttle_groups::THROTTLE_GROUP.into(), "object", specs));
     for name in BACKENDS {

@@ -633,7 +633,7 @@ fn the_table_is_sound() {
     unique.dedup();
     assert_eq!(unique.len(), groups.len());
     assert!(help.contains("\n-S              do not start the CPUs\n"));
-    assert!(!help.contains("-hda"));
+    assert!(!help.contains("-spice"));
 }
 
 /// Pieces that arguments are made of.

@@ -23,9 +23,6 @@ impl Raw {
                 "Offset ({offset}) cannot be greater than size of the containing file ({room})"
             )));
         }
-        if size.is_some_and(|size| size % 512 != 0) {
-            return Err(Error::invalid("Specified size is not multiple of 512"));
-        }
         if let Some(size) = size
             && size > room - offset
         {
@@ -33,6 +30,9 @@ impl Raw {
                 "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the  \
                  actual size of the containing file ({room})"
             )));
+        }
+        if size.is_some_and(|size| size % 512 != 0) {
+            return Err(Error::invalid("Specified size is not multiple of 512"));
         }
         Ok(Self { file, offset, size })
     }

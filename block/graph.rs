@@ -189,11 +189,16 @@ impl Graph {
             return Ok(Some(backend));
         }
         let Some(node) = self.node(name) else { return Ok(None) };
-        let info = DriveInfo { read_only: node.is_read_only(), ..DriveInfo::default() };
-        let backend = Backend::new("", info, &self.helper, &self.events);
+        let backend = self.empty_backend();
         backend.set_node(Some(node))?;
-        self.inner.lock().backends.push(backend.clone());
         Ok(Some(backend))
+    }
+
+    /// A back end without a name or a medium.
+    pub fn empty_backend(&self) -> Arc<Backend> {
+        let backend = Backend::new("", DriveInfo::default(), &self.helper, &self.events);
+        self.inner.lock().backends.push(backend.clone());
+        backend
     }
 
     /// The limits of a name: an object's, or those that drives share.

@@ -154,6 +154,8 @@ pub trait Slots {
     fn identity(&self) -> Identity;
     /// The back end for a `drive` property: a drive, or a node.
     fn drive(&self, name: &str) -> Result<Option<Arc<Backend>>, block::Error>;
+    /// A back end without a name or a medium, for a drive of removable media that names none.
+    fn empty_drive(&self) -> Arc<Backend>;
     /// How many processors there are.
     fn processors(&self) -> u32;
     /// The machine's own event loop.

@@ -148,13 +148,12 @@ fn add_with_geometry(
 pub fn add_cdrom(props: &CdProps, slots: &mut dyn Slots) -> Result<(), DeviceError> {
     let seat = Seat::choose(props, slots)?;
     props.disk.sizes().map_err(IdeError::from)?;
-    let id = props.disk.drive.as_ref();
-    let backend = id.map(|id| registry::drive(slots, "ide-cd", id)).transpose()?;
-    let listener = backend
-        .as_ref()
-        .map(|backend| seat.take(Kind::Cdrom, props, backend, slots))
-        .transpose()?;
-    seat.attach(seat.config(Kind::Cdrom, props), backend, listener);
+    let backend = match &props.disk.drive {
+        Some(id) => registry::drive(slots, "ide-cd", id)?,
+        None => slots.empty_drive(),
+    };
+    let listener = seat.take(Kind::Cdrom, props, &backend, slots)?;
+    seat.attach(seat.config(Kind::Cdrom, props), Some(backend), Some(listener));
     seat.tell_boot_index(props, slots);
     Ok(())
 }

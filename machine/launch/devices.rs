@@ -112,6 +112,9 @@ impl Slots for Equipment<'_> {
     fn drive(&self, name: &str) -> Result<Option<Arc<Backend>>, block::Error> {
         self.means.graph.backend_for_device(name)
     }
+    fn empty_drive(&self) -> Arc<Backend> {
+        self.means.graph.empty_backend()
+    }
     fn processors(&self) -> u32 {
         self.means.processors
     }

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use block::driver::ZeroFlags;
-use block::engine::{Inline, Pool, block_on};
+use block::engine::{HostIo, Inline, Pool, block_on};
 use block::open::{OpenOptions, open};
 use block::qcow2::Purpose;
 use block::vector::Vector;
@@ -49,6 +49,19 @@ fn same(dir: &Path, args: &[&str]) {
         String::from_utf8(output.stderr).unwrap().replace(QEMU_IMG, "qemu-img"),
     );
     assert_eq!(ours(args), expected, "{args:?}");
+}
+
+/// How an image is opened to be written.
+fn writing(io: Arc<dyn HostIo>) -> OpenOptions {
+    OpenOptions {
+        format: Some("qcow2".into()),
+        purpose: Purpose::Write,
+        force_share: false,
+        no_backing: false,
+        no_io: false,
+        secrets: Default::default(),
+        io,
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -127,15 +140,7 @@ proptest! {
         let size = shape.size.to_string();
         create.extend([image.as_str(), size.as_str()]);
         prop_assert_eq!(ours(&create), (0, String::new(), String::new()));
-        let options = OpenOptions {
-            format: Some("qcow2".into()),
-            purpose: Purpose::Write,
-            force_share: false,
-            no_backing: false,
-            no_io: false,
-            secrets: Default::default(),
-            io: if shape.pool { Arc::new(Pool::new()) } else { Arc::new(Inline) },
-        };
+        let options = writing(if shape.pool { Arc::new(Pool::new()) } else { Arc::new(Inline) });
         let mut node = Some(block_on(open(&image, &options)).unwrap().node);
         for op in &shape.ops {
             let top = node.as_ref().unwrap();
@@ -177,6 +182,66 @@ proptest! {
         same(dir.path(), &["map", "-f", "qcow2", &image]);
         same(dir.path(), &["info", "--output=json", &image]);
         same(dir.path(), &["check", "--output=json", &image]);
+    }
+
+    #[test]
+    fn both_write_in_turn(shape in shape(), extended in any::<bool>()) {
+        if !oracle_is_here() {
+            return Ok(());
+        }
+        let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let (image, model) = (path("a.qcow2"), path("model.raw"));
+        let mut bytes = vec![0; shape.size];
+        let size = shape.size.to_string();
+        let form = if extended { "extended_l2=on,cluster_size=16k" } else { &shape.options };
+        let create = ["create", "-q", "-f", "qcow2", "-o", form, &image, &size];
+        prop_assert!(theirs(QEMU_IMG, dir.path(), &create).status.success());
+        let options = writing(if shape.pool { Arc::new(Pool::new()) } else { Arc::new(Inline) });
+        for (turn, ops) in shape.ops.chunks(3).enumerate() {
+            let mut commands = Vec::new();
+            let node = (turn % 2 == 0).then(|| block_on(open(&image, &options)).unwrap().node);
+            for op in ops {
+                match *op {
+                    Op::Write { at, len, byte } => {
+                        bytes[at..at + len].fill(byte);
+                        commands.push(format!("write -P {byte} {at} {len}"));
+                        if let Some(node) = &node {
+                            let from = Vector::zeroed(len);
+                            from.fill(byte);
+                            block_on(node.write(at as u64, from)).unwrap();
+                        }
+                    }
+                    Op::Zero { at, len, unmap } => {
+                        bytes[at..at + len].fill(0);
+                        let how = if unmap { "-u" } else { "" };
+                        commands.push(format!("write -z {how} {at} {len}"));
+                        if let Some(node) = &node {
+                            let zero = node.write_zeroes(at as u64, len as u64, ZeroFlags { unmap });
+                            block_on(zero).unwrap();
+                        }
+                    }
+                    Op::Flush | Op::Reopen => {}
+                }
+            }
+            if node.is_none() && !commands.is_empty() {
+                let mut io: Vec<&str> = Vec::new();
+                commands.iter().for_each(|command| io.extend(["-c", command.as_str()]));
+                io.push(&image);
+                prop_assert!(theirs("/usr/bin/qemu-io", dir.path(), &io).status.success());
+            }
+            // Ours goes without a flush: closing is enough.
+            drop(node);
+            let check = theirs(QEMU_IMG, dir.path(), &["check", &image]);
+            prop_assert!(check.status.success(), "{:?}", check);
+            same(dir.path(), &["check", &image]);
+        }
+        std::fs::write(&model, &bytes).unwrap();
+        let compare = ["compare", "-f", "qcow2", "-F", "raw", &image, &model];
+        let compared = theirs(QEMU_IMG, dir.path(), &compare);
+        prop_assert!(compared.status.success(), "{:?}", compared);
+        same(dir.path(), &compare);
     }
 
     #[test]

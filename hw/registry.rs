@@ -30,6 +30,8 @@ use crate::misc::pvpanic::{self, Pvpanic, PvpanicPciProps, PvpanicProps};
 use crate::misc::vmcoreinfo::VmCoreInfo;
 use crate::misc::vmgenid::{VmGenId, VmGenIdProps, as_guid};
 use crate::pci::{PciBus, PciError};
+use crate::storage::fdc::Fdc;
+use crate::storage::floppy::{self, FloppyError, FloppyFact, FloppyProps};
 use crate::storage::ide::{self, CdProps, CfProps, HdProps, IdeDisk, IdeError};
 use crate::storage::piix3_ide::Piix3Ide;
 use crate::virtio::blk::{Blk, BlkError, BlkProps, Placement};
@@ -48,6 +50,8 @@ pub enum BusKind {
     Pci,
     /// A channel of an IDE controller.
     Ide,
+    /// The floppy disk controller.
+    Floppy,
 }
 
 impl BusKind {
@@ -58,6 +62,7 @@ impl BusKind {
             BusKind::Isa => Some("ISA"),
             BusKind::Pci => Some("PCI"),
             BusKind::Ide => Some("IDE"),
+            BusKind::Floppy => Some("floppy-bus"),
         }
     }
 }
@@ -96,6 +101,8 @@ pub enum Fact {
     GenerationId([u8; 16]),
     /// There is an IDE disk.
     IdeDisk(IdeDisk),
+    /// There is a floppy drive.
+    Floppy(FloppyFact),
     /// Firmware may boot from a device of this path; the least index comes first.
     Bootable {
         /// Its place in the order.
@@ -144,6 +151,8 @@ pub trait Slots {
     fn pci(&self) -> &PciBus;
     /// The IDE controller.
     fn ide(&self) -> &Shared<Piix3Ide>;
+    /// The floppy disk controller.
+    fn fdc(&self) -> &Shared<Fdc>;
     /// The channel that the device that is being added is to be on.
     fn ide_channel(&self) -> Option<usize>;
     /// The clocks.
@@ -236,6 +245,9 @@ pub enum DeviceError {
     /// An IDE drive.
     #[error(transparent)]
     Ide(#[from] IdeError),
+    /// A floppy drive.
+    #[error(transparent)]
+    Floppy(#[from] FloppyError),
     /// There is one already.
     #[error("at most one {0} device is permitted")]
     OnlyOne(&'static str),
@@ -681,6 +693,11 @@ fn ide_cd(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     ide::add_cdrom(&props, slots)
 }
 
+fn floppy(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: FloppyProps = parse("floppy", settings)?;
+    floppy::add(&props, slots)
+}
+
 macro_rules! types {
     ($($name:literal $(alias $alias:literal)? $(of $part:literal)?, $bus:ident, $category:ident, $desc:expr, $props:ty, $realize:ident;)*) => {
         /// All types.
@@ -703,6 +720,7 @@ macro_rules! types {
 
 types! {
     "edu", Pci, Misc, None, EduProps, edu;
+    "floppy", Floppy, Storage, Some("virtual floppy drive"), FloppyProps, floppy;
     "i6300esb", Pci, Watchdog, Some("Intel 6300ESB"), I6300EsbProps, i6300esb;
     "ib700", Isa, Watchdog, Some("iBASE 700"), NoProps, ib700;
     "ide-cd", Ide, Storage, Some("virtual IDE CD-ROM"), CdProps, ide_cd;
@@ -733,7 +751,7 @@ mod tests {
     fn types_are_listed() {
         let text = listing();
         assert!(text.starts_with(
-            "Storage devices:\nname \"ide-cd\", bus IDE, desc \"virtual IDE CD-ROM\"\n"
+            "Storage devices:\nname \"floppy\", bus floppy-bus, desc \"virtual floppy drive\"\n"
         ));
         assert!(text.contains("\n\nInput devices:\nname \"isa-parallel\", bus ISA\n"), "{text}");
         assert!(text.contains("\n\nMisc devices:\nname \"edu\", bus PCI\n"));

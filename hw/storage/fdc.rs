@@ -1,13 +1,23 @@
-//! The 82078 floppy disk controller in its AT mode (Intel 82078 datasheet), as far as it goes without
-//! a disk: every command is known, and those that would touch sectors end as with an empty drive.
-//!
-//! What lies in a drive comes from a [`Medium`].
+//! The 82078 floppy disk controller in its AT mode (Intel 82078 datasheet): registers and commands.
+//! Commands that move sectors are in `transfer`. Scan commands and deleted data end as if no sector were
+//! found.
+
+pub mod formats;
+mod transfer;
+
+use std::sync::Arc;
 
 use base::clock::{ClockKind, Clocks, SECOND, Timer};
-use base::device::{self, Device, Shared};
+use base::device::{self, Device, Shared, WeakShared};
 use base::irq::IrqLine;
 use base::memory::{AccessSizes, Region};
 use base::state::{State, StateError};
+use block::backend::Backend;
+
+use self::formats::{DriveKind, Format};
+use self::transfer::Transfer;
+use super::ata::channel::sectors;
+use crate::dma::i8237::DmaChannel;
 
 /// First port of the registers.
 pub const FDC_PORT: u64 = 0x3f1;
@@ -15,6 +25,8 @@ pub const FDC_PORT: u64 = 0x3f1;
 pub const INPUT_PORT: u64 = 0x3f7;
 /// ISA interrupt.
 pub const ISA_IRQ: u32 = 6;
+/// ISA DMA channel.
+pub const DMA_CHANNEL: usize = 2;
 /// Drives that the controller has pins for.
 pub const DRIVES: usize = 2;
 
@@ -42,6 +54,7 @@ mod dor {
 
 mod main_status {
     pub const BUSY: u8 = 1 << 4;
+    pub const WITHOUT_DMA: u8 = 1 << 5;
     pub const TO_HOST: u8 = 1 << 6;
     pub const READY: u8 = 1 << 7;
 }
@@ -59,8 +72,16 @@ mod st0 {
     pub const INVALID: u8 = 1 << 7;
     pub const POLLING: u8 = 0xc0;
 }
-/// In status register 1.
-const END_OF_CYLINDER: u8 = 1 << 7;
+
+/// Status register 1.
+mod st1 {
+    pub const NO_ADDRESS: u8 = 1;
+    pub const NOT_WRITABLE: u8 = 1 << 1;
+    pub const NO_DATA: u8 = 1 << 2;
+    pub const OVERRUN: u8 = 1 << 4;
+    pub const DATA_ERROR: u8 = 1 << 5;
+    pub const END_OF_CYLINDER: u8 = 1 << 7;
+}
 
 /// Status register 3.
 mod st3 {
@@ -83,23 +104,28 @@ const SIZE_CODE: u8 = 2;
 /// How long an identifier is searched for.
 const SEARCH_TIME: i64 = SECOND / 50;
 
-/// What lies in a drive.
-pub trait Medium: Send {
-    /// Whether there is anything.
-    fn present(&self) -> bool;
-    /// Whether it may be written to.
-    fn writable(&self) -> bool;
+/// A drive on the controller.
+struct FloppyDrive {
+    kind: DriveKind,
+    backend: Option<Arc<Backend>>,
+    format: Format,
+    /// Listens at the back end.
+    _listener: Option<Arc<dyn Send + Sync>>,
 }
 
-/// Nothing lies in the drive.
-pub struct NoMedium;
-
-impl Medium for NoMedium {
+impl FloppyDrive {
     fn present(&self) -> bool {
-        false
+        self.backend.as_ref().is_some_and(|backend| backend.present())
     }
+
     fn writable(&self) -> bool {
-        false
+        self.backend.as_ref().is_some_and(|backend| backend.present() && !backend.is_read_only())
+    }
+
+    /// Looks at what lies in the drive.
+    fn look(&mut self) {
+        let total = self.backend.as_ref().and_then(sectors).unwrap_or(0);
+        self.format = Format::of(self.kind, total);
     }
 }
 
@@ -109,6 +135,12 @@ enum Phase {
     #[default]
     Command,
     Searching,
+    /// Sectors are on their way.
+    Transfer,
+    /// The host is to take data.
+    DataIn,
+    /// The host is to give data.
+    DataOut,
     Result,
 }
 
@@ -118,6 +150,8 @@ struct DriveState {
     track: u8,
     last_sector: u8,
     perpendicular: u8,
+    /// The head has moved over the disk that is in now.
+    known: bool,
 }
 
 /// Registers.
@@ -145,6 +179,11 @@ pub struct FdcState {
     precompensation: u8,
     power_down: u8,
     locked: bool,
+    /// Data rate.
+    rate: u8,
+    /// The side on which an identifier is searched for.
+    head: u8,
+    transfer: Transfer,
 }
 
 impl FdcState {
@@ -152,6 +191,7 @@ impl FdcState {
         if usize::from(self.current) >= DRIVES {
             return Err(StateError::invalid("there is no such drive"));
         }
+        self.transfer.check()?;
         Ok(())
     }
 }
@@ -172,15 +212,15 @@ const fn command(code: u8, mask: u8, parameters: usize, run: Run) -> Command {
 
 /// Masks leave out the bits of the multitrack, encoding and skip options.
 const COMMANDS: [Command; 29] = [
-    command(0x02, 0x9f, 8, Fdc::transfer),
-    command(0x05, 0x3f, 8, Fdc::transfer),
-    command(0x06, 0x1f, 8, Fdc::transfer),
+    command(0x02, 0x9f, 8, Fdc::read_sectors),
+    command(0x05, 0x3f, 8, Fdc::write_sectors),
+    command(0x06, 0x1f, 8, Fdc::read_sectors),
     command(0x09, 0x3f, 8, Fdc::transfer_deleted),
     command(0x0c, 0x1f, 8, Fdc::transfer_deleted),
-    command(0x11, 0x1f, 8, Fdc::transfer),
-    command(0x16, 0x1f, 8, Fdc::transfer),
-    command(0x19, 0x1f, 8, Fdc::transfer),
-    command(0x1d, 0x1f, 8, Fdc::transfer),
+    command(0x11, 0x1f, 8, Fdc::scan),
+    command(0x16, 0x1f, 8, Fdc::verify_sectors),
+    command(0x19, 0x1f, 8, Fdc::scan),
+    command(0x1d, 0x1f, 8, Fdc::scan),
     command(0x0d, 0xbf, 5, Fdc::format),
     command(0x0a, 0xbf, 1, Fdc::read_id),
     command(0x03, 0xff, 2, Fdc::specify),
@@ -208,11 +248,14 @@ fn find(code: u8) -> Option<&'static Command> {
 
 /// The controller.
 pub struct Fdc {
+    me: WeakShared<Fdc>,
     irq: IrqLine,
+    dma: Option<DmaChannel>,
     search: Timer,
     clocks: Clocks,
-    /// What lies in each drive that there is.
-    media: [Option<Box<dyn Medium>>; DRIVES],
+    drives: [Option<FloppyDrive>; DRIVES],
+    /// Counts requests at back ends, so that those of a command that was given up are known.
+    request: u64,
     st: FdcState,
 }
 
@@ -227,16 +270,19 @@ pub struct FdcParts {
 }
 
 impl Fdc {
-    /// The controller with its drives.
-    pub fn create(
-        irq: IrqLine,
-        media: [Option<Box<dyn Medium>>; DRIVES],
-        clocks: &Clocks,
-    ) -> FdcParts {
+    /// The controller without drives.
+    pub fn create(irq: IrqLine, dma: Option<DmaChannel>, clocks: &Clocks) -> FdcParts {
         let fdc = device::share(|me| {
-            let search = device::timer(me, clocks, ClockKind::Virtual, Fdc::search_failed);
-            let st = FdcState::default();
-            let mut fdc = Fdc { irq, search, clocks: clocks.clone(), media, st };
+            let mut fdc = Fdc {
+                me: me.clone(),
+                irq,
+                dma,
+                search: device::timer(me, clocks, ClockKind::Virtual, Fdc::search_ended),
+                clocks: clocks.clone(),
+                drives: [None, None],
+                request: 0,
+                st: FdcState::default(),
+            };
             fdc.reset();
             fdc
         });
@@ -257,8 +303,47 @@ impl Fdc {
         &mut self.st.drives[usize::from(self.st.current & 1)]
     }
 
-    fn medium(&self) -> Option<&dyn Medium> {
-        self.media[usize::from(self.st.current & 1)].as_deref()
+    /// The drive that is selected, if it is there.
+    fn selected(&self) -> Option<&FloppyDrive> {
+        self.drives[usize::from(self.st.current & 1)].as_ref()
+    }
+
+    /// Whether the place of a drive is taken.
+    pub fn is_taken(&self, place: usize) -> bool {
+        self.drives.get(place).is_some_and(Option::is_some)
+    }
+
+    /// Connects a drive; `listener` lives as long as it is there.
+    pub fn attach(
+        &mut self,
+        place: usize,
+        kind: DriveKind,
+        backend: Option<Arc<Backend>>,
+        listener: Option<Arc<dyn Send + Sync>>,
+    ) {
+        let Some(slot) = self.drives.get_mut(place) else { return };
+        let format = Format::of(kind, 0);
+        let mut drive = FloppyDrive { kind, backend, format, _listener: listener };
+        drive.look();
+        *slot = Some(drive);
+        self.st.drives[place].last_sector = ANY_SECTOR;
+    }
+
+    /// The operator has changed what lies in a drive.
+    pub fn medium_changed(&mut self, place: usize) {
+        if let Some(Some(drive)) = self.drives.get_mut(place) {
+            drive.look();
+            self.st.drives[place].known = false;
+        }
+    }
+
+    /// Moves the head of the selected drive; says whether it was elsewhere.
+    fn move_head(&mut self, track: u8) -> bool {
+        let present = self.selected().is_some_and(FloppyDrive::present);
+        let drive = self.drive();
+        let moved = std::mem::replace(&mut drive.track, track) != track;
+        drive.known |= moved && present;
+        moved
     }
 
     fn interrupt(&mut self, status: u8) {
@@ -281,12 +366,14 @@ impl Fdc {
     /// What both kinds of reset share: the one by a register and the one by power-up.
     fn restart(&mut self) {
         self.search.cancel();
+        self.request += 1;
+        self.st.transfer = Transfer::default();
         self.st.phase = Phase::Command;
         self.st.fifo.clear();
         self.st.current = 0;
-        for (drive, medium) in self.st.drives.iter_mut().zip(&self.media) {
-            if medium.is_some() {
-                drive.track = 0;
+        for (state, drive) in self.st.drives.iter_mut().zip(&self.drives) {
+            if drive.is_some() {
+                state.track = 0;
             }
         }
         self.end_interrupt();
@@ -309,6 +396,7 @@ impl Fdc {
     }
 
     fn write_rate(&mut self, value: u8) {
+        self.st.rate = value & 3;
         if self.running() && value & RATE_RESET != 0 {
             self.st.output = dor::AT_RESET;
             self.soft_reset();
@@ -323,8 +411,18 @@ impl Fdc {
             Phase::Command if self.st.fifo.is_empty() => main_status::READY,
             Phase::Command => main_status::READY | main_status::BUSY,
             Phase::Searching => main_status::BUSY,
+            Phase::Transfer => main_status::BUSY | self.execution(),
+            Phase::DataIn => {
+                main_status::READY | main_status::TO_HOST | main_status::BUSY | self.execution()
+            }
+            Phase::DataOut => main_status::READY | main_status::BUSY | self.execution(),
             Phase::Result => main_status::READY | main_status::TO_HOST | main_status::BUSY,
         }
+    }
+
+    /// Shows in the main status that a transfer without DMA is under way.
+    fn execution(&self) -> u8 {
+        if self.st.output & dor::DMA == 0 { main_status::WITHOUT_DMA } else { 0 }
     }
 
     fn status_b(&self) -> u8 {
@@ -333,6 +431,9 @@ impl Fdc {
     }
 
     fn read_fifo(&mut self) -> u8 {
+        if self.st.phase == Phase::DataIn {
+            return self.take_data();
+        }
         if self.st.phase != Phase::Result || self.st.fifo.is_empty() {
             return 0;
         }
@@ -345,6 +446,9 @@ impl Fdc {
     }
 
     fn write_fifo(&mut self, value: u8) {
+        if self.st.phase == Phase::DataOut {
+            return self.give_data(value);
+        }
         if !self.running() || self.st.phase != Phase::Command {
             return;
         }
@@ -366,46 +470,53 @@ impl Fdc {
         self.answer(&[self.st.status, status1, 0, cylinder, head, number, size]);
     }
 
-    fn transfer_as(&mut self, status: u8, bytes: &[u8]) {
+    /// A command whose sectors are never found.
+    fn find_nothing(&mut self, status: u8, bytes: &[u8]) {
         let &[_, select, cylinder, head, sector, size, last, ..] = bytes else { return };
         self.select(select);
         self.drive().last_sector = last;
         // A drive that is not there has one track with no sector.
-        let missing = self.medium().is_none();
+        let missing = self.selected().is_none();
         let beyond = missing && (cylinder, head) == (0, 0) && sector > 0;
         if !missing {
-            self.drive().track = cylinder;
+            self.move_head(cylinder);
         }
-        let status1 = if beyond { END_OF_CYLINDER } else { 0 };
+        let status1 = if beyond { st1::END_OF_CYLINDER } else { 0 };
         self.fail(status, status1, [cylinder, head, sector, size]);
     }
 
-    fn transfer(&mut self, bytes: &[u8]) {
-        self.transfer_as(st0::ABNORMAL, bytes);
+    fn scan(&mut self, bytes: &[u8]) {
+        self.find_nothing(st0::ABNORMAL, bytes);
     }
 
     fn transfer_deleted(&mut self, bytes: &[u8]) {
-        self.transfer_as(st0::ABNORMAL | st0::SEEK_END, bytes);
-    }
-
-    fn format(&mut self, bytes: &[u8]) {
-        let &[_, select, size, ..] = bytes else { return };
-        self.select(select);
-        let cylinder = self.drive().track;
-        self.fail(st0::ABNORMAL, 0, [cylinder, 0, 1, size]);
+        self.find_nothing(st0::ABNORMAL | st0::SEEK_END, bytes);
     }
 
     fn read_id(&mut self, bytes: &[u8]) {
         self.select(bytes[1]);
+        self.st.head = bytes[1] >> 2 & 1;
         self.st.phase = Phase::Searching;
         self.search.set(self.clocks.now_virtual() + SEARCH_TIME);
     }
 
-    fn search_failed(&mut self) {
-        if self.st.phase == Phase::Searching {
-            let cylinder = self.drive().track;
+    fn search_ended(&mut self) {
+        if self.st.phase != Phase::Searching {
+            return;
+        }
+        let cylinder = self.drive().track;
+        let head = self.st.head;
+        if self.has_readable_disk() {
+            self.interrupt(head << 2);
+            self.answer(&[self.st.status, 0, 0, cylinder, head, 1, SIZE_CODE]);
+        } else {
             self.fail(st0::ABNORMAL, 0, [cylinder, 0, 0, SIZE_CODE]);
         }
+    }
+
+    /// Whether there is a disk, and at this data rate.
+    fn has_readable_disk(&self) -> bool {
+        self.selected().is_some_and(|drive| drive.present() && drive.format.rate == self.st.rate)
     }
 
     fn specify(&mut self, bytes: &[u8]) {
@@ -420,7 +531,7 @@ impl Fdc {
     fn sense_drive(&mut self, bytes: &[u8]) {
         self.select(bytes[1]);
         let track = if self.drive().track == 0 { st3::TRACK_0 } else { 0 };
-        let writable = self.medium().is_some_and(|medium| medium.writable());
+        let writable = self.selected().is_some_and(FloppyDrive::writable);
         let protection = if writable { 0 } else { st3::WRITE_PROTECTED };
         let place = bytes[1] & 4 | self.st.current;
         self.answer(&[st3::TWO_SIDED | st3::READY | track | protection | place]);
@@ -429,9 +540,9 @@ impl Fdc {
     /// Moves the head, if there is one, and interrupts.
     fn move_to(&mut self, select: u8, place: impl FnOnce(u8) -> u8) {
         self.select(select);
-        if self.medium().is_some() {
-            let drive = self.drive();
-            drive.track = place(drive.track);
+        if self.selected().is_some() {
+            let track = place(self.drive().track);
+            self.move_head(track);
         }
         self.answer(&[]);
         self.interrupt(st0::SEEK_END);
@@ -554,7 +665,8 @@ impl Device for Fdc {
     fn read(&mut self, region: u32, offset: u64, _: u8) -> u64 {
         let value = match (region, offset) {
             (INPUT, _) => {
-                let disk = self.medium().is_some_and(|medium| medium.present());
+                let known = self.st.drives[usize::from(self.st.current & 1)].known;
+                let disk = self.selected().is_some_and(FloppyDrive::present) && known;
                 if disk { 0 } else { DISK_CHANGED }
             }
             (_, reg::STATUS_B) => self.status_b(),
@@ -569,8 +681,7 @@ impl Device for Fdc {
     fn write(&mut self, region: u32, offset: u64, _: u8, value: u64) {
         let value = value as u8;
         match (region, offset) {
-            // The data rate, which matters to a medium only.
-            (INPUT, _) => {}
+            (INPUT, _) => self.st.rate = value & 3,
             (_, reg::DIGITAL_OUTPUT) => self.write_output(value),
             (_, reg::TAPE) => self.st.tape = value & TAPE_BOOT,
             (_, reg::MAIN_STATUS) => self.write_rate(value),
@@ -581,8 +692,8 @@ impl Device for Fdc {
 
     fn reset(&mut self) {
         self.st = FdcState::default();
-        for (drive, medium) in self.st.drives.iter_mut().zip(&self.media) {
-            drive.last_sector = if medium.is_some() { ANY_SECTOR } else { 0 };
+        for (state, drive) in self.st.drives.iter_mut().zip(&self.drives) {
+            state.last_sector = if drive.is_some() { ANY_SECTOR } else { 0 };
         }
         self.restart();
     }
@@ -601,8 +712,10 @@ mod tests {
 
     fn controller(clocks: &Clocks) -> (Shared<Fdc>, IrqLine) {
         let line = IrqLine::new(std::sync::Arc::new(base::irq::FnSink(|_, _| ())), ISA_IRQ);
-        let media: [Option<Box<dyn Medium>>; DRIVES] = [Some(Box::new(NoMedium)), None];
-        (Fdc::create(line.clone(), media, clocks).fdc, line)
+        let fdc = Fdc::create(line.clone(), None, clocks).fdc;
+        fdc.lock().attach(0, DriveKind::Extended3, None, None);
+        fdc.lock().reset();
+        (fdc, line)
     }
 
     fn run(fdc: &Shared<Fdc>, bytes: &[u8]) -> Vec<u8> {

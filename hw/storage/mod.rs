@@ -2,6 +2,7 @@
 
 pub mod ata;
 pub mod fdc;
+pub mod floppy;
 pub mod geometry;
 pub mod ide;
 pub mod piix3_ide;

@@ -7,6 +7,7 @@ use base::irq::IrqLine;
 use base::object::{Object, Property};
 use cpu::apic::LocalApic;
 use cpu::kvm::KvmVm;
+use hw::storage::fdc;
 
 use super::devices::BoardDrive;
 use super::kernel_chips;
@@ -181,10 +182,15 @@ impl Board<'_> {
         bus
     }
 
-    /// Enters the chips after the serial ports.
-    pub fn enter_rest(&self, tree: &mut Tree, bus: &str) {
-        // The floppy controller.
-        tree.skip(1);
+    /// Enters the chips after the serial ports, and the floppy drives.
+    pub fn enter_rest(&self, tree: &mut Tree, bus: &str, floppies: &mut [BoardDrive]) {
+        let controller = self
+            .isa(bus, "isa-fdc", &[fdc::ISA_IRQ])
+            .with_child("floppy-bus.0", Object::new("floppy-bus"));
+        let controller = tree.chip(controller);
+        for drive in floppies {
+            drive.enter(tree, &format!("{controller}/floppy-bus.0"));
+        }
         if self.chips.i8042 {
             let props = &self.onboard.i8042;
             let irqs = [props.keyboard_irq, props.mouse_irq].map(u32::from);

@@ -24,6 +24,7 @@ use hw::registry::{
     self, BusKind, DeviceError, DeviceType, Fact, Identity, Setting, Slots, Worker,
 };
 use hw::storage::ata::channel::PLACES;
+use hw::storage::fdc::{self, Fdc};
 use hw::storage::piix3_ide::Piix3Ide;
 
 use super::characters::Characters;
@@ -35,12 +36,16 @@ use crate::objects::UserObjects;
 use crate::pc::board::Pc;
 
 /// The buses of a PC, by name.
-const BUSES: [(&str, BusKind); 4] = [
+const BUSES: [(&str, BusKind); 5] = [
+    (FLOPPY_BUS, BusKind::Floppy),
     ("pci.0", BusKind::Pci),
     ("isa.0", BusKind::Isa),
     (IDE_CHANNELS[0], BusKind::Ide),
     (IDE_CHANNELS[1], BusKind::Ide),
 ];
+
+/// Where floppy drives are: on a bus that has but one name.
+const FLOPPY_BUS: &str = "floppy-bus.0";
 
 /// Channels of the IDE controller.
 const IDE_CHANNELS: [&str; 2] = ["ide.0", "ide.1"];
@@ -96,6 +101,9 @@ impl Slots for Equipment<'_> {
     }
     fn ide(&self) -> &Shared<Piix3Ide> {
         &self.pc.ide
+    }
+    fn fdc(&self) -> &Shared<Fdc> {
+        &self.pc.fdc
     }
     fn ide_channel(&self) -> Option<usize> {
         IDE_CHANNELS.iter().position(|&channel| Some(channel) == self.bus.as_deref())
@@ -288,6 +296,7 @@ impl Equipment<'_> {
             BusKind::Pci => PCI_BUS,
             BusKind::Isa => &self.means.isa_bus,
             BusKind::Ide => &self.ide_bus(),
+            BusKind::Floppy => FLOPPY_BUS,
             BusKind::None => "",
         };
         let object = Object::device(kind.name, id, bus).with(kind.snapshot(settings)).with([
@@ -322,6 +331,15 @@ impl BoardDrive {
                 Media::Disk => "ide-hd",
             };
             Some(Self::new(driver, Some(channel), unit, &backend))
+        });
+        drives.collect()
+    }
+
+    /// The drives on the floppy disk controller, by place.
+    pub fn on_floppy(graph: &Graph) -> Vec<Self> {
+        let drives = (0..fdc::DRIVES as u32).filter_map(|unit| {
+            let backend = graph.drive_at(Interface::Floppy, 0, unit)?;
+            Some(Self::new("floppy", None, unit, &backend))
         });
         drives.collect()
     }

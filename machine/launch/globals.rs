@@ -53,7 +53,7 @@ fn base_type(bus: BusKind) -> Option<&'static str> {
         BusKind::Isa => Some("isa-device"),
         BusKind::Pci => Some("pci-device"),
         BusKind::Ide => Some("ide-device"),
-        BusKind::None => None,
+        BusKind::Floppy | BusKind::None => None,
     }
 }
 

@@ -132,9 +132,6 @@ impl Board for PcMachine {
     }
 }
 
-/// The drive that a machine has unless told otherwise: an empty one, of the type that takes any disk.
-const DEFAULT_FLOPPY: FloppyDrive = FloppyDrive { kind: 5, geometry: (79, 48, 1) };
-
 pub(super) fn build(
     machine: &'static MachineType,
     config: &MachineConfig,
@@ -213,7 +210,6 @@ pub(super) fn build(
         },
         cpus: (0..processors.max).map(possible).collect(),
         boot_order: config.boot.once.clone().unwrap_or_else(|| usual_order.clone()),
-        floppy_drives: [(!config.no_defaults).then_some(DEFAULT_FLOPPY), None],
         floppy_boot_check: props.floppy_boot_check,
         rtc: options::rtc(
             config,
@@ -280,6 +276,7 @@ pub(super) fn build(
     let nodes = if numa.nodes.is_empty() { &[][..] } else { &numa.cpus };
     let cpus = chips::enter_processors(&mut tree, &processors, &chipset, nodes);
     let mut ide_drives = BoardDrive::on_ide(vm.graph());
+    let mut floppies = BoardDrive::on_floppy(vm.graph());
     let isa_bus = chipset.enter_first(&mut tree, &mut ide_drives);
     vm.describe(Inventory {
         machine,
@@ -329,12 +326,16 @@ pub(super) fn build(
         onboard: &chips,
         apics: &apics,
     };
-    chipset.enter_rest(equipment.tree, &isa_bus);
+    chipset.enter_rest(equipment.tree, &isa_bus, &mut floppies);
+    for drive in &floppies {
+        equipment.add_board_drive(drive)?;
+    }
     let added = equipment.add_devices(config, &drives.devices)?;
     drives.check_all_connected()?;
     let Equipment { facts, chips, .. } = equipment;
     chips.into_iter().for_each(|chip| pc.add_device(chip));
     cmos::set_disks(&mut pc.rtc.lock(), &ide_disks(&facts));
+    cmos::set_floppies(&mut pc.rtc.lock(), floppy_drives(&facts));
     let choices = Choices { machine, config, props: &props, board: &cfg, numa, node_sizes };
     let tables = describe(choices, &pc, &processors, &facts, &options::smbios(config)?);
     {
@@ -354,6 +355,20 @@ pub(super) fn build(
     let devices = Devices::new(means, tree, added);
     vm.assemble(Arc::new(PcMachine { pc, devices, later_boots, kvm: wired.kvm, start }), vcpus);
     Ok(())
+}
+
+/// The floppy drives that firmware's tables describe, by place.
+fn floppy_drives(facts: &[Fact]) -> [Option<FloppyDrive>; 2] {
+    [0, 1].map(|place| {
+        facts.iter().find_map(|fact| match fact {
+            Fact::Floppy(drive) if drive.place == place => {
+                let (cylinder, sectors, head) = drive.kind.limits();
+                let geometry = (cylinder as u8, sectors as u8, head as u8);
+                Some(FloppyDrive { kind: drive.kind as u8, geometry })
+            }
+            _ => None,
+        })
+    })
 }
 
 /// The disks that CMOS memory describes.
@@ -406,7 +421,7 @@ fn describe(
             Fact::Parallel(port) => Some(port),
             _ => None,
         }),
-        floppy_drives: board.floppy_drives,
+        floppy_drives: floppy_drives(facts),
         keyboard: board.chips.i8042,
         oem: props.oem(),
         entry_point: props.entry_point(),

@@ -14,7 +14,6 @@ use hw::acpi::cpu_hotplug::{
 };
 use hw::acpi::pci_hotplug::{HotplugBus, PCI_HOTPLUG_GPE, PCI_HOTPLUG_PORT, PciHotplug};
 use hw::dma::i8237::DmaPair;
-use hw::firmware::acpi::FloppyDrive;
 use hw::firmware::fw_cfg::{FW_CFG_DMA_PORT, FW_CFG_PORT, FwCfg};
 use hw::input::i8042::{COMMAND_PORT, DATA_PORT as KEYBOARD_PORT, I8042, I8042Wires};
 use hw::intc::gsi::{GSI_COUNT, GsiFanout, PicPins};
@@ -28,7 +27,7 @@ use hw::pci::i440fx::{I440Fx, intx_map};
 use hw::pci::piix3::{Piix3, PirqRouter, RESET_PORT};
 use hw::pci::piix4_pm::{GPE_PORT, Piix4Pm, PmConfig, PmWires};
 use hw::pci::{PciBus, PciFunction, devfn};
-use hw::storage::fdc::{self, FDC_PORT, Fdc, INPUT_PORT, Medium, NoMedium};
+use hw::storage::fdc::{self, FDC_PORT, Fdc, INPUT_PORT};
 use hw::storage::piix3_ide::{self, Piix3Ide};
 use hw::timer::hpet::{HPET_ADDRESS, Hpet, LegacyGate};
 use hw::timer::i8254::{PIT_PORT, Pit, SPEAKER_PORT};
@@ -75,8 +74,6 @@ pub struct PcConfig {
     pub cpus: Vec<PossibleCpu>,
     /// `-boot order=`.
     pub boot_order: String,
-    /// Floppy drives, by place.
-    pub floppy_drives: [Option<FloppyDrive>; fdc::DRIVES],
     /// `-machine fd-bootchk=`.
     pub floppy_boot_check: bool,
     /// The real-time clock.
@@ -146,6 +143,8 @@ pub struct Pc {
     pub isa: IsaBus,
     /// The IDE controller.
     pub ide: Shared<Piix3Ide>,
+    /// The floppy disk controller.
+    pub fdc: Shared<Fdc>,
     /// Global system interrupts.
     pub gsi: Arc<dyn IrqSink>,
     /// The 8259s' inputs.
@@ -234,7 +233,6 @@ impl Pc {
             above_4g: map.above_4g,
             cpus: cfg.cpus.iter().filter(|cpu| cpu.present).count() as u32,
             boot_order: &cfg.boot_order,
-            floppy_drives: cfg.floppy_drives,
             floppy_boot_check: cfg.floppy_boot_check,
         }
         .store(&mut rtc.rtc.lock());
@@ -272,9 +270,8 @@ impl Pc {
         let dma_pair = DmaPair::create(Dma::new(map.memory.clone()));
         dma_pair.ports.iter().for_each(|(at, region)| place(region, *at));
 
-        let media =
-            cfg.floppy_drives.map(|drive| drive.map(|_| Box::new(NoMedium) as Box<dyn Medium>));
-        let floppy = Fdc::create(isa.irq(fdc::ISA_IRQ), media, clocks);
+        let channel = dma_pair.channel(fdc::DMA_CHANNEL);
+        let floppy = Fdc::create(isa.irq(fdc::ISA_IRQ), channel, clocks);
         place(&floppy.registers, FDC_PORT);
         place(&floppy.input, INPUT_PORT);
 
@@ -337,7 +334,7 @@ impl Pc {
         }
 
         let mut devices: Vec<Arc<dyn AnyDevice>> =
-            vec![rtc.rtc.clone(), fw_cfg.clone(), floppy.fdc];
+            vec![rtc.rtc.clone(), fw_cfg.clone(), floppy.fdc.clone()];
         let keyboard = keyboard.map(|(keyboard, port92)| {
             devices.push(keyboard.clone());
             devices.push(port92);
@@ -365,6 +362,7 @@ impl Pc {
             pci,
             isa,
             ide,
+            fdc: floppy.fdc,
             gsi,
             pic_pins,
             intr,

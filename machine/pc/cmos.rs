@@ -38,8 +38,6 @@ pub struct CmosContent<'a> {
     pub cpus: u32,
     /// `-boot order=`: up to three drive letters.
     pub boot_order: &'a str,
-    /// Floppy drives.
-    pub floppy_drives: [Option<FloppyDrive>; 2],
     /// Whether firmware checks a floppy's signature before it boots from it.
     pub floppy_boot_check: bool,
 }
@@ -73,10 +71,14 @@ impl CmosContent<'_> {
         rtc.set_cmos(MEMORY_ABOVE_4G + 2, (above_4g >> 16) as u8);
         rtc.set_cmos(OTHER_CPUS, self.cpus.saturating_sub(1) as u8);
         set_boot_order(rtc, self.boot_order, self.floppy_boot_check);
-        let [first, second] = self.floppy_drives.map(|drive| drive.map_or(0, |drive| drive.kind));
-        rtc.set_cmos(FLOPPY_TYPES, first << 4 | second);
         rtc.set_cmos(EQUIPMENT, EQUIPMENT_FPU | EQUIPMENT_PS2_MOUSE);
     }
+}
+
+/// Tells firmware of floppy drives.
+pub fn set_floppies(rtc: &mut Rtc, drives: [Option<FloppyDrive>; 2]) {
+    let [first, second] = drives.map(|drive| drive.map_or(0, |drive| drive.kind));
+    rtc.set_cmos(FLOPPY_TYPES, first << 4 | second);
 }
 
 /// Tells firmware of IDE disks: the geometry of those on the first channel, and how to translate each.

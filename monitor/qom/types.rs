@@ -137,7 +137,7 @@ pub(crate) fn all() -> Vec<TypeInfo> {
             BusKind::Pci if device.name.starts_with("virtio-blk-pci") => "virtio-blk-pci-base",
             BusKind::Pci => "pci-device",
             BusKind::Ide => "ide-device",
-            BusKind::None => "device",
+            BusKind::Floppy | BusKind::None => "device",
         };
         types.push(concrete(device.name.into(), parent, device.specs().to_vec()));
     }

@@ -1,6 +1,7 @@
 //! Real guests, from power-on to power-off.
 
 mod debian;
+mod disks;
 mod firmware;
 mod linux;
 mod sameness;

@@ -4,6 +4,7 @@
 //! where they run with `RHEA_BIN`; assertions about which it differs on purpose say so and ask
 //! [`on_reference`].
 
+mod atapi;
 mod debug_ports;
 mod dma;
 mod floppy;

@@ -4,6 +4,7 @@
 //! - [`initrd`]: the test guest, a busybox archive with our own `/init`;
 //! - [`debian`]: a whole Debian, as large as the test guest is small;
 //! - [`kernels`]: more kernels;
+//! - [`media`]: a CD, a floppy and a hard disk to boot from;
 //! - [`modules`]: a kernel and the test guest with its virtio drivers;
 //! - [`vm`]: one emulator process with its console captured;
 //! - [`qmp`], [`qtest`]: clients of the two control protocols;
@@ -19,6 +20,7 @@ pub mod cpio;
 pub mod debian;
 pub mod initrd;
 pub mod kernels;
+pub mod media;
 pub mod modules;
 pub mod pc;
 pub mod python;

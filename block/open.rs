@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::driver::{Driver, Preallocation};
-use crate::engine::HostIo;
+use crate::engine::{HostIo, Inline};
 use crate::file::{HostFile, HostKind};
 use crate::format::{self, FORMATS, PROTOCOLS};
 use crate::graph::Graph;
@@ -36,6 +36,21 @@ pub struct OpenOptions {
     pub secrets: Secrets,
     /// Who does the I/O.
     pub io: Arc<dyn HostIo>,
+}
+
+impl Default for OpenOptions {
+    /// Reading, in place.
+    fn default() -> Self {
+        Self {
+            format: None,
+            purpose: Purpose::Read,
+            force_share: false,
+            no_backing: false,
+            no_io: false,
+            secrets: Secrets::default(),
+            io: Arc::new(Inline),
+        }
+    }
 }
 
 /// An open image and what was said while it was opened.

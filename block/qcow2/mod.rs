@@ -16,6 +16,7 @@ mod check;
 mod compress;
 mod create;
 mod draft;
+mod empty;
 mod encrypted;
 mod entry;
 mod flight;

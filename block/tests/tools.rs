@@ -17,3 +17,23 @@ fn requests_by_hand() {
 fn opening() {
     compare(include_str!("beside/scripts/opening"));
 }
+
+#[test]
+fn creating() {
+    compare(include_str!("beside/scripts/create"));
+}
+
+#[test]
+fn mistakes() {
+    compare(include_str!("beside/scripts/mistakes"));
+}
+
+#[test]
+fn layers() {
+    compare(include_str!("beside/scripts/layers"));
+}
+
+#[test]
+fn copies() {
+    compare(include_str!("beside/scripts/copies"));
+}

@@ -1,6 +1,7 @@
 //! Arguments as getopt_long reads them: options and operands in any order.
 
 use super::{Outcome, Output};
+use crate::secret::Secrets;
 
 /// One option: its short and long name (either may be missing), what its value is called, if it takes one.
 pub(super) struct Opt {
@@ -36,6 +37,29 @@ pub(super) struct Command {
 
 const HELP: Opt = flag(Some('h'), "help", "display this help and exit");
 
+/// Options that many subcommands have.
+pub(super) mod common {
+    use super::{Opt, flag, value};
+
+    pub(in super::super) const FORMAT: Opt =
+        value(Some('f'), "format", "FMT", "the format of the image; without it, it is looked for");
+    pub(in super::super) const IMAGE_OPTS: Opt =
+        flag(None, "image-opts", "FILE is a list of options, not a name");
+    pub(in super::super) const OBJECT: Opt =
+        value(None, "object", "OBJDEF", "define an object, such as a secret");
+    pub(in super::super) const SHARE: Opt =
+        flag(Some('U'), "force-share", "open although somebody else may be writing");
+    pub(in super::super) const QUIET: Opt = flag(Some('q'), "quiet", "print nothing but errors");
+    pub(in super::super) const PROGRESS: Opt =
+        flag(Some('p'), "progress", "show how far it has come");
+    pub(in super::super) const OUTPUT: Opt =
+        value(None, "output", "human|json", "how the result is printed (human)");
+    pub(in super::super) const CACHE: Opt =
+        value(Some('t'), "cache", "CACHE", "cache mode of the image (writeback)");
+    pub(in super::super) const SOURCE_CACHE: Opt =
+        value(Some('T'), "source-cache", "CACHE", "cache mode of the source (writeback)");
+}
+
 impl Command {
     pub(super) fn help(&self) -> String {
         let mut text = format!("{}.  Usage:\n\n  qemu-img {}", self.about, self.name);
@@ -54,12 +78,15 @@ pub(super) struct Args {
     options: Vec<(&'static str, String)>,
     /// What is not an option.
     pub(super) operands: Vec<String>,
+    /// What `--object` has defined.
+    pub(super) secrets: Secrets,
 }
 
 impl Args {
     /// The error is getopt's message, without a program's name.
     pub(super) fn parse(options: &'static [Opt], args: &[String]) -> Result<Self, String> {
-        let mut parsed = Self { options: Vec::new(), operands: Vec::new() };
+        let mut parsed =
+            Self { options: Vec::new(), operands: Vec::new(), secrets: Secrets::default() };
         let table = || [&HELP].into_iter().chain(options);
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {
@@ -70,8 +97,21 @@ impl Args {
                     Some((name, given)) => (name, Some(given.to_owned())),
                     None => (long, None),
                 };
-                let option = table().find(|option| option.long == name);
-                let option = option.ok_or_else(|| format!("unrecognized option '{arg}'"))?;
+                let begins = || table().filter(|option| option.long.starts_with(name));
+                let option = match table().find(|option| option.long == name) {
+                    Some(option) => option,
+                    // The beginning of a name will do, if it is that of one name.
+                    None if begins().count() > 1 => {
+                        let all: Vec<_> = begins().map(|o| format!(" '--{}'", o.long)).collect();
+                        return Err(format!(
+                            "option '{arg}' is ambiguous; possibilities:{}",
+                            all.concat()
+                        ));
+                    }
+                    None => {
+                        begins().next().ok_or_else(|| format!("unrecognized option '{arg}'"))?
+                    }
+                };
                 let needs = option.value.is_some();
                 let text = match (needs, given) {
                     (true, Some(given)) => given,
@@ -131,8 +171,9 @@ impl Args {
         match self.get("output") {
             None | Some("human") => Ok(false),
             Some("json") => Ok(true),
-            Some(_) => {
-                Err(super::Failure::usage("--output must be used with human or json as argument."))
+            Some(other) => {
+                let text = format!("--output expects 'human' or 'json' not '{other}'");
+                Err(super::Failure::usage(text))
             }
         }
     }

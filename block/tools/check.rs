@@ -2,8 +2,10 @@
 
 use serde_json::{Map, json};
 
-use super::args::{Args, Command, flag, value};
-use super::{Failure, Outcome, Output, open_image, text};
+use super::access::{Access, check_cache};
+use super::args::common::{FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, QUIET, SHARE};
+use super::args::{Args, Command, value};
+use super::{Failure, Outcome, Output, text};
 use crate::driver::{CheckReport, Repair};
 use crate::engine::block_on;
 use crate::qcow2::Purpose;
@@ -13,11 +15,14 @@ pub(super) const COMMAND: Command = Command {
     about: "Check basic image integrity",
     operands: "FILE",
     options: &[
-        value(Some('f'), "format", "FMT", "specifies FILE image format"),
-        value(Some('r'), "repair", "leaks|all", "repair errors of the given kind in the image"),
-        flag(Some('U'), "force-share", "open the image in shared mode for concurrent access"),
-        flag(Some('q'), "quiet", "quiet mode (produce only error messages if any)"),
-        value(None, "output", "human|json", "specifies output format (default: human)"),
+        QUIET,
+        FORMAT,
+        IMAGE_OPTS,
+        value(Some('T'), "cache", "CACHE_MODE", "cache mode of the image (writeback)"),
+        SHARE,
+        OUTPUT,
+        value(Some('r'), "repair", "leaks|all", "mend what is wrong, or only what is lost"),
+        OBJECT,
     ],
     run,
 };
@@ -30,8 +35,8 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         None => Repair::Nothing,
         Some("leaks") => Repair::Leaks,
         Some("all") => Repair::All,
-        Some(_) => {
-            let text = "--repair (-r) expects 'leaks' or 'all', not something else";
+        Some(other) => {
+            let text = format!("--repair (-r) expects 'leaks' or 'all' not '{other}'");
             return Err(Failure::usage(text));
         }
     };
@@ -39,8 +44,9 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         return Err(Failure::usage("Expecting one image file name"));
     };
     let purpose = if repair == Repair::Nothing { Purpose::Read } else { Purpose::Repair };
-    let share = args.has("force-share");
-    let node = open_image(name, args.get("format"), purpose, share, output)?;
+    let access = Access::from_args(args, purpose)?;
+    check_cache(args, "cache", "source ")?;
+    let node = access.open(name, output)?;
     let check = |repair| {
         block_on(node.driver().check(repair)).map_err(|error| {
             if error.errno() == libc::ENOTSUP {

@@ -1,7 +1,12 @@
 //! `qemu-img compare`
 
+use super::access::{Access, check_cache};
+use super::args::common::{IMAGE_OPTS, OBJECT, PROGRESS, QUIET, SHARE};
 use super::args::{Args, Command, flag, value};
-use super::{Failure, Outcome, Output, open_image};
+use super::progress::Progress;
+use super::{Failure, Outcome, Output};
+use std::ops::Range;
+
 use crate::Result;
 use crate::engine::block_on;
 use crate::node::Node;
@@ -13,11 +18,15 @@ pub(super) const COMMAND: Command = Command {
     about: "Check if two images have the same contents",
     operands: "FILE1 FILE2",
     options: &[
-        value(Some('f'), "a-format", "FMT", "specifies FILE1 image format"),
-        value(Some('F'), "b-format", "FMT", "specifies FILE2 image format"),
-        flag(Some('s'), "strict", "strict mode, also check if sizes are equal"),
-        flag(Some('U'), "force-share", "open images in shared mode for concurrent access"),
-        flag(Some('q'), "quiet", "quiet mode (produce only error messages if any)"),
+        QUIET,
+        PROGRESS,
+        value(Some('f'), "a-format", "FMT", "the format of FILE1"),
+        value(Some('F'), "b-format", "FMT", "the format of FILE2"),
+        IMAGE_OPTS,
+        flag(Some('s'), "strict", "the sizes must be the same, too"),
+        value(Some('T'), "cache", "CACHE_MODE", "cache mode of both (writeback)"),
+        SHARE,
+        OBJECT,
     ],
     run,
 };
@@ -28,48 +37,73 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let [first, second] = args.operands.as_slice() else {
         return Err(Failure::usage("Expecting two image file names"));
     };
-    let (share, quiet) = (args.has("force-share"), args.has("quiet"));
+    let quiet = args.has("quiet");
+    let trouble = |code| move |failure: Failure| failure.with_code(code);
+    check_cache(args, "cache", "source ").map_err(trouble(2))?;
+    let image_opts = args.has("image-opts");
     let mut open = |name: &String, format: &str| {
-        open_image(name, args.get(format), Purpose::Read, share, output)
-            .map_err(|error| Failure::from(error).with_code(2))
+        let format = args.get(format);
+        if image_opts && format.is_some() {
+            let text = "--image-opts and --format are mutually exclusive";
+            return Err(Failure::new(text).with_code(2));
+        }
+        let access =
+            Access { image_opts, share: args.has("force-share"), ..Access::new(Purpose::Read) };
+        access.format(format).open(name, output).map_err(|error| Failure::from(error).with_code(2))
     };
     let (a, b) = (open(first, "a-format")?, open(second, "b-format")?);
-    let trouble = |error| Failure::from(error).with_code(3);
     let (a_len, b_len) = (a.len()?, b.len()?);
-    let mut say = |text: &str| {
+    let longest = a_len.max(b_len);
+    let mut progress = Progress::new(args.has("progress") && !quiet, longest, output);
+    let verdict =
+        compare(args.has("strict"), quiet, (&a, a_len), (&b, b_len), &mut progress, output);
+    progress.end(output);
+    verdict.map_err(|error| Failure::from(error).with_code(3))
+}
+
+fn compare(
+    strict: bool,
+    quiet: bool,
+    (a, a_len): (&Node, u64),
+    (b, b_len): (&Node, u64),
+    progress: &mut Progress,
+    output: &mut Output<'_>,
+) -> Result<u8> {
+    let say = |output: &mut Output<'_>, text: &str| {
         if !quiet {
             output.print(text);
         }
     };
-    if args.has("strict") && a_len != b_len {
-        say("Strict mode: Image size mismatch!\n");
+    if strict && a_len != b_len {
+        say(output, "Strict mode: Image size mismatch!\n");
         return Ok(1);
     }
     let common = a_len.min(b_len);
-    if let Some(at) = block_on(first_difference(&a, Some(&b), 0, common)).map_err(trouble)? {
-        say(&format!("Content mismatch at offset {at}!\n"));
-        return Ok(1);
-    }
-    if a_len != b_len {
-        say("Warning: Image size mismatch!\n");
-        let (longer, len) = if a_len > b_len { (&a, a_len) } else { (&b, b_len) };
-        let at = block_on(first_difference(longer, None, common, len)).map_err(trouble)?;
-        if let Some(at) = at {
-            say(&format!("Content mismatch at offset {at}!\n"));
-            return Ok(1);
+    let found = block_on(first_difference(a, Some(b), 0..common, progress, output))?;
+    let found = match found {
+        None if a_len != b_len => {
+            say(output, "Warning: Image size mismatch!\n");
+            let (longer, len) = if a_len > b_len { (a, a_len) } else { (b, b_len) };
+            block_on(first_difference(longer, None, common..len, progress, output))?
         }
+        found => found,
+    };
+    match found {
+        Some(at) => say(output, &format!("Content mismatch at offset {at}!\n")),
+        None => say(output, "Images are identical.\n"),
     }
-    say("Images are identical.\n");
-    Ok(0)
+    Ok(u8::from(found.is_some()))
 }
 
 /// Where two nodes, or a node and zeroes, differ first: the sector, as QEMU tells it.
 async fn first_difference(
     a: &Node,
     b: Option<&Node>,
-    mut at: u64,
-    end: u64,
+    range: Range<u64>,
+    progress: &mut Progress,
+    output: &mut Output<'_>,
 ) -> Result<Option<u64>> {
+    let (mut at, end) = (range.start, range.end);
     while at < end {
         let left = a.status(at, end - at).await?;
         let (right_zero, len) = match b {
@@ -81,6 +115,7 @@ async fn first_difference(
         };
         if left.zero && right_zero {
             at += len;
+            progress.advance(len, output);
             continue;
         }
         let len = len.min(CHUNK);
@@ -94,6 +129,7 @@ async fn first_difference(
             return Ok(Some(at + (differs & !511)));
         }
         at += len;
+        progress.advance(len, output);
     }
     Ok(None)
 }

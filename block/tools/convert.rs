@@ -1,182 +1,263 @@
-//! `qemu-img convert`
+//! `qemu-img convert`: its arguments. The copying is in [`super::copy`].
 
 use std::sync::Arc;
 
+use super::access::{Access, check_cache};
+use super::args::common::{OBJECT, PROGRESS, QUIET, SHARE, SOURCE_CACHE};
 use super::args::{Args, Command, flag, value};
-use super::create::make;
-use super::options::{NewImage, help};
-use super::{Failure, Outcome, Output, open_image, text};
-use crate::Result;
-use crate::driver::ZeroFlags;
+use super::copy::{Job, Plan, Source, copy};
+use super::create::{help_for, make, parse_size};
+use super::creation::{Chosen, asks_for_help, join};
+use super::formats::{Creator, creator};
+use super::{Failure, Outcome, Output};
 use crate::engine::block_on;
-use crate::node::Node;
+use crate::node::{Node, Role};
+use crate::open::full_backing_name;
 use crate::qcow2::Purpose;
-use crate::vector::Vector;
 
 pub(super) const COMMAND: Command = Command {
     name: "convert",
     about: "Copy one image to another with optional format conversion",
-    operands: "SRC_FILE DST_FILE",
+    operands: "SRC_FILE [SRC_FILE2 ...] DST_FILE",
     options: &[
-        value(Some('f'), "source-format", "SRC_FMT", "specifies format of the source image"),
-        value(Some('O'), "target-format", "DST_FMT", "specifies format of the new image"),
-        value(Some('o'), "target-format-options", "DST_OPTS", "options of the new image"),
-        value(Some('S'), "sparse-size", "SPARSE_SIZE", "zeroes of at least this size stay holes"),
-        flag(Some('c'), "compress", "create compressed output image"),
-        flag(Some('n'), "no-create", "do not create the target image"),
-        flag(Some('p'), "progress", "show progress information"),
-        flag(Some('q'), "quiet", "quiet mode (produce only error messages if any)"),
-        flag(Some('U'), "force-share", "open images in shared mode for concurrent access"),
+        QUIET,
+        PROGRESS,
+        value(Some('f'), "source-format", "SRC_FMT", "the format of the sources"),
+        flag(None, "image-opts", "the sources are lists of options, not names"),
+        flag(None, "source-image-opts", "the same"),
+        value(Some('l'), "source-snapshot", "SNAPSHOT", "copy this snapshot of the source"),
+        SOURCE_CACHE,
+        value(Some('O'), "target-format", "DST_FMT", "the format of the new image (raw)"),
+        flag(None, "target-image-opts", "DST_FILE is a list of options, not a name"),
+        value(Some('o'), "target-options", "DST_OPTS", "options of the new image"),
+        flag(Some('c'), "compress", "store clusters compressed"),
+        value(Some('t'), "target-cache", "DST_CACHE", "cache mode of the new image (unsafe)"),
+        value(Some('B'), "backing", "BACKING_FILE", "the image below the new one"),
+        value(Some('F'), "backing-format", "BACKING_FMT", "the format of BACKING_FILE"),
+        flag(Some('n'), "no-create", "the target is there already"),
+        flag(None, "target-is-zero", "and reads as zeroes"),
+        value(Some('S'), "sparse-size", "SPARSE_SIZE", "zeroes of this size are left out (4k)"),
+        flag(None, "bitmaps", "copy bitmaps, too"),
+        flag(None, "skip-broken-bitmaps", "but not broken ones"),
+        SHARE,
+        value(Some('r'), "rate", "RATE", "bytes per second at most"),
+        value(Some('m'), "parallel", "NUM_COROUTINES", "how much to do at a time (8)"),
+        flag(Some('C'), "copy-range-offloading", "let the file system copy"),
+        flag(None, "salvage", "what cannot be read becomes zeroes"),
+        flag(Some('W'), "oob-writes", "write in any order"),
+        OBJECT,
     ],
     run,
 };
 
-const CHUNK: u64 = 2 << 20;
+fn fail<T>(text: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::new(text))
+}
 
 fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
+    let has = |option| args.has(option);
     let format = args.get("target-format").unwrap_or("raw");
-    let given: Vec<&str> = args.all("target-format-options").collect();
-    if let Some(text) = help(format, &given) {
-        output.print(text);
+    let list = join(args.all("target-options"))?;
+    let mut plan = read_plan(args)?;
+    if asks_for_help(&list) && !has("target-image-opts") {
+        output.print(&help_for(format, args.operands.len() > 1, "")?);
         return Ok(0);
     }
-    let [source, target] = args.operands.as_slice() else {
-        return Err(Failure::usage("Must specify image file name"));
+    check_arguments(args, &list)?;
+    let [sources @ .., target] = args.operands.as_slice() else {
+        return Err(Failure::new("Must specify image file name"));
     };
-    let sparse = match args.get("sparse-size") {
-        None => 4096,
-        Some(size) => {
-            let wrong = || Failure::new("Invalid buffer size for sparse output specified.");
-            text::parse(size).filter(|size| size % 512 == 0).ok_or_else(wrong)?
-        }
+    if sources.is_empty() {
+        return Err(Failure::new("Must specify image file name"));
+    }
+    check_cache(args, "source-cache", "source ")?;
+    let job = Job { sources: open_sources(args, sources, output)?, len: 0 };
+    let job = job.measured()?;
+    let created = match has("no-create") {
+        true => None,
+        false => Some(create_target(args, format, &list, target, &job, output)?),
     };
-    let compress = args.has("compress");
-    if compress && format != "qcow2" {
-        return Err(Failure::new("Compression not supported for this file format"));
+    check_cache(args, "target-cache", "")?;
+    let to = open_target(args, format, target, output)?;
+    if to.len()? < job.len {
+        return fail("output file is smaller than input file");
     }
-    let share = args.has("force-share");
-    let from = open_image(source, args.get("source-format"), Purpose::Read, share, output)?;
-    let len = from.len()?;
-    let fresh = !args.has("no-create");
-    if fresh {
-        let mut new = NewImage::parse(target, format, &given)?;
-        if new.options.backing.is_some() {
-            let text = "Cannot convert onto a backing file yet: use create and no backing_file";
-            return Err(Failure::new(text));
-        }
-        new.options.size = len;
-        make(target, &new).map_err(|error| {
-            Failure::new(format!("{target}: error while converting {format}: {error}"))
-        })?;
+    if plan.compress && creator(to.driver().name()).is_ok_and(|creator| !creator.compresses) {
+        return fail("Compression not supported for this file format");
     }
-    let to = open_image(target, Some(format), Purpose::Write, false, output)?;
-    if to.len()? < len {
-        return Err(Failure::new("output file is smaller than input file"));
-    }
-    let progress = args.has("progress") && !args.has("quiet");
-    let plan = Plan { sparse, compress, fresh, progress };
-    block_on(copy(&from, &to, &plan, output))?;
+    plan.onto_backing =
+        has("backing") || created.as_ref().is_some_and(|c| c.is_given("backing_file"));
+    plan.fresh = !plan.onto_backing && (created.is_some() || has("target-is-zero"));
+    let shown = has("progress") && !has("quiet");
+    copy(&job, &to, &plan, shown, output)?;
+    block_on(to.flush())?;
     Ok(0)
 }
 
-struct Plan {
-    /// Runs of zeroes at least this long are not written; 0: everything is.
-    sparse: u64,
-    compress: bool,
-    /// The target reads as zeroes.
-    fresh: bool,
-    progress: bool,
-}
-
-async fn copy(from: &Arc<Node>, to: &Node, plan: &Plan, output: &mut Output<'_>) -> Result<()> {
-    let len = from.len()?;
-    let cluster = to.driver().cluster_size().unwrap_or(65536);
-    let mut show = |done: u64| {
-        if plan.progress {
-            let percent = if len == 0 { 100.0 } else { done as f64 * 100.0 / len as f64 };
-            output.print(&format!("    ({percent:.2}/100%)\r"));
+fn read_plan(args: &Args) -> Result<Plan, Failure> {
+    let sparse = match args.get("sparse-size") {
+        None => 4096,
+        Some(text) => {
+            let wrong = "Invalid buffer size for sparse output specified";
+            let size = base::options::number::parse_size(text, 1)
+                .map_err(|_| Failure::new(format!("{wrong}: '{text}'.")))?;
+            if size % 512 != 0 || size > 16 << 20 {
+                return fail(format!(
+                    "{wrong}. Valid sizes are multiples of 512 up to 16777216. Select 0 to disable \
+                     sparse detection (fully allocates output)."
+                ));
+            }
+            size
         }
     };
-    show(0);
-    let mut at = 0;
-    while at < len {
-        let extent = from.status(at, len - at).await?;
-        // Compressed clusters are written whole: never stop inside one.
-        let zeroes = match (extent.zero, plan.compress) {
-            (true, true) => {
-                let end = at + extent.len;
-                if end == len { extent.len } else { (end & !(cluster - 1)).saturating_sub(at) }
+    let parallel = match args.get("parallel") {
+        None => 8,
+        Some(text) => match text.parse() {
+            Ok(count @ 1..=16) => count,
+            Ok(_) => {
+                let text = "Invalid number of coroutines specified. Must be between 1 and 16.";
+                return fail(text);
             }
-            (true, false) => extent.len,
-            (false, _) => 0,
-        };
-        if zeroes > 0 {
-            zero(to, at, zeroes, plan).await?;
-            at += zeroes;
-        } else {
-            let chunk = if plan.compress { cluster } else { CHUNK.min(extent.len) };
-            let chunk = chunk.min(len - at);
-            let data = Vector::zeroed(chunk as usize);
-            from.read(at, data.clone()).await?;
-            store(to, at, data, plan, cluster).await?;
-            at += chunk;
-        }
-        show(at);
+            Err(_) => {
+                return fail(format!("Invalid number of coroutines specified: '{text}'."));
+            }
+        },
+    };
+    Ok(Plan {
+        sparse,
+        parallel,
+        compress: args.has("compress"),
+        in_order: !args.has("oob-writes"),
+        salvage: args.has("salvage"),
+        rate: rate(args)?,
+        fresh: false,
+        onto_backing: false,
+    })
+}
+
+/// `-r`: bytes per second.
+pub(super) fn rate(args: &Args) -> Result<Option<u64>, Failure> {
+    let parse = |text: &str| match parse_size(text) {
+        Ok(rate) => Ok(rate),
+        Err(_) => fail(format!("Invalid rate limit specified: '{text}'.")),
+    };
+    args.get("rate").map(parse).transpose()
+}
+
+fn check_arguments(args: &Args, list: &str) -> Result<(), Failure> {
+    let has = |option| args.has(option);
+    if has("target-image-opts") && has("target-format") {
+        return fail("--image-opts and --format are mutually exclusive");
     }
-    to.flush().await?;
-    show(len);
-    if plan.progress {
-        output.print("\n");
+    if has("target-image-opts") && !has("no-create") {
+        return fail("--target-image-opts requires use of -n flag");
+    }
+    if has("skip-broken-bitmaps") && !has("bitmaps") {
+        return fail("Use of --skip-broken-bitmaps requires --bitmaps");
+    }
+    if has("copy-range-offloading") && has("compress") {
+        return fail("Cannot enable copy offloading when -c is used");
+    }
+    if has("copy-range-offloading") && has("sparse-size") {
+        return fail("Cannot enable copy offloading when -S is used");
+    }
+    if has("target-is-zero") && !has("no-create") {
+        return fail("--target-is-zero requires use of -n flag");
+    }
+    if has("no-create") && !list.is_empty() {
+        return fail("-o has no effect when skipping image creation");
     }
     Ok(())
 }
 
-async fn zero(to: &Node, at: u64, len: u64, plan: &Plan) -> Result<()> {
-    if plan.fresh && plan.sparse > 0 {
-        return Ok(());
+fn open_sources(
+    args: &Args,
+    names: &[String],
+    output: &mut Output<'_>,
+) -> Result<Vec<Source>, Failure> {
+    let image_opts = args.has("image-opts") || args.has("source-image-opts");
+    let format = args.get("source-format");
+    if image_opts && format.is_some() {
+        return fail("--image-opts and --format are mutually exclusive");
     }
-    if plan.sparse > 0 {
-        return to.write_zeroes(at, len, ZeroFlags { unmap: true }).await;
+    let share = args.has("force-share");
+    let access = Access { image_opts, share, ..Access::new(Purpose::Read) }.format(format);
+    let mut sources = Vec::new();
+    for name in names {
+        sources.push(Source::of(access.open(name, output)?)?);
     }
-    let mut done = 0;
-    while done < len {
-        let now = (len - done).min(CHUNK);
-        to.write(at + done, Vector::zeroed(now as usize)).await?;
-        done += now;
+    if args.has("source-snapshot") {
+        return fail("Failed to load snapshot: Can't find snapshot");
     }
-    Ok(())
+    Ok(sources)
 }
 
-/// Writes a chunk, leaving out its runs of zeroes.
-async fn store(to: &Node, at: u64, data: Vector, plan: &Plan, cluster: u64) -> Result<()> {
-    let bytes = data.to_vec();
-    if plan.compress {
-        if bytes.iter().all(|&byte| byte == 0) {
-            return zero(to, at, bytes.len() as u64, plan).await;
+fn create_target(
+    args: &Args,
+    format: &str,
+    list: &str,
+    target: &str,
+    job: &Job,
+    output: &mut Output<'_>,
+) -> Result<Chosen, Failure> {
+    let creator: &Creator = match creator(format) {
+        Ok(creator) => creator,
+        Err(true) => {
+            return fail(format!("Format driver '{format}' does not support image creation"));
         }
-        debug_assert!(at.is_multiple_of(cluster));
-        return to.write_compressed(at, data).await;
-    }
-    if plan.sparse == 0 {
-        return to.write(at, data).await;
-    }
-    let grain = plan.sparse as usize;
-    let is_zero =
-        |from: usize| bytes[from..(from + grain).min(bytes.len())].iter().all(|&byte| byte == 0);
-    let mut from = 0;
-    while from < bytes.len() {
-        let zeroes = is_zero(from);
-        let mut end = from + grain;
-        while end < bytes.len() && is_zero(end) == zeroes {
-            end += grain;
+        Err(false) => return fail(format!("Unknown file format '{format}'")),
+    };
+    let mut chosen = Chosen::defaults(creator.options);
+    chosen.secrets = args.secrets.clone();
+    chosen.apply(list).map_err(|error| Failure::new(error.to_string()))?;
+    chosen.set("size", &job.len.to_string())?;
+    for (option, key, what) in [
+        ("backing", "backing_file", "Backing file"),
+        ("backing-format", "backing_fmt", "Backing file format"),
+    ] {
+        if let Some(value) = args.get(option)
+            && chosen.set(key, value).is_err()
+        {
+            return fail(format!("{what} not supported for file format '{format}'"));
         }
-        let end = end.min(bytes.len());
-        if zeroes {
-            zero(to, at + from as u64, (end - from) as u64, plan).await?;
-        } else {
-            to.write(at + from as u64, data.slice(from, end - from)).await?;
-        }
-        from = end;
     }
-    Ok(())
+    if chosen.is_given("backing_file") && !chosen.is_given("backing_fmt") {
+        return fail("Use of backing file requires explicit backing format");
+    }
+    if args.has("bitmaps") && format != "qcow2" {
+        return fail(format!("Format driver '{format}' does not support bitmaps"));
+    }
+    if args.has("compress") {
+        if !creator.compresses {
+            return fail("Compression not supported for this file format");
+        }
+        if chosen.text("preallocation").is_some_and(|mode| mode != "off") {
+            return fail("Compression and preallocation not supported at the same time");
+        }
+    }
+    if let Some(name) = chosen.text("backing_file") {
+        let path = full_backing_name(target, name);
+        let access = Access::new(Purpose::Read).format(chosen.text("backing_fmt"));
+        access.open(&path, output)?;
+    }
+    let error = |error| Failure::new(format!("{target}: error while converting {format}: {error}"));
+    make(creator, target, &chosen).map_err(error)?;
+    Ok(chosen)
+}
+
+fn open_target(
+    args: &Args,
+    format: &str,
+    target: &str,
+    output: &mut Output<'_>,
+) -> Result<Arc<Node>, Failure> {
+    let mut access = Access::new(Purpose::Write);
+    access.image_opts = args.has("target-image-opts");
+    if !access.image_opts {
+        access = access.format(Some(format));
+    }
+    let node = access.open(target, output)?;
+    // A target that is there may have something below it that shows.
+    debug_assert!(!args.has("target-is-zero") || node.child(Role::Backing).is_none());
+    Ok(node)
 }

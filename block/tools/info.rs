@@ -1,16 +1,19 @@
 //! `qemu-img info`
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::args::{Args, Command, flag, value};
-use super::{Failure, Outcome, Output, open_with, text};
+use super::access::Access;
+use super::args::common::{FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, SHARE};
+use super::args::{Args, Command, flag};
+use super::{Failure, Outcome, Output, text};
 use crate::Result;
 use crate::driver::Driver;
-use crate::engine::Inline;
+use crate::format::PROTOCOLS;
 use crate::node::{Node, Role};
-use crate::open::{OpenOptions, full_backing_name};
+use crate::open::full_backing_name;
 use crate::qcow2::Purpose;
 
 pub(super) const COMMAND: Command = Command {
@@ -18,10 +21,12 @@ pub(super) const COMMAND: Command = Command {
     about: "Display information about image",
     operands: "FILE",
     options: &[
-        value(Some('f'), "format", "FMT", "specifies FILE image format"),
-        flag(None, "backing-chain", "display information about the backing chain"),
-        flag(Some('U'), "force-share", "open the image in shared mode for concurrent access"),
-        value(None, "output", "human|json", "specifies output format (default: human)"),
+        FORMAT,
+        IMAGE_OPTS,
+        flag(Some('b'), "backing-chain", "and all images below"),
+        SHARE,
+        OBJECT,
+        OUTPUT,
     ],
     run,
 };
@@ -33,25 +38,18 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     };
     let mut images = Vec::new();
     let mut seen = HashSet::new();
-    let mut next = Some((name.clone(), args.get("format").map(str::to_owned)));
-    while let Some((name, format)) = next.take() {
+    let mut access = Access::from_args(args, Purpose::Read)?.without_backing();
+    let mut next = Some(name.clone());
+    while let Some(name) = next.take() {
         if !seen.insert(name.clone()) {
             return Err(Failure::new(format!("Backing file '{name}' creates an infinite loop.")));
         }
-        let options = OpenOptions {
-            format,
-            purpose: Purpose::Read,
-            force_share: args.has("force-share"),
-            no_backing: true,
-            no_io: false,
-            secrets: Default::default(),
-            io: std::sync::Arc::new(Inline),
-        };
-        let node = open_with(&name, &options, output)?;
+        let node = access.open(&name, output)?;
         if args.has("backing-chain")
             && let Some((backing, format)) = node.driver().backing_name()
         {
-            next = Some((full_backing_name(&name, &backing), format));
+            next = Some(full_backing_name(node.filename(), &backing));
+            access = Access { format, image_opts: false, ..access };
         }
         images.push(node);
     }
@@ -74,8 +72,8 @@ fn describe(node: &Node) -> Result<Value> {
     let driver = node.driver();
     let mut info = Map::new();
     let mut children = Vec::new();
-    if let Some(file) = node.child(Role::File) {
-        children.push(json!({ "name": "file", "info": describe(file)? }));
+    for (role, child) in shown_children(node) {
+        children.push(json!({ "name": role.name(), "info": describe(child)? }));
     }
     info.insert("children".into(), children.into());
     let backing = driver.backing_name();
@@ -104,49 +102,61 @@ fn describe(node: &Node) -> Result<Value> {
     Ok(Value::Object(info))
 }
 
+/// The children that belong to the image itself, in the order in which they are shown.
+fn shown_children(node: &Node) -> Vec<(Role, &Arc<Node>)> {
+    let mut children: Vec<_> = node.children().filter(|(role, _)| *role != Role::Backing).collect();
+    children.sort_by_key(|(role, _)| role.name().into_owned());
+    children
+}
+
 fn human(node: &Node) -> Result<String> {
+    let mut out = String::new();
+    write_node(node, "", "", false, &mut out)?;
+    Ok(out)
+}
+
+fn write_node(node: &Node, path: &str, indent: &str, child: bool, out: &mut String) -> Result<()> {
     let driver = node.driver();
     let (name, len) = (node.filename(), node.len()?);
-    let mut out = format!(
-        "image: {name}\nfile format: {}\nvirtual size: {} ({len} bytes)\n",
-        driver.name(),
-        text::size(len)
-    );
-    let disk_size = |node: &Node| -> Result<String> {
-        let size = node.driver().allocated_size()?;
-        Ok(size.map_or("unavailable".into(), text::size))
-    };
-    out += &format!("disk size: {}\n", disk_size(node)?);
+    let mut line = |text: String| *out += &format!("{indent}{text}\n");
+    // A protocol below an image is told in words of its own.
+    let protocol = child && PROTOCOLS.contains(&driver.name()) && node.child(Role::Image).is_none();
+    let size = format!("{} ({len} bytes)", text::size(len));
+    if protocol {
+        line(format!("filename: {name}"));
+        line(format!("protocol type: {}", driver.name()));
+        line(format!("file length: {size}"));
+    } else {
+        line(format!("image: {name}"));
+        line(format!("file format: {}", driver.name()));
+        line(format!("virtual size: {size}"));
+    }
+    let disk_size = driver.allocated_size()?.map_or("unavailable".into(), text::size);
+    line(format!("disk size: {disk_size}"));
     if let Some(size) = driver.cluster_size() {
-        out += &format!("cluster_size: {size}\n");
+        line(format!("cluster_size: {size}"));
     }
     if driver.is_dirty() {
-        out += "cleanly shut down: no\n";
+        line("cleanly shut down: no".into());
     }
     if let Some((backing, format)) = driver.backing_name() {
         let full = full_backing_name(name, &backing);
-        out += &format!("backing file: {backing}");
-        if full != backing {
-            out += &format!(" (actual path: {full})");
-        }
-        out.push('\n');
+        let actual = match full == backing {
+            true => String::new(),
+            false => format!(" (actual path: {full})"),
+        };
+        line(format!("backing file: {backing}{actual}"));
         if let Some(format) = format {
-            out += &format!("backing file format: {format}\n");
+            line(format!("backing file format: {format}"));
         }
     }
-    out += &specific_text(driver, "");
-    if let Some(file) = node.child(Role::File) {
-        let len = file.len()?;
-        out += &format!(
-            "Child node '/file':\n    filename: {}\n    protocol type: {}\n    file length: {} \
-             ({len} bytes)\n    disk size: {}\n",
-            file.filename(),
-            file.driver().name(),
-            text::size(len),
-            disk_size(file)?
-        );
+    *out += &specific_text(driver, indent);
+    for (role, child) in shown_children(node) {
+        let path = format!("{path}/{}", role.name());
+        *out += &format!("{indent}Child node '{path}':\n");
+        write_node(child, &path, &format!("{indent}    "), true, out)?;
     }
-    Ok(out)
+    Ok(())
 }
 
 /// What a format says of itself, for people.

@@ -1,7 +1,11 @@
 //! `qemu-img map`
 
-use super::args::{Args, Command, flag, value};
-use super::{Failure, Outcome, Output, open_image};
+use base::options::number::parse_size;
+
+use super::access::Access;
+use super::args::common::{FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, SHARE};
+use super::args::{Args, Command, value};
+use super::{Failure, Outcome, Output};
 use crate::driver::Extent;
 use crate::engine::block_on;
 use crate::node::{Node, Role};
@@ -12,9 +16,13 @@ pub(super) const COMMAND: Command = Command {
     about: "Dump image metadata",
     operands: "FILE",
     options: &[
-        value(Some('f'), "format", "FMT", "specifies FILE image format"),
-        flag(Some('U'), "force-share", "open the image in shared mode for concurrent access"),
-        value(None, "output", "human|json", "specifies output format (default: human)"),
+        FORMAT,
+        IMAGE_OPTS,
+        value(Some('s'), "start-offset", "OFFSET", "begin here"),
+        value(Some('l'), "max-length", "LENGTH", "and end after so many bytes"),
+        OUTPUT,
+        SHARE,
+        OBJECT,
     ],
     run,
 };
@@ -24,9 +32,15 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let [name] = args.operands.as_slice() else {
         return Err(Failure::usage("Expecting one image file name"));
     };
-    let share = args.has("force-share");
-    let node = open_image(name, args.get("format"), Purpose::Read, share, output)?;
-    let extents = collect(&node)?;
+    let limit = |option: &str, what: &str| {
+        let wrong = |text| Failure::new(format!("Invalid {what} specified: '{text}'."));
+        args.get(option).map(|text| parse_size(text, 1).map_err(|_| wrong(text))).transpose()
+    };
+    let start = limit("start-offset", "start offset")?.unwrap_or(0);
+    let most = limit("max-length", "max length")?.unwrap_or(u64::MAX);
+    let node = Access::from_args(args, Purpose::Read)?.open(name, output)?;
+    let end = node.len()?.min(start.saturating_add(most));
+    let extents = collect(&node, start, end)?;
     if json {
         let lines: Vec<String> = extents.iter().map(|(at, extent)| line(*at, extent)).collect();
         output.print(&format!("[{}]\n", lines.join(",\n")));
@@ -59,12 +73,10 @@ fn file_of(node: &Node, depth: u32) -> Option<String> {
 }
 
 /// Everything there is, alike neighbours as one.
-fn collect(node: &Node) -> Result<Vec<(u64, Extent)>, Failure> {
-    let len = node.len()?;
+fn collect(node: &Node, mut at: u64, end: u64) -> Result<Vec<(u64, Extent)>, Failure> {
     let mut extents: Vec<(u64, Extent)> = Vec::new();
-    let mut at = 0;
-    while at < len {
-        let extent = block_on(node.status(at, len - at))
+    while at < end {
+        let extent = block_on(node.status(at, end - at))
             .map_err(|error| Failure::new(format!("Failed to read image metadata: {error}")))?;
         let next = at + extent.len;
         match extents.last_mut() {

@@ -1,37 +1,46 @@
 //! `qemu-img`: subcommands over the block layer, with QEMU's options, texts and exit codes.
 
+mod access;
 mod args;
+mod bench;
 mod check;
+mod commit;
 mod compare;
 mod convert;
+mod copy;
 mod create;
+mod creation;
+mod dd;
+mod formats;
 mod info;
 pub mod io;
 mod map;
-mod options;
+mod measure;
 mod output;
+mod progress;
+mod rebase;
 mod resize;
 mod text;
 
 use std::io::Write;
-use std::sync::Arc;
 
 use args::{Args, Command};
 use output::Output;
 
-use crate::engine::{Inline, block_on};
-use crate::node::Node;
-use crate::open::{OpenOptions, open};
-use crate::qcow2::Purpose;
-use crate::{Error, Result};
+use crate::Error;
 
-const COMMANDS: [&Command; 7] = [
+const COMMANDS: [&Command; 12] = [
+    &bench::COMMAND,
     &check::COMMAND,
+    &commit::COMMAND,
     &compare::COMMAND,
     &convert::COMMAND,
     &create::COMMAND,
+    &dd::COMMAND,
     &info::COMMAND,
     &map::COMMAND,
+    &measure::COMMAND,
+    &rebase::COMMAND,
     &resize::COMMAND,
 ];
 
@@ -61,22 +70,33 @@ pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write, terminal: 
         output.note(hint);
         return 1;
     };
-    match Args::parse(command.options, &args[1..]) {
+    let (rest, size) = match resize::size_argument(&args[1..]) {
+        Some((rest, size)) if command.name == "resize" => (rest, Some(size)),
+        _ => (args[1..].to_vec(), None),
+    };
+    let parsed = Args::parse(command.options, &rest).map(|mut args| {
+        args.operands.extend(size);
+        args
+    });
+    match parsed {
         Ok(args) if args.has("help") => {
             output.print(&command.help());
             0
         }
-        Ok(args) => match (command.run)(&args, &mut output) {
-            Ok(code) => code,
-            Err(Failure { text, code, hint }) => {
-                output.report(&text);
-                if hint {
-                    let name = command.name;
-                    output.note(&format!("Try 'qemu-img {name} --help' for more info"));
+        Ok(mut args) => {
+            match define_objects(command, &mut args).and_then(|_| (command.run)(&args, &mut output))
+            {
+                Ok(code) => code,
+                Err(Failure { text, code, hint }) => {
+                    output.report(&text);
+                    if hint {
+                        let name = command.name;
+                        output.note(&format!("Try 'qemu-img {name} --help' for more info"));
+                    }
+                    code
                 }
-                code
             }
-        },
+        }
         Err(text) => {
             let name = command.name;
             output.note(&format!("qemu-img {name}: {text}"));
@@ -84,6 +104,16 @@ pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write, terminal: 
             1
         }
     }
+}
+
+fn define_objects(command: &Command, args: &mut Args) -> Outcome {
+    let objects: Vec<String> = args.all("object").map(str::to_owned).collect();
+    for object in objects {
+        // Of the codes of `compare`, 1 means that images differ.
+        let code = if command.name == "compare" { 2 } else { 1 };
+        args.secrets.define(&object).map_err(|error| Failure::from(error).with_code(code))?;
+    }
+    Ok(0)
 }
 
 fn help() -> String {
@@ -128,32 +158,3 @@ impl From<Error> for Failure {
 }
 
 type Outcome = std::result::Result<u8, Failure>;
-
-/// Opens an image for a tool, with QEMU's words when it cannot.
-fn open_image(
-    name: &str,
-    format: Option<&str>,
-    purpose: Purpose,
-    force_share: bool,
-    output: &mut Output<'_>,
-) -> Result<Arc<Node>> {
-    let options = OpenOptions {
-        format: format.map(str::to_owned),
-        purpose,
-        force_share,
-        no_backing: false,
-        no_io: false,
-        secrets: Default::default(),
-        io: Arc::new(Inline),
-    };
-    open_with(name, &options, output)
-}
-
-fn open_with(name: &str, options: &OpenOptions, output: &mut Output<'_>) -> Result<Arc<Node>> {
-    let opened = block_on(open(name, options));
-    let opened = opened.map_err(|error| error.context(format!("Could not open '{name}'")))?;
-    for warning in &opened.warnings {
-        output.note(warning);
-    }
-    Ok(opened.node)
-}

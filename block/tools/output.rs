@@ -56,6 +56,11 @@ impl<'a> Output<'a> {
         self.note(&format!("{program}: {text}"));
     }
 
+    /// Whether a person looks at it.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
     /// A line on standard error.
     pub(super) fn note(&mut self, line: &str) {
         let _ = writeln!(self.err, "{line}");

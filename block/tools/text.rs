@@ -1,6 +1,5 @@
 //! Numbers and JSON in QEMU's form.
 
-use base::options::number::parse_size;
 use serde_json::Value;
 
 /// A size as people read it: three digits and a unit.
@@ -27,11 +26,6 @@ pub(super) fn size(bytes: u64) -> String {
         false => &text,
     };
     format!("{text} {}", UNITS[unit])
-}
-
-/// A size argument; `None` when it is none.
-pub(super) fn parse(text: &str) -> Option<u64> {
-    parse_size(text, 1).ok().filter(|&size| size <= i64::MAX as u64)
 }
 
 /// JSON as QEMU prints it: four spaces, and empty lists and objects over two lines.

@@ -1,10 +1,8 @@
 //! Opening a file, and opening it again with other options.
 
-use std::sync::Arc;
-
 use super::super::args::Args;
 use super::super::output::Output;
-use crate::engine::{Inline, block_on};
+use crate::engine::block_on;
 use crate::open::{OpenOptions, Opened, open_tree, snapshot_overlay};
 use crate::options::Options;
 use crate::qcow2::Purpose;
@@ -101,10 +99,8 @@ impl Opening {
             format: self.format.clone(),
             purpose,
             force_share: self.force_share,
-            no_backing: false,
-            no_io: false,
             secrets: self.secrets.clone(),
-            io: Arc::new(Inline),
+            ..OpenOptions::default()
         };
         let mut opened =
             block_on(open_tree(self.name.as_deref(), self.options.clone(), &how, None))?;

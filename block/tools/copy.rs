@@ -1,0 +1,425 @@
+//! Copying a disk: reading, finding zeroes and compressing on several threads, writing in order unless
+//! that does not matter.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::progress::Progress;
+use super::{Failure, Output};
+use crate::driver::ZeroFlags;
+use crate::engine::block_on;
+use crate::node::{Node, Role};
+use crate::vector::Vector;
+use crate::{Error, Result};
+
+/// What is read at once.
+const CHUNK: u64 = 2 << 20;
+
+/// One of the images that make up the disk.
+pub(super) struct Source {
+    node: Arc<Node>,
+    len: u64,
+}
+
+impl Source {
+    pub(super) fn of(node: Arc<Node>) -> Result<Self> {
+        let len = node.len()?;
+        Ok(Self { node, len })
+    }
+}
+
+/// What is copied: images, one after the other.
+pub(super) struct Job {
+    pub(super) sources: Vec<Source>,
+    pub(super) len: u64,
+}
+
+/// How it is copied.
+pub(super) struct Plan {
+    /// Runs of zeroes at least this long are not written; 0: everything is.
+    pub(super) sparse: u64,
+    pub(super) compress: bool,
+    pub(super) parallel: usize,
+    pub(super) in_order: bool,
+    /// What cannot be read becomes zeroes.
+    pub(super) salvage: bool,
+    /// Bytes per second.
+    pub(super) rate: Option<u64>,
+    /// The target reads as zeroes.
+    pub(super) fresh: bool,
+    /// What the source has from its backing file, the target has, too.
+    pub(super) onto_backing: bool,
+}
+
+impl Job {
+    pub(super) fn measured(mut self) -> std::result::Result<Self, Failure> {
+        let mut lens = self.sources.iter().map(|source| source.len);
+        let sum = lens.try_fold(0_u64, u64::checked_add).filter(|&len| len <= i64::MAX as u64);
+        self.len = sum.ok_or_else(|| Failure::new("Image size too large"))?;
+        Ok(self)
+    }
+
+    /// The image at an offset of the disk, and the offset in it.
+    fn find(&self, at: u64) -> Result<(&Source, u64)> {
+        let mut inside = at;
+        for source in &self.sources {
+            if inside < source.len {
+                return Ok((source, inside));
+            }
+            inside -= source.len;
+        }
+        Err(Error::from_errno(libc::EIO))
+    }
+
+    /// How many bytes hold data, or are written although they are zeroes.
+    fn data(&self, plan: &Plan) -> Result<u64> {
+        let mut cursor = Cursor { job: self, plan, cluster: 1, at: 0, number: 0, known: None };
+        let mut bytes = 0;
+        while cursor.at < self.len {
+            let (range, kind) = cursor.look()?;
+            bytes += if counts(kind, plan) { range.end - range.start } else { 0 };
+            cursor.at = range.end;
+        }
+        Ok(bytes)
+    }
+
+    fn read(&self, at: u64, into: &Vector) -> Result<()> {
+        let mut done = 0;
+        while done < into.len() {
+            let (source, inside) = self.find(at + done as u64)?;
+            let len = (source.len - inside).min((into.len() - done) as u64) as usize;
+            block_on(source.node.read(inside, into.slice(done, len)))?;
+            done += len;
+        }
+        Ok(())
+    }
+}
+
+/// What is to be done with a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Data,
+    Zero,
+    /// The backing file shows, in the target as in the source.
+    Below,
+}
+
+/// Whether it makes progress.
+fn counts(kind: Kind, plan: &Plan) -> bool {
+    kind == Kind::Data || (kind == Kind::Zero && plan.sparse == 0)
+}
+
+struct Chunk {
+    number: u64,
+    range: Range<u64>,
+    kind: Kind,
+}
+
+/// Hands out the chunks of the disk.
+struct Cursor<'a> {
+    job: &'a Job,
+    plan: &'a Plan,
+    /// What the target allocates at once: compressed clusters are written whole.
+    cluster: u64,
+    at: u64,
+    number: u64,
+    /// What is known of the range ahead.
+    known: Option<(Range<u64>, Kind)>,
+}
+
+impl Cursor<'_> {
+    fn look(&mut self) -> Result<(Range<u64>, Kind)> {
+        if let Some((range, kind)) = &self.known
+            && self.at < range.end
+        {
+            return Ok((self.at..range.end, *kind));
+        }
+        let (source, inside) = self.job.find(self.at)?;
+        let len = source.len - inside;
+        let known = match self.plan.onto_backing {
+            true => block_on(source.node.driver().status(inside, len))?,
+            false => block_on(source.node.status(inside, len))?,
+        };
+        let below = !known.allocated && source.node.child(Role::Backing).is_some();
+        let kind = match () {
+            () if self.plan.onto_backing && below => Kind::Below,
+            () if known.zero => Kind::Zero,
+            () => Kind::Data,
+        };
+        let range = self.at..self.at + known.len.max(1);
+        self.known = Some((range.clone(), kind));
+        Ok((range, kind))
+    }
+
+    fn next(&mut self) -> Result<Option<Chunk>> {
+        if self.at >= self.job.len {
+            return Ok(None);
+        }
+        let (mut range, mut kind) = self.look()?;
+        if self.plan.compress {
+            let whole = range.end == self.job.len || range.end % self.cluster == 0;
+            let end = if whole { range.end } else { range.end / self.cluster * self.cluster };
+            if kind == Kind::Data || end <= range.start {
+                // A cluster with anything in it is read as a whole.
+                kind = Kind::Data;
+                range.end = (range.start + self.cluster).min(self.job.len);
+            } else {
+                range.end = end;
+            }
+        } else if kind == Kind::Data {
+            range.end = range.end.min(range.start + CHUNK);
+        }
+        let number = self.number;
+        self.number += 1;
+        self.at = range.end;
+        Ok(Some(Chunk { number, range, kind }))
+    }
+}
+
+/// Lets writers in one after the other, by the numbers of their chunks.
+#[derive(Default)]
+struct Turn {
+    next: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Turn {
+    /// Waits until all chunks before have been written.
+    fn wait(&self, number: u64) {
+        let mut next = self.next.lock();
+        while *next != number {
+            self.changed.wait(&mut next);
+        }
+    }
+
+    fn done(&self, number: u64) {
+        *self.next.lock() = number + 1;
+        self.changed.notify_all();
+    }
+}
+
+/// What workers tell.
+enum Report {
+    Done(u64),
+    Warning(String),
+    Failed(Failure),
+}
+
+struct Work<'a> {
+    job: &'a Job,
+    to: &'a Node,
+    plan: &'a Plan,
+    cursor: Mutex<Option<Cursor<'a>>>,
+    turn: Turn,
+    began: Instant,
+    moved: Mutex<u64>,
+}
+
+/// Copies a disk.
+pub(super) fn copy(
+    job: &Job,
+    to: &Node,
+    plan: &Plan,
+    shown: bool,
+    output: &mut Output<'_>,
+) -> std::result::Result<(), Failure> {
+    let cluster = to.driver().cluster_size().unwrap_or(65536);
+    let cursor = Cursor { job, plan, cluster, at: 0, number: 0, known: None };
+    let work = Work {
+        job,
+        to,
+        plan,
+        cursor: Mutex::new(Some(cursor)),
+        turn: Turn::default(),
+        began: Instant::now(),
+        moved: Mutex::new(0),
+    };
+    // Only what will be read counts; looking for it costs as much as finding it later.
+    let total = if shown { job.data(plan)? } else { job.len };
+    let mut progress = Progress::new(shown, total, output);
+    let mut failed = None;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = plan.parallel.min(2 * cores);
+    std::thread::scope(|scope| {
+        let (send, reports) = channel();
+        for _ in 0..workers {
+            let (work, send) = (&work, send.clone());
+            scope.spawn(move || work.run(&send));
+        }
+        drop(send);
+        for report in reports {
+            match report {
+                Report::Done(bytes) => progress.advance(bytes, output),
+                Report::Warning(text) => output.report(&format!("warning: {text}")),
+                Report::Failed(failure) => failed = failed.take().or(Some(failure)),
+            }
+        }
+    });
+    match failed {
+        Some(failure) => {
+            progress.end(output);
+            Err(failure)
+        }
+        None => {
+            progress.finish(output);
+            Ok(())
+        }
+    }
+}
+
+const ZEROES: [u8; 4096] = [0; 4096];
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(ZEROES.len()).all(|chunk| *chunk == ZEROES[..chunk.len()])
+}
+
+impl Work<'_> {
+    /// Copies chunks until there are no more, or somebody has failed.
+    fn run(&self, reports: &Sender<Report>) {
+        let buffer = Vector::zeroed(CHUNK as usize);
+        let mut bytes = Vec::new();
+        loop {
+            let mut cursor = self.cursor.lock();
+            let next = cursor.as_mut().map_or(Ok(None), Cursor::next);
+            drop(cursor);
+            let chunk = match next {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return,
+                Err(error) => {
+                    let text = format!("error while reading block status: {error}");
+                    return self.fail(Failure::new(text), reports);
+                }
+            };
+            let number = chunk.number;
+            let result = self.copy_chunk(&chunk, &buffer, &mut bytes, reports);
+            if let Err(failure) = result {
+                self.fail(failure, reports);
+            }
+            // Also after a failure, or the others would wait for ever.
+            if self.plan.in_order {
+                self.turn.wait(number);
+                self.turn.done(number);
+            }
+        }
+    }
+
+    fn fail(&self, failure: Failure, reports: &Sender<Report>) {
+        *self.cursor.lock() = None;
+        // Who listens has not gone before all workers have.
+        let _ = reports.send(Report::Failed(failure));
+    }
+
+    fn copy_chunk(
+        &self,
+        chunk: &Chunk,
+        buffer: &Vector,
+        bytes: &mut Vec<u8>,
+        reports: &Sender<Report>,
+    ) -> std::result::Result<(), Failure> {
+        let Range { start, end } = chunk.range;
+        let len = end - start;
+        let mut data = Vector::zeroed(0);
+        if chunk.kind == Kind::Data {
+            // Clusters larger than the buffer are rare.
+            data = if len <= CHUNK {
+                buffer.slice(0, len as usize)
+            } else {
+                Vector::zeroed(len as usize)
+            };
+            match self.job.read(start, &data) {
+                Ok(()) => {}
+                Err(error) if self.plan.salvage => {
+                    let text = format!("error while reading offset {start}: {error}");
+                    let _ = reports.send(Report::Warning(text));
+                    data.fill(0);
+                }
+                Err(error) => {
+                    let text = format!("error while reading at byte {start}: {error}");
+                    return Err(Failure::new(text));
+                }
+            }
+            bytes.resize(len as usize, 0);
+            data.read(0, bytes);
+        }
+        self.slow_down(len);
+        if self.plan.in_order {
+            self.turn.wait(chunk.number);
+        }
+        let written = match chunk.kind {
+            Kind::Below => Ok(()),
+            Kind::Zero => self.zero(start, len),
+            Kind::Data => self.store(start, &data, bytes),
+        };
+        written.map_err(|error| {
+            Failure::new(format!("error while writing at byte {start}: {error}"))
+        })?;
+        if counts(chunk.kind, self.plan) {
+            let _ = reports.send(Report::Done(len));
+        }
+        Ok(())
+    }
+
+    /// Keeps to the rate.
+    fn slow_down(&self, len: u64) {
+        let Some(rate) = self.plan.rate.filter(|&rate| rate > 0) else { return };
+        let due = {
+            let mut moved = self.moved.lock();
+            *moved += len;
+            Duration::from_secs_f64(*moved as f64 / rate as f64)
+        };
+        if let Some(wait) = due.checked_sub(self.began.elapsed()) {
+            std::thread::sleep(wait);
+        }
+    }
+
+    fn zero(&self, at: u64, len: u64) -> Result<()> {
+        if self.plan.sparse == 0 && !self.plan.compress {
+            let mut done = 0;
+            while done < len {
+                let now = (len - done).min(CHUNK);
+                block_on(self.to.write(at + done, Vector::zeroed(now as usize)))?;
+                done += now;
+            }
+            return Ok(());
+        }
+        if self.plan.fresh {
+            return Ok(());
+        }
+        block_on(self.to.write_zeroes(at, len, ZeroFlags { unmap: !self.plan.onto_backing }))
+    }
+
+    /// Writes a chunk, leaving out its runs of zeroes.
+    fn store(&self, at: u64, data: &Vector, bytes: &[u8]) -> Result<()> {
+        if self.plan.compress {
+            return match self.plan.sparse > 0 && is_zero(bytes) {
+                true => self.zero(at, bytes.len() as u64),
+                false => block_on(self.to.write_compressed(at, data.clone())),
+            };
+        }
+        if self.plan.sparse == 0 {
+            return block_on(self.to.write(at, data.clone()));
+        }
+        let grain = self.plan.sparse as usize;
+        let zero_at = |from: usize| is_zero(&bytes[from..(from + grain).min(bytes.len())]);
+        let mut from = 0;
+        while from < bytes.len() {
+            let zeroes = zero_at(from);
+            let mut end = from + grain;
+            while end < bytes.len() && zero_at(end) == zeroes {
+                end += grain;
+            }
+            let end = end.min(bytes.len());
+            let len = end - from;
+            match zeroes {
+                true => self.zero(at + from as u64, len as u64)?,
+                false => block_on(self.to.write(at + from as u64, data.slice(from, len)))?,
+            }
+            from = end;
+        }
+        Ok(())
+    }
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::copy_on_read::CopyOnRead;
 use crate::driver::Driver;
 use crate::file::HostKind;
+use crate::formats::{parallels, qcow1, vdi, vmdk, vpc};
 use crate::luks::{self, Luks};
 use crate::node::Node;
 use crate::null::Null;
@@ -36,7 +37,17 @@ pub struct Format {
 pub const PROTOCOLS: [&str; 5] = ["file", "host_cdrom", "host_device", "null-aio", "null-co"];
 
 /// All formats, and filters, which are opened like formats.
-pub const FORMATS: [Format; 5] = [
+pub const FORMATS: [Format; 10] = [
+    Format {
+        name: "parallels",
+        probe: parallels::probe,
+        keeps_tables: true,
+        open: parallels::open,
+    },
+    Format { name: "qcow", probe: qcow1::probe, keeps_tables: true, open: qcow1::open },
+    Format { name: "vdi", probe: vdi::probe, keeps_tables: true, open: vdi::open },
+    Format { name: "vmdk", probe: vmdk::probe, keeps_tables: true, open: vmdk::open },
+    Format { name: "vpc", probe: vpc::probe, keeps_tables: true, open: vpc::open },
     Format { name: "copy-on-read", probe: |_| 0, keeps_tables: false, open: open_copy_on_read },
     Format {
         name: "luks",

@@ -13,6 +13,7 @@ pub mod engine;
 mod error;
 pub mod file;
 pub mod format;
+pub mod formats;
 pub mod graph;
 pub mod info;
 pub mod job;

@@ -9,6 +9,7 @@ use crate::{Error, Result};
 
 /// A window of a file.
 pub struct Raw {
+    name: &'static str,
     file: Arc<Node>,
     offset: u64,
     size: Option<u64>,
@@ -17,6 +18,16 @@ pub struct Raw {
 impl Raw {
     /// The whole file, or what begins at `offset` and is `size` long.
     pub fn new(file: Arc<Node>, offset: u64, size: Option<u64>) -> Result<Self> {
+        Self::named("raw", file, offset, size)
+    }
+
+    /// The same for another format that keeps its disk in one piece.
+    pub fn named(
+        name: &'static str,
+        file: Arc<Node>,
+        offset: u64,
+        size: Option<u64>,
+    ) -> Result<Self> {
         let room = file.len()?;
         if offset > room {
             return Err(Error::invalid(format!(
@@ -34,7 +45,7 @@ impl Raw {
         if size.is_some_and(|size| size % 512 != 0) {
             return Err(Error::invalid("Specified size is not multiple of 512"));
         }
-        Ok(Self { file, offset, size })
+        Ok(Self { name, file, offset, size })
     }
 
     fn place(&self, at: u64, len: u64) -> Result<u64> {
@@ -48,7 +59,7 @@ impl Raw {
 
 impl Driver for Raw {
     fn name(&self) -> &'static str {
-        "raw"
+        self.name
     }
 
     fn len(&self) -> Result<u64> {

@@ -37,3 +37,24 @@ fn layers() {
 fn copies() {
     compare(include_str!("beside/scripts/copies"));
 }
+
+#[test]
+fn formats_of_others() {
+    compare(include_str!("beside/scripts/foreign"));
+}
+
+#[test]
+fn what_one_writes_the_other_reads() {
+    beside::exchange(&[
+        "qcow",
+        "parallels",
+        "vdi",
+        "vdi -o static=on",
+        "vpc",
+        "vpc -o subformat=fixed",
+        "vmdk",
+        "vmdk -o subformat=monolithicFlat",
+        "vmdk -o subformat=twoGbMaxExtentSparse",
+        "vmdk -o zeroed_grain=on",
+    ]);
+}

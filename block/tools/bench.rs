@@ -181,7 +181,7 @@ impl Load {
                 None => flushing = false,
             }
         }
-        block_on(self.node.flush())
+        block_on(self.node.close())
     }
 
     fn request(

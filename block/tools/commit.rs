@@ -84,7 +84,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
             std::thread::sleep(due.saturating_sub(began.elapsed()));
         }
     }
-    block_on(base.flush())?;
+    block_on(base.close())?;
     if wanted.is_none() && !args.has("drop") {
         block_on(async {
             top.driver()
@@ -95,6 +95,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         })
         .map_err(|error| Failure::new(format!("Could not empty {name}: {error}")))?;
     }
+    block_on(top.close())?;
     progress.finish(output);
     if !args.has("quiet") {
         output.print("Image committed.\n");

@@ -90,7 +90,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     plan.fresh = !plan.onto_backing && (created.is_some() || has("target-is-zero"));
     let shown = has("progress") && !has("quiet");
     copy(&job, &to, &plan, shown, output)?;
-    block_on(to.flush())?;
+    block_on(to.close())?;
     Ok(0)
 }
 

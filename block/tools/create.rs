@@ -49,7 +49,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let format = args.get("format").unwrap_or("raw");
     let list = join(args.all("options"))?;
     if asks_for_help(&list) {
-        let named = args.operands.first().is_some();
+        let named = !args.operands.is_empty();
         output.print(&help_for(format, named, "")?);
         return Ok(0);
     }

@@ -92,6 +92,6 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         block_on(to.write(done, data)).map_err(|e| fail("writing to output", e))?;
         done += now;
     }
-    block_on(to.flush())?;
+    block_on(to.close())?;
     Ok(0)
 }

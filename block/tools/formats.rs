@@ -5,8 +5,10 @@ use std::sync::Arc;
 use super::creation::{Chosen, Desc, number, size, switch, text};
 use crate::driver::Preallocation;
 use crate::engine::{Inline, block_on};
+use crate::formats::{parallels, qcow1, vdi, vmdk, vpc};
 use crate::luks::LuksOptions;
-use crate::open::{create_file, full_backing_name};
+use crate::node::Node;
+use crate::open::{OpenOptions, create_file, full_backing_name, open};
 use crate::qcow2::{self, Compression, CreateOptions, NewEncryption};
 use crate::{Error, Result};
 
@@ -59,7 +61,80 @@ pub(super) const QCOW2: Creator = Creator {
     compresses: true,
 };
 
-pub(super) const CREATORS: [&Creator; 2] = [&RAW, &QCOW2];
+const QCOW: Creator = Creator {
+    name: "qcow",
+    options: &[
+        SIZE,
+        BACKING,
+        text("backing_fmt", "Format of the backing image"),
+        switch(
+            "encryption",
+            "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
+        ),
+        text("encrypt.format", "Encrypt the image, format choices: 'aes'"),
+        text("encrypt.key-secret", "ID of the secret that provides the AES encryption key"),
+    ],
+    create: create_qcow,
+    compresses: false,
+};
+
+const VMDK: Creator = Creator {
+    name: "vmdk",
+    options: &[
+        SIZE,
+        text(
+            "adapter_type",
+            "Virtual adapter type, can be one of ide (default), lsilogic, buslogic or legacyESX",
+        ),
+        BACKING,
+        text("backing_fmt", "Must be 'vmdk' if present"),
+        switch("compat6", "VMDK version 6 image").or("off"),
+        text("hwversion", "VMDK hardware version").or("undefined"),
+        text("toolsversion", "VMware guest tools version"),
+        text(
+            "subformat",
+            "VMDK flat extent format, can be one of {monolithicSparse (default) | monolithicFlat \
+             | twoGbMaxExtentSparse | twoGbMaxExtentFlat | streamOptimized} ",
+        ),
+        switch("zeroed_grain", "Enable efficient zero writes using the zeroed-grain GTE feature"),
+    ],
+    create: create_vmdk,
+    compresses: true,
+};
+
+const VDI: Creator = Creator {
+    name: "vdi",
+    options: &[SIZE, switch("static", "VDI static (pre-allocated) image").or("off")],
+    create: create_vdi,
+    compresses: false,
+};
+
+const VPC: Creator = Creator {
+    name: "vpc",
+    options: &[
+        SIZE,
+        text(
+            "subformat",
+            "Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ",
+        ),
+        switch(
+            "force_size",
+            "Force disk size calculation to use the actual size specified, rather than using the \
+             nearest CHS-based calculation",
+        ),
+    ],
+    create: create_vpc,
+    compresses: false,
+};
+
+const PARALLELS: Creator = Creator {
+    name: "parallels",
+    options: &[SIZE, size("cluster_size", "Parallels image cluster size").or("1048576")],
+    create: create_parallels,
+    compresses: false,
+};
+
+const CREATORS: [&Creator; 7] = [&RAW, &QCOW2, &QCOW, &VMDK, &VDI, &VPC, &PARALLELS];
 
 /// Drivers that are there, but make no images.
 const OTHERS: [&str; 5] = ["blkdebug", "bochs", "null-aio", "null-co", "qed"];
@@ -176,5 +251,107 @@ pub(super) fn qcow2_options(chosen: &Chosen) -> Result<CreateOptions> {
         data_file_raw: chosen.is_on("data_file_raw"),
         preallocation: preallocation(chosen)?,
         encryption: encryption(chosen)?,
+    })
+}
+
+fn create_qcow(name: &str, chosen: &Chosen) -> Result<()> {
+    if chosen.is_on("encryption") || chosen.text("encrypt.format").is_some() {
+        return Err(Error::unsupported("Encrypted qcow images are not supported"));
+    }
+    let size = chosen.number("size").unwrap_or(0).next_multiple_of(512);
+    let backing = chosen.text("backing_file");
+    in_file(name, async |file| qcow1::create(file, size, backing).await)
+}
+
+fn create_vdi(name: &str, chosen: &Chosen) -> Result<()> {
+    let size = chosen.number("size").unwrap_or(0).next_multiple_of(512);
+    let preallocation = match preallocation(chosen)? {
+        Preallocation::Metadata => {
+            let text = "Unsupported preallocation mode: metadata";
+            in_file(name, async |_| Ok(()))?;
+            return Err(Error::invalid(text));
+        }
+        mode => mode,
+    };
+    let full = chosen.is_on("static");
+    in_file(name, async |file| vdi::create(file, size, preallocation, full).await)
+}
+
+fn create_vpc(name: &str, chosen: &Chosen) -> Result<()> {
+    let size = chosen.number("size").unwrap_or(0).next_multiple_of(512);
+    let kinds = [("dynamic", false), ("fixed", true)];
+    let fixed = chosen.choice("subformat", &kinds, false, "subformat")?;
+    let exact = chosen.is_on("force_size");
+    in_file(name, async |file| vpc::create(file, size, fixed, exact).await)
+}
+
+fn create_parallels(name: &str, chosen: &Chosen) -> Result<()> {
+    let size = chosen.number("size").unwrap_or(0).next_multiple_of(512);
+    let cluster = chosen.number("cluster_size").unwrap_or(1 << 20);
+    in_file(name, async |file| parallels::create(file, size, cluster).await)
+}
+
+fn create_vmdk(name: &str, chosen: &Chosen) -> Result<()> {
+    let invalid = |value: &str| Error::invalid(format!("invalid parameter value: {value}"));
+    let known = |key: &str, names: &[&str]| match chosen.text(key) {
+        None => Ok(names[0].to_owned()),
+        Some(value) if names.contains(&value) => Ok(value.to_owned()),
+        Some(value) => Err(invalid(value)),
+    };
+    let adapter = known("adapter_type", &["ide", "lsilogic", "buslogic", "legacyESX"])?;
+    let subformat = known(
+        "subformat",
+        &[
+            "monolithicSparse",
+            "monolithicFlat",
+            "twoGbMaxExtentSparse",
+            "twoGbMaxExtentFlat",
+            "streamOptimized",
+        ],
+    )?;
+    let hardware = chosen.text("hwversion").filter(|version| *version != "undefined");
+    if chosen.is_on("compat6") && hardware.is_some() {
+        return Err(Error::invalid("compat6 cannot be enabled with hwversion set"));
+    }
+    let hardware = hardware.unwrap_or(if chosen.is_on("compat6") { "6" } else { "4" });
+    let parent = match chosen.text("backing_file") {
+        None => None,
+        Some(_) if subformat.ends_with("Flat") => {
+            return Err(Error::unsupported("Flat image can't have backing file"));
+        }
+        Some(backing) => {
+            if chosen.text("backing_fmt").is_some_and(|format| format != "vmdk") {
+                return Err(Error::invalid("backing_file must be a vmdk image"));
+            }
+            let how = OpenOptions { format: Some("file".into()), ..OpenOptions::default() };
+            let path = full_backing_name(name, backing);
+            let cid = block_on(async { vmdk::cid_of(&open(&path, &how).await?.node).await })?;
+            Some((backing.to_owned(), cid))
+        }
+    };
+    let options = vmdk::CreateOptions {
+        size: chosen.number("size").unwrap_or(0).next_multiple_of(512),
+        subformat,
+        adapter,
+        hardware: hardware.to_owned(),
+        tools: chosen.text("toolsversion").unwrap_or("2147483647").to_owned(),
+        zero_grains: chosen.is_on("zeroed_grain"),
+        parent,
+    };
+    let parts = options.parts(name);
+    block_on(async {
+        let mut files = Vec::new();
+        for part in &parts {
+            files.push(create_file(&part.name, Arc::new(Inline)).await?);
+        }
+        options.write(&parts, &files).await
+    })
+}
+
+/// Makes an empty file and what is written into it.
+fn in_file(name: &str, write: impl AsyncFnOnce(&Node) -> Result<()>) -> Result<()> {
+    block_on(async {
+        let file = create_file(name, Arc::new(Inline)).await?;
+        write(&file).await
     })
 }

@@ -93,7 +93,10 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         .map_err(|error| error.to_string()),
     };
     match changed {
-        Ok(()) => progress.finish(output),
+        Ok(()) => {
+            block_on(node.close())?;
+            progress.finish(output);
+        }
         Err(error) => {
             progress.advance(0, output);
             return Err(Failure::new(format!(

@@ -86,10 +86,15 @@ impl Pair {
 
     /// Ours alone.
     fn run_ours(&self, tool: &str, args: &[&str]) -> (i32, String) {
+        self.run_in(self.ours.path(), tool, args)
+    }
+
+    /// Ours, in a directory.
+    fn run_in(&self, dir: &Path, tool: &str, args: &[&str]) -> (i32, String) {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
         let streams = Streams::default();
         let (mut out, mut err) = (streams.clone(), streams.clone());
-        std::env::set_current_dir(self.ours.path()).unwrap();
+        std::env::set_current_dir(dir).unwrap();
         let code = match tool {
             "io" => block::tools::io::run(&args, &mut &b""[..], &mut out, &mut err, false),
             _ => block::tools::run(&args, &mut out, &mut err, false),
@@ -141,6 +146,51 @@ pub fn compare(script: &str) {
                 let wherever = tool.starts_with('~');
                 pair.same_args(tool.trim_start_matches('~'), &args, wherever);
             }
+        }
+    }
+}
+
+/// Images of each kind, made and written by one, are read and written by the other, and read by the
+/// first again.
+pub fn exchange(kinds: &[&str]) {
+    let Some(pair) = Pair::new() else { return };
+    // Both work where QEMU's tools do.
+    let ours = |tool: &str, args: &[&str]| pair.run_in(pair.theirs.path(), tool, args);
+    let theirs = |tool: &str, args: &[&str]| pair.run_theirs(tool, args);
+    for (i, kind) in kinds.iter().enumerate() {
+        let format = kind.split(' ').next().unwrap();
+        for turn in 0..2 {
+            let name = format!("{i}-{turn}.img");
+            let make = format!("create -q -f {kind} {name} 20M");
+            let make: Vec<&str> = make.split(' ').collect();
+            let by = |first: bool, tool: &str, args: &[&str]| {
+                let (code, text) =
+                    if first == (turn == 0) { ours(tool, args) } else { theirs(tool, args) };
+                assert_eq!(code, 0, "{kind}, {turn}, {first}, {args:?}: {text}");
+            };
+            by(true, "img", &make);
+            let io = |commands: &[&str]| {
+                let mut args = vec!["-f".to_owned(), format.to_owned()];
+                commands.iter().for_each(|&c| args.extend(["-c".to_owned(), c.to_owned()]));
+                args.push(name.clone());
+                args
+            };
+            let run = |first: bool, commands: &[&str]| {
+                let args = io(commands);
+                by(first, "io", &args.iter().map(String::as_str).collect::<Vec<_>>());
+            };
+            run(true, &["write -P 1 100k 3M", "write -P 2 9M 1k"]);
+            run(false, &["read -P 1 100k 3M", "read -P 2 9M 1k", "read -P 0 4M 5M"]);
+            run(false, &["write -P 3 8M 3M", "write -P 4 200k 1k", "write -z 1M 64k"]);
+            run(
+                true,
+                &[
+                    "read -P 3 8M 3M",
+                    "read -P 4 200k 1k",
+                    "read -P 0 1M 64k",
+                    "read -P 1 100k 100k",
+                ],
+            );
         }
     }
 }

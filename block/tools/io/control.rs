@@ -416,19 +416,23 @@ fn sigraise(session: &mut Session<'_>, _: &Command, given: &Given) -> Done {
 }
 
 fn open(session: &mut Session<'_>, command: &Command, given: &Given) -> Done {
-    let mut opening = Opening::default();
+    let has = |letter| given.has(letter);
+    let mut opening = Opening {
+        snapshot: has('s'),
+        copy_on_read: has('C'),
+        read_only: has('r'),
+        force_share: has('U'),
+        cache: has('n').then(|| "none".into()),
+        ..Opening::default()
+    };
     for (letter, value) in &given.options {
         let result = match letter {
-            's' => Ok(opening.snapshot = true),
-            'n' => Ok(opening.cache = Some("none".into())),
-            'C' => Ok(opening.copy_on_read = true),
-            'r' => Ok(opening.read_only = true),
-            'U' => Ok(opening.force_share = true),
             'k' => opening.set_aio("native"),
             'i' => opening.set_aio(value),
             't' => opening.set_cache(value),
             'd' => opening.set_discard(value),
-            _ => opening.add_options(value, &mut session.output),
+            'o' => opening.add_options(value, &mut session.output),
+            _ => Ok(()),
         };
         session.complain(result)?;
     }
@@ -452,8 +456,10 @@ fn reopen(session: &mut Session<'_>, command: &Command, given: &Given) -> Done {
                 session.output.report("Only one -r/-w option may be given");
                 return Err(Failed);
             }
-            'r' => Ok(change.writable = Some(false)),
-            'w' => Ok(change.writable = Some(true)),
+            'r' | 'w' => {
+                change.writable = Some(*letter == 'w');
+                Ok(())
+            }
             _ => change.add_options(value, &mut session.output),
         };
         session.complain(result)?;

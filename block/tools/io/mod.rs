@@ -235,7 +235,7 @@ impl Session<'_> {
     fn reopen(&mut self, change: opening::Reopen) -> Done {
         let Some((node, opening)) = self.open.take() else { return Err(Failed) };
         let result = opening.changed(change).and_then(|changed| {
-            block_on(node.flush())?;
+            block_on(node.close())?;
             Ok(changed)
         });
         let changed = match result {
@@ -264,7 +264,7 @@ impl Session<'_> {
     fn close(&mut self) {
         self.complete_all();
         if let Some((node, _)) = self.open.take()
-            && let Err(error) = block_on(node.flush())
+            && let Err(error) = block_on(node.close())
         {
             self.output.report(&error.to_string());
         }

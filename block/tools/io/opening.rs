@@ -2,7 +2,9 @@
 
 use super::super::args::Args;
 use super::super::output::Output;
+use crate::copy_on_read::CopyOnRead;
 use crate::engine::block_on;
+use crate::node::{Claim, Node, Role};
 use crate::open::{OpenOptions, Opened, open_tree, snapshot_overlay};
 use crate::options::Options;
 use crate::qcow2::Purpose;
@@ -106,6 +108,13 @@ impl Opening {
             block_on(open_tree(self.name.as_deref(), self.options.clone(), &how, None))?;
         if self.snapshot && !self.read_only {
             opened.node = block_on(snapshot_overlay(opened.node, how.io.clone()))?;
+        }
+        if self.copy_on_read && !self.read_only {
+            let below = opened.node;
+            let child = below.attach("copy-on-read", Role::File, Claim::WRITER)?;
+            let filter = CopyOnRead::new(below.clone());
+            let children = vec![(Role::File, child)];
+            opened.node = Node::new(None, below.filename(), false, Box::new(filter), children);
         }
         Ok(opened)
     }

@@ -1,0 +1,9 @@
+//! Formats of other programs: those with one table of large blocks share [`blocks`].
+
+mod blocks;
+mod bytes;
+pub mod parallels;
+pub mod qcow1;
+pub mod vdi;
+pub mod vmdk;
+pub mod vpc;

@@ -7,7 +7,7 @@ use crate::backend::Backend;
 use crate::driver::Preallocation;
 use crate::engine::block_on;
 use crate::graph::Graph;
-use crate::node::Node;
+use crate::node::{Node, Role};
 use crate::open::{create_file, open_tree};
 use crate::options::Options;
 use crate::qcow2::{self, CreateOptions};
@@ -220,6 +220,9 @@ impl Graph {
             user.set_node(Some(overlay.clone()))?;
         }
         node.set_read_only();
+        // The file goes with it, unless the operator made it apart.
+        let files = node.children().filter(|(role, _)| *role == Role::File);
+        files.filter(|(_, file)| !self.is_owned(file)).for_each(|(_, file)| file.set_read_only());
         Ok(())
     }
 

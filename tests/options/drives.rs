@@ -54,7 +54,10 @@ fn faults_are_told_in_qemus_words() -> Result<()> {
     ensure!(cases.len() > 100, "the file is there");
     let mut differences = String::new();
     for (line, expected) in cases {
-        let output = Command::new(testbed::program())
+        // What goes on running is not what was recorded.
+        let output = Command::new("timeout")
+            .arg("60")
+            .arg(testbed::program())
             .args(["-display", "none", "-S", "-nodefaults", "-monitor", "none"])
             .args(split(line))
             .current_dir(dir.path())

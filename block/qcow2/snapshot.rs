@@ -232,7 +232,7 @@ impl Qcow2 {
             vm_clock: 0,
             vm_state_size: 0,
             disk_size: self.size(),
-            icount: None,
+            icount: Some(0),
         };
         self.change_snapshots(Action::Create(listed)).await
     }

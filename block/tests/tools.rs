@@ -39,6 +39,11 @@ fn copies() {
 }
 
 #[test]
+fn snapshots_and_a_tutorial() {
+    compare(include_str!("beside/scripts/snapshots"));
+}
+
+#[test]
 fn formats_of_others() {
     compare(include_str!("beside/scripts/foreign"));
 }

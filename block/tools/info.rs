@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::access::Access;
 use super::args::common::{FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, SHARE};
 use super::args::{Args, Command, flag};
-use super::{Failure, Outcome, Output, text};
+use super::{Failure, Outcome, Output, snapshot, text};
 use crate::Result;
 use crate::driver::Driver;
 use crate::format::PROTOCOLS;
@@ -39,6 +39,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let mut images = Vec::new();
     let mut seen = HashSet::new();
     let mut access = Access::from_args(args, Purpose::Read)?.without_backing();
+    access.no_io = true;
     let mut next = Some(name.clone());
     while let Some(name) = next.take() {
         if !seen.insert(name.clone()) {
@@ -133,6 +134,9 @@ fn write_node(node: &Node, path: &str, indent: &str, child: bool, out: &mut Stri
     }
     let disk_size = driver.allocated_size()?.map_or("unavailable".into(), text::size);
     line(format!("disk size: {disk_size}"));
+    if driver.is_encrypted() {
+        line("encrypted: yes".into());
+    }
     if let Some(size) = driver.cluster_size() {
         line(format!("cluster_size: {size}"));
     }
@@ -149,6 +153,9 @@ fn write_node(node: &Node, path: &str, indent: &str, child: bool, out: &mut Stri
         if let Some(format) = format {
             line(format!("backing file format: {format}"));
         }
+    }
+    for row in snapshot::table(node)?.lines() {
+        *out += &format!("{indent}{row}\n");
     }
     *out += &specific_text(driver, indent);
     for (role, child) in shown_children(node) {

@@ -20,6 +20,7 @@ mod output;
 mod progress;
 mod rebase;
 mod resize;
+mod snapshot;
 mod text;
 
 use std::io::Write;
@@ -29,7 +30,7 @@ use output::Output;
 
 use crate::Error;
 
-const COMMANDS: [&Command; 12] = [
+const COMMANDS: [&Command; 13] = [
     &bench::COMMAND,
     &check::COMMAND,
     &commit::COMMAND,
@@ -42,6 +43,7 @@ const COMMANDS: [&Command; 12] = [
     &measure::COMMAND,
     &rebase::COMMAND,
     &resize::COMMAND,
+    &snapshot::COMMAND,
 ];
 
 /// Runs `qemu-img` with its arguments (without the program's name); returns the exit code.

@@ -257,6 +257,12 @@ fn without_places(text: &str) -> String {
             Some(at) => &line[..at],
             None => line,
         };
+        // A moment: the digits of the day and the time.
+        let line = match line.find(" 20").filter(|at| line[at + 5..].starts_with('-')) {
+            Some(at) => format!("{}{}", &line[..at], line.get(at + 20..).unwrap_or_default()),
+            None => line.to_owned(),
+        };
+        let line = line.as_str();
         let sizes = ["disk size:", "file length:", "Image end offset:", "\"actual-size\""];
         if !sizes.iter().any(|size| line.trim_start().starts_with(size)) {
             out += line;

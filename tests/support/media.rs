@@ -145,9 +145,6 @@ pub fn floppy() -> Result<PathBuf> {
 
 const SUITE: &str = "bookworm";
 const DEBIAN_PACKAGES: &str = "linux-image-amd64,initramfs-tools,systemd-sysv,udev,fio";
-/// Name of the file system, by which it is found behind any controller.
-const LABEL: &str = "rhea-root";
-
 /// GRUB loads these and does what follows.
 const DISK_MODULES: [&str; 8] =
     ["biosdisk", "part_msdos", "ext2", "linux", "serial", "terminal", "boot", "echo"];

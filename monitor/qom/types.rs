@@ -50,6 +50,7 @@ const ABSTRACT: &[(&str, &str)] = &[
     ("event-loop-base", "object"),
     ("fw_cfg", "sys-bus-device"),
     ("generic-pc-machine", "x86-machine"),
+    ("ide-device", "device"),
     ("ioapic-common", "sys-bus-device"),
     ("isa-device", "device"),
     ("machine", "object"),

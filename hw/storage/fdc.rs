@@ -122,6 +122,11 @@ impl FloppyDrive {
         self.backend.as_ref().is_some_and(|backend| backend.present() && !backend.is_read_only())
     }
 
+    /// What the controller takes for the last sector of a track until it is told.
+    fn last_sector(&self) -> u8 {
+        if self.present() { self.format.sectors } else { ANY_SECTOR }
+    }
+
     /// Looks at what lies in the drive.
     fn look(&mut self) {
         let total = self.backend.as_ref().and_then(sectors).unwrap_or(0);
@@ -325,8 +330,8 @@ impl Fdc {
         let format = Format::of(kind, 0);
         let mut drive = FloppyDrive { kind, backend, format, _listener: listener };
         drive.look();
+        self.st.drives[place].last_sector = drive.last_sector();
         *slot = Some(drive);
-        self.st.drives[place].last_sector = ANY_SECTOR;
     }
 
     /// The operator has changed what lies in a drive.
@@ -693,7 +698,7 @@ impl Device for Fdc {
     fn reset(&mut self) {
         self.st = FdcState::default();
         for (state, drive) in self.st.drives.iter_mut().zip(&self.drives) {
-            state.last_sector = if drive.is_some() { ANY_SECTOR } else { 0 };
+            state.last_sector = drive.as_ref().map_or(0, FloppyDrive::last_sector);
         }
         self.restart();
     }
@@ -702,6 +707,11 @@ impl Device for Fdc {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use block::backend::DriveInfo;
+    use block::engine::Inline;
+    use block::graph::Graph;
+    use block::node::Node;
+    use block::null::Null;
     use proptest::prelude::*;
 
     fn clocks() -> Clocks {
@@ -742,21 +752,72 @@ mod tests {
         assert!(!line.level());
     }
 
+    /// A disk of 1.44 MB that reads as zeroes.
+    fn with_disk(clocks: &Clocks) -> (Shared<Fdc>, Arc<Graph>) {
+        let graph = Graph::new(Arc::new(Inline)).unwrap();
+        let null = Box::new(Null::new("null-co", 1440 << 10, true));
+        let node = Node::new(Some("n".into()), "null-co://", false, null, Vec::new());
+        let backend = graph.add_backend("f", DriveInfo::default()).unwrap();
+        backend.set_node(Some(node)).unwrap();
+        let (fdc, _) = controller(clocks);
+        fdc.lock().attach(0, DriveKind::High3, Some(backend), None);
+        fdc.lock().reset();
+        (fdc, graph)
+    }
+
+    #[test]
+    fn sectors_pass_through_the_fifo() {
+        let (fdc, graph) = with_disk(&clocks());
+        // Without DMA; both sides of a track that has but one sector to be read.
+        run(&fdc, &[0x03, 0xdf, 0x03]);
+        let mut data = Vec::new();
+        let command = [0xe6u8, 0, 0, 0, 1, 2, 1, 0x1b, 0xff];
+        command.iter().for_each(|&byte| fdc.lock().write(MAIN, reg::FIFO, 1, byte.into()));
+        loop {
+            graph.drain();
+            let mut fdc = fdc.lock();
+            if fdc.read(MAIN, reg::MAIN_STATUS, 1) != 0xf0 {
+                break;
+            }
+            data.push(fdc.read(MAIN, reg::FIFO, 1) as u8);
+        }
+        assert_eq!(data, [0; 1024]);
+        assert_eq!(run(&fdc, &[]), [0x20, 0, 0, 1, 0, 1, 2]);
+        // There is no sector 19.
+        let result = run(&fdc, &[0xe6, 0, 0, 0, 19, 2, 19, 0x1b, 0xff]);
+        assert_eq!(result, [0x40, 0x80, 0, 0, 0, 19, 2]);
+    }
+
+    #[test]
+    fn the_disk_change_line_ends_with_a_step() {
+        let (fdc, _graph) = with_disk(&clocks());
+        let changed = |fdc: &Shared<Fdc>| fdc.lock().read(INPUT, 0, 1) as u8 == DISK_CHANGED;
+        assert!(changed(&fdc));
+        run(&fdc, &[0x07, 0]);
+        assert!(changed(&fdc), "the head was there already");
+        run(&fdc, &[0x0f, 0, 1]);
+        assert!(!changed(&fdc));
+        fdc.lock().medium_changed(0);
+        assert!(changed(&fdc));
+    }
+
     proptest! {
         #[test]
         fn any_access_is_survived_and_undone_by_reset(
             accesses in prop::collection::vec((any::<bool>(), 0..2u32, 0..5u64, any::<u8>()), 0..300),
         ) {
-            let (fdc, _) = controller(&clocks());
-            let fresh = fdc.lock().st.clone();
-            let mut fdc = fdc.lock();
+            let (shared, graph) = with_disk(&clocks());
+            let fresh = shared.lock().st.clone();
             for (write, region, offset, value) in accesses {
+                graph.drain();
+                let mut fdc = shared.lock();
                 if write {
                     fdc.write(region, offset, 1, value.into());
                 } else {
                     fdc.read(region, offset, 1);
                 }
             }
+            let mut fdc = shared.lock();
             fdc.reset();
             prop_assert_eq!(&fdc.st, &fresh);
         }

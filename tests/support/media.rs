@@ -158,13 +158,16 @@ initrd (hd0,msdos1)/initrd.img
 boot
 ";
 
-/// Runs in the finished tree: root needs no password, and all of it becomes a file system. The
-/// arguments are the tree, the file, and the program that makes file systems.
+/// Runs in the finished tree: root needs no password, and all of it but what is mounted there becomes a
+/// file system. The tree is the argument; the environment names the file.
 const FILL: &str = r#"set -e
 chroot "$1" passwd --quiet --delete root
 echo 'LABEL=rhea-root / ext4 defaults 0 1' > "$1/etc/fstab"
 rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/*
-mke2fs -q -t ext4 -L rhea-root -O ^metadata_csum,^64bit,^orphan_file -d "$1" "$RHEA_FILESYSTEM" 1500M"#;
+cp -ax "$1" "$RHEA_FILESYSTEM.tree"
+mke2fs -q -t ext4 -L rhea-root -O ^metadata_csum,^64bit -d "$RHEA_FILESYSTEM.tree" "$RHEA_FILESYSTEM" 1500M
+rm -rf "$RHEA_FILESYSTEM.tree"
+"#;
 
 /// Sectors before the partition, where GRUB is.
 const PARTITION_AT: u64 = 2048;

@@ -147,13 +147,9 @@ impl Fdc {
 
     /// Ends the command at the present sector.
     fn refuse(&mut self, status1: u8) {
-        let Transfer { cylinder, head, sector, sought, .. } = self.st.transfer;
-        let moved = if sought { st0::SEEK_END } else { 0 };
-        self.fail(
-            st0::ABNORMAL | moved | (head & 1) << 2,
-            status1,
-            [cylinder, head, sector, SIZE_CODE],
-        );
+        let Transfer { cylinder, head, sector, .. } = self.st.transfer;
+        let status = st0::ABNORMAL | (head & 1) << 2;
+        self.fail(status, status1, [cylinder, head, sector, SIZE_CODE]);
         self.st.transfer = Transfer::default();
     }
 

@@ -11,6 +11,7 @@ pub mod cpuid;
 pub mod dump;
 pub mod flags;
 pub mod fpu;
+mod hash;
 mod int;
 pub mod interp;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

@@ -90,6 +90,8 @@ pub enum LookupKind<'a> {
 /// An immutable picture of an address space.
 pub struct FlatView {
     ranges: Vec<FlatRange>,
+    /// The longest range of RAM, which most accesses are for.
+    main: Option<usize>,
     /// What a load that nobody answers returns, byte by byte.
     unassigned: u8,
 }
@@ -102,7 +104,9 @@ impl FlatView {
             let window = (0, (size - 1).min(u64::MAX.into()) as u64);
             renderer.region(root, 0, window, false, (0, 0));
         }
-        FlatView { ranges: renderer.ranges, unassigned }
+        let ram = renderer.ranges.iter().enumerate().filter(|(_, range)| range.ram().is_some());
+        let main = ram.max_by_key(|(_, range)| range.last - range.start).map(|(at, _)| at);
+        FlatView { ranges: renderer.ranges, main, unassigned }
     }
 
     /// All ranges, ascending.
@@ -111,6 +115,11 @@ impl FlatView {
     }
 
     fn find(&self, addr: u64) -> Result<&FlatRange, usize> {
+        if let Some(main) = self.main.and_then(|at| self.ranges.get(at))
+            && (main.start..=main.last).contains(&addr)
+        {
+            return Ok(main);
+        }
         let at = self.ranges.partition_point(|range| range.last < addr);
         match self.ranges.get(at) {
             Some(range) if range.start <= addr => Ok(range),

@@ -76,11 +76,14 @@ pub mod group {
 /// Condition codes of jumps.
 #[allow(missing_docs)]
 pub mod cond {
+    pub const O: u8 = 0;
     pub const B: u8 = 2;
     pub const E: u8 = 4;
     pub const NE: u8 = 5;
     pub const A: u8 = 7;
+    pub const S: u8 = 8;
     pub const NS: u8 = 9;
+    pub const P: u8 = 10;
 }
 
 /// A place in the code that jumps lead to; see [`Asm::bind`].
@@ -93,6 +96,8 @@ pub struct Asm {
     pub bytes: Vec<u8>,
     /// Where the first byte will be executed.
     pub address: usize,
+    /// From which offset on the bytes lie elsewhere, and where.
+    cold: Option<(usize, usize)>,
     /// Offset of each label, once bound.
     labels: Vec<Option<usize>>,
     /// Offsets of 32-bit fields that are relative to a label.
@@ -102,7 +107,31 @@ pub struct Asm {
 impl Asm {
     /// Nothing yet.
     pub fn new(address: usize) -> Self {
-        Asm { bytes: Vec::with_capacity(1024), address, labels: Vec::new(), fixups: Vec::new() }
+        let (labels, fixups) = (Vec::new(), Vec::new());
+        Asm { bytes: Vec::with_capacity(1024), address, cold: None, labels, fixups }
+    }
+
+    /// What follows is to be placed at `address`, away from what is executed often.
+    pub fn go_cold(&mut self, address: usize) {
+        self.cold = Some((self.offset(), address));
+    }
+
+    /// How many bytes stand before those of [`Asm::go_cold`].
+    pub fn hot_len(&self) -> usize {
+        self.cold.map_or(self.offset(), |(from, _)| from)
+    }
+
+    /// Where the byte at `offset` will be executed.
+    fn place(&self, offset: usize) -> usize {
+        match self.cold {
+            Some((from, address)) if offset >= from => address + (offset - from),
+            _ => self.address + offset,
+        }
+    }
+
+    /// Where the next instruction will be executed.
+    pub fn here(&self) -> usize {
+        self.place(self.offset())
     }
 
     /// Offset of the next instruction.
@@ -332,7 +361,7 @@ impl Asm {
     }
 
     fn relative(&mut self, target: usize) {
-        let next = self.address + self.offset() + 4;
+        let next = self.here() + 4;
         self.dword(target.wrapping_sub(next) as i32);
     }
 
@@ -365,25 +394,32 @@ impl Asm {
     }
 
     /// `jmp label` or (with a condition) `jcc label`, whose distance may be patched while other
-    /// processors execute it: it is aligned, so that it is written in one piece. The offset of the
-    /// distance.
+    /// processors execute it: it does not straddle aligned words of 8 bytes, so that it is written
+    /// in one piece. The address of the distance.
     pub fn patchable(&mut self, cond: Option<u8>, label: Label) -> usize {
         let opcode = if cond.is_some() { 2 } else { 1 };
-        while (self.address + self.offset() + opcode) & 3 != 0 {
-            self.bytes.push(0x90);
+        let place = (self.here() + opcode) % 8;
+        if place > 4 {
+            self.pad(8 - place);
         }
         match cond {
             Some(cond) => self.jcc(cond, label),
             None => self.jmp(label),
         }
-        self.offset() - 4
+        self.here() - 4
+    }
+
+    /// One instruction of up to three bytes that does nothing.
+    fn pad(&mut self, len: usize) {
+        const NOPS: [&[u8]; 4] = [&[], &[0x90], &[0x66, 0x90], &[0x0f, 0x1f, 0x00]];
+        self.bytes.extend_from_slice(NOPS[len & 3]);
     }
 
     /// Resolves all jumps to labels. Labels that were never bound are never jumped to.
     pub fn finish(&mut self) {
         for (at, label) in std::mem::take(&mut self.fixups) {
             let target = self.labels[label.0].unwrap_or(0);
-            let distance = target.wrapping_sub(at + 4) as i32;
+            let distance = self.place(target).wrapping_sub(self.place(at) + 4) as i32;
             self.bytes[at..at + 4].copy_from_slice(&distance.to_le_bytes());
         }
     }

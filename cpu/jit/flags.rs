@@ -54,16 +54,16 @@ fn spares_flags_at_zero(raw: &Instruction) -> bool {
 }
 
 /// An operand of a [`Recipe`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operand {
     /// A general register by number; AH..BH have bit 4 set.
     Reg(u8),
-    /// A constant.
-    Imm(u64),
+    /// A constant, sign-extended.
+    Imm(i32),
 }
 
 /// What the flags are those of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// `a - b`, neither of which changed.
     Compare,
@@ -78,7 +78,7 @@ pub enum Kind {
 }
 
 /// How to compute flags from registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Recipe {
     kind: Kind,
     /// Width in bytes.
@@ -104,7 +104,7 @@ impl Recipe {
         let b = match raw.op1_kind() {
             OpKind::Register => Some(Operand::Reg(register_number(raw.op1_register()))),
             OpKind::Memory => None,
-            _ => raw.try_immediate(1).ok().map(Operand::Imm),
+            _ => raw.try_immediate(1).ok().map(|value| Operand::Imm(value as i32)),
         };
         let same = b == Some(Operand::Reg(a));
         let kind = match raw.mnemonic() {
@@ -140,7 +140,7 @@ impl Recipe {
         let a = get(self.a);
         let b = match self.b {
             Operand::Reg(n) => get(n),
-            Operand::Imm(value) => widen(value),
+            Operand::Imm(value) => widen(value as i64 as u64),
         };
         let added = |a: u64, b: u64, r: u64| Arith::carried(r, a & b | (a | b) & !r, bits);
         let subtracted = |a: u64, b: u64, r: u64| Arith::carried(r, !a & b | (!a | b) & r, bits);

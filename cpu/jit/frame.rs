@@ -16,6 +16,9 @@ use crate::state::VecReg;
 /// R15 points this far into the frame, so that the front of it is reached by short displacements.
 pub const BIAS: i32 = 128;
 
+/// Groups of accesses that a block may have.
+pub const GROUPS: usize = 8;
+
 /// The state of a processor while it runs translated code.
 #[repr(C)]
 pub struct Frame {
@@ -74,6 +77,11 @@ pub struct Frame {
     pub x87_next_operand: Cell<u64>,
     /// Indices, mask and result of a gather.
     pub gathered: [Cell<[u64; 4]>; 3],
+    /// Fetch TLB, as `read_table`.
+    pub fetch_table: Cell<*const ReadEntry>,
+    /// For each group of accesses in the running block, the host address of its first byte, and that
+    /// of its page's flags.
+    pub groups: [Cell<[usize; 2]>; GROUPS],
     /// How a helper left translated code.
     pub left: Cell<Left>,
     /// Counts translations that were taken back.
@@ -143,10 +151,22 @@ pub mod at {
         X87_PAGE = x87_page;
         X87_OPERAND = x87_operand;
         X87_NEXT_OPERAND = x87_next_operand;
+        FETCH_TABLE = fetch_table;
+        GROUPS = groups;
     }
     pub const GS_BASE: i32 = FS_BASE + 8;
     pub const GATHER_MASK: i32 = GATHER_INDICES + 32;
     pub const GATHER_RESULT: i32 = GATHER_INDICES + 64;
+
+    /// Host address of the first byte of group `slot`.
+    pub const fn group(slot: usize) -> i32 {
+        GROUPS + slot as i32 * 16
+    }
+
+    /// Host address of the flags of its page.
+    pub const fn group_flags(slot: usize) -> i32 {
+        group(slot) + 8
+    }
 
     /// Guest register `number`.
     pub const fn reg(number: u8) -> i32 {
@@ -154,7 +174,7 @@ pub mod at {
     }
 }
 
-/// The six arithmetic flags as `lahf; seto al` leaves them in AX.
+/// The six arithmetic flags as `lahf; seto al` leaves them in AX; more may stand above.
 pub fn pack(arith: Arith) -> u64 {
     let bits = arith.bits();
     (bits & 0xd5 | 2) << 8 | bits >> 11 & 1
@@ -195,6 +215,8 @@ impl Frame {
             x87_operand: Cell::new(0),
             x87_next_operand: Cell::new(0),
             gathered: [const { Cell::new([0; 4]) }; 3],
+            fetch_table: Cell::new(std::ptr::null()),
+            groups: [const { Cell::new([0; 2]) }; GROUPS],
             left: Cell::new(Left::End),
             epoch: AtomicUsize::new(0),
         }
@@ -219,6 +241,7 @@ impl Frame {
         let base = cpu.mode.tlb_base;
         self.read_table.set(cpu.mmu.tlb.read.part(base));
         self.write_table.set(cpu.mmu.tlb.write.part(base));
+        self.fetch_table.set(cpu.mmu.tlb.fetch.part(base));
     }
 
     /// Makes translated code come out soon, `closed` being what it must not read. For any thread.

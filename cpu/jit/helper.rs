@@ -138,3 +138,25 @@ pub unsafe extern "sysv64" fn written(frame: *const u8, record: *const Record, h
     frame.left.set(Left::End);
     LEAVE
 }
+
+/// Enters the page of `linear` in the TLB. Not zero if translated code is to look again.
+unsafe fn fill(frame: *const u8, linear: u64, write: bool) -> u64 {
+    // SAFETY: called by translated code; see the head of the file.
+    let cpu = unsafe {
+        let frame = &*frame.offset(-(BIAS as isize)).cast::<Frame>();
+        &mut *frame.cpu.get()
+    };
+    u64::from(cpu.fill_ahead(linear, write))
+}
+
+/// See [`fill`].
+pub unsafe extern "sysv64" fn fill_read(frame: *const u8, linear: u64) -> u64 {
+    // SAFETY: called by translated code.
+    unsafe { fill(frame, linear, false) }
+}
+
+/// See [`fill`].
+pub unsafe extern "sysv64" fn fill_write(frame: *const u8, linear: u64) -> u64 {
+    // SAFETY: called by translated code.
+    unsafe { fill(frame, linear, true) }
+}

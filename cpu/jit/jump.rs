@@ -64,6 +64,14 @@ impl Table {
         entry.rip.store(rip, Ordering::Release);
     }
 
+    /// Forgets that `rip` leads to `code`.
+    fn remove(&self, rip: u64, code: usize) {
+        let slot = index(rip);
+        if self.get(rip) == Some(code) {
+            self.0[slot].rip.store(absent(slot), Ordering::Relaxed);
+        }
+    }
+
     /// Forgets everything.
     pub fn clear(&self) {
         for (i, entry) in self.0.iter().enumerate() {
@@ -84,6 +92,13 @@ impl Tables {
         table
     }
 
+    /// Forgets targets in all tables, under the lock that [`Table::set`] is called under.
+    pub fn remove(&self, targets: &[(u64, usize)]) {
+        for table in self.0.lock().iter() {
+            targets.iter().for_each(|(rip, code)| table.remove(*rip, *code));
+        }
+    }
+
     /// Empties all tables.
     pub fn clear(&self) {
         self.0.lock().iter().for_each(|table| table.clear());
@@ -102,6 +117,10 @@ mod tests {
             table.set(rip, 7);
             assert_eq!(table.get(rip), Some(7));
         }
+        table.remove(!0, 8);
+        assert_eq!(table.get(!0), Some(7), "leads elsewhere");
+        table.remove(!0, 7);
+        assert_eq!(table.get(!0), None);
         table.clear();
         assert_eq!(table.get(0), None);
         assert_ne!(index(1), 0, "an address for the empty first entry");

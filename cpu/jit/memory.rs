@@ -3,12 +3,12 @@
 #![allow(unsafe_code)]
 // Unsafe: memory is mapped, and written while other threads may execute it. Whatever is executable
 // was written before its address was given to anybody, but for the distances of direct jumps, which
-// are aligned and replaced in one piece.
+// lie within aligned words of 8 bytes each and are replaced in one piece.
 
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
@@ -65,17 +65,20 @@ impl CodeMemory {
     }
 
     /// Replaces the distance at executable address `site`, so that the jump it belongs to leads to
-    /// `target`. Where it led before.
+    /// `target`. Where it led before. One thread at a time.
     pub fn patch(&self, site: usize, target: usize) -> Option<usize> {
         let offset = site.wrapping_sub(self.start());
-        if !offset.is_multiple_of(4) || offset > self.len - 4 {
+        let (word, shift) = (offset & !7, 8 * (offset & 7));
+        if shift > 32 || word >= self.len & !7 {
             return None;
         }
-        let distance = target.wrapping_sub(site + 4) as i32;
+        let distance = target.wrapping_sub(site + 4) as u32;
         // SAFETY: within the mapping and aligned, as just checked.
-        let cell = unsafe { AtomicI32::from_ptr(self.writable.as_ptr().add(offset).cast()) };
-        let before = cell.swap(distance, Ordering::AcqRel);
-        Some((site + 4).wrapping_add_signed(before as isize))
+        let cell = unsafe { AtomicU64::from_ptr(self.writable.as_ptr().add(word).cast()) };
+        let old = cell.load(Ordering::Relaxed);
+        let new = old & !(u64::from(u32::MAX) << shift) | u64::from(distance) << shift;
+        cell.store(new, Ordering::Release);
+        Some((site + 4).wrapping_add_signed((old >> shift) as i32 as isize))
     }
 }
 

@@ -35,15 +35,16 @@ use parking_lot::Mutex;
 use crate::interp::decode::{End, Key};
 use crate::interp::{Cache as Decoded, Left as Ended, RunExit};
 use crate::mmu::CodePage;
+use crate::mmu::tlb::Epoch;
 use crate::signals::Signals;
 use crate::state::Seg;
 use crate::{Cpu, Trap};
-use cache::{Cache, Found};
+use cache::{Cache, Found, Place, Targets};
 use frame::{BIAS, Frame, Left, pack, vectors};
 use memory::ClosedPage;
 use record::{Kind, Record};
 use thunks::{BY_HELPER, Helpers, TRAPPED, Thunks};
-use translate::Variant;
+use translate::{Arrival, LONGEST, Variant};
 
 /// Bytes of code kept unless told otherwise.
 pub const DEFAULT_SIZE: usize = 128 << 20;
@@ -64,6 +65,8 @@ pub enum TranslatorError {
 
 /// All translations of a machine, and what its processors share beside them.
 pub struct Translator {
+    /// Ends before the code does, whose place may then be somebody else's.
+    _traps: signal::Guarded,
     cache: Mutex<Cache>,
     thunks: Thunks,
     processors: Mutex<Vec<Weak<Processor>>>,
@@ -73,7 +76,6 @@ pub struct Translator {
     draining: AtomicBool,
     closed: ClosedPage,
     no_targets: jump::Table,
-    _traps: signal::Guarded,
 }
 
 /// What others reach of a processor.
@@ -100,19 +102,34 @@ impl CodeWatcher for Watcher {
     }
 }
 
-/// What a processor's jump table is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct TableKey {
-    epoch: u64,
+/// A jump table, and until when its entries hold.
+#[derive(Clone)]
+struct JumpTable<E> {
+    table: Arc<jump::Table>,
+    epoch: E,
     key: Key,
+}
+
+impl<E: PartialEq> JumpTable<E> {
+    /// Empties the table if what it knows was true for something else.
+    fn renew(&mut self, epoch: E, key: Key) {
+        if self.epoch != epoch || self.key != key {
+            self.table.clear();
+            (self.epoch, self.key) = (epoch, key);
+        }
+    }
 }
 
 /// What a processor keeps for translated code.
 pub(crate) struct Vcpu {
     translator: Arc<Translator>,
     processor: Arc<Processor>,
-    /// By set of TLB tables and privilege.
-    tables: Vec<Option<(TableKey, Arc<jump::Table>)>>,
+    /// For user code, by set of TLB tables.
+    user: Vec<Option<JumpTable<Epoch>>>,
+    /// For supervisor code, mostly in global pages, which are the same in all address spaces.
+    supervisor: Option<JumpTable<u64>>,
+    /// If the latter knows of pages that are not global, of which address space they are.
+    local: Option<Epoch>,
 }
 
 /// A byte that may be read.
@@ -132,6 +149,8 @@ impl Translator {
             step: helper::step as *const () as usize,
             written: helper::written as *const () as usize,
             load_x87: helper::load_x87 as *const () as usize,
+            fill_read: helper::fill_read as *const () as usize,
+            fill_write: helper::fill_write as *const () as usize,
         };
         let (cache, thunks) = Cache::new(size, &helpers)?;
         let traps =
@@ -156,9 +175,12 @@ impl Translator {
     /// Takes back what was made from bytes `range` of the page at host address `page`.
     fn invalidate(&self, page: usize, range: &Range<u32>) {
         let mut cache = self.cache.lock();
-        if cache.invalidate(page, range) {
+        if let Some(targets) = cache.invalidate(page, range) {
             for processor in self.processors() {
-                processor.tables.clear();
+                match &targets {
+                    Targets::These(targets) => processor.tables.remove(targets),
+                    Targets::All => processor.tables.clear(),
+                }
                 processor.frame.epoch.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -193,27 +215,30 @@ impl Translator {
         left
     }
 
-    /// Finds or makes the translation of the block at `offset` of `ram`, and lets `with` have it
-    /// while it cannot be taken back.
+    /// Finds or makes the translation of the block at `place`, whose first instruction may go on at
+    /// `next`, and enters it in `table` for `cpu`, which is there.
     fn find(
         self: &Arc<Self>,
-        ram: &Arc<RamBlock>,
-        offset: u64,
+        place: Place<'_>,
+        next: Option<Place<'_>>,
         variant: Variant,
         cpu: &Cpu,
-        with: impl FnOnce(usize),
+        table: &jump::Table,
     ) -> Option<usize> {
-        ram.tracking().watch_code(|| {
-            let translator = Arc::downgrade(self);
-            Arc::new(Watcher { translator, host: ram.host() as usize })
-        });
+        for place in [Some(place), next].into_iter().flatten() {
+            place.ram.tracking().watch_code(|| {
+                let translator = Arc::downgrade(self);
+                Arc::new(Watcher { translator, host: place.ram.host() as usize })
+            });
+        }
         let mut cache = self.cache.lock();
         if !self.ready(&mut cache) {
             return None;
         }
-        match cache.find(ram, offset, variant, &cpu.model, &self.thunks) {
+        match cache.find(place, next, variant, &cpu.model, &self.thunks) {
             Found::Code(code) => {
-                with(code);
+                cache.note_entry(place, variant, cpu.state.rip);
+                table.set(cpu.state.rip, code);
                 Some(code)
             }
             Found::Interpret => None,
@@ -238,30 +263,44 @@ impl Vcpu {
         signals.set_kick(move || {
             shared.frame.kick(mine.closed.address(), mine.no_targets.start());
         });
-        Vcpu { translator: translator.clone(), processor, tables: Vec::new() }
+        Vcpu {
+            translator: translator.clone(),
+            processor,
+            user: Vec::new(),
+            supervisor: None,
+            local: None,
+        }
     }
 
     /// The jump table for where `cpu` is now.
     fn table(&mut self, cpu: &Cpu, key: Key) -> Arc<jump::Table> {
-        let (set, epoch) = cpu.mmu.tlb.fetch_epoch();
-        let index = set * 2 + usize::from(cpu.mode.cpl == 3);
-        if self.tables.len() <= index {
-            self.tables.resize(index + 1, None);
+        let tables = &self.processor.tables;
+        let epoch = cpu.mmu.tlb.fetch_epoch();
+        if cpu.mode.cpl == 3 {
+            if self.user.len() <= epoch.set {
+                self.user.resize(epoch.set + 1, None);
+            }
+            let new = || JumpTable { table: tables.add(), epoch, key };
+            let known = self.user[epoch.set].get_or_insert_with(new);
+            known.renew(epoch, key);
+            return known.table.clone();
         }
-        let wanted = TableKey { epoch, key };
-        match &mut self.tables[index] {
-            Some((known, table)) => {
-                if *known != wanted {
-                    table.clear();
-                    *known = wanted;
-                }
-                table.clone()
-            }
-            empty => {
-                let table = self.processor.tables.add();
-                *empty = Some((wanted, table.clone()));
-                table
-            }
+        let global = cpu.mmu.tlb.global_epoch();
+        let new = || JumpTable { table: tables.add(), epoch: global, key };
+        let known = self.supervisor.get_or_insert_with(new);
+        known.renew(global, key);
+        if self.local.is_some_and(|local| local != epoch) {
+            known.table.clear();
+            self.local = None;
+        }
+        known.table.clone()
+    }
+
+    /// `cpu` is about to enter the page it executes in its jump table.
+    fn note_page(&mut self, cpu: &Cpu) {
+        let walked = cpu.mmu.tlb.walked(cpu.state.rip);
+        if cpu.mode.cpl != 3 && !walked.is_some_and(|page| page.global) {
+            self.local = Some(cpu.mmu.tlb.fetch_epoch());
         }
     }
 }
@@ -343,7 +382,7 @@ impl Cpu {
     /// Runs translated blocks until the mode may have changed, or somebody wants attention.
     fn run_translated(&mut self, jit: &mut Vcpu, decoded: &mut Decoded, key: Key) -> Ended {
         let table = jit.table(self, key);
-        let variant = Variant { key, host_flags: false };
+        let variant = Variant { key, arrival: Arrival::Slot, alone: false };
         let mut next = None;
         loop {
             self.exit_block = false;
@@ -381,7 +420,7 @@ impl Cpu {
     /// The translation at `state.rip`; `None` if the interpreter is to go on.
     fn find_code(
         &mut self,
-        jit: &Vcpu,
+        jit: &mut Vcpu,
         table: &jump::Table,
         variant: Variant,
     ) -> Result<Option<usize>, Trap> {
@@ -392,9 +431,31 @@ impl Cpu {
         // The fetch TLB must know of every page that a jump table leads to.
         self.code_address(rip)?;
         let CodePage::Ram { block, offset, .. } = self.fetch_page(rip)? else { return Ok(None) };
-        let offset = offset + (rip & 0xfff);
-        let enter = |code| table.set(rip, code);
-        Ok(jit.translator.find(&block, offset, variant, self, enter))
+        let place = Place { ram: &block, offset: offset + (rip & 0xfff) };
+        let next = match rip & 0xfff {
+            distance if distance as usize + LONGEST > 4096 => self.next_code_page(rip),
+            _ => None,
+        };
+        let next = next.as_ref().map(|(ram, offset)| Place { ram, offset: *offset });
+        jit.note_page(self);
+        Ok(jit.translator.find(place, next, variant, self, table))
+    }
+
+    /// The page of code after that of `rip`, if it may be executed and is RAM. The fetch TLB knows of
+    /// it then.
+    fn next_code_page(&mut self, rip: u64) -> Option<(Arc<RamBlock>, u64)> {
+        let next = (rip & !0xfff).wrapping_add(0x1000) & self.mode.linear_mask;
+        let (cr2, fault) = (self.state.cr2, self.fault);
+        let page = self.code_address(next).and_then(|_| self.fetch_page(next));
+        match page {
+            Ok(CodePage::Ram { block, offset, .. }) => Some((block, offset)),
+            Ok(CodePage::Other { .. }) => None,
+            Err(_) => {
+                // Nothing was fetched from there yet.
+                (self.state.cr2, self.fault) = (cr2, fault);
+                None
+            }
+        }
     }
 
     /// Opens the way for translated code. Who wants attention from here on closes it again.
@@ -477,15 +538,23 @@ impl Cpu {
                 self.state.rip = self.rip_at(frame, distance);
                 Ok(Next::Interpret)
             }
-            Kind::Link { target, site, host_flags } => {
-                self.state.rip = self.rip_at(frame, target.into());
+            Kind::Crossing { at, host } => {
+                self.state.rip = self.rip_at(frame, at.into());
+                let page = self.next_code_page(self.state.rip);
+                let there = page.map(|(ram, offset)| ram.host() as usize + offset as usize);
+                Ok(if there == Some(host) { Next::Block(End::Branch) } else { Next::Interpret })
+            }
+            Kind::Link { target, site } => {
+                self.state.rip = self.rip_at(frame, target.at.into());
                 let translator = &jit.translator;
                 let mut cache = translator.cache.lock();
                 if translator.ready(&mut cache) {
                     let thunks = &translator.thunks;
-                    let to = (target, host_flags);
-                    match cache.link(record.block, site, to, &self.model, thunks) {
-                        Found::Code(code) => return Ok(Next::Chained(Entry { code, host_flags })),
+                    match cache.link(record.block, site, target, &self.model, thunks) {
+                        Found::Code(code) => {
+                            let host_flags = target.arrival.in_host();
+                            return Ok(Next::Chained(Entry { code, host_flags }));
+                        }
                         Found::Full => translator.drain(&mut cache),
                         Found::Interpret => {}
                     }

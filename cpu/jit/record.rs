@@ -1,6 +1,7 @@
 //! What is known about the places at which translated code can be left.
 
 use super::flags::FlagsAt;
+use super::translate::Arrival;
 use crate::interp::decode::End;
 use crate::interp::op::Op;
 
@@ -30,12 +31,12 @@ pub enum Kind {
     Step,
     /// The interpreter's handler executes the instruction, which ends the block.
     Last(End),
-    /// A store has hit a page that somebody watches.
+    /// Stores have hit a page that somebody watches.
     Written {
         /// The next instruction, from the beginning of the page.
         next: i64,
-        /// Bytes stored.
-        len: u8,
+        /// Bytes that were stored, or lie around what was.
+        len: u16,
     },
     /// The same after the return address of a call was pushed whose target is in the frame.
     WrittenCall,
@@ -45,11 +46,28 @@ pub enum Kind {
     Goto(i64),
     /// The same within the page; the jump that led here can be led to the translation directly.
     Link {
-        /// Where the block goes on, from the beginning of the page.
-        target: u16,
+        /// What is to be executed next.
+        target: Target,
         /// Address of the jump's distance.
         site: usize,
-        /// Whether the flags stay in the host's flags.
-        host_flags: bool,
     },
+    /// The only instruction of the block goes on in the next page, which does not lie, or is not known
+    /// to lie, where it lay when the block was made.
+    Crossing {
+        /// The instruction, from the beginning of the page.
+        at: u16,
+        /// Host address of the next page when the block was made.
+        host: usize,
+    },
+}
+
+/// A place in the same page, and how it is arrived at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// From the beginning of the page.
+    pub at: u16,
+    /// Where the flags are.
+    pub arrival: Arrival,
+    /// See [`super::translate::Variant::alone`].
+    pub alone: bool,
 }

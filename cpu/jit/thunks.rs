@@ -40,6 +40,10 @@ pub struct Helpers {
     pub written: usize,
     /// Makes the guest's x87 registers the host's.
     pub load_x87: usize,
+    /// Enters a page in the TLB for reading.
+    pub fill_read: usize,
+    /// Enters a page in the TLB for writing.
+    pub fill_write: usize,
 }
 
 /// Addresses of the pieces.
@@ -57,6 +61,10 @@ pub struct Thunks {
     pub step: usize,
     /// Called with a record in R14 and a host address in R13 after a store there.
     pub written: usize,
+    /// Called where a look into the TLB found nothing, R14 pointing to the entry and R13 being the
+    /// distance from its page, which becomes the linear address: enters the page. Afterwards "not
+    /// equal" means that another look is due. By whether the access is a store.
+    pub fill: [usize; 2],
     /// Called with a record in R14: makes the guest's vector registers the host's, or leaves if the
     /// mode forbids their use.
     pub load_vectors: usize,
@@ -195,6 +203,13 @@ pub fn restore_carry(asm: &mut Asm) {
     asm.bit_test(Mem::at(R15, at::FLAGS), CF);
 }
 
+/// Makes the host's ZF tell the opposite of the frame's flag `bit`, as `lahf; seto al` places it, by
+/// `test`.
+pub fn test_flag(asm: &mut Asm, bit: u8) {
+    asm.mem(Width::D, 0xf6, 0, Mem::at(R15, at::FLAGS + i32::from(bit >> 3)));
+    asm.bytes.push(1 << (bit & 7));
+}
+
 /// Leaves with the result in RAX; the host's stack is as `enter` left it.
 fn leave(asm: &mut Asm) {
     asm.alu_imm(Width::Q, group::ADD, RSP, 8);
@@ -257,6 +272,39 @@ fn helper(asm: &mut Asm, function: usize) -> usize {
     address
 }
 
+/// Host registers that a called function may change, and that guest registers live in.
+fn is_volatile(home: u8) -> bool {
+    !matches!(home, RBX | RBP | R12..=R15)
+}
+
+fn fill(asm: &mut Asm, function: usize) -> usize {
+    let address = asm.address + asm.offset();
+    asm.mem(Width::Q, op::ADD, R13, Mem::at(R14, 0));
+    let homes = || {
+        let homes = HOME.iter().enumerate();
+        homes.filter_map(|(guest, home)| home.map(|home| (at::reg(guest as u8), home)))
+    };
+    let volatile = || homes().filter(|(_, home)| is_volatile(*home));
+    volatile().for_each(|(place, home)| asm.store(R15, place, home));
+    spill_vectors(asm);
+    asm.mov(RDI, R15);
+    asm.mov(RSI, R13);
+    asm.alu_imm(Width::Q, group::ADD, RSP, -8);
+    asm.mov_imm(RAX, function as u64);
+    asm.call_reg(RAX);
+    asm.alu_imm(Width::Q, group::ADD, RSP, 8);
+    asm.mov(R14, RAX);
+    let plain = asm.label();
+    asm.compare_byte(Mem::at(R15, at::VECTORS_LIVE), vectors::NONE);
+    asm.jcc(cond::E, plain);
+    reload_vectors(asm, at::VECTORS_LIVE);
+    asm.bind(plain);
+    volatile().for_each(|(place, home)| asm.load(home, R15, place));
+    asm.alu_imm(Width::D, group::CMP, R14, 0);
+    asm.ret();
+    address
+}
+
 fn trap(asm: &mut Asm) -> usize {
     let address = asm.address + asm.offset();
     spill(asm);
@@ -281,6 +329,7 @@ pub fn assemble(asm: &mut Asm, helpers: &Helpers) -> Thunks {
         written: helper(asm, helpers.written),
         load_x87: helper(asm, helpers.load_x87),
         gather: [false, true].map(|wide| [gather(asm, wide, false), gather(asm, wide, true)]),
+        fill: [fill(asm, helpers.fill_read), fill(asm, helpers.fill_write)],
         trap: trap(asm),
     };
     asm.finish();

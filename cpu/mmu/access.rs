@@ -147,17 +147,72 @@ impl Cpu {
         Ok(())
     }
 
+    /// The two parts of an access that goes on in the next page: address and length of each.
+    fn across(&self, linear: u64, size: usize) -> Option<[(u64, usize); 2]> {
+        let first = 4096 - (linear & 0xfff) as usize;
+        (first < size)
+            .then(|| [(linear, first), (self.advance(linear, first as u64), size - first)])
+    }
+
+    /// Loads from two pages that the TLB knows.
+    fn load_across<T: Int>(&self, linear: u64, base: Base) -> Option<T> {
+        let mut bytes = [0; LONGEST];
+        let mut at = 0;
+        for (linear, len) in self.across(linear, T::SIZE)? {
+            let entry = self.mmu.tlb.read.get(base, linear);
+            if !hit(entry, linear, len) {
+                return None;
+            }
+            for (byte, distance) in bytes[at..at + len].iter_mut().zip(0..) {
+                // SAFETY: the entry is valid for the page, and the bytes lie in it.
+                *byte = unsafe { host_read(entry.host(linear + distance)) };
+            }
+            at += len;
+        }
+        Some(T::truncate(u128::from_le_bytes(bytes)))
+    }
+
     #[cold]
     fn load_slow<T: Int>(&mut self, linear: u64, context: Context) -> Result<T, Trap> {
         self.check_alignment(linear, T::SIZE, context)?;
+        if let Some(value) = self.load_across(linear, Base::of(context)) {
+            return Ok(value);
+        }
         let mut bytes = [0; LONGEST];
         self.load_span(linear, &mut bytes[..T::SIZE], context)?;
         Ok(T::truncate(u128::from_le_bytes(bytes)))
     }
 
+    /// Stores to two pages that the TLB knows. Whether it did.
+    fn store_across<T: Int>(&mut self, linear: u64, value: T, base: Base) -> bool {
+        let Some(parts) = self.across(linear, T::SIZE) else { return false };
+        let entries = parts.map(|(linear, len)| {
+            let entry = *self.mmu.tlb.write.get(base, linear);
+            hit(&entry, linear, len).then_some(entry)
+        });
+        let [Some(first), Some(second)] = entries else { return false };
+        let bytes = value.widen().to_le_bytes();
+        let mut rest = &bytes[..];
+        for ((linear, len), entry) in parts.into_iter().zip([first, second]) {
+            let (mine, others) = rest.split_at(len);
+            for (byte, distance) in mine.iter().zip(0..) {
+                // SAFETY: the entry is valid for the page, and the bytes lie in it.
+                unsafe { host_write(entry.host(linear + distance), *byte) };
+            }
+            rest = others;
+        }
+        for (linear, len) in parts {
+            self.span_written_at(linear, len, base);
+        }
+        true
+    }
+
     #[cold]
     fn store_slow<T: Int>(&mut self, linear: u64, value: T, context: Context) -> Result<(), Trap> {
         self.check_alignment(linear, T::SIZE, context)?;
+        if self.store_across(linear, value, Base::of(context)) {
+            return Ok(());
+        }
         self.store_span(linear, &value.widen().to_le_bytes()[..T::SIZE], context)
     }
 
@@ -366,11 +421,29 @@ impl Cpu {
         }
     }
 
+    /// Enters the page of `linear` in the TLB, if it is not there and may be. Nothing happens where an
+    /// access would fault.
+    pub(crate) fn fill_ahead(&mut self, linear: u64, write: bool) -> bool {
+        let known = |cpu: &Self| {
+            let base = cpu.mode.tlb_base;
+            match write {
+                true => hit(cpu.mmu.tlb.write.get(base, linear), linear, 1),
+                false => hit(cpu.mmu.tlb.read.get(base, linear), linear, 1),
+            }
+        };
+        !known(self) && self.fill_quietly(linear, write) && known(self) && !self.exit_block
+    }
+
     /// Reports bytes stored through [`Cpu::ram_span`], all in one page.
     #[inline]
     pub fn span_written(&mut self, linear: u64, len: usize) {
+        self.span_written_at(linear, len, self.mode.tlb_base);
+    }
+
+    #[inline]
+    fn span_written_at(&mut self, linear: u64, len: usize, base: Base) {
         compiler_fence(Ordering::SeqCst);
-        let entry = *self.mmu.tlb.write.get(self.mode.tlb_base, linear);
+        let entry = *self.mmu.tlb.write.get(base, linear);
         if !hit(&entry, linear, 1) {
             return;
         }

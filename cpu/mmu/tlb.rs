@@ -16,6 +16,7 @@
 //! their ASIDs, so that going from one to the other keeps what is cached for both.
 
 use super::Context;
+use crate::hash::Set;
 
 /// Entries per table and context.
 pub(crate) const SIZE: usize = 1024;
@@ -25,6 +26,10 @@ const SETS: usize = 4;
 /// Worlds that are kept beside the current one: as many as there are ASIDs.
 const WORLDS: usize = 16;
 const L2_SIZE: usize = 8192;
+/// Most pages remembered as fetched from.
+const MOST_FETCHED: usize = 1 << 14;
+/// Most large regions remembered; if there may be more, any page may be part of one.
+const MOST_LARGE: usize = 1 << 16;
 /// Address-space numbers fit the page offset.
 const NUMBERS: u64 = 0xfff;
 /// The bits of a linear address above the page offset.
@@ -115,15 +120,15 @@ impl Entry for WriteEntry {
 }
 
 /// The tables of one kind for one address space.
-struct Set<E> {
+struct Part<E> {
     entries: Box<[E]>,
     /// Which entries were filled since the set was empty; more than [`SIZE`] count as all.
     filled: Vec<u16>,
 }
 
-impl<E: Entry> Set<E> {
+impl<E: Entry> Part<E> {
     fn new() -> Self {
-        let mut set = Set {
+        let mut set = Part {
             entries: vec![Self::empty(1); SIZE * CONTEXTS].into(),
             filled: Vec::with_capacity(SIZE),
         };
@@ -149,13 +154,13 @@ impl<E: Entry> Set<E> {
 
 /// The first-level tables of one kind.
 pub(crate) struct Table<E> {
-    current: Set<E>,
-    others: [Option<Set<E>>; SETS],
+    current: Part<E>,
+    others: [Option<Part<E>>; SETS],
 }
 
 impl<E: Entry> Table<E> {
     fn new() -> Self {
-        Table { current: Set::new(), others: [const { None }; SETS] }
+        Table { current: Part::new(), others: [const { None }; SETS] }
     }
 
     #[inline(always)]
@@ -192,7 +197,7 @@ impl<E: Entry> Table<E> {
         for set in sets {
             for context in 0..CONTEXTS {
                 let index = Self::index(Base(context * SIZE), linear);
-                set.entries[index] = Set::<E>::empty(index);
+                set.entries[index] = Part::<E>::empty(index);
             }
         }
     }
@@ -200,7 +205,7 @@ impl<E: Entry> Table<E> {
     /// Makes set `to` current, which `from` was, empty if it is for another address space now.
     fn switch(&mut self, from: usize, to: usize, clear: bool) {
         if from != to {
-            let next = self.others[to].take().unwrap_or_else(Set::new);
+            let next = self.others[to].take().unwrap_or_else(Part::new);
             self.others[from] = Some(std::mem::replace(&mut self.current, next));
         }
         if clear {
@@ -229,6 +234,14 @@ pub(crate) struct Walked {
     pub shift: u8,
     /// Protection key.
     pub key: u8,
+}
+
+/// Which set of tables is in use, and a number that changes whenever fetch mappings cached for it may
+/// no longer hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epoch {
+    pub set: usize,
+    number: u64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -269,18 +282,18 @@ pub(crate) struct Tlb {
     set: usize,
     /// Counts how often mappings of code may have been forgotten, and the set in use was emptied.
     epochs: [u64; SETS],
-    /// Pages (hashed) that were entered in a fetch table.
-    fetched: [u64; 64],
+    /// The same for mappings of global pages.
+    global_epoch: u64,
+    /// Pages that were entered in a fetch table.
+    fetched: Set<u64>,
     /// The current address-space number.
     number: u64,
     next_number: u64,
     world: World,
     other_worlds: Vec<World>,
     pcid: usize,
-    /// 2 MiB regions (hashed) that hold fragments of large pages.
-    large: [u64; 16],
-    /// 1 GiB regions (hashed) that hold fragments of pages above 4 MiB.
-    huge: u64,
+    /// Regions that hold fragments of large pages, by address and size as a power of two.
+    large: Set<(u64, u8)>,
 }
 
 // SAFETY: the pointers in the entries lead to memory that may be accessed from any thread (guest
@@ -299,14 +312,14 @@ impl Tlb {
             sets: [1, 0, 0, 0],
             set: 0,
             epochs: [0; SETS],
-            fetched: [0; 64],
+            global_epoch: 0,
+            fetched: Set::default(),
             number: 1,
             next_number: 3,
             world: World { global_number: 2, ..World::new(0) },
             other_worlds: Vec::new(),
             pcid: 0,
-            large: [0; 16],
-            huge: 0,
+            large: Set::default(),
         }
     }
 
@@ -325,8 +338,7 @@ impl Tlb {
         self.other_worlds.clear();
         self.world.numbers.fill(0);
         self.sets = [0; SETS];
-        self.large = [0; 16];
-        self.huge = 0;
+        self.large.clear();
         self.world.global_number = 1;
         self.next_number = 2;
     }
@@ -346,24 +358,28 @@ impl Tlb {
         self.set = set;
     }
 
-    /// Which set of tables is in use, and a number that changes whenever fetch mappings cached for
-    /// it may no longer hold.
-    pub fn fetch_epoch(&self) -> (usize, u64) {
-        (self.set, self.epochs[self.set])
+    /// Until when fetch mappings of the present address space hold.
+    pub fn fetch_epoch(&self) -> Epoch {
+        Epoch { set: self.set, number: self.epochs[self.set] }
+    }
+
+    /// A number that changes whenever fetch mappings of global pages may no longer hold.
+    pub fn global_epoch(&self) -> u64 {
+        self.global_epoch
     }
 
     /// Forgets everything. From here on no entry made before can match: its number is not used
     /// again before the tables were cleared.
     pub fn flush_all(&mut self) {
         self.other_worlds.clear();
-        self.large = [0; 16];
-        self.huge = 0;
-        self.fetched = [0; 64];
+        self.large.clear();
+        self.fetched.clear();
         self.flush_world();
     }
 
     /// Forgets everything of the current world.
     fn flush_world(&mut self) {
+        self.global_epoch += 1;
         self.world.numbers.fill(0);
         self.world.global_number = self.new_number();
         let number = self.new_number();
@@ -392,6 +408,8 @@ impl Tlb {
             Some(index) => self.other_worlds.swap_remove(index),
             None => World::new(asid),
         };
+        // What is global is so in its world.
+        self.global_epoch += 1;
         let mut before = std::mem::replace(&mut self.world, world);
         before.controls = left;
         if self.other_worlds.len() == WORLDS {
@@ -433,42 +451,31 @@ impl Tlb {
 
     /// Enters a page that may be fetched from.
     pub fn fill_fetch(&mut self, base: Base, linear: u64, entry: ReadEntry) {
-        let (word, bit) = Self::page_hash(linear);
-        self.fetched[word] |= bit;
+        if self.fetched.len() >= MOST_FETCHED {
+            self.fetched.clear();
+            self.forget_jumps();
+        }
+        self.fetched.insert(linear & PAGE);
         self.fetch.fill(base, linear, entry);
     }
 
-    fn page_hash(linear: u64) -> (usize, u64) {
-        let hash = linear >> 12 ^ linear >> 22;
-        (hash as usize >> 6 & 63, 1 << (hash & 63))
-    }
-
-    fn region(linear: u64) -> (usize, u64) {
-        let hash = linear >> 21 ^ linear >> 31;
-        (hash as usize >> 6 & 15, 1 << (hash & 63))
-    }
-
-    fn huge_bit(linear: u64) -> u64 {
-        1 << (linear >> 30 & 63)
-    }
-
-    fn note_large(&mut self, linear: u64) {
-        let (word, bit) = Self::region(linear);
-        self.large[word] |= bit;
+    /// Fetch mappings may no longer hold.
+    fn forget_jumps(&mut self) {
+        self.global_epoch += 1;
+        self.epochs.iter_mut().for_each(|epoch| *epoch += 1);
     }
 
     /// Forgets the page at `linear` in every context and address space.
     pub fn flush_page(&mut self, linear: u64) {
-        let (word, bit) = Self::region(linear);
-        if self.large[word] & bit != 0 || self.huge & Self::huge_bit(linear) != 0 {
+        let large = |shift: u8| self.large.contains(&(linear >> shift, shift));
+        if large(21) || large(30) || self.large.len() >= MOST_LARGE {
             return self.flush_all();
         }
         self.read.forget(linear);
         self.write.forget(linear);
         self.fetch.forget(linear);
-        let (word, bit) = Self::page_hash(linear);
-        if self.fetched[word] & bit != 0 {
-            self.epochs.iter_mut().for_each(|epoch| *epoch += 1);
+        if self.fetched.contains(&(linear & PAGE)) {
+            self.forget_jumps();
         }
         let entry = &mut self.l2[(linear >> 12) as usize % L2_SIZE];
         if entry.tag & PAGE == linear & PAGE {
@@ -486,18 +493,60 @@ impl Tlb {
 
     /// Remembers a completed walk.
     pub fn remember(&mut self, linear: u64, walked: Walked) {
+        let mut note = |linear: u64, shift: u8| {
+            if self.large.len() < MOST_LARGE {
+                self.large.insert((linear >> shift, shift));
+            }
+        };
         match walked.shift {
             12 => {}
-            21 => self.note_large(linear),
+            21 => note(linear, 21),
             // A 4 MiB page is two regions; an address in either may be invalidated.
-            22 => {
-                self.note_large(linear);
-                self.note_large(linear ^ 1 << 21);
-            }
-            _ => self.huge |= Self::huge_bit(linear),
+            22 => [linear, linear ^ 1 << 21].into_iter().for_each(|linear| note(linear, 21)),
+            _ => note(linear, 30),
         }
         let number = if walked.global { self.world.global_number } else { self.number };
         self.l2[(linear >> 12) as usize % L2_SIZE] =
             L2Entry { tag: linear & PAGE | number, walked };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FETCHED: u64 = 0x40_0000;
+
+    fn tlb() -> Tlb {
+        let mut tlb = Tlb::new();
+        let entry = ReadEntry { page: FETCHED, host: 0x1000 };
+        tlb.fill_fetch(Base::of(Context::User), FETCHED, entry);
+        tlb
+    }
+
+    #[test]
+    fn only_pages_of_code_end_the_epochs_of_jumps() {
+        let mut tlb = tlb();
+        let before = (tlb.fetch_epoch(), tlb.global_epoch());
+        // Addresses that would meet in a small table of bits.
+        for page in 1..5_000_u64 {
+            tlb.flush_page(FETCHED + (page << 12));
+        }
+        assert_eq!((tlb.fetch_epoch(), tlb.global_epoch()), before);
+        tlb.flush_page(FETCHED + 0xfff);
+        assert_ne!(tlb.fetch_epoch(), before.0);
+        assert_ne!(tlb.global_epoch(), before.1);
+    }
+
+    #[test]
+    fn only_parts_of_large_pages_empty_everything() {
+        let mut tlb = tlb();
+        let large = Walked { shift: 21, ..Walked::default() };
+        (0..512).for_each(|region| tlb.remember(0x8000_0000 + (region << 21), large));
+        let before = tlb.fetch_epoch();
+        (0..512).for_each(|region| tlb.flush_page(0x1_8000_0000 + (region << 21)));
+        assert_eq!(tlb.fetch_epoch(), before);
+        tlb.flush_page(0x8000_0000 + (3 << 21) + 0x5000);
+        assert_ne!(tlb.fetch_epoch(), before);
     }
 }

@@ -1,5 +1,6 @@
 //! The translator against the interpreter, in lock-step.
 
+mod flow;
 mod generate;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic as M, OpKind};
@@ -118,22 +119,32 @@ fn stream(rng: &mut Rng, bits: u32, count: usize) -> Vec<u8> {
 
 /// Runs `code` in both from the same state, which `start` makes of a reset one, and compares.
 fn compare(beds: &mut [Testbed; 2], code: &[u8], start: impl Fn(&mut Testbed)) -> RunExit {
+    compare_at(beds, CODE, code, start)
+}
+
+/// The same for code at `place`.
+fn compare_at(
+    beds: &mut [Testbed; 2],
+    place: u64,
+    code: &[u8],
+    start: impl Fn(&mut Testbed),
+) -> RunExit {
     let outcomes = beds.each_mut().map(|bed| {
-        bed.ram.write(CODE, code);
+        bed.ram.write(place, code);
         start(bed);
         bed.cpu.shutdown = false;
         bed.cpu.state.cr2 = 0;
         bed.cpu.update_mode();
-        let exit = bed.run(CODE);
+        let exit = bed.run(place);
         outcome(bed, exit)
     });
     let [expected, got] = &outcomes;
     if expected != got {
         let mut text = String::new();
         let bits = beds[0].cpu.mode.code_bits.into();
-        let mut decoder = Decoder::with_ip(bits, code, CODE, DecoderOptions::NONE);
+        let mut decoder = Decoder::with_ip(bits, code, place, DecoderOptions::NONE);
         for raw in &mut decoder {
-            let at = (raw.ip() - CODE) as usize;
+            let at = (raw.ip() - place) as usize;
             let bytes = &code[at..at + raw.len()];
             text += &format!("{:#x} {:?} {bytes:02x?}\n", raw.ip(), raw.code());
         }
@@ -351,6 +362,45 @@ fn code_that_rewrites_what_follows_runs_the_new_code() {
         0x75, 0xf2, 0xf4,
     ]);
     assert_eq!(bed.cpu.state.regs[gpr::RDX] as u8, 6);
+}
+
+#[test]
+fn a_stack_over_code_is_noticed_at_once() {
+    // push rcx; push rbx; push rcx; mov al, 1; ... hlt: the pushes make it mov al, 7.
+    let mut code = vec![0x51, 0x53, 0x51];
+    code.resize(64, 0x90);
+    (code[24], code[25]) = (0xb0, 1);
+    code[63] = 0xf4;
+    let mut beds = pair();
+    for _ in 0..2 {
+        let end = CODE + 40;
+        compare(&mut beds, &code, |bed| {
+            bed.cpu.state.regs[gpr::RSP] = end;
+            bed.cpu.state.regs[gpr::RCX] = 0x9090_9090_9090_9090;
+            bed.cpu.state.regs[gpr::RBX] = 0x9090_9090_9007_b090;
+        });
+    }
+    assert_eq!(beds[1].cpu.state.regs[gpr::RAX] as u8, 7);
+}
+
+#[test]
+fn an_instruction_across_pages_depends_on_both() {
+    // mov eax, imm32; hlt
+    let [_, mut bed] = pair();
+    for (step, value) in [1_u32, 1, 0x0200_0001, 0x0200_0001, 5].into_iter().enumerate() {
+        if step == 0 {
+            bed.ram.write(0x1ffe, &[0xb8]);
+            bed.ram.write(0x2003, &[0xf4]);
+        }
+        for (at, byte) in (0x1fff..).zip(value.to_le_bytes()) {
+            let old = bed.ram.read_uint(at, 1);
+            if old != u64::from(byte) {
+                bed.ram.write(at, &[byte]);
+            }
+        }
+        assert_eq!(bed.run(0x1ffe), RunExit::Halted);
+        assert_eq!(bed.cpu.state.regs[gpr::RAX], u64::from(value));
+    }
 }
 
 #[test]

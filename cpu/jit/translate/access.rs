@@ -3,6 +3,7 @@
 use iced_x86::{Instruction, Register};
 
 use super::emit::{Emitter, Stub};
+use super::group::{Base, Group};
 use super::unit;
 use crate::interp::decode::End;
 use crate::jit::asm::{Label, Mem, Width, cond, group, host::*, op};
@@ -73,16 +74,53 @@ impl Emitter<'_> {
     /// Looks into the TLB for `size` bytes at the linear address in R13, which becomes a host
     /// address. R14 points to the entry then. On a miss, goes to `slow`. The host's flags are lost.
     pub fn look_up(&mut self, size: usize, write: bool, slow: Label) {
+        self.held = None;
+        let (again, from) = (self.asm.label(), self.asm.label());
+        self.asm.bind(again);
+        self.compare_entry(size, write);
+        self.asm.jcc(cond::A, from);
+        self.stubs.push(Stub::Fill { from, write, again, slow });
+        self.asm.mem(Width::Q, op::ADD, R13, Mem::at(R14, 8));
+    }
+
+    /// Compares the linear address in R13, which becomes an offset in its page, with the TLB's entry
+    /// for it, to which R14 points then: "above" means that the entry does not serve for `size` bytes.
+    pub fn compare_entry(&mut self, size: usize, write: bool) {
         // Entries are 16 bytes for reading and 32 for writing.
         let (shift, table) = if write { (5, at::WRITE_TABLE) } else { (4, at::READ_TABLE) };
-        self.asm.rorx(R14, R13, 12 - shift);
-        self.asm.alu_imm(Width::D, group::AND, R14, (tlb::SIZE as i32 - 1) << shift);
-        self.asm.mem(Width::Q, op::ADD, R14, Mem::at(R15, table));
+        self.entry_of(R13, shift, table);
         // The offset in the page, if the entry is for this page.
         self.asm.mem(Width::Q, op::SUB, R13, Mem::at(R14, 0));
         self.asm.alu_imm(Width::Q, group::CMP, R13, 4096 - size as i32);
-        self.asm.jcc(cond::A, slow);
-        self.asm.mem(Width::Q, op::ADD, R13, Mem::at(R14, 8));
+    }
+
+    /// Lets R14 point to the entry of `table` for the linear address in `linear`, entries being two
+    /// to the power of `shift` bytes long.
+    pub fn entry_of(&mut self, linear: u8, shift: u8, table: i32) {
+        self.asm.rorx(R14, linear, 12 - shift);
+        self.asm.alu_imm(Width::D, group::AND, R14, (tlb::SIZE as i32 - 1) << shift);
+        self.asm.mem(Width::Q, op::ADD, R14, Mem::at(R15, table));
+    }
+
+    /// The linear address of the first byte of a group, into R13.
+    pub fn group_address(&mut self, group: &Group) {
+        self.held = None;
+        let disp = group.low;
+        let (base, index) = match group.base {
+            Base::Rip => {
+                self.asm.load(R13, R15, at::PAGE_RIP);
+                (R13, None)
+            }
+            Base::Plain(base) => (self.in_register(base, R13), None),
+            Base::Indexed(base, index, scale) => {
+                (self.in_register(base, R13), Some((self.in_register(index, R14), scale)))
+            }
+        };
+        if index.is_some() || disp != 0 {
+            self.asm.mem(Width::Q, op::LEA, R13, Mem { base: Some(base), index, disp });
+        } else if base != R13 {
+            self.asm.mov(R13, base);
+        }
     }
 
     /// A label where unit `index`, which ends its block, is left to the interpreter's handler. The

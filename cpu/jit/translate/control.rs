@@ -3,19 +3,23 @@
 use iced_x86::OpKind;
 
 use super::emit::{Emitter, Stub};
+use super::group::Member;
 use super::{Flags, plain_record};
 use crate::jit::asm::{Label, Mem, Width, cond, group, host::*, op};
 use crate::jit::flags::FlagsAt;
 use crate::jit::frame::at;
 use crate::jit::jump;
-use crate::jit::record::Kind;
-use crate::jit::thunks::HOME;
+use crate::jit::record::{Kind, Target};
+use crate::jit::thunks::{self, HOME};
 use crate::state::gpr;
 
 impl Emitter<'_> {
     /// PUSH.
     pub fn push(&mut self, index: usize) {
         let raw = &self.units[index].raw;
+        if let Some(member) = self.groups.member(index) {
+            return self.push_in_group(index, member);
+        }
         let at_fault = self.destroy_flags(index);
         let slow = self.asm.label();
         let word = self.word();
@@ -41,9 +45,24 @@ impl Emitter<'_> {
             _ => self.asm.store_imm(self.wide(), here, raw.immediate(0) as i32),
         }
         self.move_stack(-(word as i32));
-        let kind = Kind::Written { next: raw.next_ip() as i64, len: word as u8 };
+        let kind = Kind::Written { next: raw.next_ip() as i64, len: word as u16 };
         self.look_for_watchers(kind);
         self.resume(index, slow, at_fault);
+    }
+
+    /// PUSH of a register or an immediate, by an access that belongs to a group.
+    fn push_in_group(&mut self, index: usize, member: Member) {
+        self.reach(index, member);
+        let raw = &self.units[index].raw;
+        let here = Mem::at(R13, member.at);
+        if raw.op0_kind() == OpKind::Register {
+            let value = self.in_register(raw.op0_register().full_register().number(), R14);
+            self.asm.mem(Width::Q, op::STORE, value, here);
+        } else {
+            self.asm.store_imm(Width::Q, here, raw.immediate(0) as i32);
+        }
+        self.move_stack(-8);
+        self.stored(index, member);
     }
 
     /// Stores the frame's word at `from` to where R13 points; R14 survives.
@@ -65,6 +84,16 @@ impl Emitter<'_> {
     /// POP of a register.
     pub fn pop(&mut self, index: usize) {
         let raw = &self.units[index].raw;
+        if let Some(member) = self.groups.member(index) {
+            self.reach(index, member);
+            let number = raw.op0_register().full_register().number();
+            let to = HOME[number].unwrap_or(R14);
+            self.asm.load(to, R13, member.at);
+            if to == R14 {
+                self.asm.store(R15, at::reg(number as u8), R14);
+            }
+            return self.move_stack(8);
+        }
         let at_fault = self.destroy_flags(index);
         let slow = self.asm.label();
         self.stack_top(slow);
@@ -97,10 +126,12 @@ impl Emitter<'_> {
         self.resume(index, slow, at_fault);
     }
 
-    /// Goes on at the distance `target` from the beginning of the page.
+    /// Goes on at the distance `target` from the beginning of the page, after the last unit.
     pub fn leave_to(&mut self, target: i32) {
         match u16::try_from(target) {
-            Ok(target) if target < 4096 => {
+            Ok(at) if at < 4096 => {
+                let arrival = self.departure(self.units.len());
+                let target = Target { at, arrival, alone: false };
                 self.link(None, target);
             }
             _ => {
@@ -118,23 +149,44 @@ impl Emitter<'_> {
     }
 
     /// A jump to `target` in the same page, by way of a stub until it is linked.
-    fn link(&mut self, condition: Option<u8>, target: u16) {
-        let host_flags = matches!(self.flags, Flags::Host(_));
+    pub fn link(&mut self, condition: Option<u8>, target: Target) {
         let from = self.asm.label();
-        let at = self.asm.patchable(condition, from);
-        let site = self.asm.address + at;
-        let kind = Kind::Link { target, site, host_flags };
-        let record = self.record(plain_record(self.source, kind, FlagsAt::Slot));
-        self.stubs.push(Stub::Exit { from, record, save_flags: host_flags });
+        let site = self.asm.patchable(condition, from);
+        let save_flags = target.arrival.in_host();
+        let flags = if save_flags { FlagsAt::Slot } else { self.flags.at_trap() };
+        let record = self.record(plain_record(self.source, Kind::Link { target, site }, flags));
+        self.stubs.push(Stub::Exit { from, record, save_flags });
     }
 
-    /// A conditional jump.
+    /// Makes the host's flags tell `condition`; the condition to ask for then.
+    fn decide(&mut self, condition: u8) -> u8 {
+        // Where `lahf; seto al` leaves the one flag that pairs of conditions are about.
+        let bit = match condition & !1 {
+            cond::O => 0,
+            cond::B => 8,
+            cond::E => 14,
+            cond::S => 15,
+            cond::P => 10,
+            _ => {
+                self.flags_to_host();
+                return condition;
+            }
+        };
+        if self.flags != Flags::Slot {
+            return condition;
+        }
+        thunks::test_flag(&mut self.asm, bit);
+        cond::NE ^ condition & 1
+    }
+
+    /// A conditional jump. Where it is not taken, the block goes on.
     pub fn branch(&mut self, index: usize, condition: u8) {
-        self.flags_to_host();
+        let condition = self.decide(condition);
         let raw = &self.units[index].raw;
         let target = raw.near_branch_target() as i32;
         match u16::try_from(target) {
-            Ok(target) if target < 4096 => {
+            Ok(at) if at < 4096 => {
+                let target = Target { at, arrival: self.departure(index), alone: false };
                 self.link(Some(condition), target);
             }
             _ => {
@@ -143,7 +195,6 @@ impl Emitter<'_> {
                 self.stubs.push(Stub::Far { from, target, flags: self.flags });
             }
         }
-        self.leave_to(raw.next_ip() as i32);
     }
 
     /// Finds the entry for the target in R13 in the jump table; R14 points to it then. The host's
@@ -164,6 +215,16 @@ impl Emitter<'_> {
         self.asm.jmp_mem(Mem::at(R14, 8));
     }
 
+    /// Pushes the return address of unit `index` by an access that belongs to a group.
+    fn push_return_in_group(&mut self, index: usize, member: Member) {
+        self.reach(index, member);
+        self.asm.load(R14, R15, at::PAGE_RIP);
+        let next = self.units[index].raw.next_ip() as i32;
+        self.asm.mem(Width::Q, op::LEA, R14, Mem::at(R14, next));
+        self.asm.store(R13, member.at, R14);
+        self.move_stack(-8);
+    }
+
     /// Pushes the return address of unit `index`.
     fn push_return(&mut self, index: usize, slow: Label) {
         self.stack_next(slow);
@@ -179,10 +240,15 @@ impl Emitter<'_> {
     /// CALL of a fixed target.
     pub fn call(&mut self, index: usize) {
         self.destroy_flags(index);
+        let target = self.units[index].raw.near_branch_target() as i32;
+        if let Some(member) = self.groups.member(index) {
+            self.push_return_in_group(index, member);
+            self.look_for_group_watchers(index, member.group, target.into());
+            return self.leave_to(target);
+        }
         let slow = self.give_up(index);
         self.push_return(index, slow);
-        let target = self.units[index].raw.near_branch_target() as i32;
-        let kind = Kind::Written { next: target.into(), len: self.word() as u8 };
+        let kind = Kind::Written { next: target.into(), len: self.word() as u16 };
         self.look_for_watchers(kind);
         self.leave_to(target);
     }
@@ -231,8 +297,16 @@ impl Emitter<'_> {
     pub fn ret(&mut self, index: usize) {
         self.destroy_flags(index);
         let slow = self.give_up(index);
-        self.stack_top(slow);
-        self.asm.mem(self.wide(), op::LOAD, R13, Mem::at(R13, 0));
+        match self.groups.member(index) {
+            Some(member) => {
+                self.reach(index, member);
+                self.asm.load(R13, R13, member.at);
+            }
+            None => {
+                self.stack_top(slow);
+                self.asm.mem(self.wide(), op::LOAD, R13, Mem::at(R13, 0));
+            }
+        }
         self.find_target(slow);
         let raw = &self.units[index].raw;
         let released = if raw.op_count() > 0 { raw.immediate(0) as i32 } else { 0 };

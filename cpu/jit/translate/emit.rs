@@ -4,13 +4,14 @@ use std::ops::Range;
 
 use iced_x86::{Encoder, EncodingKind, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
+use super::group::{Groups, Member};
 use super::unit::{self, Class, Unit};
 use super::x87;
-use super::{Flags, Source, Translation, plain_record};
+use super::{Arrival, Flags, RecipeUse, Source, Translation, plain_record};
 use crate::jit::asm::{Asm, Label, Mem, Width, cond, host::*, op};
 use crate::jit::flags::{FlagsAt, Recipe};
 use crate::jit::frame::{at, vectors};
-use crate::jit::record::{Kind, Record};
+use crate::jit::record::{Kind, Record, Target};
 use crate::jit::thunks::{self, Thunks};
 use crate::state::gpr;
 
@@ -18,10 +19,14 @@ use crate::state::gpr;
 pub(super) enum Stub {
     /// The interpreter's handler executes the instruction instead.
     Step { from: Label, record: usize, back: Label, restore_flags: bool },
+    /// A look into the TLB found nothing.
+    Fill { from: Label, write: bool, again: Label, slow: Label },
     /// Leaves for good.
     Exit { from: Label, record: usize, save_flags: bool },
     /// Calls a helper.
     Call { from: Label, record: usize, helper: usize, back: Label },
+    /// Stores of the group hit a watched page.
+    GroupWritten { from: Label, record: usize, back: Label, group: usize },
     /// The other way of a conditional jump out of the page.
     Far { from: Label, target: i32, flags: Flags },
 }
@@ -44,6 +49,12 @@ pub(super) struct Emitter<'a> {
     pub x87_segment: Option<u8>,
     /// Whether the page of the x87's last instruction is known to be this one.
     pub x87_page_noted: bool,
+    pub groups: Groups,
+    /// The group whose first byte R13 points to.
+    pub held: Option<usize>,
+    /// The flags are still those that the block began with.
+    flags_arrived: bool,
+    recipe: RecipeUse,
 }
 
 const GPR64: [Register; 16] = [
@@ -78,10 +89,26 @@ fn part(number: u8, like: Register) -> Register {
     base + u32::from(number)
 }
 
+/// How much of the vector registers `raw` needs.
+fn vector_level(raw: &Instruction) -> u8 {
+    if raw.encoding() == EncodingKind::Legacy { vectors::SSE } else { vectors::AVX }
+}
+
+/// The memory operand becomes `[base + at]`.
+fn set_memory(insn: &mut Instruction, base: Register, at: i32) {
+    insn.set_memory_base(base);
+    insn.set_memory_index(Register::None);
+    insn.set_memory_index_scale(1);
+    insn.set_memory_displacement64(at as i64 as u64);
+    insn.set_memory_displ_size(u32::from(at != 0));
+    insn.set_segment_prefix(Register::None);
+}
+
 impl<'a> Emitter<'a> {
     pub fn new(
         source: &'a Source<'a>,
         units: &'a [Unit],
+        groups: Groups,
         address: usize,
         thunks: &'a Thunks,
     ) -> Self {
@@ -90,7 +117,7 @@ impl<'a> Emitter<'a> {
             source,
             units,
             thunks,
-            flags: if source.variant.host_flags { Flags::Host(None) } else { Flags::Slot },
+            flags: Flags::on(source.variant.arrival),
             stubs: Vec::new(),
             records: Vec::new(),
             record_sites: Vec::new(),
@@ -99,6 +126,10 @@ impl<'a> Emitter<'a> {
             vectors: vectors::NONE,
             x87_segment: None,
             x87_page_noted: false,
+            groups,
+            held: None,
+            flags_arrived: true,
+            recipe: RecipeUse::None,
         }
     }
 
@@ -109,9 +140,10 @@ impl<'a> Emitter<'a> {
 
     /// Makes the head of the block: a loop looks whether somebody wants attention.
     pub fn begin(&mut self) {
-        let Some(last) = self.units.last() else { return };
-        let loops = matches!(last.class, Class::Jump | Class::Branch(_) | Class::Call)
-            && last.raw.near_branch_target() <= last.raw.ip();
+        let loops = self.units.iter().any(|unit| {
+            matches!(unit.class, Class::Jump | Class::Branch(_) | Class::Call)
+                && unit.raw.near_branch_target() <= unit.raw.ip()
+        });
         if loops {
             self.asm.load(R14, R15, at::POLL);
             let kind = Kind::Goto(self.source.start.into());
@@ -119,6 +151,29 @@ impl<'a> Emitter<'a> {
             self.may_trap(record);
             self.asm.load(R14, R14, 0);
         }
+        if let Some(host) = self.source.next_page {
+            self.expect_next_page(host);
+        }
+    }
+
+    /// Leaves unless the next page lies at `host`.
+    fn expect_next_page(&mut self, host: usize) {
+        self.flags_to_slot();
+        if self.flags == Flags::Both {
+            self.flags = Flags::Slot;
+        }
+        self.asm.load(R13, R15, at::PAGE_RIP);
+        self.asm.mem(self.wide(), op::LEA, R13, Mem::at(R13, 4096));
+        self.entry_of(R13, 4, at::FETCH_TABLE);
+        let from = self.asm.label();
+        self.asm.mem(Width::Q, op::CMP, R13, Mem::at(R14, 0));
+        self.asm.jcc(cond::NE, from);
+        self.asm.mov_imm(R13, host as u64);
+        self.asm.mem(Width::Q, op::CMP, R13, Mem::at(R14, 8));
+        self.asm.jcc(cond::NE, from);
+        let kind = Kind::Crossing { at: self.source.start, host };
+        let record = self.record(plain_record(self.source, kind, self.flags.at_trap()));
+        self.stubs.push(Stub::Exit { from, record, save_flags: false });
     }
 
     /// The next host instruction may trap.
@@ -153,6 +208,11 @@ impl<'a> Emitter<'a> {
     /// Makes code for unit `index`.
     pub fn unit(&mut self, index: usize) {
         let unit = &self.units[index];
+        let member = self.groups.member(index).is_some();
+        let calm = matches!(unit.class, Class::Plain | Class::Vector | Class::Nothing);
+        if !member && (!calm || unit::touches_memory(&unit.raw)) {
+            self.held = None;
+        }
         match unit.class {
             Class::Nothing => {}
             Class::Plain | Class::Vector | Class::Fpu => self.plain(index),
@@ -179,9 +239,17 @@ impl<'a> Emitter<'a> {
     /// Where unit `index` finds the flags should it fault; from here on the host's may be lost.
     pub fn destroy_flags(&mut self, index: usize) -> FlagsAt {
         self.flags = match self.flags {
-            Flags::Host(from) => match from.and_then(|from| self.recipe(from, index)) {
-                Some(recipe) => Flags::Recipe(recipe),
+            Flags::Host(known) => match known.filter(|known| self.recipe_serves(*known, index)) {
+                Some((recipe, _)) => {
+                    if self.flags_arrived {
+                        self.recipe = RecipeUse::Used;
+                    }
+                    Flags::Recipe(recipe)
+                }
                 None => {
+                    if self.flags_arrived && self.recipe == RecipeUse::None {
+                        self.recipe = RecipeUse::Wanted;
+                    }
                     thunks::save_flags(&mut self.asm);
                     Flags::Slot
                 }
@@ -192,32 +260,56 @@ impl<'a> Emitter<'a> {
         self.flags.at_trap()
     }
 
-    /// A recipe for the flags that unit `from` left, good for every unit from `index` on that may
-    /// fault before the flags are replaced.
-    fn recipe(&self, from: usize, index: usize) -> Option<Recipe> {
-        let recipe = Recipe::after(&self.units[from].raw)?;
+    /// Where the flags are for whoever goes on before unit `index`.
+    pub fn departure(&mut self, index: usize) -> Arrival {
+        match self.flags {
+            Flags::Host(known) => {
+                let still = |(recipe, since): &(Recipe, usize)| {
+                    let units = self.units.get(*since..index).unwrap_or_default();
+                    units.iter().all(|unit| unit.changes & recipe.registers() == 0)
+                };
+                let recipe = known.filter(still).map(|(recipe, _)| recipe);
+                if recipe.is_some() && self.flags_arrived {
+                    self.recipe = RecipeUse::Used;
+                }
+                Arrival::Host(recipe)
+            }
+            Flags::Recipe(recipe) => Arrival::Recipe(recipe),
+            Flags::Slot | Flags::Both => Arrival::Slot,
+        }
+    }
+
+    /// The flags are now those that unit `index` made.
+    fn flags_made_by(&mut self, index: usize) {
+        let recipe = Recipe::after(&self.units[index].raw);
+        self.flags = Flags::Host(recipe.map(|recipe| (recipe, index + 1)));
+        self.flags_arrived = false;
+    }
+
+    /// Whether a recipe, good from unit `since` on, is good for every unit from `index` on that may
+    /// fault before the flags are replaced, and nobody needs them.
+    fn recipe_serves(&self, (recipe, since): (Recipe, usize), index: usize) -> bool {
         let registers = recipe.registers();
         let mut changed = 0;
-        for (i, unit) in self.units.iter().enumerate().skip(from + 1) {
+        for (i, unit) in self.units.iter().enumerate().skip(since) {
             let effect = unit.effect;
             if i >= index {
                 if unit.visible && changed & registers != 0 {
-                    return None;
+                    return false;
                 }
                 let stores = unit.visible && unit::writes_memory(&unit.raw)
                     || matches!(unit.class, Class::Push);
                 if effect.reads != 0 || unit.ends_block() || stores && unit.changes & registers != 0
                 {
-                    return None;
+                    return false;
                 }
                 if effect.modifies != 0 {
-                    let spared = unit.needed & !effect.replaces;
-                    return (spared == 0).then_some(recipe);
+                    return unit.needed & !effect.replaces == 0;
                 }
             }
             changed |= unit.changes;
         }
-        None
+        false
     }
 
     /// Brings the flags to the host's, for a reader. R14 may be lost.
@@ -262,8 +354,10 @@ impl<'a> Emitter<'a> {
         let record = self.record_of(index, Kind::Step, flags);
         self.load_record(record);
         self.asm.call(self.thunks.step);
+        self.held = None;
         if self.units[index].effect.modifies != 0 {
             self.flags = Flags::Slot;
+            self.flags_arrived = false;
         }
     }
 
@@ -277,12 +371,12 @@ impl<'a> Emitter<'a> {
         if self.wants_host_flags(index) {
             self.wanted_flags_to_host(index);
         }
-        self.encode_trapping(index, self.flags.at_trap());
+        self.encode_trapping(index, self.flags.at_trap(), 0);
         if unit.class == Class::Fpu && x87::remembered(&unit.raw) {
             self.remember(index);
         }
         if unit.effect.modifies != 0 {
-            self.flags = Flags::Host(Some(index));
+            self.flags_made_by(index);
         }
     }
 
@@ -295,10 +389,11 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// Encodes unit `index`. If it may trap, the interpreter executes it then.
-    fn encode_trapping(&mut self, index: usize, flags: FlagsAt) {
+    /// Encodes unit `index`, whose memory operand lies at distance `at` from where R13 points. If it
+    /// may trap, the interpreter executes it then.
+    fn encode_trapping(&mut self, index: usize, flags: FlagsAt, at: i32) {
         let from = self.asm.offset();
-        self.encode(index);
+        self.encode(index, at);
         let unit = &self.units[index];
         if matches!(unit.class, Class::Vector | Class::Fpu) || unit::can_trap(unit.raw.mnemonic()) {
             let kind = Kind::Interpret(unit.raw.ip() as i64);
@@ -311,8 +406,7 @@ impl<'a> Emitter<'a> {
     /// not made sure of that. R14 and the host's flags are lost.
     pub fn want_vectors(&mut self, index: usize) {
         let raw = &self.units[index].raw;
-        let level =
-            if raw.encoding() == EncodingKind::Legacy { vectors::SSE } else { vectors::AVX };
+        let level = vector_level(raw);
         if self.vectors >= level {
             return;
         }
@@ -334,6 +428,9 @@ impl<'a> Emitter<'a> {
         let size = raw.memory_size().size();
         let writes = unit::writes_memory(raw);
         self.want_registers(index);
+        if let Some(member) = self.groups.member(index) {
+            return self.plain_in_group(index, member);
+        }
         let at_fault = self.destroy_flags(index);
         self.address(raw, R13);
         let far_bit = unit::is_far_bit(raw);
@@ -368,25 +465,22 @@ impl<'a> Emitter<'a> {
         if far_bit {
             self.asm.load(R14, R15, at::TARGET);
         }
-        self.encode_trapping(index, at_fault);
+        self.encode_trapping(index, at_fault, 0);
         if remembered {
             self.remember(index);
         }
         if modifies {
-            self.flags = Flags::Host(Some(index));
+            self.flags_made_by(index);
         }
         if writes {
-            if modifies {
-                thunks::save_flags(&mut self.asm);
-                self.flags = Flags::Slot;
-            }
+            self.flags_to_slot();
             if keep_entry {
                 self.asm.load(R14, R15, at::SPARE);
             }
             if self.flags == Flags::Both {
                 self.flags = Flags::Slot;
             }
-            let kind = Kind::Written { next: raw.next_ip() as i64, len: size as u8 };
+            let kind = Kind::Written { next: raw.next_ip() as i64, len: size as u16 };
             self.look_for_watchers(kind);
         }
         let back = self.asm.label();
@@ -394,6 +488,94 @@ impl<'a> Emitter<'a> {
         let record = self.record_of(index, Kind::Step, at_fault);
         let restore_flags = matches!(self.flags, Flags::Host(_) | Flags::Both);
         self.stubs.push(Stub::Step { from: slow, record, back, restore_flags });
+    }
+
+    /// The same for an access that belongs to a group.
+    fn plain_in_group(&mut self, index: usize, member: Member) {
+        self.reach(index, member);
+        if self.wants_host_flags(index) {
+            self.wanted_flags_to_host(index);
+        }
+        self.encode_trapping(index, self.flags.at_trap(), member.at);
+        if self.units[index].effect.modifies != 0 {
+            self.flags_made_by(index);
+        }
+        if member.writes {
+            self.stored(index, member);
+        }
+    }
+
+    /// Lets R13 point to the group of unit `index`.
+    pub fn reach(&mut self, index: usize, member: Member) {
+        if member.first {
+            self.look_up_group(index, member.group);
+        } else if self.held != Some(member.group) {
+            self.asm.load(R13, R15, at::group(member.group));
+            self.held = Some(member.group);
+        }
+    }
+
+    /// Looks into the TLB for a whole group. If its accesses do not lie in one page, or somebody
+    /// watches a page it stores to, the block goes on in a variant of its own.
+    fn look_up_group(&mut self, index: usize, number: usize) {
+        let group = self.groups.groups[number];
+        self.destroy_flags(index);
+        let target = Target {
+            at: self.units[index].raw.ip() as u16,
+            arrival: self.departure(index),
+            alone: true,
+        };
+        self.group_address(&group);
+        self.compare_entry(group.span, group.writes);
+        self.link(Some(cond::A), target);
+        self.asm.mem(Width::Q, op::ADD, R13, Mem::at(R14, 8));
+        if group.writes {
+            self.asm.load(R14, R14, 16);
+            self.asm.compare_byte(Mem::at(R14, 0), 0);
+            self.link(Some(cond::NE), target);
+            self.asm.store(R15, at::group_flags(group.slot), R14);
+        }
+        self.asm.store(R15, at::group(group.slot), R13);
+        self.held = Some(number);
+    }
+
+    /// After the store of unit `index`: looks whether somebody watches, now or after a store that
+    /// follows at once.
+    pub fn stored(&mut self, index: usize, member: Member) {
+        let follows = |next: &usize| {
+            let unit = &self.units[*next];
+            let same = self.groups.member(*next).is_some_and(|other| other.group == member.group);
+            let calm = unit.effect.modifies == 0
+                && !unit.ends_block()
+                && (unit.class != Class::Vector
+                    || unit::is_calm_move(&unit.raw) && self.vectors >= vector_level(&unit.raw));
+            calm && (same || !unit.visible)
+        };
+        let deferred = (index + 1..self.units.len())
+            .take_while(follows)
+            .any(|next| self.groups.member(next).is_some_and(|other| other.writes));
+        if !deferred {
+            let next = self.units[index].raw.next_ip() as i64;
+            self.look_for_group_watchers(index, member.group, next);
+        }
+    }
+
+    /// See [`Emitter::stored`]; `next` is the instruction that is to be executed next.
+    pub fn look_for_group_watchers(&mut self, index: usize, number: usize, next: i64) {
+        let modified = self.units[index].effect.modifies != 0;
+        let flags = self.destroy_flags(index + usize::from(modified));
+        let group = self.groups.groups[number];
+        self.asm.load(R14, R15, at::group_flags(group.slot));
+        self.asm.compare_byte(Mem::at(R14, 0), 0);
+        let (from, back) = (self.asm.label(), self.asm.label());
+        self.asm.jcc(cond::NE, from);
+        self.asm.bind(back);
+        let kind = Kind::Written { next, len: group.span as u16 };
+        let record = self.record(plain_record(self.source, kind, flags));
+        self.stubs.push(Stub::GroupWritten { from, record, back, group: number });
+        if self.held != Some(number) {
+            self.held = None;
+        }
     }
 
     /// After a store to the page whose TLB entry R14 points to: looks whether somebody watches it.
@@ -411,8 +593,8 @@ impl<'a> Emitter<'a> {
     }
 
     /// The guest's instruction itself, with its registers replaced by those of the host, and its
-    /// memory operand by the one that R13 points to.
-    fn encode(&mut self, index: usize) {
+    /// memory operand by the one at distance `at` from where R13 points.
+    fn encode(&mut self, index: usize, at: i32) {
         let unit = &self.units[index];
         let raw = &unit.raw;
         let mut insn = *raw;
@@ -421,22 +603,21 @@ impl<'a> Emitter<'a> {
         }
         let memory = unit::touches_memory(raw);
         if memory {
-            insn.set_memory_base(Register::R13);
-            insn.set_memory_index(Register::None);
-            insn.set_memory_index_scale(1);
-            insn.set_memory_displacement64(0);
-            insn.set_memory_displ_size(0);
-            insn.set_segment_prefix(Register::None);
+            set_memory(&mut insn, Register::R13, at);
+        } else if unit.class == Class::Plain
+            && let Some(number) = unit::into_frame(&mut insn, raw, unit.changes)
+        {
+            set_memory(&mut insn, Register::R15, at::reg(number));
         }
         let borrowed = self.borrowable(index);
         let mut scratch = unit::scratch(memory).iter().copied().chain(borrowed);
         let mut swapped = None;
         let mut homeless: Vec<(Register, u8)> = Vec::new();
-        for n in 0..raw.op_count() {
-            if raw.op_kind(n) != OpKind::Register || !raw.op_register(n).is_gpr() {
+        for n in 0..insn.op_count() {
+            if insn.op_kind(n) != OpKind::Register || !insn.op_register(n).is_gpr() {
                 continue;
             }
-            let register = raw.op_register(n);
+            let register = insn.op_register(n);
             if n == 1 && unit::is_far_bit(raw) {
                 insn.set_op_register(n, part(R14, register));
                 continue;
@@ -455,6 +636,9 @@ impl<'a> Emitter<'a> {
                     Some((_, host)) => *host,
                     None => {
                         let host = scratch.next().unwrap_or(R14);
+                        if host == R13 {
+                            self.held = None;
+                        }
                         homeless.push((full, host));
                         host
                     }
@@ -468,8 +652,11 @@ impl<'a> Emitter<'a> {
         if let Some(host) = borrowed {
             self.asm.store(R15, at::SPARE, host);
         }
+        let loads = !unit::only_writes(raw);
         for (guest, host) in &homeless {
-            self.asm.load(*host, R15, at::reg(guest.number() as u8));
+            if loads || *guest != raw.op0_register().full_register() {
+                self.asm.load(*host, R15, at::reg(guest.number() as u8));
+            }
         }
         swapped.iter().for_each(|number| self.asm.swap_bytes(*number));
         self.encode_as_is(&insn);
@@ -510,6 +697,7 @@ impl<'a> Emitter<'a> {
         let to = raw.op0_register();
         let host = unit::home(to);
         let into = host.unwrap_or(R13);
+        self.held = None;
         self.address_into(raw, into, to.size() == 8);
         if host.is_none() {
             self.asm.store(R15, at::reg(to.full_register().number() as u8), R13);
@@ -542,7 +730,8 @@ impl<'a> Emitter<'a> {
     }
 
     /// Makes the code off the straight line, and resolves labels.
-    pub fn finish(mut self, guest_len: usize) -> Translation {
+    pub fn finish(mut self, guest_len: usize, cold: usize) -> Translation {
+        self.asm.go_cold(cold);
         while !self.stubs.is_empty() {
             for stub in std::mem::take(&mut self.stubs) {
                 self.stub(stub);
@@ -550,7 +739,9 @@ impl<'a> Emitter<'a> {
         }
         self.asm.finish();
         Translation {
+            hot_len: self.asm.hot_len(),
             code: self.asm.bytes,
+            recipe: self.recipe,
             guest_len,
             records: self.records.into(),
             record_sites: self.record_sites,
@@ -569,6 +760,12 @@ impl<'a> Emitter<'a> {
                 }
                 self.asm.jmp(back);
             }
+            Stub::Fill { from, write, again, slow } => {
+                self.asm.bind(from);
+                self.asm.call(self.thunks.fill[usize::from(write)]);
+                self.asm.jcc(cond::NE, again);
+                self.asm.jmp(slow);
+            }
             Stub::Exit { from, record, save_flags } => {
                 self.asm.bind(from);
                 self.exit(record, save_flags);
@@ -577,6 +774,14 @@ impl<'a> Emitter<'a> {
                 self.asm.bind(from);
                 self.load_record(record);
                 self.asm.call(helper);
+                self.asm.jmp(back);
+            }
+            Stub::GroupWritten { from, record, back, group } => {
+                self.asm.bind(from);
+                self.asm.load(R13, R15, at::group(group));
+                self.load_record(record);
+                self.asm.call(self.thunks.written);
+                self.asm.load(R13, R15, at::group(group));
                 self.asm.jmp(back);
             }
             Stub::Far { from, target, flags } => {

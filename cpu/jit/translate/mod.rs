@@ -1,11 +1,13 @@
 //! From the bytes of a guest block to host code.
 //!
 //! `unit` decides how each instruction is translated and who needs which flags, `emit` makes code for
-//! instructions, `access` for their memory operands, `control` for what ends a block.
+//! instructions, `access` for their memory operands, `control` for what ends a block. `group` finds
+//! accesses that one look into the TLB is enough for.
 
 mod access;
 mod control;
 mod emit;
+mod group;
 pub mod unit;
 mod vector;
 mod x87;
@@ -25,21 +27,49 @@ use unit::Unit;
 
 /// Most instructions of a block.
 const MAX_UNITS: usize = 64;
+/// Most conditional jumps in a block: it goes on where they are not taken.
+const MAX_BRANCHES: usize = 3;
+/// Most bytes of an instruction.
+pub const LONGEST: usize = 15;
 
 /// What a translation depends on besides the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// What decoding depends on.
     pub key: Key,
-    /// Whether the arithmetic flags are in the host's flags when the block begins, and not in the
-    /// frame.
-    pub host_flags: bool,
+    /// Where the arithmetic flags are when the block begins.
+    pub arrival: Arrival,
+    /// Each access looks into the TLB by itself. Such a block serves where accesses that another
+    /// takes together do not lie in one page.
+    pub alone: bool,
+}
+
+/// Where the arithmetic flags are when a block begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arrival {
+    /// In the frame.
+    Slot,
+    /// In the host's flags; perhaps there is another way to know them.
+    Host(Option<Recipe>),
+    /// Nowhere, but they can be computed; the block replaces them before it needs them.
+    Recipe(Recipe),
+}
+
+impl Arrival {
+    /// Whether the host's flags are the guest's.
+    pub fn in_host(self) -> bool {
+        matches!(self, Arrival::Host(_))
+    }
 }
 
 /// A translated block, not yet at its place.
 pub struct Translation {
     /// Host code.
     pub code: Vec<u8>,
+    /// How much of it is placed where code is often executed.
+    pub hot_len: usize,
+    /// What use it makes of the recipe that flags came with.
+    pub recipe: RecipeUse,
     /// Guest bytes it was made from.
     pub guest_len: usize,
     /// Places where it can be left.
@@ -50,10 +80,24 @@ pub struct Translation {
     pub traps: Vec<(Range<usize>, usize)>,
 }
 
+/// What use a block makes of the recipe that flags in the host's came with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecipeUse {
+    /// None: it replaces the flags first, or needs them.
+    None,
+    /// It would make use of one if there was one.
+    Wanted,
+    /// It relies on it.
+    Used,
+}
+
 /// What is to be translated.
 pub struct Source<'a> {
-    /// Bytes from the block's beginning to the end of its page at most.
+    /// Bytes from the block's beginning: to the end of its page at most, or of one instruction that
+    /// goes on in the next page.
     pub bytes: &'a [u8],
+    /// Host address of the next page, if the instruction goes on there.
+    pub next_page: Option<usize>,
     /// Where in its page it begins.
     pub start: u16,
     /// The number that the block will have in the cache.
@@ -72,14 +116,15 @@ impl Source<'_> {
         let start = u64::from(self.start);
         let mut decoder = Decoder::with_ip(key.code_bits(), self.bytes, start, options);
         let mut units = Vec::with_capacity(16);
-        let mut len = 0;
-        let mut x87_live = false;
-        while units.len() < MAX_UNITS && decoder.can_decode() {
+        let (mut len, mut branches, mut x87_live) = (0, 0, false);
+        let most = if self.next_page.is_some() { 1 } else { MAX_UNITS };
+        while units.len() < most && decoder.can_decode() {
             let Some(raw) = decode::take_apart(&mut decoder) else { break };
             let mut unit = Unit::of(raw, key, self.model);
             x87_live = unit.follow_x87(x87_live);
             len = decoder.position();
-            let last = unit.ends_block();
+            branches += usize::from(unit.goes_on());
+            let last = unit.ends_block() && !(unit.goes_on() && branches < MAX_BRANCHES);
             units.push(unit);
             if last {
                 break;
@@ -101,31 +146,37 @@ impl Source<'_> {
     }
 }
 
-/// Translates the block at `source`, to be placed at `address`. `None` if its first instruction goes
-/// on in the next page.
-pub fn translate(source: &Source<'_>, address: usize, thunks: &Thunks) -> Option<Translation> {
+/// Translates the block at `source`, to be placed at `address` and, what is seldom executed, at
+/// `cold`. `None` if its first instruction goes on in the next page.
+pub fn translate(
+    source: &Source<'_>,
+    (address, cold): (usize, usize),
+    thunks: &Thunks,
+) -> Option<Translation> {
     let (mut units, guest_len) = source.units();
     if units.is_empty() {
         return None;
     }
+    let groups = group::find(&mut units, source.variant);
     unit::find_needed(&mut units);
-    let mut emitter = Emitter::new(source, &units, address, thunks);
+    let mut emitter = Emitter::new(source, &units, groups, address, thunks);
     emitter.begin();
     for index in 0..units.len() {
         emitter.unit(index);
     }
     let last = units.last()?;
-    if !last.ends_block() {
+    if !last.ends_block() || last.goes_on() {
         emitter.leave_to(last.raw.next_ip() as i32);
     }
-    Some(emitter.finish(guest_len))
+    Some(emitter.finish(guest_len, cold))
 }
 
 /// Where the guest's flags are while code is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flags {
-    /// In the host's flags; if known, the unit that put them there.
-    Host(Option<usize>),
+    /// In the host's flags. If known, how they could be computed as long as its registers keep what
+    /// they had before a unit.
+    Host(Option<(Recipe, usize)>),
     /// In the frame.
     Slot,
     /// In both.
@@ -135,6 +186,15 @@ enum Flags {
 }
 
 impl Flags {
+    /// Where they are at the beginning of a block.
+    fn on(arrival: Arrival) -> Self {
+        match arrival {
+            Arrival::Slot => Flags::Slot,
+            Arrival::Host(recipe) => Flags::Host(recipe.map(|recipe| (recipe, 0))),
+            Arrival::Recipe(recipe) => Flags::Recipe(recipe),
+        }
+    }
+
     /// Where they are found if translated code traps here.
     fn at_trap(self) -> FlagsAt {
         match self {

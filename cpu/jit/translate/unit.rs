@@ -102,7 +102,12 @@ impl Unit {
         }
     }
 
-    /// Whether it ends the block.
+    /// Whether the block may go on after it though it can be left there.
+    pub fn goes_on(&self) -> bool {
+        matches!(self.class, Class::Branch(_))
+    }
+
+    /// Whether control may go elsewhere after it.
     pub fn ends_block(&self) -> bool {
         !matches!(
             self.class,
@@ -595,6 +600,87 @@ pub fn encodable(raw: &Instruction) -> Option<Code> {
         code => code,
     };
     code.op_code().mode64().then_some(code)
+}
+
+/// Whether a plain instruction replaces the whole of its first operand, a register, without looking at
+/// it.
+pub fn only_writes(raw: &Instruction) -> bool {
+    let only_moves = matches!(
+        raw.mnemonic(),
+        M::Mov | M::Movzx | M::Movsx | M::Movsxd | M::Movbe | M::Rorx | M::Shlx | M::Shrx | M::Sarx
+    );
+    let target = raw.op0_register().full_register();
+    raw.op0_kind() == OpKind::Register
+        && raw.op0_register().size() >= 4
+        && only_moves
+        && (1..raw.op_count()).all(|n| {
+            raw.op_kind(n) != OpKind::Register || raw.op_register(n).full_register() != target
+        })
+}
+
+/// Whether a vector instruction moves data only, wherever it may lie.
+pub fn is_calm_move(raw: &Instruction) -> bool {
+    matches!(
+        raw.mnemonic(),
+        M::Movups
+            | M::Movupd
+            | M::Movdqu
+            | M::Movq
+            | M::Movd
+            | M::Vmovups
+            | M::Vmovupd
+            | M::Vmovdqu
+            | M::Vmovq
+            | M::Vmovd
+    )
+}
+
+/// Lets a plain instruction without a memory operand use a register that has no home where it lies in
+/// the frame, if it has such a form; `changes` are the registers it changes. That register's number:
+/// the caller makes the memory operand lead to it.
+pub fn into_frame(insn: &mut Instruction, raw: &Instruction, changes: u16) -> Option<u8> {
+    // XCHG with memory is locked, and bit numbers would lead elsewhere in memory.
+    let odd = matches!(raw.mnemonic(), M::Xchg | M::Bt | M::Bts | M::Btr | M::Btc)
+        || (0..raw.op_count()).any(|n| is_high_byte(raw.op_register(n)));
+    let mut operands = (0..raw.op_count())
+        .filter(|&n| raw.op_kind(n) == OpKind::Register && home(raw.op_register(n)).is_none());
+    let (n, more) = (operands.next()?, operands.next());
+    let register = raw.op_register(n);
+    let number = register.full_register().number();
+    // Writing the lower half of a register makes the upper half zero; after a store of less, the whole
+    // is long in coming.
+    let partly = changes >> number & 1 != 0 && register.size() < 8;
+    if odd || more.is_some() || partly {
+        return None;
+    }
+    let may_be_memory = |code: Code| {
+        use iced_x86::OpCodeOperandKind as K;
+        matches!(
+            code.op_code().op_kind(n),
+            K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem
+        )
+    };
+    if !may_be_memory(insn.code()) {
+        if raw.mnemonic() == M::Test && n == 1 {
+            insn.set_op1_register(raw.op0_register());
+            insn.set_op0_kind(OpKind::Memory);
+            return Some(number as u8);
+        }
+        insn.set_code(turned(insn.code()).filter(|code| may_be_memory(*code))?);
+    }
+    insn.set_op_kind(n, OpKind::Memory);
+    Some(number as u8)
+}
+
+/// `op reg, rm` for `op rm, reg` and the other way round.
+fn turned(code: Code) -> Option<Code> {
+    let opcode = code.op_code();
+    let both = opcode.table() == iced_x86::OpCodeTableKind::Normal
+        && (opcode.op_code() <= 0x3b && opcode.op_code() & 7 < 4
+            || matches!(opcode.op_code(), 0x88..=0x8b));
+    // The forms follow one another by operand size, `op rm, reg` first.
+    let other = if opcode.op_code() & 2 == 0 { code as usize + 4 } else { code as usize - 4 };
+    Code::try_from(other).ok().filter(|other| both && other.mnemonic() == code.mnemonic())
 }
 
 /// Scratch registers for guest registers without a home, beside a memory operand or not.

@@ -318,6 +318,7 @@ impl Cache {
         from: u32,
         site: usize,
         target: Target,
+        next: Option<Place<'_>>,
         model: &Model,
         thunks: &Thunks,
     ) -> Found {
@@ -328,7 +329,7 @@ impl Cache {
         let offset = (page.index * PAGE) as u64 + u64::from(target.at);
         let wanted = Variant { arrival: target.arrival, alone: target.alone, ..variant };
         let place = Place { ram: &ram, offset };
-        let found = self.find_arrival(place, wanted, model, thunks);
+        let found = self.find_arrival(place, next, wanted, model, thunks);
         // A block that was taken back meanwhile is not executed again.
         if let Found::Code(code) = found
             && self.map.get(&(guest, variant)) == Some(&(from as usize))
@@ -345,12 +346,13 @@ impl Cache {
     fn find_arrival(
         &mut self,
         place: Place<'_>,
+        next: Option<Place<'_>>,
         wanted: Variant,
         model: &Model,
         thunks: &Thunks,
     ) -> Found {
         let Arrival::Host(Some(_)) = wanted.arrival else {
-            return self.find(place, None, wanted, model, thunks);
+            return self.find(place, next, wanted, model, thunks);
         };
         let guest = place.host();
         if let Some(index) = self.map.get(&(guest, wanted)) {
@@ -364,7 +366,7 @@ impl Cache {
             }
             block.recipes += 1;
         }
-        self.add(place, None, wanted, model, thunks)
+        self.add(place, next, wanted, model, thunks)
     }
 
     /// Notes that jump tables lead from guest address `rip` to the block at `place`.

@@ -432,13 +432,16 @@ impl Cpu {
         self.code_address(rip)?;
         let CodePage::Ram { block, offset, .. } = self.fetch_page(rip)? else { return Ok(None) };
         let place = Place { ram: &block, offset: offset + (rip & 0xfff) };
-        let next = match rip & 0xfff {
-            distance if distance as usize + LONGEST > 4096 => self.next_code_page(rip),
-            _ => None,
-        };
+        let next = self.page_behind(rip);
         let next = next.as_ref().map(|(ram, offset)| Place { ram, offset: *offset });
         jit.note_page(self);
         Ok(jit.translator.find(place, next, variant, self, table))
+    }
+
+    /// The page that the instruction at `rip` may go on in.
+    fn page_behind(&mut self, rip: u64) -> Option<(Arc<RamBlock>, u64)> {
+        let crosses = (rip & 0xfff) as usize + LONGEST > 4096;
+        crosses.then(|| self.next_code_page(rip)).flatten()
     }
 
     /// The page of code after that of `rip`, if it may be executed and is RAM. The fetch TLB knows of
@@ -546,11 +549,13 @@ impl Cpu {
             }
             Kind::Link { target, site } => {
                 self.state.rip = self.rip_at(frame, target.at.into());
+                let next = self.page_behind(self.state.rip);
+                let next = next.as_ref().map(|(ram, offset)| Place { ram, offset: *offset });
                 let translator = &jit.translator;
                 let mut cache = translator.cache.lock();
                 if translator.ready(&mut cache) {
                     let thunks = &translator.thunks;
-                    match cache.link(record.block, site, target, &self.model, thunks) {
+                    match cache.link(record.block, site, target, next, &self.model, thunks) {
                         Found::Code(code) => {
                             let host_flags = target.arrival.in_host();
                             return Ok(Next::Chained(Entry { code, host_flags }));

@@ -91,6 +91,19 @@ pub fn boots_and_survives_load() -> Result<()> {
 }
 
 #[test]
+fn a_suspended_machine_is_woken_up_by_its_clock() -> Result<()> {
+    let assets = assets::get()?;
+    let ended = machine()
+        .args(["-smp", "2"])
+        .guest(&assets.cloud_kernel(), &assets, "nap,poweroff")
+        .run()?;
+    ensure!(ended.stdout.matches("rhea-guest: awake").count() == 2, "{}", ended.stdout);
+    ensure!(ended.stdout.contains("CPU1 is up"), "one CPU is missing:\n{}", ended.stdout);
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(())
+}
+
+#[test]
 fn a_suspended_machine_wakes_up_where_it_was() -> Result<()> {
     let assets = assets::get()?;
     let mut vm = machine()

@@ -4,6 +4,7 @@ mod debian;
 mod disks;
 mod firmware;
 mod linux;
+mod nested;
 mod sameness;
 mod soak;
 mod virtio;

@@ -15,7 +15,8 @@ pub const READY: &str = "rhea-guest: ready";
 /// The line that `/init` prints before it hands the console to a shell.
 pub const SHELL: &str = "rhea-guest: shell";
 
-const SCRIPTS: [(&str, &str); 9] = [
+const SCRIPTS: [(&str, &str); 10] = [
+    ("nap", include_str!("guest/nap")),
     ("report", include_str!("guest/report")),
     ("stress", include_str!("guest/stress")),
     ("suspend", include_str!("guest/suspend")),
@@ -63,9 +64,18 @@ pub fn build_with_modules(busybox: &Path, modules: &Path) -> Result<Vec<u8>> {
 
 /// Builds the guest with one more program, as `/bin/NAME` after its file name.
 pub fn build_with_program(busybox: &Path, program: &Path) -> Result<Vec<u8>> {
+    build_with_files(busybox, &[program])
+}
+
+/// Builds the guest with more files: kernel modules as `/lib/NAME.ko`, programs as `/bin/NAME`.
+pub fn build_with_files(busybox: &Path, files: &[&Path]) -> Result<Vec<u8>> {
     let mut archive = base(busybox)?;
-    let name = program.file_name().unwrap_or_default().to_string_lossy();
-    archive.file(&format!("bin/{name}"), 0o755, &read(program)?);
+    for file in files {
+        let is_module = file.extension().is_some_and(|extension| extension == "ko");
+        let directory = if is_module { "lib" } else { "bin" };
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        archive.file(&format!("{directory}/{name}"), 0o755, &read(file)?);
+    }
     Ok(archive.finish())
 }
 

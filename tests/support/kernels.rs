@@ -36,6 +36,34 @@ pub fn backported() -> Result<Kernel> {
     Ok(Kernel { image: directory.join("vmlinuz"), initrd: assets::get()?.initrd() })
 }
 
+/// A kernel with its modules of KVM for AMD's processors, in the order they are to be loaded.
+pub struct KvmKernel {
+    /// What `-kernel` takes.
+    pub image: PathBuf,
+    /// The modules.
+    pub modules: Vec<PathBuf>,
+}
+
+/// Debian's kernel for cloud machines, with KVM.
+pub fn with_kvm() -> Result<KvmKernel> {
+    const MODULES: [&str; 3] =
+        ["virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-amd.ko"];
+    let name = |module: &str| module.rsplit('/').next().unwrap_or_default().to_owned();
+    let directory = cached("linux-image-cloud-kvm", |work, ready| {
+        let apt = Apt::host();
+        let package = apt.concrete_kernel("linux-image-cloud-amd64")?;
+        let root = unpack(&apt, &[&package], work, ready)?;
+        let versions = list(&root.join("lib/modules"))?;
+        let version = versions.first().context("a kernel package holds no modules")?;
+        for module in MODULES {
+            take(&version.join("kernel").join(module), &ready.join(name(module)))?;
+        }
+        Ok(())
+    })?;
+    let modules = MODULES.iter().map(|module| directory.join(name(module))).collect();
+    Ok(KvmKernel { image: directory.join("vmlinuz"), modules })
+}
+
 fn for_i386(metapackage: &str) -> Result<Kernel> {
     let directory = cached(metapackage, |work, ready| {
         let apt = Apt::foreign("i386", &work.join("apt"))?;

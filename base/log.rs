@@ -41,6 +41,7 @@ macro_rules! items {
 }
 
 items! {
+    IN_ASM = 8, "in_asm", "show target assembly code for each compiled TB";
     INT = 0, "int", "show interrupts/exceptions in short format";
     EXEC = 1, "exec", "show trace before each executed TB (lots of logs)";
     CPU = 2, "cpu", "show CPU registers before entering a TB (lots of logs)";
@@ -50,6 +51,8 @@ items! {
     UNIMP = 6, "unimp", "log unimplemented functionality";
     GUEST_ERRORS = 7, "guest_errors",
         "log when the guest OS does something invalid (eg accessing a\nnon-existent register)";
+    NOCHAIN = 9, "nochain",
+        "do not chain compiled TBs so that \"exec\" and \"cpu\" show\ncomplete traces";
 }
 
 static MASK: AtomicU32 = AtomicU32::new(0);

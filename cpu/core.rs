@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::bus::Bus;
 use crate::cpuid::Model;
+use crate::dump::Dump;
 use crate::interp::Interp;
 use crate::mmu::Mmu;
 use crate::mode::Mode;
@@ -84,6 +85,8 @@ pub struct Cpu {
     pub exit_block: bool,
     /// A triple fault happened; only RESET or INIT helps.
     pub shutdown: bool,
+    /// FERR# was asserted because of the floating-point exception that is pending.
+    pub(crate) fpu_error_told: bool,
     /// Which requests leave the run loop now.
     pub signal_mask: u32,
     /// The way to memory, ports, the local APIC and the time stamp.
@@ -117,6 +120,7 @@ impl Cpu {
             stepping: false,
             exit_block: false,
             shutdown: false,
+            fpu_error_told: false,
             signal_mask: 0,
             bus,
             model,
@@ -151,6 +155,7 @@ impl Cpu {
         self.stepping = false;
         self.exit_block = true;
         self.shutdown = false;
+        self.fpu_error_told = false;
         self.mmu.tlb.reset();
         self.mmu.flush_all(&self.bus);
         self.update_mode();
@@ -237,6 +242,11 @@ impl Cpu {
             mask &= !(request::INTR | request::NMI | request::SMI | request::INIT | request::VIRQ);
         }
         self.signal_mask = mask;
+    }
+
+    /// The state as the log shows it.
+    pub(crate) fn dump(&self) -> Dump<'_> {
+        Dump::new(&self.state).a20(self.bus.a20_mask() == !0).condition_codes()
     }
 
     /// The time-stamp counter as the guest reads it.

@@ -8,6 +8,7 @@ pub mod accel;
 pub mod apic;
 pub mod bus;
 pub mod cpuid;
+pub mod disassembly;
 pub mod dump;
 pub mod flags;
 pub mod fpu;

@@ -8,7 +8,6 @@ use base::clock::Clocks;
 use crate::accel::TcgProps;
 use crate::apic::LocalApic;
 use crate::bus::TimeStamp;
-use crate::dump::Dump;
 use crate::interp::RunExit;
 use crate::signals::request;
 use crate::state::CpuState;
@@ -112,6 +111,14 @@ impl SoftEngine {
         engine
     }
 
+    /// Tells the log why the state is about to go, and what it was.
+    fn log_reset(&self, why: std::fmt::Arguments<'_>) {
+        if base::log::enabled(base::log::CPU_RESET) {
+            let state = self.cpu.dump().floating_point(true);
+            base::log::write(format_args!("{why}\n{state}"));
+        }
+    }
+
     /// What wakes a processor that sleeps.
     fn wake_mask(&self) -> u32 {
         let always = request::RESET | request::STOP | request::FLUSH_TLB;
@@ -209,11 +216,7 @@ impl Engine for SoftEngine {
                 RunExit::Signal => {}
                 RunExit::Halted => return Exit::Halted { wake: self.wake_mask() },
                 RunExit::Shutdown => {
-                    base::log_item!(
-                        base::log::CPU_RESET,
-                        "Triple fault\n{}",
-                        Dump(&self.cpu.state)
-                    );
+                    self.log_reset(format_args!("Triple fault"));
                     return Exit::Shutdown;
                 }
             }
@@ -221,12 +224,7 @@ impl Engine for SoftEngine {
     }
 
     fn reset(&mut self) {
-        base::log_item!(
-            base::log::CPU_RESET,
-            "CPU Reset (CPU {})\n{}",
-            self.cpu.index,
-            Dump(&self.cpu.state)
-        );
+        self.log_reset(format_args!("CPU Reset (CPU {})", self.cpu.index));
         self.cpu.reset();
         self.apic.reset();
         self.cpu.state.msr.apic_base = self.apic.base();

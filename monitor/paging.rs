@@ -1,7 +1,8 @@
 //! Guest memory through a processor's page tables, for an onlooker: nothing is changed.
 
 use base::memory::{AddressSpace, LookupKind};
-use cpu::state::{CpuState, cr0, cr4, efer};
+use cpu::mmu::Format;
+use cpu::state::CpuState;
 
 /// Bits of an entry (SDM vol. 3, 4.3 to 4.5).
 pub(crate) mod entry {
@@ -17,7 +18,6 @@ pub(crate) mod entry {
     pub const NO_EXECUTE: u64 = 1 << 63;
 }
 
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const PAGE: u64 = 4096;
 
 /// A page: where it is seen, and the entry that says so.
@@ -30,104 +30,47 @@ pub(crate) struct Page {
     pub entry: u64,
 }
 
-/// A level of tables.
-#[derive(Clone, Copy)]
-struct Level {
-    shift: u32,
-    bits: u32,
-    /// Whether an entry may stand for a large page.
-    large: bool,
-    /// Whether entries have permissions: those of a page directory pointer table of 32-bit PAE
-    /// paging have none.
-    permissions: bool,
-}
-
 /// Memory as a processor sees it.
 pub(crate) struct VirtualMemory {
     memory: AddressSpace,
     root: u64,
-    /// From the root down; empty without paging.
-    levels: Vec<Level>,
-    /// Bytes of an entry.
-    width: u8,
+    /// `None` without paging.
+    format: Option<Format>,
 }
 
 impl VirtualMemory {
     pub fn new(state: &CpuState, memory: AddressSpace) -> Self {
-        let level = |shift, bits, large| Level { shift, bits, large, permissions: true };
-        let long = state.msr.efer & efer::LMA != 0;
-        let (levels, root, width) = if state.cr0 & cr0::PG == 0 {
-            (Vec::new(), 0, 8)
-        } else if state.cr4 & cr4::PAE == 0 {
-            let large = state.cr4 & cr4::PSE != 0;
-            let levels = vec![level(22, 10, large), level(12, 10, false)];
-            (levels, state.cr3 & 0xffff_f000, 4)
-        } else if !long {
-            let top = Level { permissions: false, ..level(30, 2, false) };
-            (vec![top, level(21, 9, true), level(12, 9, false)], state.cr3 & 0xffff_ffe0, 8)
-        } else {
-            let mut levels = vec![
-                level(39, 9, false),
-                level(30, 9, true),
-                level(21, 9, true),
-                level(12, 9, false),
-            ];
-            if state.cr4 & cr4::LA57 != 0 {
-                levels.insert(0, level(48, 9, false));
-            }
-            (levels, state.cr3 & ADDRESS, 8)
-        };
-        VirtualMemory { memory, root, levels, width }
+        let format = Format::of(state, true);
+        let root = format.root(state.cr3);
+        VirtualMemory { memory, root, format: Format::is_used(state).then_some(format) }
     }
 
     /// Whether there are page tables.
     pub fn is_paged(&self) -> bool {
-        !self.levels.is_empty()
+        self.format.is_some()
     }
 
-    fn entry(&self, table: u64, index: u64) -> u64 {
-        self.memory.read_uint(table + index * u64::from(self.width), self.width)
-    }
-
-    /// The address behind a large page's entry.
-    fn large_base(&self, entry: u64, shift: u32) -> u64 {
-        if self.width == 4 {
-            // PSE-36: bits 13 to 16 are those above 32.
-            return entry & 0xffc0_0000 | (entry >> 13 & 0xf) << 32;
-        }
-        entry & ADDRESS & !((1 << shift) - 1)
-    }
-
-    fn linear(&self, linear: u64) -> u64 {
-        match self.levels.first() {
-            // Addresses of long mode are sign-extended.
-            Some(top) if top.shift >= 39 => sign_extend(linear, top.shift + top.bits),
-            _ => linear,
-        }
+    fn entry(&self, format: Format, table: u64, index: u64) -> u64 {
+        let size = format.entry_size();
+        self.memory.read_uint(table + index * size, size as u8)
     }
 
     /// The physical address behind a linear one.
     pub fn translate(&self, linear: u64) -> Option<u64> {
-        if !self.is_paged() {
-            return Some(linear);
-        }
-        let mut table = self.root;
-        for level in &self.levels {
-            let index = linear >> level.shift & ((1 << level.bits) - 1);
-            let entry = self.entry(table, index);
+        let Some(format) = self.format else { return Some(linear) };
+        let (mut table, mut shift) = (self.root, format.top());
+        loop {
+            let bits = format.index_bits(shift);
+            let entry = self.entry(format, table, linear >> shift & ((1 << bits) - 1));
             if entry & entry::PRESENT == 0 {
                 return None;
             }
-            let offset = linear & ((1 << level.shift) - 1);
-            if level.large && entry & entry::LARGE != 0 {
-                return Some(self.large_base(entry, level.shift) | offset);
+            if format.is_leaf(shift, entry) {
+                return Some(format.page(shift, entry) | linear & ((1 << shift) - 1));
             }
-            if level.shift == 12 {
-                return Some(entry & ADDRESS | offset);
-            }
-            table = entry & ADDRESS;
+            table = format.table(entry);
+            shift = format.below(shift);
         }
-        None
     }
 
     /// Reads; fails where no page is present or nothing answers.
@@ -148,36 +91,40 @@ impl VirtualMemory {
 
     /// Calls `see` for every page that is present, in order of linear addresses, until it says stop.
     pub fn pages(&self, see: &mut dyn FnMut(Page) -> bool) {
-        self.table(self.root, 0, 0, entry::WRITABLE | entry::USER, see);
+        if let Some(format) = self.format {
+            let allowed = entry::WRITABLE | entry::USER;
+            self.table(format, self.root, format.top(), 0, allowed, see);
+        }
     }
 
     fn table(
         &self,
+        format: Format,
         table: u64,
-        depth: usize,
+        shift: u32,
         linear: u64,
         allowed: u64,
         see: &mut dyn FnMut(Page) -> bool,
     ) -> bool {
-        let Some(level) = self.levels.get(depth) else { return true };
-        for index in 0..1u64 << level.bits {
-            let entry = self.entry(table, index);
+        for index in 0..1u64 << format.index_bits(shift) {
+            let entry = self.entry(format, table, index);
             if entry & entry::PRESENT == 0 {
                 continue;
             }
-            let linear = linear | index << level.shift;
+            let linear = linear | index << shift;
             let permissions = entry::WRITABLE | entry::USER;
-            let allowed = if level.permissions { allowed & entry } else { allowed };
-            let is_large = level.large && entry & entry::LARGE != 0;
-            let goes_on = if is_large || level.shift == 12 {
-                let physical = match is_large {
-                    true => self.large_base(entry, level.shift),
-                    false => entry & ADDRESS,
-                };
+            let allowed = if format.has_permissions(shift) { allowed & entry } else { allowed };
+            let goes_on = if format.is_leaf(shift, entry) {
+                let physical = format.page(shift, entry);
                 let entry = entry & !permissions | allowed & permissions;
-                see(Page { linear: self.linear(linear), size: 1 << level.shift, physical, entry })
+                // Addresses of long mode are sign-extended.
+                let linear = match format.is_long() {
+                    true => sign_extend(linear, format.linear_bits()),
+                    false => linear,
+                };
+                see(Page { linear, size: 1 << shift, physical, entry })
             } else {
-                self.table(entry & ADDRESS, depth + 1, linear, allowed, see)
+                self.table(format, format.table(entry), format.below(shift), linear, allowed, see)
             };
             if !goes_on {
                 return false;
@@ -197,6 +144,7 @@ mod tests {
     use std::sync::Arc;
 
     use base::memory::{RamBlock, Region};
+    use cpu::state::{cr0, cr4, efer};
 
     use super::*;
 

@@ -19,7 +19,6 @@ use decode::{End, Key};
 use op::{Op, segment};
 use random::Random;
 
-use crate::dump::{Dump, DumpFloatingPoint};
 use crate::flags::bit;
 use crate::state::{CODE, Seg};
 use crate::{Cpu, Trap};
@@ -97,7 +96,8 @@ impl Cpu {
 
     /// Whether the log is told of every block.
     pub(crate) fn is_traced(&self) -> bool {
-        base::log::enabled(base::log::EXEC) || base::log::enabled(base::log::CPU)
+        // Traces of blocks are complete, whether NOCHAIN is asked for or not.
+        [base::log::EXEC, base::log::CPU, base::log::IN_ASM].into_iter().any(base::log::enabled)
     }
 
     /// Logs the block about to be executed: where it is, and the registers.
@@ -109,7 +109,7 @@ impl Cpu {
         }
         base::log_item!(
             base::log::EXEC,
-            "Trace {}: [{:08x}/{:016x}/{:08x}]",
+            "Trace {}: 0x0 [{:08x}/{:016x}/{:08x}/00000000] ",
             self.index,
             base,
             linear,
@@ -117,10 +117,7 @@ impl Cpu {
         );
         if base::log::enabled(base::log::CPU) {
             let floating_point = base::log::enabled(base::log::FPU);
-            base::log::write(format_args!("{}", Dump(&self.state)));
-            if floating_point {
-                base::log::write(format_args!("{}", DumpFloatingPoint(&self.state)));
-            }
+            base::log::write(format_args!("{}", self.dump().floating_point(floating_point)));
         }
     }
 

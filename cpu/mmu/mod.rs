@@ -9,12 +9,15 @@ use crate::state::cr0;
 use crate::svm::exit;
 
 mod access;
+mod format;
 mod locked;
 mod phys;
 pub(crate) mod tlb;
 pub(crate) mod walk;
 mod watch;
 
+pub use format::Format;
+pub(crate) use format::large4_base;
 use phys::Space;
 use tlb::{PAGE, Tlb, Walked};
 use walk::Refused;

@@ -86,6 +86,15 @@ impl Cpu {
             .then_some(phys as u32 & 0xfff)
     }
 
+    /// Whether `phys` lies in the page of the local APIC, which does not answer, nor does memory.
+    fn is_silent(&self, phys: u64) -> bool {
+        let base = self.state.msr.apic_base;
+        phys & !0xfff == base & 0x000f_ffff_ffff_f000
+            && base & (APIC_ENABLED | APIC_X2) != APIC_ENABLED
+            && self.bus.apic.is_some()
+            && self.ram_page(phys).is_none()
+    }
+
     /// Reads `buf.len()` bytes (at most 16, within one page) at `phys`.
     pub(crate) fn phys_read(&mut self, phys: u64, buf: &mut [u8]) {
         let phys = phys & self.mmu.a20_mask;
@@ -95,6 +104,9 @@ impl Cpu {
                 part.copy_from_slice(&value.to_le_bytes()[..part.len()]);
             }
             return;
+        }
+        if self.is_silent(phys) {
+            return buf.fill(0xff);
         }
         match buf.len() {
             size @ (1 | 2 | 4 | 8) => {
@@ -117,6 +129,9 @@ impl Cpu {
                 apic.write(offset + 4 * i as u32 & 0xfff, part.len() as u8, value);
             }
             self.exit_block = true;
+            return;
+        }
+        if self.is_silent(phys) {
             return;
         }
         match data.len() {

@@ -1,5 +1,6 @@
 //! Page walks: 32-bit, PAE, 4-level and 5-level paging (SDM vol. 3, chapter 4).
 
+use super::Format;
 use super::tlb::Walked;
 use super::{Access, Context};
 use crate::core::Cpu;
@@ -33,11 +34,6 @@ pub(crate) mod entry {
 /// Bits `from..=to`.
 pub(crate) const fn bits(from: u32, to: u32) -> u64 {
     if from > to { 0 } else { (!0 >> (63 - to)) & (!0 << from) }
-}
-
-/// Where the 4 MiB page of an entry lies: with PSE-36, bits 13 to 20 are address bits 32 to 39.
-pub(crate) fn large4_base(value: u64) -> u64 {
-    value & 0xffc0_0000 | (value >> 13 & 0xff) << 32
 }
 
 /// Why a walk failed.
@@ -79,24 +75,10 @@ struct Step {
     value: u64,
 }
 
-/// Which paging mode is on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Paging {
-    Bits32,
-    Pae,
-    Level4,
-    Level5,
-}
-
 impl Cpu {
-    fn paging(&self) -> Paging {
-        if self.state.msr.efer & efer::LMA != 0 {
-            if self.cr4_has(cr4::LA57) { Paging::Level5 } else { Paging::Level4 }
-        } else if self.cr4_has(cr4::PAE) {
-            Paging::Pae
-        } else {
-            Paging::Bits32
-        }
+    /// The layout of page tables.
+    fn format(&self) -> Format {
+        Format::of(&self.state, self.model.has(feature::PDPE1GB))
     }
 
     /// Whether `linear` is canonical for the number of levels in use (SDM vol. 1, 3.3.7.1).
@@ -176,27 +158,22 @@ impl Cpu {
 
     /// One attempt; `None` if an entry changed under the walk.
     fn try_walk(&mut self, linear: u64, access: Access) -> Result<Option<Walked>, Refused> {
-        let paging = self.paging();
-        let size: u64 = if paging == Paging::Bits32 { 4 } else { 8 };
-        let index_bits: u32 = if size == 4 { 10 } else { 9 };
+        let format = self.format();
+        let size = format.entry_size();
         let base_code = self.access_code(access);
         let phys_bits = self.model.phys_bits();
         let nxe = self.state.msr.efer & efer::NXE != 0;
 
-        let (mut table, mut shift) = match paging {
-            Paging::Bits32 => (self.state.cr3 & 0xffff_f000, 22),
-            Paging::Pae => {
-                let pointer = self.pdpte((linear >> 30 & 3) as usize)?;
-                if pointer & entry::PRESENT == 0 {
-                    return Err(base_code.into());
-                }
-                (pointer & entry::ADDRESS, 21)
+        let (mut table, mut shift) = (format.root(self.state.cr3), format.top());
+        if format.is_pae() {
+            let pointer = self.pdpte((linear >> 30 & 3) as usize)?;
+            if pointer & entry::PRESENT == 0 {
+                return Err(base_code.into());
             }
-            Paging::Level4 => (self.state.cr3 & entry::ADDRESS, 39),
-            Paging::Level5 => (self.state.cr3 & entry::ADDRESS, 48),
-        };
+            (table, shift) = (format.table(pointer), 21);
+        }
         let mut reserved = if size == 4 { 0 } else { bits(phys_bits, 51) };
-        if paging == Paging::Pae {
+        if format.is_pae() {
             reserved |= bits(52, 62);
         }
         if size == 8 && !nxe {
@@ -208,24 +185,19 @@ impl Cpu {
         let mut result =
             Walked { writable: true, user: true, executable: true, ..Walked::default() };
         loop {
+            let index_bits = format.index_bits(shift);
             let at = table + (linear >> shift & ((1 << index_bits) - 1)) * size;
             let at = self.nested_entry(at)?;
             let value = self.read_entry(at, size);
             if value & entry::PRESENT == 0 {
                 return Err(base_code.into());
             }
-            let large_allowed = match (paging, shift) {
-                (Paging::Bits32, 22) => self.cr4_has(cr4::PSE),
-                (_, 21) => true,
-                (_, 30) => self.model.has(feature::PDPE1GB),
-                _ => false,
-            };
-            let leaf = shift == 12 || value & entry::LARGE != 0 && large_allowed;
+            let leaf = format.is_leaf(shift, value);
             let mut forbidden = reserved;
             if size == 8 && shift > 12 && value & entry::LARGE != 0 {
                 // PS is reserved where no large page can be; in a large page, the address bits
                 // below its size (bit 12 is PAT).
-                forbidden |= if large_allowed { bits(13, shift - 1) } else { entry::LARGE };
+                forbidden |= if leaf { bits(13, shift - 1) } else { entry::LARGE };
             } else if size == 4 && shift == 22 && leaf {
                 forbidden |= self.large4_reserved();
             }
@@ -239,19 +211,15 @@ impl Cpu {
             depth += 1;
             if leaf {
                 let offset = bits(12, shift.max(13) - 1) * u64::from(shift > 12) & linear;
-                result.phys = if size == 4 && shift == 22 {
-                    large4_base(value) | offset
-                } else {
-                    value & entry::ADDRESS & !bits(0, shift - 1) | offset
-                };
+                result.phys = format.page(shift, value) | offset;
                 result.shift = shift as u8;
                 result.global = value & entry::GLOBAL != 0 && self.cr4_has(cr4::PGE);
                 result.dirty = value & entry::DIRTY != 0;
                 result.key = (value >> 59 & 15) as u8;
                 break;
             }
-            table = if size == 4 { value & 0xffff_f000 } else { value & entry::ADDRESS };
-            shift -= index_bits;
+            table = format.table(value);
+            shift = format.below(shift);
         }
         self.permits(&result, access)?;
         if access.debug {
@@ -289,7 +257,7 @@ impl Cpu {
 
     /// Whether the PAE page-directory pointers are in use.
     pub(crate) fn uses_pae_pointers(&self) -> bool {
-        self.state.cr0 & cr0::PG != 0 && self.paging() == Paging::Pae
+        Format::is_used(&self.state) && self.format().is_pae()
     }
 
     /// The error-code bits that describe the access itself.

@@ -4,7 +4,8 @@
 use super::exit;
 use crate::Cpu;
 use crate::cpuid::feature;
-use crate::mmu::walk::{bits, code, entry, large4_base};
+use crate::mmu::large4_base;
+use crate::mmu::walk::{bits, code, entry};
 use crate::state::{cr4, efer};
 
 /// The host's paging, as it was when VMRUN was executed.

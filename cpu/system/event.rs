@@ -1,5 +1,7 @@
 //! Delivery of exceptions and interrupts (SDM vol. 3, chapter 6).
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use super::segment::{Descriptor, kind};
 use super::stack::Stack;
 use super::task::Reason;
@@ -62,6 +64,7 @@ impl Cpu {
     /// Delivers an external interrupt.
     pub fn deliver_interrupt(&mut self, vector: u8) -> Result<(), Trap> {
         self.state.halted = false;
+        base::log_item!(base::log::INT, "Servicing hardware INT=0x{:02x}", vector);
         self.deliver(Fault { vector, ..Fault::default() }, false, EventKind::Interrupt)
     }
 
@@ -160,6 +163,9 @@ impl Cpu {
         if kind == EventKind::Exception {
             self.intercept_exception(&fault, 0)?;
         }
+        if base::log::enabled(base::log::INT) {
+            self.log_event(&fault, true);
+        }
         let delivered = self.deliver_once(fault, source, false);
         if delivered.is_err() {
             let event = event_info(&fault, kind);
@@ -189,25 +195,39 @@ impl Cpu {
         }
     }
 
+    /// Tells the log of an event of protected mode, in QEMU's words. The vector is that of a
+    /// `software` interrupt if an instruction asked for it.
     #[cold]
-    fn log_event(&self, event: &Fault) {
+    fn log_event(&self, event: &Fault, software: bool) {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        if self.state.cr0 & cr0::PE == 0 {
+            return;
+        }
+        let selector = |seg: Seg| self.state.seg[seg as usize].selector;
+        let rip = self.state.rip;
+        let last = match event.vector {
+            vector::PF => format!("CR2={:016x}", self.state.cr2),
+            _ => format!("env->regs[R_EAX]={:016x}", self.state.regs[gpr::RAX]),
+        };
         base::log::write(format_args!(
-            "{}: v={:02x} e={:04x} cpl={} IP={:04x}:{:016x} CR2={:016x}\n{}",
-            self.index,
+            "{:6}: v={:02x} e={:04x} i={} cpl={} IP={:04x}:{rip:016x} pc={:016x} SP={:04x}:{:016x} {last}\n{}",
+            COUNT.fetch_add(1, Ordering::Relaxed),
             event.vector,
             event.error.unwrap_or(0),
+            u8::from(software),
             self.mode.cpl,
-            self.state.seg[crate::state::Seg::Cs as usize].selector,
-            self.state.rip,
-            self.state.cr2,
-            crate::dump::Dump(&self.state)
+            selector(Seg::Cs),
+            rip.wrapping_add(self.mode.base[Seg::Cs as usize]),
+            selector(Seg::Ss),
+            self.state.regs[gpr::RSP],
+            self.dump()
         ));
     }
 
     /// Delivers an event of the processor's own, and what goes wrong on the way.
     fn deliver(&mut self, event: Fault, resume: bool, kind: EventKind) -> Result<(), Trap> {
         if base::log::enabled(base::log::INT) {
-            self.log_event(&event);
+            self.log_event(&event, false);
         }
         let asked = std::mem::take(&mut self.state.svm.asked);
         if kind == EventKind::Exception && self.intercept_exception(&event, asked).is_err() {

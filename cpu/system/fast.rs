@@ -84,6 +84,8 @@ impl Cpu {
             self.state.flags.get() | bit::IF
         };
         self.state.flags.set(flags);
+        // The trap comes as if the system call had just been stepped over.
+        self.stepping = flags & bit::TF != 0;
         self.enter_flat(cs, flat_stack(selector.wrapping_add(8) | 3, 3), rip);
         Ok(())
     }

@@ -105,6 +105,7 @@ impl Area {
 impl Cpu {
     /// Enters system management mode at the next instruction boundary.
     pub fn enter_smm(&mut self) {
+        self.log_smm("enter");
         let mut area = Area([0; SAVE_SIZE]);
         if self.model.has(feature::LM) {
             self.save64(&mut area);
@@ -165,7 +166,14 @@ impl Cpu {
         }
         self.update_mode();
         self.exit_block = true;
+        self.log_smm("after RSM");
         Ok(())
+    }
+
+    fn log_smm(&self, what: &str) {
+        if base::log::enabled(base::log::INT) {
+            base::log::write(format_args!("SMM: {what}\n{}", self.dump()));
+        }
     }
 
     fn save64(&self, area: &mut Area) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use base::chardev::ChardevSpec;
 use base::trace_event;
+use cpu::Mode;
 use machine::config::{DeviceConfig, ObjectConfig, OnWatchdog, PropList};
 use machine::run_state::Cause;
 
@@ -346,7 +347,8 @@ const COMMANDS: &[Command] = commands! {
         let Some(memory) = context.virtual_memory(context.cpu.get()) else {
             return Ok("Can not dump without CPU\n".into());
         };
-        Ok(memory::dump(&|at, bytes| memory.read(at, bytes).is_ok(), address, format))
+        let bits = code_bits(&context);
+        Ok(memory::dump(&|at, bytes| memory.read(at, bytes).is_ok(), address, format, bits))
     };
     "xp" "/fmt addr" "show physical memory" |target, arguments| {
         let (format, address) = dumped(arguments)?;
@@ -354,7 +356,7 @@ const COMMANDS: &[Command] = commands! {
             Some(board) => memory::read_physical(board.memory(), at, bytes),
             None => false,
         };
-        Ok(memory::dump(&read, address, format))
+        Ok(memory::dump(&read, address, format, code_bits(&target)))
     };
 };
 
@@ -488,6 +490,11 @@ fn pairs(text: &str, implied: &'static str) -> Result<Vec<(String, String)>, Qmp
 fn dumped(arguments: &mut Arguments<'_>) -> Result<(Format, u64), String> {
     let format = arguments.format()?.unwrap_or(Format { count: 1, shown: 'x', size: None });
     Ok((format, arguments.expression()?))
+}
+
+/// The width of the code that the current processor executes.
+fn code_bits(context: &Context<'_>) -> u8 {
+    context.cpu_state(context.cpu.get()).map_or(32, |state| Mode::of(&state).code_bits)
 }
 
 fn port_size(format: Option<Format>) -> u8 {

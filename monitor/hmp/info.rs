@@ -190,7 +190,9 @@ fn registers(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
     };
     let dump = |index| {
         let state = context.cpu_state(index);
-        let text = state.map(|state| Dump(&state).to_string()).unwrap_or_default();
+        let text = state
+            .map(|state| Dump::new(&state).floating_point(true).to_string())
+            .unwrap_or_default();
         format!("\nCPU#{index}\n{text}")
     };
     Ok(which.map(dump).collect())

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use base::memory::{AddressSpace, LookupKind};
+use cpu::disassembly::{MAX_LEN, disassemble};
 use cpu::state::CpuState;
 
 use super::words::Format;
@@ -94,10 +95,39 @@ pub(super) fn register(state: &CpuState, name: &str) -> Option<u64> {
     }
 }
 
-/// The content of memory from `address`, line by line. `read` tells whether it could.
-pub(super) fn dump(read: &dyn Fn(u64, &mut [u8]) -> bool, address: u64, format: Format) -> String {
+/// Instructions from `address`, for code of so many bits, up to what cannot be read.
+fn instructions(
+    read: &dyn Fn(u64, &mut [u8]) -> bool,
+    mut address: u64,
+    count: u64,
+    bits: u8,
+) -> String {
+    let mut text = String::new();
+    for _ in 0..count.min(MAX_BYTES / MAX_LEN as u64) {
+        let mut code = [0; MAX_LEN];
+        // The last instruction before memory ends is shorter.
+        let readable = (1..=MAX_LEN).rev().find(|len| read(address, &mut code[..*len]));
+        let Some(readable) = readable else {
+            let _ = writeln!(text, "0x{address:08x}: unable to read memory");
+            break;
+        };
+        let (line, len) = disassemble(&code[..readable], address, bits, 1);
+        text += &line;
+        address = address.wrapping_add(len as u64);
+    }
+    text
+}
+
+/// The content of memory from `address`, line by line, code being of so many bits. `read` tells
+/// whether it could.
+pub(super) fn dump(
+    read: &dyn Fn(u64, &mut [u8]) -> bool,
+    address: u64,
+    format: Format,
+    bits: u8,
+) -> String {
     if format.shown == 'i' {
-        return "instructions cannot be shown yet\n".into();
+        return instructions(read, address, format.count, bits);
     }
     let size = if format.shown == 'c' { 1 } else { format.size.unwrap_or(4) };
     let total = format.count.saturating_mul(size.into()).min(MAX_BYTES);
@@ -153,7 +183,7 @@ mod tests {
     fn shown(count: u64, shown: char, size: u8) -> String {
         let memory = memory();
         let read = |at, bytes: &mut [u8]| read_physical(&memory, at, bytes);
-        dump(&read, 0, Format { count, shown, size: Some(size) })
+        dump(&read, 0, Format { count, shown, size: Some(size) }, 16)
     }
 
     #[test]
@@ -179,7 +209,7 @@ mod tests {
     fn what_is_not_there_is_said() {
         let format = Format { count: 2, shown: 'x', size: Some(4) };
         let memory = memory();
-        let text = dump(&|at, bytes| read_physical(&memory, at, bytes), 4092, format);
+        let text = dump(&|at, bytes| read_physical(&memory, at, bytes), 4092, format, 16);
         assert_eq!(text, "0000000000000ffc: 0x00000000 Cannot access memory\n");
     }
 }

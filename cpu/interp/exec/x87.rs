@@ -38,15 +38,18 @@ fn wait(cpu: &mut Cpu) -> Result<(), Trap> {
 }
 
 /// Reports a pending exception: as #MF or, without CR0.NE, by FERR#. What comes of that is an
-/// interrupt like any other; the instruction goes on, as if IGNNE# were asserted.
+/// interrupt like any other; the instruction goes on, as if IGNNE# were asserted, and so do all that
+/// follow until the exception is cleared.
 fn report_pending(cpu: &mut Cpu) -> Result<(), Trap> {
-    if cpu.state.x87.pending() {
-        if cpu.state.cr0 & cr0::NE != 0 {
-            return Err(cpu.raise(vector::MF, None));
-        }
+    let pending = cpu.state.x87.pending();
+    if pending && cpu.state.cr0 & cr0::NE != 0 {
+        return Err(cpu.raise(vector::MF, None));
+    }
+    if pending && !cpu.fpu_error_told {
         cpu.bus.fpu_error.raise();
         cpu.exit_block = true;
     }
+    cpu.fpu_error_told = pending;
     Ok(())
 }
 

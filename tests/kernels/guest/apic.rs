@@ -379,6 +379,12 @@ fn modes() {
     check_eq!(fault_of(|| rdmsr_quiet(0x802)), (GP, 0), "no x2APIC registers in xAPIC mode");
     wrmsr(msr::APIC_BASE, base & !ENABLED);
     check_eq!(cpu::cpuid(1, 0)[3] >> 9 & 1, 0, "CPUID shows no APIC when it is disabled");
+    check_eq!(read(reg::VERSION), !0, "its page shows nothing then");
+    write(reg::TPR, 0x50);
+    check_eq!((read(reg::TPR), cr8()), (!0, 0), "and takes nothing");
+    set_cr8(9);
+    check_eq!(cr8(), 9, "CR8 is there all the same");
+    set_cr8(0);
     check_eq!(
         fault_of(|| wrmsr(msr::APIC_BASE, base & !ENABLED | X2)),
         (GP, 0),
@@ -438,6 +444,7 @@ fn modes() {
     ] {
         check_eq!(fault_of(|| wrmsr(x2(number), value)), (GP, 0), "x2APIC: {name}");
     }
+    x2_registers();
     for (name, number) in
         [("DFR", reg::DFR), ("ICR2", reg::ICR2), ("EOI", reg::EOI), ("self IPI", reg::SELF_IPI)]
     {
@@ -455,6 +462,49 @@ fn modes() {
     check_eq!(rdmsr(msr::APIC_BASE), base, "by way of disabled");
     check_eq!(read(reg::ID) >> 24, id, "the page is back");
     let _ = (FINE, flag::IF);
+}
+
+/// Every number that an x2APIC register could have (SDM vol. 3, table 12-6).
+fn x2_registers() {
+    const READABLE: &[(u32, u32)] = &[
+        (0x02, 0x03),
+        (0x08, 0x08),
+        (0x0a, 0x0a),
+        (0x0d, 0x0d),
+        (0x0f, 0x28),
+        (0x30, 0x30),
+        (0x32, 0x39),
+        (0x3e, 0x3e),
+    ];
+    const WRITABLE: &[(u32, u32)] = &[
+        (0x08, 0x08),
+        (0x0b, 0x0b),
+        (0x0f, 0x0f),
+        (0x28, 0x28),
+        (0x30, 0x30),
+        (0x32, 0x38),
+        (0x3e, 0x3f),
+    ];
+    let among = |ranges: &[(u32, u32)], n| ranges.iter().any(|(from, to)| (*from..=*to).contains(&n));
+    let mut wrong = [!0; 2];
+    for n in 0..0x100 {
+        // Corrected machine checks have an entry of their own on some processors.
+        if n == 0x2f {
+            continue;
+        }
+        let number = 0x800 + n;
+        let readable = fault_of(|| rdmsr_quiet(number)) == FINE;
+        if readable != among(READABLE, n) {
+            wrong[0] = n;
+        }
+        // Reserved in all of them but the ICR.
+        let upper = fault_of(|| wrmsr(number, 1 << 40)) == FINE;
+        if n != 0x30 && upper || !among(WRITABLE, n) && fault_of(|| wrmsr(number, 0)) == FINE {
+            wrong[1] = n;
+        }
+    }
+    check_eq!(wrong[0], !0, "x2APIC: what can be read");
+    check_eq!(wrong[1], !0, "x2APIC: what can be written");
 }
 
 /// RDMSR whose value does not matter.

@@ -2,8 +2,9 @@
 //! interrupts. Its inputs are moved through pc-testdev.
 
 use crate::apic::{self, breathe, read, reg, write};
-use crate::cpu::{inb, outb};
+use crate::cpu::{self, inb, outb};
 use crate::trap::{Frame, set_handler};
+use core::arch::asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 const BASE: u64 = 0xfec0_0000;
@@ -76,6 +77,7 @@ pub fn run() {
     edges(id);
     levels(id);
     destinations(id);
+    coprocessor(id);
     set_entry(A, MASKED);
     set_entry(B, MASKED);
 }
@@ -220,4 +222,32 @@ fn destinations(id: u64) {
     write(reg::TPR, 0);
     check_eq!(seen(), VECTOR, "and let in");
     write(reg::LDR, 0);
+}
+
+/// The way of the PC/AT: with CR0.NE clear, errors of the floating-point unit are an interrupt on
+/// input 13, and a write to port 0xf0 makes it ignore them (SDM vol. 1, appendix D).
+fn coprocessor(id: u64) {
+    const INPUT: u8 = 13;
+    set_handler(
+        0x7d,
+        Some(|frame| {
+            came(frame);
+            outb(0xf0, 0);
+        }),
+    );
+    set_entry(INPUT, id | 0x7d);
+    let old = cpu::cr0();
+    cpu::set_cr0(old & !cpu::cr0::NE);
+    let control: u16 = 0x37b;
+    unsafe {
+        asm!("fninit", "fldcw [{}]", "fld1", "fldz", "fdivp st(1), st", in(reg) &control);
+        check_eq!(seen(), 0, "a floating-point error waits for the next instruction");
+        asm!("sti", "fwait", "nop", "nop", "cli");
+        check_eq!(CAME.swap(0, SeqCst), 0x7d, "and is an interrupt then");
+        asm!("sti", "fwait", "nop", "fld1", "nop", "cli");
+        check_eq!(seen(), 0, "that is ignored from then on");
+        asm!("fnclex", "fninit");
+    }
+    cpu::set_cr0(old);
+    set_entry(INPUT, MASKED);
 }

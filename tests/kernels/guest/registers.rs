@@ -86,6 +86,17 @@ pub fn msrs() {
     for bank in 0..banks as u32 {
         let at = 0x400 + 4 * bank;
         check_eq!(fault_of(|| wrmsr(at + 1, 0)), FINE, "MC{bank}_STATUS can be cleared");
+        check_eq!(fault_of(|| wrmsr(at + 1, 1)), (GP, 0), "a status takes nothing but zero: MC{bank}");
+        for value in [0, u64::MAX] {
+            wrmsr(at, value);
+            check_eq!(rdmsr(at), value, "MC{bank}_CTL holds {value:#x}");
+        }
+        for (register, name) in [(2, "ADDR"), (3, "MISC")] {
+            for value in [0, 0xdead_beef] {
+                wrmsr(at + register, value);
+                check_eq!(rdmsr(at + register), value, "MC{bank}_{name} holds {value:#x}");
+            }
+        }
     }
     check_eq!(fault_of(|| rdmsr_quiet(0x400 + 4 * banks as u32)), (GP, 0), "a bank too many");
 }

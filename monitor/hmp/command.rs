@@ -347,7 +347,7 @@ const COMMANDS: &[Command] = commands! {
         let Some(memory) = context.virtual_memory(context.cpu.get()) else {
             return Ok("Can not dump without CPU\n".into());
         };
-        let bits = code_bits(&context);
+        let bits = code_bits(context);
         Ok(memory::dump(&|at, bytes| memory.read(at, bytes).is_ok(), address, format, bits))
     };
     "xp" "/fmt addr" "show physical memory" |target, arguments| {
@@ -356,7 +356,7 @@ const COMMANDS: &[Command] = commands! {
             Some(board) => memory::read_physical(board.memory(), at, bytes),
             None => false,
         };
-        Ok(memory::dump(&read, address, format, code_bits(&target)))
+        Ok(memory::dump(&read, address, format, code_bits(target)))
     };
 };
 

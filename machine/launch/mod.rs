@@ -100,6 +100,8 @@ pub fn launch(
     if by_test {
         host.clocks.step_by_hand();
     }
+    // Before the first thread, which the graph starts.
+    base::memory::announce_barriers();
     let graph = Graph::new(Arc::new(Pool::new())).map_err(fault)?;
     let vm = Vm::new(&host.clocks, &host.main_loop, graph, config.actions);
     let escape = Arc::new(Escape(Arc::downgrade(&vm)));

@@ -8,11 +8,17 @@ use crate::open::full_backing_name;
 
 /// `ImageInfo` of a node; with `chain` also of what backs it.
 pub fn image(node: &Node, chain: bool) -> Result<Map<String, Value>> {
-    let driver = node.driver();
     let mut info = Map::new();
     if let Some(backing) = node.child(Role::Backing).filter(|_| chain) {
         info.insert("backing-image".into(), image(backing, true)?.into());
     }
+    add_own(&mut info, node)?;
+    Ok(info)
+}
+
+/// Adds what `ImageInfo` has of the node itself, without those below it.
+pub(crate) fn add_own(info: &mut Map<String, Value>, node: &Node) -> Result<()> {
+    let driver = node.driver();
     let backing = driver.backing_name();
     if let Some((_, Some(format))) = &backing {
         info.insert("backing-filename-format".into(), json!(format));
@@ -35,7 +41,7 @@ pub fn image(node: &Node, chain: bool) -> Result<Map<String, Value>> {
         info.insert("backing-filename".into(), json!(name));
     }
     info.insert("dirty-flag".into(), json!(driver.is_dirty()));
-    Ok(info)
+    Ok(())
 }
 
 /// How many backing files there are below a node.

@@ -70,36 +70,13 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
 
 /// `ImageInfo` of a node and its file.
 fn describe(node: &Node) -> Result<Value> {
-    let driver = node.driver();
     let mut info = Map::new();
     let mut children = Vec::new();
     for (role, child) in shown_children(node) {
         children.push(json!({ "name": role.name(), "info": describe(child)? }));
     }
     info.insert("children".into(), children.into());
-    let backing = driver.backing_name();
-    if let Some((_, Some(format))) = &backing {
-        info.insert("backing-filename-format".into(), json!(format));
-    }
-    info.insert("virtual-size".into(), json!(node.len()?));
-    info.insert("filename".into(), json!(node.filename()));
-    if let Some(size) = driver.cluster_size() {
-        info.insert("cluster-size".into(), json!(size));
-    }
-    info.insert("format".into(), json!(driver.name()));
-    if let Some(size) = driver.allocated_size()? {
-        info.insert("actual-size".into(), json!(size));
-    }
-    if let Some(data) = driver.specific_info() {
-        let specific = json!({ "type": driver.name(), "data": data });
-        info.insert("format-specific".into(), specific);
-    }
-    if let Some((name, _)) = backing {
-        let full = full_backing_name(node.filename(), &name);
-        info.insert("full-backing-filename".into(), json!(full));
-        info.insert("backing-filename".into(), json!(name));
-    }
-    info.insert("dirty-flag".into(), json!(driver.is_dirty()));
+    crate::info::add_own(&mut info, node)?;
     Ok(Value::Object(info))
 }
 

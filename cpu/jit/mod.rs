@@ -499,10 +499,11 @@ impl Cpu {
             translator.thunks.enter
         };
         let place = (&raw const *frame).cast::<u8>().wrapping_offset(BIAS as isize);
-        // SAFETY: the thunk has this signature, and keeps to the calling convention; the code is a
-        // block's beginning that was valid under the cache's lock, and is not reused while this
-        // processor has not seen a newer generation. It reaches the state through the frame only,
-        // which outlives the call.
+        // The code is a block's beginning that was valid under the cache's lock, and is not reused
+        // while this processor has not seen a newer generation.
+        // SAFETY: the thunk has this signature, and keeps to the calling convention; what it jumps to
+        // is code, as said above, and reaches the state through the frame only, which outlives the
+        // call.
         let status = unsafe {
             let thunk: extern "sysv64" fn(*const u8, usize) -> u64 = std::mem::transmute(thunk);
             thunk(place, entry.code)

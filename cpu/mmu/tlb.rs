@@ -296,10 +296,10 @@ pub(crate) struct Tlb {
     large: Set<(u64, u8)>,
 }
 
+#[allow(unsafe_code)]
 // SAFETY: the pointers in the entries lead to memory that may be accessed from any thread (guest
 // RAM and its page flags, kept alive by the views in `Mmu`); nothing in the table is bound to the
 // thread that filled it.
-#[allow(unsafe_code)]
 unsafe impl Send for Tlb {}
 
 impl Tlb {

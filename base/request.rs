@@ -24,6 +24,8 @@ pub enum Request {
     WatchdogExpired,
     /// The guest says that it has crashed and loads a crash kernel.
     CrashLoaded,
+    /// What ran in firmware's stead is done; the kernel is to start.
+    StartKernel,
 }
 
 /// What wakes a machine up.

@@ -55,6 +55,10 @@ pub trait Board: Send + Sync {
     /// Prepares the processors and memory for what is started after a reset, if that is not
     /// firmware. The processors are paused.
     fn enter(&self, vcpus: &Vcpus);
+    /// Starts the kernel that was prepared then. The processors are paused.
+    fn start_kernel(&self, vcpus: &Vcpus) {
+        let _ = vcpus;
+    }
 }
 
 /// Why a device cannot be added or removed now.
@@ -323,6 +327,17 @@ impl Vm {
             Request::Panicked => self.panicked(),
             Request::WatchdogExpired => self.watchdog_expired(),
             Request::CrashLoaded => self.tell(&VmEvent::GuestCrashLoaded),
+            Request::StartKernel => self.start_kernel(),
+        }
+    }
+
+    fn start_kernel(&self) {
+        if let Some(Parts { board, vcpus }) = self.parts.get() {
+            vcpus.pause();
+            board.start_kernel(vcpus);
+            if self.state().runs() {
+                vcpus.resume();
+            }
         }
     }
 

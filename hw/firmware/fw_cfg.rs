@@ -174,6 +174,14 @@ impl FwCfg {
         self.files.get(name).map(|file| file.data.as_slice())
     }
 
+    /// The content of the first file of a directory.
+    pub fn first_file_in(&self, directory: &str) -> Option<&[u8]> {
+        let inside =
+            |name: &str| name.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
+        let (_, file) = self.files.iter().find(|(name, _)| inside(name))?;
+        Some(&file.data)
+    }
+
     fn directory(&self) -> Vec<u8> {
         let mut bytes = (self.numbering.len() as u32).to_be_bytes().to_vec();
         for (number, name) in (item::FIRST_FILE..).zip(&self.numbering) {

@@ -218,7 +218,8 @@ pub fn load(request: &Request<'_>) -> Result<BootImage, BootError> {
         put(&mut page, field::CODE32_START, &(start as u32).to_le_bytes());
     }
     let entry = enter(way, start, setup_at, page, &mut writes);
-    Ok(BootImage { writes, clears: vec![], entry })
+    let screen_info = (way != Way::Real).then_some(low::PARAMETERS);
+    Ok(BootImage { writes, clears: vec![], screen_info, entry })
 }
 
 /// Hands over the parameters in the way that the entry wants them.

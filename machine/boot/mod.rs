@@ -9,6 +9,7 @@ mod linux;
 pub mod mtrr;
 pub mod multiboot;
 mod pvh;
+pub mod starter;
 pub mod tables;
 
 use hw::firmware::e820::Entry;
@@ -120,6 +121,8 @@ pub struct BootImage {
     pub writes: Vec<(u64, Vec<u8>)>,
     /// Ranges to clear first: address and length.
     pub clears: Vec<(u64, u64)>,
+    /// Where Linux finds what is on the screen.
+    pub screen_info: Option<u64>,
     /// State of the first CPU.
     pub entry: CpuEntry,
 }

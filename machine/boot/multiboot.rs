@@ -127,7 +127,7 @@ pub fn load(request: &Request<'_>, header: &Header) -> Result<BootImage, BootErr
     let mut entry = entry::protected32(rip, &mut parts.writes);
     entry.gprs[RAX] = LOADER_MAGIC;
     entry.gprs[RBX] = low::PARAMETERS;
-    Ok(BootImage { writes: parts.writes, clears: parts.clears, entry })
+    Ok(BootImage { writes: parts.writes, clears: parts.clears, screen_info: None, entry })
 }
 
 /// The information structure; fields by their offset.

@@ -146,5 +146,5 @@ pub fn load(request: &Request<'_>) -> Result<BootImage, BootError> {
 
     let mut entry = entry::protected32(rip, &mut parts.writes);
     entry.gprs[RBX] = low::PARAMETERS;
-    Ok(BootImage { writes: parts.writes, clears: parts.clears, entry })
+    Ok(BootImage { writes: parts.writes, clears: parts.clears, screen_info: None, entry })
 }

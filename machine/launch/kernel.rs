@@ -9,9 +9,11 @@ use hw::firmware::mptable::Processor;
 use hw::firmware::smbios::SmbiosFiles;
 use parking_lot::Mutex;
 
+use super::handover::{self, Handover};
 use super::processors::Processors;
 use crate::boot::entry::{self, CpuEntry, Segment as EntrySegment};
-use crate::boot::tables::{self, Inputs};
+use crate::boot::starter::{self, Screen};
+use crate::boot::tables::{self, Inputs, Placed};
 use crate::boot::{self, BootImage, Module, mtrr, multiboot};
 use crate::config::{ConfigError, KernelConfig};
 use crate::pc::board::Pc;
@@ -30,6 +32,14 @@ pub(super) struct Kernel {
     phys_bits: u32,
     /// Where the operating system says how it wants to be woken; known once the tables are placed.
     facs: Mutex<Option<u64>>,
+    /// What goes into memory when the display has been set up.
+    prepared: Mutex<Option<Prepared>>,
+}
+
+/// A kernel that can start, and what firmware would have left for it.
+struct Prepared {
+    tables: Placed,
+    image: BootImage,
 }
 
 /// Offset of the waking vector in the FACS (ACPI 6.5, table 5.12).
@@ -78,19 +88,31 @@ impl Kernel {
             long_mode: processors.long_mode(),
             phys_bits: processors.model.phys_bits(),
             facs: Mutex::default(),
+            prepared: Mutex::default(),
         }))
     }
 
-    /// Does firmware's work, puts the kernel into memory, and the first processor at its entry.
+    /// Does firmware's work and has the display set up by its ROM; the kernel starts after that.
     fn enter(&self, pc: &Pc, about: &Tables, vcpus: &Vcpus) -> Result<(), boot::BootError> {
         setup::set_up(pc);
+        *self.prepared.lock() = Some(self.prepare(pc, about)?);
+        leave_smm_handler(pc);
+        self.prepare_processors(pc, vcpus);
+        setup::open_roms(pc);
+        let (writes, entry) = starter::prepare(handover::display_rom(pc).as_ref());
+        writes.iter().for_each(|(at, bytes)| pc.map.ram.write(*at, bytes));
+        start(vcpus, entry);
+        Ok(())
+    }
+
+    fn prepare(&self, pc: &Pc, about: &Tables) -> Result<Prepared, boot::BootError> {
         let present = about.description.cpus.iter().filter(|cpu| cpu.present);
         let processors: Vec<_> = present
             .enumerate()
             .map(|(n, cpu)| Processor { apic_id: cpu.apic_id, boot: n == 0 })
             .collect();
         let below_4g = about.description.memory.0;
-        let placed = tables::place(&Inputs {
+        let tables = tables::place(&Inputs {
             acpi: about.acpi.as_ref(),
             smbios: Some(&about.smbios_of_kernel),
             processors: &processors,
@@ -103,19 +125,28 @@ impl Kernel {
             kernel: &self.image,
             command_line: &self.command_line,
             modules: &self.modules,
-            memory_map: &about.description.map_for_kernel(placed.reserved_top),
-            usable_below_4g: below_4g - placed.reserved_top,
-            rsdp: placed.rsdp,
+            memory_map: &about.description.map_for_kernel(tables.reserved_top),
+            usable_below_4g: below_4g - tables.reserved_top,
+            rsdp: tables.rsdp,
             device_tree: self.device_tree.as_deref(),
             random_seed: None,
             long_mode: self.long_mode,
         })?;
-        store(pc, &placed.writes, &image);
-        *self.facs.lock() = placed.facs;
-        leave_smm_handler(pc);
-        self.prepare_processors(pc, vcpus);
+        Ok(Prepared { tables, image })
+    }
+
+    /// Puts the kernel into memory and the first processor at its entry.
+    fn start(&self, pc: &Pc, vcpus: &Vcpus) {
+        let Some(Prepared { tables, image }) = self.prepared.lock().take() else { return };
+        setup::close_roms(pc);
+        store(pc, &tables.writes, &image);
+        let mut bios_data = [0; Screen::BIOS_DATA_END];
+        pc.map.ram.read(0, &mut bios_data);
+        if let (Some(screen), Some(at)) = (Screen::read(&bios_data), image.screen_info) {
+            pc.map.ram.write(at, &screen.for_linux());
+        }
+        *self.facs.lock() = tables.facs;
         start(vcpus, image.entry);
-        Ok(())
     }
 
     /// Goes on where the operating system wants to after suspend to RAM, as firmware would.
@@ -197,6 +228,7 @@ fn segment(from: &EntrySegment) -> Segment {
 
 /// Puts a processor into the state that the kernel expects.
 fn apply(entry: &CpuEntry, state: &mut CpuState) {
+    state.halted = false;
     state.regs[..16].copy_from_slice(&entry.gprs);
     state.rip = entry.rip;
     state.flags.set(entry.rflags);
@@ -216,6 +248,8 @@ fn apply(entry: &CpuEntry, state: &mut CpuState) {
 /// What runs after a reset: a kernel, or firmware that starts by itself.
 pub(super) struct Start {
     pub kernel: Option<Kernel>,
+    /// When the kernel's turn has come.
+    pub handover: Handover,
     pub tables: Tables,
     /// Why the kernel could not be placed, for the program to report.
     pub failure: Arc<Mutex<Option<ConfigError>>>,
@@ -223,10 +257,17 @@ pub(super) struct Start {
 
 impl Start {
     pub fn enter(&self, pc: &Pc, vcpus: &Vcpus) {
-        if let Some(kernel) = &self.kernel
-            && let Err(error) = kernel.enter(pc, &self.tables, vcpus)
-        {
+        let Some(kernel) = &self.kernel else { return };
+        self.handover.open();
+        if let Err(error) = kernel.enter(pc, &self.tables, vcpus) {
             *self.failure.lock() = Some(ConfigError::new(error.to_string()));
+        }
+    }
+
+    /// The display has been set up.
+    pub fn start_kernel(&self, pc: &Pc, vcpus: &Vcpus) {
+        if let Some(kernel) = self.kernel.as_ref().filter(|_| self.handover.take()) {
+            kernel.start(pc, vcpus);
         }
     }
 

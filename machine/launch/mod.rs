@@ -10,6 +10,7 @@ mod devices;
 mod drives;
 mod firmware;
 mod globals;
+mod handover;
 mod hotplug;
 mod kernel;
 mod kernel_chips;

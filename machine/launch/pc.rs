@@ -27,6 +27,7 @@ use super::accelerator::{Accelerator, Surroundings};
 use super::characters::Characters;
 use super::chips::{self, Board as Chipset};
 use super::devices::{BoardDrive, Equipment, Means};
+use super::handover::Handover;
 use super::hotplug::Devices;
 use super::kernel::{Kernel, Start, Tables};
 use super::memory;
@@ -129,6 +130,9 @@ impl Board for PcMachine {
     }
     fn enter(&self, vcpus: &Vcpus) {
         self.start.enter(&self.pc, vcpus);
+    }
+    fn start_kernel(&self, vcpus: &Vcpus) {
+        self.start.start_kernel(&self.pc, vcpus);
     }
 }
 
@@ -345,7 +349,8 @@ pub(super) fn build(
         options::add_files(config, &facts, &mut fw_cfg)?;
     }
     let kernel = Kernel::read(&config.kernel, &processors)?;
-    let start = Start { kernel, tables, failure: failure.clone() };
+    let handover = Handover::create(&pc, vm.request_sink());
+    let start = Start { kernel, handover, tables, failure: failure.clone() };
     let vcpus = processors::start(wired.engines, vm, wired.names)?;
     let later_boots = config.boot.once.is_some().then(|| LaterBoots {
         order: usual_order,

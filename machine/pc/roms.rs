@@ -30,6 +30,11 @@ pub fn file_name(path: &str, display: bool) -> String {
     format!("{directory}/{name}")
 }
 
+/// The display's ROM that firmware would run first.
+pub fn first_display(fw_cfg: &FwCfg) -> Option<&[u8]> {
+    fw_cfg.first_file_in(DISPLAYS)
+}
+
 /// Where the PCI bus has its ROMs from, and leaves those without a BAR.
 pub(super) struct OptionRoms {
     pub files: DataFiles,

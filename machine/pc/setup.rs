@@ -21,14 +21,9 @@ const LEVEL_TRIGGERED: u8 = 1 << (10 - 8) | 1 << (11 - 8);
 type Writes = &'static [(usize, u8, u32)];
 
 /// The BIOS area read-only, the parts behind it writable for the kernel's use; SMRAM closed.
-const HOST_BRIDGE: Writes = &[
-    (0x57, 1, 0x40),
-    (0x59, 1, 0x10),
-    (0x5a, 4, 0x1111_1111),
-    (0x5e, 1, 0x31),
-    (0x5f, 1, 0x33),
-    (0x72, 1, 0x0a),
-];
+/// The area of option ROMs comes last.
+const HOST_BRIDGE: Writes =
+    &[(0x57, 1, 0x40), (0x59, 1, 0x10), (0x5e, 1, 0x31), (0x5f, 1, 0x33), (0x72, 1, 0x0a)];
 /// PM registers at 600h, SMI on APM commands, SMBus host at 700h.
 const POWER_MANAGEMENT: Writes = &[
     (reg::INTERRUPT_LINE, 1, 9),
@@ -149,4 +144,23 @@ pub fn set_up(pc: &Pc) {
     pc.map.ports.read_uint(i8042::DATA_PORT, 1);
     out(i8042::COMMAND_PORT, i8042::WRITE_MODE);
     out(i8042::DATA_PORT, KEYBOARD_MODE);
+}
+
+/// Memory attributes of the area of option ROMs.
+const ROM_ATTRIBUTES: usize = 0x5a;
+
+/// RAM takes the place of option ROMs, for them to be copied into and to set themselves up.
+pub fn open_roms(pc: &Pc) {
+    set_rom_attributes(pc, 0x3333_3333);
+}
+
+/// Option ROMs are read-only from now on.
+pub fn close_roms(pc: &Pc) {
+    set_rom_attributes(pc, 0x1111_1111);
+}
+
+fn set_rom_attributes(pc: &Pc, attributes: u32) {
+    if let Some(bridge) = pc.pci.function(0) {
+        bridge.config_write(ROM_ATTRIBUTES, 4, attributes);
+    }
 }

@@ -1,0 +1,165 @@
+//! All heads of a machine, and the thread that refreshes them.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::{Adapter, Console, Place};
+
+/// Between frames while something changes.
+const QUICK: Duration = Duration::from_millis(16);
+/// Between looks while nothing does.
+const SLOW: Duration = Duration::from_millis(250);
+/// How many looks in vain there are before they become rarer.
+const PATIENCE: u32 = 60;
+
+/// When the next frame is due.
+#[derive(Default)]
+pub(crate) struct Pace {
+    hurried: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Pace {
+    /// Something is likely to change, or somebody to look.
+    pub(crate) fn nudge(&self) {
+        *self.hurried.lock() = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for a nudge; says whether there was one.
+    fn wait(&self, limit: Option<Duration>) -> bool {
+        let mut hurried = self.hurried.lock();
+        if !*hurried {
+            match limit {
+                Some(limit) => {
+                    self.changed.wait_for(&mut hurried, limit);
+                }
+                None => self.changed.wait(&mut hurried),
+            }
+        }
+        std::mem::take(&mut hurried)
+    }
+}
+
+/// All heads of a machine, in order.
+#[derive(Default)]
+pub struct Consoles {
+    list: RwLock<Vec<Arc<Console>>>,
+    pace: Arc<Pace>,
+}
+
+impl Consoles {
+    /// None yet, and the thread that will refresh them. It ends when the consoles are dropped.
+    pub fn new() -> std::io::Result<Arc<Self>> {
+        let consoles = Arc::new(Consoles::default());
+        let (weak, pace) = (Arc::downgrade(&consoles), consoles.pace.clone());
+        base::thread::builder("display").spawn(move || serve(&weak, &pace))?;
+        Ok(consoles)
+    }
+
+    /// Adds a head.
+    pub fn add(&self, label: &str, place: Place, adapter: Arc<dyn Adapter>) -> Arc<Console> {
+        let mut list = self.list.write();
+        let console = Console::new(list.len(), label, place, adapter, self.pace.clone());
+        list.push(console.clone());
+        console
+    }
+
+    /// Takes the heads of a device away that was unplugged, by its path.
+    pub fn remove(&self, path: &str) {
+        self.list.write().retain(|console| console.place().path != path);
+    }
+
+    /// All heads.
+    pub fn all(&self) -> Vec<Arc<Console>> {
+        self.list.read().clone()
+    }
+
+    /// The head that people see first.
+    pub fn first(&self) -> Option<Arc<Console>> {
+        self.list.read().first().cloned()
+    }
+
+    /// The head of a device, by id or path.
+    pub fn of_device(&self, device: &str, head: u32) -> Option<Arc<Console>> {
+        let is = |place: &Place| {
+            (place.device.as_deref() == Some(device) || place.path == device) && place.head == head
+        };
+        self.list.read().iter().find(|console| is(console.place())).cloned()
+    }
+
+    /// Says that something is likely to change soon (somebody typed), or that a viewer wants a frame:
+    /// the next frame comes quickly.
+    pub fn nudge(&self) {
+        self.pace.nudge();
+    }
+}
+
+impl Drop for Consoles {
+    fn drop(&mut self) {
+        self.pace.nudge();
+    }
+}
+
+fn serve(consoles: &Weak<Consoles>, pace: &Pace) {
+    let mut in_vain = 0;
+    loop {
+        let Some(all) = consoles.upgrade().map(|consoles| consoles.all()) else { return };
+        let mut wanted = false;
+        for console in all.iter().filter(|console| console.is_wanted()) {
+            wanted = true;
+            if console.refresh(false) {
+                in_vain = 0;
+            }
+        }
+        drop(all);
+        in_vain += 1;
+        let nudged = match (wanted, in_vain < PATIENCE) {
+            (false, _) => pace.wait(None),
+            (true, false) => pace.wait(Some(SLOW)),
+            (true, true) => {
+                // Whoever hurries now still gets no more frames than can be seen.
+                std::thread::sleep(QUICK);
+                false
+            }
+        };
+        if nudged {
+            in_vain = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::tests::{Lamp, Log};
+
+    #[test]
+    fn heads_are_found_by_device_and_number() {
+        let consoles = Consoles::default();
+        let place = |head| Place { device: Some("card".into()), path: "/card".into(), head };
+        consoles.add("zero", place(0), Arc::new(Lamp::default()));
+        consoles.add("one", place(1), Arc::new(Lamp::default()));
+        let found = consoles.of_device("card", 1).map(|console| console.index());
+        assert_eq!(found, Some(1));
+        assert!(consoles.of_device("/card", 0).is_some());
+        assert!(consoles.of_device("card", 2).is_none());
+        consoles.remove("/card");
+        assert!(consoles.first().is_none());
+    }
+
+    #[test]
+    fn who_looks_sees_what_changes() {
+        let consoles = Consoles::new().unwrap();
+        let lamp = Arc::new(Lamp::default());
+        let console = consoles.add("Lamp", Place::default(), lamp.clone());
+        let (log, told) = Log::new();
+        let _attachment = console.attach(log);
+        assert_eq!(told.iter().take(2).collect::<Vec<_>>(), ["2x2", "damaged 1"]);
+        lamp.switch(true);
+        assert_eq!(told.iter().next().as_deref(), Some("damaged 1"));
+        assert_eq!(console.surface().pixels(), [1; 4]);
+    }
+}

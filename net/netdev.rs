@@ -1,0 +1,112 @@
+//! The kinds of back ends: a table, from which `-netdev`, `netdev_add` and the help come.
+
+use std::sync::Arc;
+
+use base::chardev::Chardevs;
+use base::event_loop::LoopHandle;
+use base::options::{OptionError, check_id, json};
+use serde_json::{Map, Value};
+
+use crate::options::{self, Key, Values};
+use crate::{NetError, Netdev};
+
+/// What back ends need from their surroundings.
+#[derive(Clone)]
+pub struct Context {
+    /// The loop that serves them.
+    pub handle: LoopHandle,
+    /// For back ends that talk to character devices.
+    pub chardevs: Arc<Chardevs>,
+}
+
+/// A kind of back ends.
+pub struct NetdevKind {
+    /// The word in `type=`.
+    pub name: &'static str,
+    /// Its options besides `type` and `id`.
+    pub keys: &'static [Key],
+    /// Whether its keys may have dots in text, and every key needs its `=`.
+    pub dotted: bool,
+    /// Makes one of this id.
+    pub make: fn(&Context, &str, &Values) -> Result<Netdev, NetError>,
+}
+
+/// All kinds, in the order of `-netdev help`.
+pub const KINDS: &[&NetdevKind] = &[];
+
+/// Checks what was given against the keys of a kind.
+type CheckValues = fn(&[Key], &Map<String, Value>) -> Result<Values, NetError>;
+
+/// What `-netdev help` prints.
+pub fn help_text() -> String {
+    let mut text = String::from("Available netdev backend types:\n");
+    for kind in KINDS {
+        text.push_str(kind.name);
+        text.push('\n');
+    }
+    text
+}
+
+/// A back end to be made: its options are well-formed.
+#[derive(Clone)]
+pub struct NetdevSpec {
+    /// Its id.
+    pub id: String,
+    kind: &'static NetdevKind,
+    values: Values,
+}
+
+impl NetdevSpec {
+    /// From the argument of `-netdev`: `user,id=n0,restrict=on`, or JSON.
+    pub fn parse(text: &str) -> Result<NetdevSpec, NetError> {
+        if text.starts_with('{') {
+            return match json::parse(text).map_err(|error| NetError::failed(error.to_string()))? {
+                Value::Object(object) => Self::from_json(&object),
+                _ => Err(NetError::failed("JSON object expected")),
+            };
+        }
+        let first = text.split(',').find_map(|piece| match piece.split_once('=') {
+            Some(("type", word)) => Some(word),
+            None => Some(piece),
+            Some(_) => None,
+        });
+        let dotted = KINDS.iter().any(|kind| kind.dotted && Some(kind.name) == first);
+        Self::from_tree(&options::read_text(text, dotted)?)
+    }
+
+    /// From keys whose values are text, as [`options::read_text`] gives them (`-nic` adds and takes
+    /// away some).
+    pub fn from_tree(tree: &Map<String, Value>) -> Result<NetdevSpec, NetError> {
+        Self::with(tree, Values::from_text)
+    }
+
+    /// From the arguments of `netdev_add`.
+    pub fn from_json(object: &Map<String, Value>) -> Result<NetdevSpec, NetError> {
+        Self::with(object, Values::from_json)
+    }
+
+    fn with(given: &Map<String, Value>, values: CheckValues) -> Result<NetdevSpec, NetError> {
+        let mut own = given.clone();
+        let mut take = |name: &str| match own.remove(name) {
+            Some(Value::String(text)) => Ok(text),
+            Some(_) => Err(NetError::WrongType { name: name.into(), expected: "string" }),
+            None => Err(OptionError::Missing(name.into()).into()),
+        };
+        let kind = take("type")?;
+        let known = KINDS.iter().find(|known| known.name == kind).copied();
+        let kind = known.ok_or(NetError::NotAccepted { name: "type".into(), value: kind })?;
+        let id = take("id")?;
+        check_id(&id)?;
+        Ok(NetdevSpec { id, kind, values: values(kind.keys, &own)? })
+    }
+
+    /// The name of the type.
+    pub fn kind(&self) -> &'static str {
+        self.kind.name
+    }
+
+    /// Makes it.
+    pub fn make(&self, context: &Context) -> Result<Netdev, NetError> {
+        (self.kind.make)(context, &self.id, &self.values)
+    }
+}

@@ -25,6 +25,9 @@ pub enum NetError {
     /// A JSON member that is none of the type's.
     #[error("Parameter '{0}' is unexpected")]
     Unexpected(String),
+    /// There is a network of that id already (`-netdev` adds ` for netdev`).
+    #[error("Duplicate ID '{0}'")]
+    Duplicate(String),
     /// No network of that id.
     #[error("Device '{0}' not found")]
     NotFound(String),

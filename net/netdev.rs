@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use base::chardev::Chardevs;
+use base::clock::Clocks;
 use base::event_loop::LoopHandle;
 use base::options::{OptionError, check_id, json};
 use serde_json::{Map, Value};
@@ -15,6 +16,9 @@ use crate::{NetError, Netdev};
 pub struct Context {
     /// The loop that serves them.
     pub handle: LoopHandle,
+    /// The machine's clocks: what waits for the guest runs on the virtual one, which stands still
+    /// while the guest does.
+    pub clocks: Clocks,
     /// For back ends that talk to character devices.
     pub chardevs: Arc<Chardevs>,
 }

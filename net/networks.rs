@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use base::options::OptionError;
 use parking_lot::Mutex;
 
 use crate::{Backend, Cable, NetError};
@@ -71,5 +70,5 @@ impl Networks {
 }
 
 fn duplicate(id: &str) -> NetError {
-    OptionError::DuplicateId { id: id.into(), group: "netdev".into() }.into()
+    NetError::Duplicate(id.into())
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use base::clock::Clocks;
 use base::event_loop::{BottomHalf, LoopHandle};
+use base::input::Router;
 use base::memory::AddressSpace;
 use base::object::Object;
 use base::request::{Request, RequestSink, WakeReason};
@@ -106,6 +107,7 @@ pub struct Vm {
     clocks: Clocks,
     main_loop: LoopHandle,
     graph: Arc<Graph>,
+    input: Arc<Router>,
     parts: OnceLock<Parts>,
     /// The root of the object tree.
     objects: Arc<Object>,
@@ -138,6 +140,7 @@ impl Vm {
             clocks: clocks.clone(),
             main_loop: main_loop.clone(),
             graph: graph.clone(),
+            input: Router::new(clocks),
             parts: OnceLock::new(),
             objects,
             user_objects: UserObjects::new(user, graph),
@@ -186,6 +189,11 @@ impl Vm {
     /// The disks.
     pub fn graph(&self) -> &Arc<Graph> {
         &self.graph
+    }
+
+    /// The way from whoever types and points to the devices that tell the guest.
+    pub fn input(&self) -> &Arc<Router> {
+        &self.input
     }
 
     /// The operator's objects.
@@ -366,6 +374,7 @@ impl Vm {
         let was = std::mem::replace(&mut *self.state.lock(), state);
         let (old, new) = (was.name(), state.name());
         trace_event!(runstate_set, "current_run_state {old} new_state {new}");
+        self.input.set_running(state.runs());
         was
     }
 

@@ -1,6 +1,7 @@
 //! What monitors act upon.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use base::chardev::Chardevs;
 use base::fdset::FdSets;
@@ -27,6 +28,8 @@ pub struct Target {
     pub identity: Identity,
     /// What `query-command-line-options` tells.
     pub options: Vec<Value>,
+    /// Mouse buttons that the operator has pressed.
+    pub(crate) mouse_buttons: AtomicU64,
     pub(crate) listeners: Listeners,
 }
 
@@ -40,8 +43,15 @@ impl Target {
         options: Vec<Value>,
     ) -> Arc<Self> {
         let listeners = Listeners::default();
-        let target =
-            Arc::new(Target { vm: vm.clone(), chardevs, fd_sets, identity, options, listeners });
+        let target = Arc::new(Target {
+            vm: vm.clone(),
+            chardevs,
+            fd_sets,
+            identity,
+            options,
+            mouse_buttons: AtomicU64::new(0),
+            listeners,
+        });
         let me = Arc::downgrade(&target);
         vm.listen(Arc::new(move |event| {
             if let Some(target) = me.upgrade() {

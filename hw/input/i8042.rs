@@ -3,11 +3,13 @@
 //!
 //! Everything is answered at once, so that guests that probe never wait.
 
-use base::device::{self, Device, Shared};
-use base::input::{KeyCode, KeySink, PointerEvent, PointerSink};
+use std::sync::Arc;
+
+use base::device::{self, Device, Shared, WeakShared};
+use base::input::{InputEvent, InputSink, Kinds, Registration, Router};
 use base::irq::IrqLine;
 use base::memory::{AccessSizes, Region};
-use base::request::{Request, RequestSink};
+use base::request::{Request, RequestSink, WakeReason};
 use base::state::State;
 use base::trace_event;
 
@@ -136,6 +138,8 @@ pub struct I8042Wires {
 /// The controller.
 pub struct I8042 {
     wires: I8042Wires,
+    /// Ties of keyboard and mouse to whoever produces input.
+    inputs: Option<[Registration; 2]>,
     st: I8042State,
 }
 
@@ -152,10 +156,30 @@ pub struct I8042Parts {
 impl I8042 {
     /// The controller with its keyboard and mouse.
     pub fn create(wires: I8042Wires) -> I8042Parts {
-        let device = device::share(|_| I8042 { wires, st: I8042State::default() });
+        let device = device::share(|_| I8042 { wires, inputs: None, st: I8042State::default() });
         let data = device::region(&device, DATA, "i8042-data", 1, AccessSizes::BYTE);
         let command = device::region(&device, COMMAND, "i8042-cmd", 1, AccessSizes::BYTE);
         I8042Parts { device, data, command }
+    }
+
+    /// Takes what is typed and pointed at.
+    pub fn connect(device: &Shared<I8042>, router: &Arc<Router>) {
+        let sink = |take: fn(&mut I8042, &[InputEvent])| {
+            Arc::new(Input { controller: Arc::downgrade(device), take })
+        };
+        let keyboard = sink(|controller, events| {
+            for event in events {
+                if let InputEvent::Key(key, down) = *event {
+                    controller.st.keyboard.key(key, down);
+                }
+            }
+        });
+        let mouse = sink(|controller, events| controller.st.mouse.pointer(events));
+        let registrations = [
+            router.register("QEMU PS/2 Keyboard", Kinds::KEY, None, keyboard),
+            router.register("QEMU PS/2 Mouse", Kinds::BUTTON | Kinds::REL, None, mouse),
+        ];
+        device.lock().inputs = Some(registrations);
     }
 
     fn status(&self) -> u8 {
@@ -307,7 +331,12 @@ impl I8042 {
             None => {
                 self.st.mode &= !mode::KEYBOARD_DISABLED;
                 self.st.releasing = false;
+                let lit = self.st.keyboard.leds();
                 self.st.keyboard.receive(value);
+                let leds = self.st.keyboard.leds();
+                if let Some([keyboard, _]) = self.inputs.as_ref().filter(|_| leds != lit) {
+                    keyboard.set_leds(leds);
+                }
             }
         }
     }
@@ -351,22 +380,20 @@ impl Device for I8042 {
     }
 }
 
-/// The controller's keyboard and mouse, for whoever produces input.
-pub struct Ps2Inputs(pub Shared<I8042>);
-
-impl KeySink for Ps2Inputs {
-    fn key(&self, key: KeyCode, down: bool) {
-        let mut controller = self.0.lock();
-        controller.st.keyboard.key(key, down);
-        controller.update();
-    }
+/// One of the devices behind the controller, as whoever produces input sees it.
+struct Input {
+    controller: WeakShared<I8042>,
+    take: fn(&mut I8042, &[InputEvent]),
 }
 
-impl PointerSink for Ps2Inputs {
-    fn pointer(&self, events: &[PointerEvent]) {
-        let mut controller = self.0.lock();
-        controller.st.mouse.pointer(events);
+impl InputSink for Input {
+    fn input(&self, events: &[InputEvent]) {
+        let Some(controller) = self.controller.upgrade() else { return };
+        let mut controller = controller.lock();
+        (self.take)(&mut controller, events);
         controller.update();
+        // Somebody is there.
+        controller.wires.requests.send(Request::WakeUp(WakeReason::Operator));
     }
 }
 

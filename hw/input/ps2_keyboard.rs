@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use base::input::KeyCode;
+use base::input::{KeyCode, Leds};
 use base::state::{State, StateError};
 
 use super::scancodes::{self, Modifiers};
@@ -80,6 +80,12 @@ impl Ps2Keyboard {
             let bytes = scancodes::sequence(self.scan_code_set, key, down, modifiers);
             self.keys.extend(bytes.into_iter().take(room));
         }
+    }
+
+    /// The lights.
+    pub fn leds(&self) -> Leds {
+        let on = |bit: u8| self.leds & bit != 0;
+        Leds { scroll: on(1), num: on(2), caps: on(4) }
     }
 
     /// The host sends a byte.

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use base::input::{Button, PointerEvent};
+use base::input::{Axis, Button, InputEvent};
 use base::state::{State, StateError};
 
 /// Bytes of reports the mouse remembers; motion beyond adds up until there is room.
@@ -101,17 +101,16 @@ impl Ps2Mouse {
     }
 
     /// The mouse is moved or clicked.
-    pub fn pointer(&mut self, events: &[PointerEvent]) {
+    pub fn pointer(&mut self, events: &[InputEvent]) {
         if self.status & status::ENABLED == 0 || events.is_empty() {
             return;
         }
         for &event in events {
             match event {
-                PointerEvent::Move { dx, dy } => {
-                    self.dx = self.dx.saturating_add(dx);
-                    self.dy = self.dy.saturating_sub(dy);
-                }
-                PointerEvent::Button(button, down) => self.button(button, down),
+                InputEvent::Rel(Axis::X, dx) => self.dx = self.dx.saturating_add(dx),
+                InputEvent::Rel(Axis::Y, dy) => self.dy = self.dy.saturating_sub(dy),
+                InputEvent::Button(button, down) => self.button(button, down),
+                _ => {}
             }
         }
         if self.status & status::REMOTE == 0 {
@@ -132,6 +131,7 @@ impl Ps2Mouse {
             Button::WheelDown => return self.dz = self.dz.saturating_add(notch),
             Button::WheelLeft => return self.dw = self.dw.saturating_add(notch),
             Button::WheelRight => return self.dw = self.dw.saturating_sub(notch),
+            Button::Touch => return,
         };
         self.buttons = self.buttons & !(1 << bit) | u8::from(down) << bit;
     }
@@ -281,12 +281,12 @@ mod tests {
     }
 
     fn moves(mouse: &mut Ps2Mouse, dx: i32, dy: i32) -> Vec<u8> {
-        mouse.pointer(&[PointerEvent::Move { dx, dy }]);
+        mouse.pointer(&[InputEvent::Rel(Axis::X, dx), InputEvent::Rel(Axis::Y, dy)]);
         read(mouse)
     }
 
     fn presses(mouse: &mut Ps2Mouse, buttons: &[Button]) -> Vec<u8> {
-        let events: Vec<_> = buttons.iter().map(|&b| PointerEvent::Button(b, true)).collect();
+        let events: Vec<_> = buttons.iter().map(|&b| InputEvent::Button(b, true)).collect();
         mouse.pointer(&events);
         read(mouse)
     }
@@ -331,7 +331,7 @@ mod tests {
         let mut mouse = Ps2Mouse::default();
         answers(&mut mouse, &[0xf4]);
         for dx in 1..=12 {
-            mouse.pointer(&[PointerEvent::Move { dx, dy: 0 }]);
+            mouse.pointer(&[InputEvent::Rel(Axis::X, dx)]);
         }
         assert_eq!(read(&mut mouse), [8, 1, 0, 8, 2, 0, 8, 3, 0, 8, 4, 0, 8, 5, 0]);
         assert_eq!(moves(&mut mouse, 3, 0), [8, 0x42, 0]);

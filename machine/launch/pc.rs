@@ -16,6 +16,7 @@ use hw::acpi::cpu_hotplug::{CPU_HOTPLUG_PORT, PossibleCpu};
 use hw::acpi::pci_hotplug::PCI_HOTPLUG_PORT;
 use hw::firmware::acpi::{self, FloppyDrive, LegacyPort};
 use hw::firmware::smbios;
+use hw::input::I8042;
 use hw::misc::vmport::VmPort;
 use hw::pci::PciFunction;
 use hw::pci::piix4_pm::PmConfig;
@@ -260,6 +261,9 @@ pub(super) fn build(
     };
     let mut pc = Pc::new(map, &cfg, wires, &host.clocks).map_err(fault)?;
     wired.connect_pic(&pc.int_ack());
+    if let Some(keyboard) = &pc.keyboard {
+        I8042::connect(keyboard, vm.input());
+    }
     let apics = wired.apics();
     let described = tree::machine(machine, config, &props);
     let mut tree =

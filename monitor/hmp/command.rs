@@ -12,6 +12,7 @@ use machine::run_state::Cause;
 
 use super::block;
 use super::info::INFO;
+use super::input;
 use super::memory;
 use super::words::{Arguments, Format};
 use crate::qapi::QmpError;
@@ -212,6 +213,9 @@ const COMMANDS: &[Command] = commands! {
             Err(error) => refuse(&error.to_string()),
         }
     };
+    "mouse_button" "state" "press and release mouse buttons (1=L, 2=R, 4=M)" input::mouse_button;
+    "mouse_move" "dx dy [dz]" "move the mouse" input::mouse_move;
+    "mouse_set" "index" "choose the mouse that gets events" input::mouse_set;
     "nmi" "" "send every processor a non-maskable interrupt" |target, _| {
         target.inject_nmi()?;
         silence()
@@ -297,6 +301,8 @@ const COMMANDS: &[Command] = commands! {
         target.ring(device)?.ring_write(data.as_bytes());
         silence()
     };
+    "sendkey" "keys [hold_ms]" "press keys (for example ctrl-alt-f1), by default for 10 ms"
+        input::sendkey;
     "snapshot_blkdev" "[-n] device [new-image-file [format]]" "put an overlay over a disk"
         block::snapshot;
     "stop|s" "" "pause the guest" |target, _| {
@@ -525,6 +531,7 @@ fn argument_words(target: &Target, before: &[&str]) -> Vec<String> {
         ["trace-event"] | ["info", "trace-events"] => {
             base::trace::names().into_iter().map(Into::into).collect()
         }
+        ["sendkey"] => base::input::KeyCode::ALL.iter().map(|key| key.name().into()).collect(),
         ["trace-event", _] => ["off", "on"].map(Into::into).into(),
         ["watchdog_action"] => {
             OnWatchdog::ALL.iter().map(|action| action.as_str().into()).collect()

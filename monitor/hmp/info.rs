@@ -5,6 +5,7 @@ use machine::run_state::RunState;
 
 use super::block;
 use super::command::{Command, Context, Printed, commands, refuse, silence};
+use super::input;
 use super::tree;
 use super::words::Arguments;
 use crate::paging::{Page, entry};
@@ -58,6 +59,7 @@ pub(super) const INFO: &[Command] = commands! {
         let base = target.vm.inventory().map_or(0, |inventory| inventory.ram);
         Ok(format!("base memory: {base}\nplugged memory: 0\n"))
     };
+    "mice" "" "the mice, and which of them gets events" input::mice;
     "mtree" "[-f]" "the memory maps (-f: as they are seen)" |target, arguments| {
         let flat = arguments.flag('f').map_err(|option| format!("mtree: {option}"))?;
         arguments.end("mtree")?;

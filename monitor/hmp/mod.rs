@@ -3,6 +3,7 @@
 mod block;
 mod command;
 mod info;
+mod input;
 mod memory;
 mod readline;
 mod tree;

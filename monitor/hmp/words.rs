@@ -209,7 +209,10 @@ impl<'a> Arguments<'a> {
         let digits = &digits[..digits.len() - rest.len()];
         let value = match u64::from_str_radix(digits, radix) {
             Ok(value) => value,
-            Err(_) if digits.is_empty() => return Err("invalid char in expression".into()),
+            Err(_) if digits.is_empty() => {
+                let found = rest.chars().next().unwrap_or(' ');
+                return Err(format!("invalid char '{found}' in expression"));
+            }
             Err(_) => return Err("number too large".into()),
         };
         self.0 = rest;
@@ -236,7 +239,7 @@ mod tests {
             ("(1", Err("')' expected")),
             ("", Err("unexpected end of expression")),
             ("$foo", Err("unknown register")),
-            ("zz", Err("invalid char in expression")),
+            ("zz", Err("invalid char 'z' in expression")),
             ("99999999999999999999", Err("number too large")),
         ] {
             let value = Arguments(text).expression();

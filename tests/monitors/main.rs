@@ -2,6 +2,7 @@
 
 mod dialogue;
 mod events;
+mod input;
 mod prompt;
 mod python;
 mod reference;

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
-use base::input::{Button, KeyCode, KeySink, PointerEvent, PointerSink};
+use base::clock::Clocks;
+use base::input::{Axis, Button, KeyCode, Leds};
 use base::irq::{FnSink, IrqLine, IrqSink};
 use base::state::DynState;
 use parking_lot::Mutex;
@@ -14,6 +15,7 @@ struct Bed {
     device: Shared<I8042>,
     lines: Arc<Mutex<Vec<(u32, bool)>>>,
     requests: Arc<Mutex<Vec<Request>>>,
+    router: Arc<Router>,
 }
 
 fn bed() -> Bed {
@@ -28,12 +30,18 @@ fn bed() -> Bed {
         a20: line(A20_LINE),
         requests: RequestSink::new(move |request| asked.lock().push(request)),
     });
-    Bed { device: parts.device, lines, requests }
+    let router = Router::new(&Clocks::new());
+    router.set_running(true);
+    I8042::connect(&parts.device, &router);
+    Bed { device: parts.device, lines, requests, router }
 }
 
 impl Bed {
     fn command(&self, value: u8) {
         self.device.lock().write(COMMAND, 0, 1, value.into());
+    }
+    fn input(&self, events: &[InputEvent]) {
+        self.router.send(None, events);
     }
     fn data(&self, value: u8) {
         self.device.lock().write(DATA, 0, 1, value.into());
@@ -99,7 +107,7 @@ fn devices_are_disabled_and_enabled() {
         assert_eq!(bed.ask(0x20), mode, "{command:02x}");
     }
     bed.command(0xad);
-    Ps2Inputs(bed.device.clone()).key(KeyCode::A, true);
+    bed.input(&[InputEvent::Key(KeyCode::A, true)]);
     assert_eq!(bed.drain(), "");
     bed.data(0xf2);
     assert_eq!(bed.drain(), "fa ab 83 1c", "talking to the keyboard enables it");
@@ -179,7 +187,6 @@ fn interrupts_follow_the_command_byte() {
 #[test]
 fn translation_makes_set_1() {
     let bed = bed();
-    let keyboard = Ps2Inputs(bed.device.clone());
     bed.command(0x60);
     bed.data(0x43);
     for (key, codes) in [
@@ -189,8 +196,7 @@ fn translation_makes_set_1() {
         (KeyCode::Pause, "e1 1d 45 e1 9d c5"),
         (KeyCode::F7, "41 c1"),
     ] {
-        keyboard.key(key, true);
-        keyboard.key(key, false);
+        bed.input(&[InputEvent::Key(key, true), InputEvent::Key(key, false)]);
         assert_eq!(bed.drain(), codes, "{key:?}");
     }
     bed.data(0xf2);
@@ -200,15 +206,26 @@ fn translation_makes_set_1() {
 #[test]
 fn the_mouse_reports() {
     let bed = bed();
-    let mouse = Ps2Inputs(bed.device.clone());
     bed.command(0xd4);
     bed.data(0xf4);
     assert_eq!(bed.drain(), "mfa");
-    mouse.pointer(&[
-        PointerEvent::Move { dx: 1, dy: 2 },
-        PointerEvent::Button(Button::Middle, true),
+    bed.input(&[
+        InputEvent::Rel(Axis::X, 1),
+        InputEvent::Rel(Axis::Y, 2),
+        InputEvent::Button(Button::Middle, true),
     ]);
     assert_eq!(bed.drain(), "m2c m01 mfe");
+    assert_eq!(*bed.requests.lock(), [Request::WakeUp(WakeReason::Operator)]);
+}
+
+#[test]
+fn lights_are_told() {
+    let bed = bed();
+    for (leds, lit) in [(5, Leds { scroll: true, num: false, caps: true }), (0, Leds::default())] {
+        bed.data(0xed);
+        bed.data(leds);
+        assert_eq!(bed.router.leds(), lit);
+    }
 }
 
 #[test]
@@ -227,20 +244,19 @@ proptest! {
         accesses in prop::collection::vec((any::<bool>(), 0..3u32, any::<u8>()), 0..300),
     ) {
         let bed = bed();
-        let inputs = Ps2Inputs(bed.device.clone());
         for (write, target, value) in accesses {
             match (write, target) {
                 (true, 0..=1) => bed.device.lock().write(target, 0, 1, value.into()),
                 (true, _) => {
                     let key = KeyCode::ALL[usize::from(value) % KeyCode::ALL.len()];
-                    inputs.key(key, value & 1 == 0);
+                    bed.input(&[InputEvent::Key(key, value & 1 == 0)]);
                 }
                 (false, 0..=1) => {
                     bed.device.lock().read(target, 0, 1);
                 }
                 (false, _) => {
                     let dx = i32::from(value) * 5 - 600;
-                    inputs.pointer(&[PointerEvent::Move { dx, dy: -dx }]);
+                    bed.input(&[InputEvent::Rel(Axis::X, dx), InputEvent::Rel(Axis::Y, -dx)]);
                 }
             }
             prop_assert!(bed.status() & 0x18 == 0x18);

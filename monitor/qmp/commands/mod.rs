@@ -6,6 +6,7 @@ mod chardev;
 mod chardev_add;
 mod devices;
 mod fds;
+mod input;
 mod machine;
 mod memory;
 mod monitor;
@@ -72,6 +73,7 @@ commands! {
     "getfd" => fds::getfd,
     "human-monitor-command" => monitor::human_monitor_command,
     "inject-nmi" => machine::inject_nmi,
+    "input-send-event" => input::input_send_event,
     "job-dismiss" => block::job_dismiss,
     "memsave" => memory::memsave,
     "object-add" => objects::object_add,
@@ -104,6 +106,7 @@ commands! {
     "query-memdev" => memory::query_memdev,
     "query-memory-devices" => memory::query_devices,
     "query-memory-size-summary" => memory::query_size,
+    "query-mice" => input::query_mice,
     "query-name" => machine::query_name,
     "query-named-block-nodes" => block::query_named_block_nodes,
     "query-qmp-schema" => monitor::query_qmp_schema,
@@ -115,6 +118,7 @@ commands! {
     "remove-fd" => fds::remove_fd,
     "ringbuf-read" => chardev::ringbuf_read,
     "ringbuf-write" => chardev::ringbuf_write,
+    "send-key" => input::send_key,
     "set-action" => machine::set_action,
     "stop" => machine::stop,
     "system_powerdown" => machine::system_powerdown,

@@ -1,15 +1,15 @@
-//! The 8259 pair and the I/O APIC of the kernel: their registers, and their reset.
+//! The 8259 pair, the I/O APIC and the interval timer of the kernel: their registers, state and reset.
 #![allow(unsafe_code)]
 // Unsafe: the chips travel in a union, of which the bytes are read.
 
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip,
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip, kvm_pit_state2,
 };
 use kvm_ioctls::VmFd;
 
 use super::error::KvmError;
 use super::routes::PINS;
-use super::vm::KvmVm;
+use super::vm::{Irqchip, KvmVm};
 
 /// Registers of one of the 8259 pair.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,8 +130,49 @@ fn read_chip(fd: &VmFd, chip_id: u32) -> Result<kvm_irqchip, KvmError> {
     Ok(chip)
 }
 
-/// All the controllers as they are, for their reset.
-pub(super) fn read_all(fd: &VmFd) -> Result<Vec<kvm_irqchip>, KvmError> {
-    let all = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
-    all.into_iter().map(|chip| read_chip(fd, chip)).collect()
+/// All that the kernel's controllers and interval timer remember, in the kernel's form.
+#[derive(Clone, Default)]
+pub struct ChipState {
+    controllers: Vec<kvm_irqchip>,
+    pub(super) timer: Option<kvm_pit_state2>,
+}
+
+impl ChipState {
+    /// Reads what there is.
+    pub(super) fn read(fd: &VmFd, controllers: bool, timer: bool) -> Result<Self, KvmError> {
+        let all = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
+        let chosen = all.into_iter().filter(|_| controllers);
+        let controllers = chosen.map(|chip| read_chip(fd, chip)).collect::<Result<_, _>>()?;
+        let timer = timer.then(|| fd.get_pit2().map_err(KvmError::ioctl("KVM_GET_PIT2")));
+        Ok(ChipState { controllers, timer: timer.transpose()? })
+    }
+
+    /// Puts it back; a counter goes on from its initial value.
+    pub(super) fn write(&self, fd: &VmFd) -> Result<(), KvmError> {
+        for chip in &self.controllers {
+            fd.set_irqchip(chip).map_err(KvmError::ioctl("KVM_SET_IRQCHIP"))?;
+        }
+        match &self.timer {
+            Some(timer) => fd.set_pit2(timer).map_err(KvmError::ioctl("KVM_SET_PIT2")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl KvmVm {
+    /// The state of the kernel's 8259 pair, I/O APIC and interval timer. The processors must stand
+    /// still.
+    pub fn chips(&self) -> Result<ChipState, KvmError> {
+        ChipState::read(&self.fd, self.irqchip == Irqchip::Kernel, self.pit)
+    }
+
+    /// Restores such a state. The processors must stand still.
+    pub fn set_chips(&self, state: &ChipState) -> Result<(), KvmError> {
+        state.write(&self.fd)
+    }
+
+    /// Resets these chips. The processors must stand still.
+    pub fn reset_chips(&self) -> Result<(), KvmError> {
+        self.set_chips(&self.fresh_chips)
+    }
 }

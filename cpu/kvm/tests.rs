@@ -84,7 +84,7 @@ fn bed(irqchip: Irqchip, cpus: u32) -> Option<Bed> {
     let model: Arc<Model> = Arc::new(select("host", &support, topology).unwrap().model);
     let options = VmOptions {
         irqchip,
-        pit: false,
+        pit: irqchip == Irqchip::Kernel,
         pit_catches_up: true,
         host_sleep: false,
         max_vcpus: cpus as usize,
@@ -155,6 +155,7 @@ impl Bed {
             engine.with_state(&mut |state| {
                 state.seg[Seg::Cs as usize] = Segment { attr: 0x9b, ..Segment::real(0) };
                 state.rip = 0x1000;
+                state.halted = false;
                 state.regs[gpr::RSP] = 0x8000;
             });
         });
@@ -325,6 +326,39 @@ fn the_8259_outside_interrupts_an_apic_inside() {
         assert_eq!(bed.next(), (0, 1, 0x99));
         assert_eq!(bed.next(), (0, 1, 0x11));
     }
+}
+
+#[test]
+fn the_chips_of_the_kernel_are_saved_and_restored() {
+    let Some(bed) = bed(Irqchip::Kernel, 1) else { return };
+    // Programs the first 8259's mask and the timer's first channel: mode, count; then tells.
+    let program = |mask: u8, mode: u8, count: u8| {
+        let out = |port: u8, value: u8| [0xb0, value, 0xe6, port];
+        let code = [
+            out(0x21, mask),
+            out(0x43, 0x30 | mode << 1),
+            out(0x40, count),
+            out(0x40, 0x12),
+            out(0x10, mask),
+        ];
+        bed.start(&[&code.concat()[..], &[0xfa, 0xf4]].concat());
+        assert_eq!(bed.next(), (0, 1, mask.into()));
+        bed.vcpus.pause();
+    };
+    let seen = || {
+        let channel = bed.vm.chips().unwrap().timer.unwrap().channels[0];
+        (bed.vm.pic(true).unwrap().imr, channel.mode, channel.count)
+    };
+    let fresh = seen();
+    program(0x5a, 2, 0x34);
+    assert_eq!(seen(), (0x5a, 2, 0x1234));
+    let saved = bed.vm.chips().unwrap();
+    program(0xa5, 3, 0x56);
+    assert_eq!(seen(), (0xa5, 3, 0x1256));
+    bed.vm.set_chips(&saved).unwrap();
+    assert_eq!(seen(), (0x5a, 2, 0x1234));
+    bed.vm.reset_chips().unwrap();
+    assert_eq!(seen(), fresh);
 }
 
 #[test]

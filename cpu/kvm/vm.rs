@@ -11,7 +11,7 @@ use kvm_bindings::{
     KVM_CAP_X86_DISABLE_EXITS, KVM_CLOCK_TSC_STABLE, KVM_MAX_CPUID_ENTRIES,
     KVM_PIT_FLAGS_HPET_LEGACY, KVM_PIT_SPEAKER_DUMMY, KVM_X86_DISABLE_EXITS_CSTATE,
     KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_MWAIT, KVM_X86_DISABLE_EXITS_PAUSE,
-    kvm_clock_data, kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_reinject_control,
+    kvm_clock_data, kvm_enable_cap, kvm_pit_config, kvm_reinject_control,
 };
 use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VmFd};
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_io_nr;
 
-use super::chips;
+use super::chips::ChipState;
 use super::cpuid::Supported;
 use super::error::KvmError;
 use super::irq::{KernelApics, KernelPins};
@@ -81,8 +81,8 @@ pub struct KvmVm {
     routes: Arc<Mutex<Routes>>,
     kvm: Kvm,
     /// The kernel's interrupt controllers as they were made, to reset them to.
-    fresh_chips: Vec<kvm_irqchip>,
-    pit: bool,
+    pub(super) fresh_chips: ChipState,
+    pub(super) pit: bool,
 }
 
 impl KvmVm {
@@ -135,10 +135,7 @@ impl KvmVm {
                 discard_late_interrupts(&fd)?;
             }
         }
-        let fresh_chips = match options.irqchip {
-            Irqchip::Kernel => chips::read_all(&fd)?,
-            _ => Vec::new(),
-        };
+        let fresh_chips = ChipState::read(&fd, options.irqchip == Irqchip::Kernel, pit)?;
         let gate = Arc::<Gate>::default();
         let routes = Arc::new(Mutex::new(routes));
         Ok(Arc::new(KvmVm {
@@ -194,27 +191,6 @@ impl KvmVm {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::ioctl("KVM_GET_SUPPORTED_CPUID"))?;
         Supported::new(&entries).entries_for(model, index)
-    }
-
-    /// Resets the kernel's 8259 pair, I/O APIC and interval timer. The processors must stand still.
-    pub fn reset_chips(&self) -> Result<(), KvmError> {
-        for chip in &self.fresh_chips {
-            self.fd.set_irqchip(chip).map_err(KvmError::ioctl("KVM_SET_IRQCHIP"))?;
-        }
-        if self.pit {
-            let mut pit = self.fd.get_pit2().map_err(KvmError::ioctl("KVM_GET_PIT2"))?;
-            for channel in &mut pit.channels {
-                // As after power-up: counting down from 65536, the first two channels enabled.
-                *channel = kvm_bindings::kvm_pit_channel_state {
-                    mode: 3,
-                    gate: channel.gate,
-                    count_load_time: channel.count_load_time,
-                    ..Default::default()
-                };
-            }
-            self.fd.set_pit2(&pit).map_err(KvmError::ioctl("KVM_SET_PIT2"))?;
-        }
-        Ok(())
     }
 
     /// Takes the kernel's interval timer its interrupt away, or gives it back: the HPET may replace

@@ -22,16 +22,16 @@ pub use multiboot::{ModuleName, split_modules};
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum BootError {
     /// The file is empty.
-    #[error("qemu: could not load kernel '{0}': No such file or directory")]
+    #[error("could not load kernel '{0}': No such file or directory")]
     Empty(String),
     /// None of the formats we know.
-    #[error("qemu: invalid kernel header")]
+    #[error("invalid kernel header")]
     UnknownFormat,
     /// An ELF file without the note that PVH needs.
     #[error("Error loading uncompressed kernel without PVH ELF Note")]
     NoPvhNote,
     /// A header or offset points outside of the image.
-    #[error("qemu: kernel '{file}' is damaged: {what}")]
+    #[error("kernel '{file}' is damaged: {what}")]
     Damaged {
         /// Image.
         file: String,
@@ -39,9 +39,7 @@ pub enum BootError {
         what: &'static str,
     },
     /// The image does not fit in guest memory.
-    #[error(
-        "qemu: kernel '{file}' does not fit in guest memory ({need:#x} bytes, {room:#x} available)"
-    )]
+    #[error("kernel '{file}' does not fit in guest memory ({need:#x} bytes, {room:#x} available)")]
     KernelTooLarge {
         /// Image.
         file: String,
@@ -51,7 +49,7 @@ pub enum BootError {
         room: u64,
     },
     /// The initial RAM disk does not fit beside the kernel.
-    #[error("qemu: initrd is too large, cannot support.(max: {max}, need {need})")]
+    #[error("initrd is too large, cannot support.(max: {max}, need {need})")]
     InitrdTooLarge {
         /// Highest address it may use.
         max: u64,
@@ -59,7 +57,7 @@ pub enum BootError {
         need: u64,
     },
     /// The command line does not fit.
-    #[error("qemu: kernel command line is too long (max: {max}, need {need})")]
+    #[error("kernel command line is too long (max: {max}, need {need})")]
     CommandLineTooLong {
         /// Bytes there are.
         max: u64,
@@ -67,7 +65,7 @@ pub enum BootError {
         need: u64,
     },
     /// A Multiboot kernel insists on something we do not provide.
-    #[error("qemu: multiboot kernel '{file}' requires unsupported features (flags {flags:#x})")]
+    #[error("multiboot kernel '{file}' requires unsupported features (flags {flags:#x})")]
     MultibootFlags {
         /// Image.
         file: String,
@@ -75,7 +73,7 @@ pub enum BootError {
         flags: u32,
     },
     /// No room for the tables that firmware would have made.
-    #[error("qemu: no guest memory left for firmware tables")]
+    #[error("no guest memory left for firmware tables")]
     NoRoomForTables,
 }
 

@@ -162,9 +162,9 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(load(&long), Err(BootError::CommandLineTooLong { .. })));
     assert_eq!(
         start(b"", &[]).unwrap_err().to_string(),
-        "qemu: could not load kernel 'k': No such file or directory"
+        "could not load kernel 'k': No such file or directory"
     );
-    assert_eq!(start(&[1; 4096], &[]).unwrap_err().to_string(), "qemu: invalid kernel header");
+    assert_eq!(start(&[1; 4096], &[]).unwrap_err().to_string(), "invalid kernel header");
     assert!(matches!(start(&file[..3 * 512], &[]), Err(BootError::Damaged { .. })));
 }
 
@@ -201,7 +201,7 @@ fn segments_on_top_of_each_other_are_refused() {
     same_header[42] = 0;
     same_header[44..46].copy_from_slice(&[0xff, 0xff]);
     let error = start(&same_header, &[]).unwrap_err().to_string();
-    assert_eq!(error, "qemu: kernel 'k' is damaged: program headers overlap");
+    assert_eq!(error, "kernel 'k' is damaged: program headers overlap");
     let mut same_memory = elf32(false, Some(3));
     same_memory[44] = 2;
     for header in [52, 84] {

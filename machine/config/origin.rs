@@ -17,6 +17,8 @@ pub enum Origin {
         /// The line, counted from 1.
         line: usize,
     },
+    /// From a file that is loaded in firmware's stead. Messages about those do not name the program.
+    Loader,
 }
 
 impl Origin {
@@ -26,6 +28,7 @@ impl Origin {
             Origin::None => format!("{program}: "),
             Origin::CommandLine(typed) => format!("{program}: {typed}: "),
             Origin::File { name, line } => format!("{program}:{name}:{line}: "),
+            Origin::Loader => "qemu: ".into(),
         }
     }
 }
@@ -72,7 +75,7 @@ impl std::error::Error for ConfigError {}
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.origin {
-            Origin::None => write!(f, "{}", self.message),
+            Origin::None | Origin::Loader => write!(f, "{}", self.message),
             Origin::CommandLine(typed) => write!(f, "{typed}: {}", self.message),
             Origin::File { name, line } => write!(f, "{name}:{line}: {}", self.message),
         }

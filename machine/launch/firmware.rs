@@ -1,6 +1,6 @@
 //! The firmware image that runs.
 
-use crate::config::{ConfigError, MachineConfig};
+use crate::config::{ConfigError, MachineConfig, Origin};
 use crate::data_files::DataFiles;
 
 /// The BIOS that runs when none is named.
@@ -14,7 +14,9 @@ const GRANULE: u64 = 64 << 10;
 /// Reads the BIOS.
 pub(super) fn bios(config: &MachineConfig) -> Result<Vec<u8>, ConfigError> {
     let name = config.firmware.as_deref().unwrap_or(DEFAULT_BIOS);
-    let refuse = |hint: &str| ConfigError::new(format!("could not load PC BIOS '{name}'{hint}"));
+    let refuse = |hint: &str| {
+        ConfigError::at(&Origin::Loader, format!("could not load PC BIOS '{name}'{hint}"))
+    };
     let path = DataFiles::new(&config.data_dirs).find(name).ok_or_else(|| {
         refuse(if config.firmware.is_none() { " (install the package seabios)" } else { "" })
     })?;

@@ -15,7 +15,7 @@ use crate::boot::entry::{self, CpuEntry, Segment as EntrySegment};
 use crate::boot::starter::{self, Screen};
 use crate::boot::tables::{self, Inputs, Placed};
 use crate::boot::{self, BootImage, Module, mtrr, multiboot};
-use crate::config::{ConfigError, KernelConfig};
+use crate::config::{ConfigError, KernelConfig, Origin};
 use crate::pc::board::Pc;
 use crate::pc::memory::ABOVE_4G;
 use crate::pc::setup;
@@ -45,10 +45,11 @@ struct Prepared {
 /// Offset of the waking vector in the FACS (ACPI 6.5, table 5.12).
 const WAKING_VECTOR: u64 = 12;
 
-fn read(path: &str, what: &str) -> Result<Vec<u8>, ConfigError> {
+/// Reads a file; `fault` is how messages begin when that fails.
+fn read(path: &str, fault: &str) -> Result<Vec<u8>, ConfigError> {
     std::fs::read(path).map_err(|error| {
         let reason = base::report::strerror(&error);
-        ConfigError::new(format!("could not load {what} '{path}': {reason}"))
+        ConfigError::at(&Origin::Loader, format!("{fault}: {reason}"))
     })
 }
 
@@ -59,7 +60,7 @@ impl Kernel {
         processors: &Processors,
     ) -> Result<Option<Self>, ConfigError> {
         let Some(name) = config.kernel.clone() else { return Ok(None) };
-        let image = read(&name, "kernel")?;
+        let image = read(&name, &format!("could not open kernel file '{name}'"))?;
         let files = match &config.initrd {
             None => Vec::new(),
             Some(list) if multiboot::find_header(&image).is_some() => {
@@ -69,15 +70,13 @@ impl Kernel {
         };
         let modules = files
             .into_iter()
-            .map(|module| Ok(Module { data: read(&module.file, "initrd")?, text: module.text }))
-            .collect::<Result<_, ConfigError>>()?;
-        let device_tree = config.dtb.as_ref().map(|dtb| {
-            std::fs::read(dtb).map_err(|error| {
-                let reason = base::report::strerror(&error);
-                ConfigError::new(format!("error reading dtb {dtb}: {reason}"))
+            .map(|module| {
+                let fault = format!("error reading initrd {}", module.file);
+                Ok(Module { data: read(&module.file, &fault)?, text: module.text })
             })
-        });
-        let device_tree = device_tree.transpose()?;
+            .collect::<Result<_, ConfigError>>()?;
+        let tree = |path: &String| read(path, &format!("error reading dtb {path}"));
+        let device_tree = config.dtb.as_ref().map(tree).transpose()?;
         let command_line = config.append.clone().unwrap_or_default();
         Ok(Some(Kernel {
             name,
@@ -260,7 +259,11 @@ impl Start {
         let Some(kernel) = &self.kernel else { return };
         self.handover.open();
         if let Err(error) = kernel.enter(pc, &self.tables, vcpus) {
-            *self.failure.lock() = Some(ConfigError::new(error.to_string()));
+            let origin = match error {
+                boot::BootError::NoPvhNote => Origin::None,
+                _ => Origin::Loader,
+            };
+            *self.failure.lock() = Some(ConfigError::at(&origin, error.to_string()));
         }
     }
 

@@ -41,6 +41,9 @@ use crate::machines::{self, Kind, MachineType};
 use crate::none::NoneProps;
 use crate::vm::Vm;
 
+const NO_LOADER: &str =
+    "The -kernel parameter is not supported (use the generic 'loader' device instead).";
+
 /// What the program gives the machine to stand on.
 pub struct Host {
     /// The main loop.
@@ -137,6 +140,9 @@ pub fn launch(
             tree::Tree::new(&vm, tree::machine(machine, config, &props));
             let defaults = Defaults { merge: props.mem_merge, dump: props.dump_guest_core };
             vm.user_objects().set_defaults(defaults);
+            if config.kernel.kernel.is_some() {
+                return Err(ConfigError::new(NO_LOADER));
+            }
             memory::create_objects(config, vm.user_objects())?;
             drives::create(config, vm.graph(), Interface::None)?;
             vm.describe(Inventory {
@@ -179,7 +185,7 @@ fn machine_props<P: Props + Default>(
 /// Tells the operator about a piece of configuration.
 fn warn(warning: &Located<String>) {
     let _place = match &warning.origin {
-        Origin::None => None,
+        Origin::None | Origin::Loader => None,
         Origin::CommandLine(typed) => Some(base::report::at_argument(typed)),
         Origin::File { name, line } => Some(base::report::at_line(name, *line)),
     };

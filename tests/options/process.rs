@@ -194,3 +194,37 @@ fn threads_have_names() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn messages_about_what_is_loaded_do_not_name_the_program() -> Result<()> {
+    let kernel = testbed::assets::get()?.cloud_kernel();
+    let kernel = kernel.to_str().context("a path that is no text")?;
+    let program = testbed::program();
+    let program = program.to_str().context("a path that is no text")?;
+    let missing = "No such file or directory";
+    for (args, message) in [
+        (&["-kernel", "/nope"][..], format!("qemu: could not open kernel file '/nope': {missing}")),
+        (&["-kernel", "/etc/passwd"], "qemu: invalid kernel header".into()),
+        (
+            &["-kernel", kernel, "-dtb", "/nope"],
+            format!("qemu: error reading dtb /nope: {missing}"),
+        ),
+        (&["-bios", "/nope"], "qemu: could not load PC BIOS '/nope'".into()),
+        (
+            &["-kernel", program],
+            "qemu-system-x86_64: Error loading uncompressed kernel without PVH ELF Note".into(),
+        ),
+        (
+            &["-M", "none", "-kernel", kernel],
+            "qemu-system-x86_64: The -kernel parameter is not supported (use the generic 'loader' \
+             device instead)."
+                .into(),
+        ),
+    ] {
+        let output = run(args)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(said.lines().next() == Some(&message), "{args:?}: {said}");
+        ensure!(output.status.code() == Some(1), "{args:?}: {}", output.status);
+    }
+    Ok(())
+}

@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use serde_json::{Map, Value};
 
+use crate::luks::Volume;
 use crate::node::{Claim, Permissions, Role};
 use crate::vector::Vector;
 use crate::{Error, Result};
@@ -123,6 +124,11 @@ pub trait Driver: Send + Sync {
     /// What is stored is encrypted.
     fn is_encrypted(&self) -> bool {
         false
+    }
+
+    /// The key slots of a LUKS volume, alone or inside the image.
+    fn keys(&self) -> Option<&Volume> {
+        None
     }
 
     /// Internal snapshots, if the format has such.
@@ -278,6 +284,9 @@ pub trait Snapshots: Send + Sync {
 
     /// Forgets one.
     fn delete<'a>(&'a self, id_or_name: &'a str) -> Io<'a, ()>;
+
+    /// From now on reads show the disk as it was then; the image is open for reading.
+    fn show<'a>(&'a self, id_or_name: &'a str) -> Io<'a, ()>;
 }
 
 /// What is known of a dirty bitmap.

@@ -36,16 +36,11 @@ impl Luks {
     pub async fn open(file: Arc<Node>, password: Option<&[u8]>) -> Result<Self> {
         let volume = Volume::load(file.clone(), 0, file.len()?).await?;
         let cipher = match password {
-            Some(password) => Some(volume.unlock(password).await?.0),
+            Some(password) => Some(volume.unlock(password).await?),
             None => None,
         };
         let payload = u64::from(volume.header().payload) * SECTOR;
         Ok(Self { file, volume, cipher, payload, partial: async_lock::Mutex::new(()) })
-    }
-
-    /// The header and its key slots.
-    pub fn volume(&self) -> &Volume {
-        &self.volume
     }
 
     fn cipher(&self) -> Result<&Cipher> {
@@ -142,6 +137,10 @@ impl Driver for Luks {
 
     fn is_encrypted(&self) -> bool {
         true
+    }
+
+    fn keys(&self) -> Option<&Volume> {
+        Some(&self.volume)
     }
 
     fn allocated_size(&self) -> Result<Option<u64>> {

@@ -18,9 +18,11 @@ pub struct Volume {
     file: Arc<Node>,
     base: u64,
     header: Mutex<LuksHeader>,
+    /// The key of the data, once a password has opened a slot.
+    master: Mutex<Option<Vec<u8>>>,
 }
 
-/// A change of key slots, as `amend` has them.
+/// A change of key slots, as `amend` has them. With `force` it is done although the data may be lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyChange {
     /// A further password, in a slot or in the first free one.
@@ -31,6 +33,8 @@ pub enum KeyChange {
         slot: Option<usize>,
         /// Milliseconds that opening the slot takes.
         iter_time: u64,
+        /// Also where another password is.
+        force: bool,
     },
     /// Whatever opens with this password does no more.
     RemovePassword {
@@ -43,7 +47,9 @@ pub enum KeyChange {
     RemoveSlot {
         /// Which.
         slot: usize,
-        /// Also when it is the last one.
+        /// The password that must be in it.
+        password: Option<Vec<u8>>,
+        /// Also when it is the last one, or open to nobody.
         force: bool,
     },
 }
@@ -64,6 +70,15 @@ fn rounds_per_second(hash: Hash, len: usize) -> u32 {
     }
 }
 
+fn check_slot(slot: usize) -> Result<()> {
+    if slot >= SLOTS {
+        let last = SLOTS - 1;
+        let text = format!("Invalid keyslot {slot} specified, must be between 0 and {last}");
+        return Err(Error::invalid(text));
+    }
+    Ok(())
+}
+
 impl Volume {
     /// Reads a header at `base`; all of the volume's keys are below `base + room`.
     pub async fn load(file: Arc<Node>, base: u64, room: u64) -> Result<Self> {
@@ -72,7 +87,7 @@ impl Volume {
         if u64::from(header.payload) * 512 > room {
             return Err(Error::invalid("LUKS payload is beyond the end of the volume"));
         }
-        Ok(Self { file, base, header: Mutex::new(header) })
+        Ok(Self { file, base, header: Mutex::new(header), master: Mutex::default() })
     }
 
     /// Makes a header at `base` that a password opens.
@@ -92,7 +107,8 @@ impl Volume {
         file.write(base, Vector::from(&bytes[..])).await?;
         file.write(base + header.material(0).0, Vector::from(&material[..])).await?;
         file.flush().await?;
-        Ok(Self { file, base, header: Mutex::new(header) })
+        let (header, master) = (Mutex::new(header), Mutex::new(Some(master)));
+        Ok(Self { file, base, header, master })
     }
 
     /// What the header says now.
@@ -118,51 +134,24 @@ impl Volume {
         header.open_slot(index, password, self.material(&header, index).await?)
     }
 
-    /// The cipher of the data, and the master key.
-    pub async fn unlock(&self, password: &[u8]) -> Result<(Cipher, Vec<u8>)> {
+    /// The cipher of the data. From now on further passwords can be added.
+    pub async fn unlock(&self, password: &[u8]) -> Result<Cipher> {
         for index in 0..SLOTS {
             if let Some(master) = self.try_slot(index, password).await? {
                 let header = self.header();
-                return Ok((Cipher::new(&header.cipher, &header.mode, &master)?, master));
+                let cipher = Cipher::new(&header.cipher, &header.mode, &master)?;
+                *self.master.lock() = Some(master);
+                return Ok(cipher);
             }
         }
         Err(Error::invalid("Invalid password, cannot unlock any keyslot"))
     }
 
-    /// Changes key slots. `password` opens the volume.
-    pub async fn change_keys(&self, password: &[u8], change: &KeyChange) -> Result<()> {
+    /// Changes key slots.
+    pub async fn change_keys(&self, change: &KeyChange) -> Result<()> {
         match change {
-            KeyChange::Add { password: new, slot, iter_time } => {
-                let (_, master) = self.unlock(password).await?;
-                let mut header = self.header();
-                let free = || header.slots.iter().position(|slot| !slot.active);
-                let slot = slot.or_else(free);
-                let slot = slot.ok_or_else(|| {
-                    Error::invalid("Can't add a keyslot - all keyslots are in use")
-                })?;
-                match header.slots.get(slot) {
-                    None => {
-                        let text = format!(
-                            "Invalid slot {slot} specified, must be between 0 and {}",
-                            SLOTS - 1
-                        );
-                        return Err(Error::invalid(text));
-                    }
-                    Some(used) if used.active => {
-                        let text = format!(
-                            "Refusing to overwrite active keyslot {slot} - please erase it first"
-                        );
-                        return Err(Error::invalid(text));
-                    }
-                    Some(_) => {}
-                }
-                let rounds = u64::from(rounds_per_second(header.hash, header.key_len));
-                let wanted = (rounds * iter_time / 1000).min(u64::from(u32::MAX)) as u32;
-                let material = header.fill_slot(slot, new, &master, wanted)?;
-                let at = self.base + header.material(slot).0;
-                self.file.write(at, Vector::from(&material[..])).await?;
-                self.file.flush().await?;
-                self.store(header).await
+            KeyChange::Add { password, slot, iter_time, force } => {
+                self.add_key(password, *slot, *iter_time, *force).await
             }
             KeyChange::RemovePassword { password, force } => {
                 let mut matching = Vec::new();
@@ -185,25 +174,63 @@ impl Volume {
                 }
                 self.erase(&matching).await
             }
-            KeyChange::RemoveSlot { slot, force } => {
-                if *slot >= SLOTS {
-                    let text = format!(
-                        "Invalid slot {slot} specified, must be between 0 and {}",
-                        SLOTS - 1
-                    );
-                    return Err(Error::invalid(text));
-                }
-                let active = self.header().slots[*slot].active;
-                if active && self.active() == 1 && !force {
-                    let text = format!(
-                        "Attempt to erase the only active keyslot {slot} which will erase all the \
-                         data in the image irreversibly - refusing operation"
-                    );
-                    return Err(Error::invalid(text));
-                }
-                self.erase(&[*slot]).await
+            KeyChange::RemoveSlot { slot, password, force } => {
+                self.remove_slot(*slot, password.as_deref(), *force).await
             }
         }
+    }
+
+    async fn add_key(
+        &self,
+        password: &[u8],
+        slot: Option<usize>,
+        iter_time: u64,
+        force: bool,
+    ) -> Result<()> {
+        let mut header = self.header();
+        let free = || header.slots.iter().position(|slot| !slot.active);
+        let slot = slot
+            .or_else(free)
+            .ok_or_else(|| Error::invalid("Can't add a keyslot - all keyslots are in use"))?;
+        check_slot(slot)?;
+        if header.slots[slot].active && !force {
+            let text =
+                format!("Refusing to overwrite active keyslot {slot} - please erase it first");
+            return Err(Error::invalid(text));
+        }
+        let locked = || Error::new(libc::EACCES, "The volume has not been opened by a password");
+        let master = self.master.lock().clone().ok_or_else(locked)?;
+        let rounds = u64::from(rounds_per_second(header.hash, header.key_len));
+        let wanted = (rounds * iter_time / 1000).min(u64::from(u32::MAX)) as u32;
+        let material = header.fill_slot(slot, password, &master, wanted)?;
+        let at = self.base + header.material(slot).0;
+        self.file.write(at, Vector::from(&material[..])).await?;
+        self.file.flush().await?;
+        self.store(header).await
+    }
+
+    async fn remove_slot(&self, slot: usize, password: Option<&[u8]>, force: bool) -> Result<()> {
+        check_slot(slot)?;
+        if let Some(password) = password
+            && self.try_slot(slot, password).await?.is_none()
+        {
+            return Err(Error::invalid(format!(
+                "Given keyslot {slot} doesn't contain the given old password for erase operation"
+            )));
+        }
+        let active = self.header().slots[slot].active;
+        if !active && !force {
+            // QEMU's text ends with a space.
+            let text = format!("Given keyslot {slot} is already erased (inactive) ");
+            return Err(Error::invalid(text));
+        }
+        if active && self.active() == 1 && !force {
+            return Err(Error::invalid(format!(
+                "Attempt to erase the only active keyslot {slot} which will erase all the data in \
+                 the image irreversibly - refusing operation"
+            )));
+        }
+        self.erase(&[slot]).await
     }
 
     fn active(&self) -> usize {

@@ -3,8 +3,9 @@
 use super::Qcow2;
 use super::draft::NewState;
 use super::entry::{OFFSET_MASK, Shape};
-use super::header;
+use super::header::{self, Encryption};
 use super::refcount;
+use crate::driver::Preallocation;
 use crate::luks::KeyChange;
 use crate::vector::Vector;
 use crate::{Error, Result};
@@ -27,70 +28,82 @@ pub struct AmendOptions {
     pub data_file: Option<String>,
     /// `data_file_raw`
     pub data_file_raw: Option<bool>,
-    /// A change of key slots, and the password that opens the image.
-    pub keys: Option<(KeyChange, Vec<u8>)>,
+    /// The length of the disk.
+    pub size: Option<u64>,
+    /// A change of key slots.
+    pub keys: Option<KeyChange>,
 }
 
+fn no_keys() -> Error {
+    Error::invalid("Can't amend encryption options - encryption not present")
+}
+
+/// Told how far a change is, from 0 to 1.
+pub type Watch<'a> = &'a dyn Fn(f64);
+
 impl Qcow2 {
-    /// Changes the image. Its length is changed by `truncate`.
+    /// Changes the image.
     pub async fn amend(&self, options: &AmendOptions) -> Result<()> {
-        let _gate = self.gate.write().await;
-        self.check_amend(options)?;
-        self.meta.write().await.settle().await?;
-        let version = options.version.unwrap_or(self.header().version);
-        if version > self.header().version {
-            self.set_version(version).await?;
-        }
-        if let Some(bits) = options.refcount_bits
-            && bits.ilog2() != self.header().refcount_order
+        self.amend_watched(options, &|_| {}).await
+    }
+
+    /// Changes the image; `watch` is told of the steps that take long.
+    pub async fn amend_watched(&self, options: &AmendOptions, watch: Watch<'_>) -> Result<()> {
+        let before = self.header();
+        let version = options.version.unwrap_or(before.version);
+        let bits = options.refcount_bits.and_then(u64::checked_ilog2);
+        let bits = bits.filter(|&bits| bits != before.refcount_order);
+        let steps = [version > before.version, bits.is_some(), version < before.version];
+        let steps = steps.into_iter().filter(|&step| step).count() as f64;
         {
-            self.set_refcount_bits(bits.ilog2()).await?;
+            let _gate = self.gate.write().await;
+            self.check_amend(options).await?;
+            self.meta.write().await.settle().await?;
+            let mut done = 0.0;
+            if version > before.version {
+                watch(0.0);
+                self.set_version(version).await?;
+                watch(0.5 / steps);
+                watch(1.0 / steps);
+                done += 1.0;
+            }
+            if let Some(bits) = bits {
+                self.set_refcount_bits(bits, &|part| watch((done + part) / steps)).await?;
+            }
+            self.change_header(options).await?;
         }
-        self.change_header(options).await?;
-        if let Some((change, password)) = &options.keys {
-            let volume = self.volume.as_ref();
-            let no_keys = || {
-                Error::unsupported(
-                    "Only LUKS encryption options can be amended for qcow2 with encryption format 'luks'",
-                )
-            };
-            volume.ok_or_else(no_keys)?.change_keys(password, change).await?;
+        if let Some(size) = options.size {
+            self.resize(size, Preallocation::Off).await?;
         }
-        if version < self.header().version {
-            self.expand_zeroes().await?;
+        if let Some(change) = &options.keys {
+            self.volume.as_ref().ok_or_else(no_keys)?.change_keys(change).await?;
+        }
+        if version < before.version {
+            let _gate = self.gate.write().await;
+            self.expand_zeroes(&|part| watch((steps - 1.0 + part) / steps)).await?;
             self.set_version(version).await?;
         }
         Ok(())
     }
 
-    fn check_amend(&self, options: &AmendOptions) -> Result<()> {
+    async fn check_amend(&self, options: &AmendOptions) -> Result<()> {
         let header = self.header();
-        let version = options.version.unwrap_or(header.version);
         if let Some(bits) = options.refcount_bits
             && !(bits.is_power_of_two() && bits <= 64)
         {
             let text = "Refcount width must be a power of two and may not exceed 64 bits";
             return Err(Error::invalid(text));
         }
-        let bits = options.refcount_bits.unwrap_or(1 << header.refcount_order);
-        if version < 3 {
-            let unfit = header.incompatible & !header::DIRTY;
-            if header.version >= 3 && unfit != 0 {
-                return Err(Error::unsupported(format!(
-                    "Cannot downgrade an image with incompatible features {unfit:#x} set"
-                )));
-            }
-            if bits != 16 {
-                return Err(Error::invalid(
-                    "Refcount widths other than 16 bits require compatibility level 1.1 or above \
-                     (use compat=1.1 or greater)",
-                ));
-            }
-            if options.lazy_refcounts == Some(true) {
-                return Err(Error::invalid(
-                    "Lazy refcounts only supported with compatibility level 1.1 and above (use \
-                     compat=1.1 or greater)",
-                ));
+        if options.version.unwrap_or(header.version) < 3 {
+            self.check_version_2(options).await?;
+        }
+        if options.keys.is_some() {
+            match header.encryption {
+                Encryption::Luks { .. } => {}
+                Encryption::Aes => {
+                    return Err(Error::unsupported("Only LUKS encryption options can be amended"));
+                }
+                Encryption::None => return Err(no_keys()),
             }
         }
         if options.data_file.is_some() && !header.has_data_file() {
@@ -99,6 +112,43 @@ impl Qcow2 {
         }
         if options.data_file_raw.is_some_and(|raw| raw && !header.is_data_file_raw()) {
             return Err(Error::invalid("data-file-raw cannot be set on existing images"));
+        }
+        Ok(())
+    }
+
+    /// Refuses what an image of version 2 cannot have.
+    async fn check_version_2(&self, options: &AmendOptions) -> Result<()> {
+        let header = self.header();
+        let unfit = header.incompatible & !header::DIRTY;
+        if header.has_data_file() {
+            return Err(Error::unsupported("Cannot downgrade an image with a data file"));
+        }
+        if header.version >= 3 && unfit != 0 {
+            return Err(Error::unsupported(format!(
+                "Cannot downgrade an image with incompatible features {unfit:#x} set"
+            )));
+        }
+        if options.refcount_bits.is_some_and(|bits| bits != 16) {
+            return Err(Error::invalid(
+                "Refcount widths other than 16 bits require compatibility level 1.1 or above (use \
+                 compat=1.1 or greater)",
+            ));
+        }
+        if options.refcount_bits.is_none() && header.refcount_order != 4 {
+            return Err(Error::invalid("compat=0.10 requires refcount_bits=16"));
+        }
+        if header.version < 3 && options.lazy_refcounts == Some(true) {
+            return Err(Error::invalid(
+                "Lazy refcounts only supported with compatibility level 1.1 and above (use \
+                 compat=1.1 or greater)",
+            ));
+        }
+        let len = options.size.unwrap_or(self.size());
+        let unfit = |snapshot: &crate::driver::Snapshot| {
+            snapshot.disk_size != len || u32::try_from(snapshot.vm_state_size).is_err()
+        };
+        if header.version >= 3 && self.all_snapshots().await.iter().any(unfit) {
+            return Err(Error::unsupported("Internal snapshots prevent downgrade of image"));
         }
         Ok(())
     }
@@ -150,7 +200,7 @@ impl Qcow2 {
     }
 
     /// Version 2 has no zero clusters: they go where that is the same, else they are written.
-    async fn expand_zeroes(&self) -> Result<()> {
+    async fn expand_zeroes(&self, watch: Watch<'_>) -> Result<()> {
         let mut meta = self.meta.write().await;
         let shape = meta.shape;
         for snapshot in meta.snapshots.clone() {
@@ -168,11 +218,11 @@ impl Qcow2 {
             }
         }
         let span = shape.cluster() * shape.entries();
-        for l1_index in 0..meta.l1.len() as u64 {
-            if meta.l2_offset(l1_index as usize)?.is_none() {
-                continue;
-            }
-            for index in 0..shape.entries() {
+        let tables = meta.l1.len() as u64;
+        for l1_index in 0..tables {
+            let none = meta.l2_offset(l1_index as usize)?.is_none();
+            let entries = if none { 0 } else { shape.entries() };
+            for index in 0..entries {
                 let at = l1_index * span + index * shape.cluster();
                 let old = meta.entry(at).await?;
                 if !shape.is_zero(old) {
@@ -195,6 +245,7 @@ impl Qcow2 {
                     meta.free_entry(old, super::meta::Why::Other)?;
                 }
             }
+            watch((l1_index + 1) as f64 / tables as f64);
         }
         meta.settle().await?;
         let unlinked = std::mem::take(&mut meta.unlinked);
@@ -203,10 +254,10 @@ impl Qcow2 {
     }
 
     /// Writes all refcounts anew, in another width.
-    async fn set_refcount_bits(&self, order: u32) -> Result<()> {
+    async fn set_refcount_bits(&self, order: u32, watch: Watch<'_>) -> Result<()> {
         let mut meta = self.meta.write().await;
         meta.begin_draft().await?;
-        let done = meta.draft_refcounts(order).await;
+        let done = meta.draft_refcounts(order, watch).await;
         if done.is_err() {
             meta.abandon_draft().await?;
         }
@@ -215,7 +266,7 @@ impl Qcow2 {
 }
 
 impl super::Meta {
-    async fn draft_refcounts(&mut self, order: u32) -> Result<()> {
+    async fn draft_refcounts(&mut self, order: u32, watch: Watch<'_>) -> Result<()> {
         let bits = self.header.cluster_bits;
         let end = self.used_end().await?;
         let (old_order, old_table) = (self.header.refcount_order, self.reftable.clone());
@@ -231,6 +282,7 @@ impl super::Meta {
         self.refblocks.clear();
         let limit = self.max_refcount();
         for (index, block) in (0..).zip(old_table.iter().map(|entry| entry & OFFSET_MASK)) {
+            watch(index as f64 / old_table.len() as f64);
             if block == 0 {
                 continue;
             }
@@ -254,6 +306,8 @@ impl super::Meta {
         // There is no old table to give back any more.
         self.header.reftable_clusters = 0;
         let new = NewState { l1: self.l1.clone(), snapshots: self.snapshots.clone() };
-        self.commit_draft(new).await.map(drop)
+        self.commit_draft(new).await?;
+        watch(1.0);
+        Ok(())
     }
 }

@@ -262,7 +262,10 @@ fn missing(name: &str) -> Error {
 }
 
 fn inconsistent(name: &str) -> Error {
-    Error::invalid(format!("Bitmap '{name}' is inconsistent and cannot be used"))
+    Error::invalid(format!(
+        "Bitmap '{name}' is inconsistent and cannot be used\nTry block-dirty-bitmap-remove to \
+         delete this bitmap from disk"
+    ))
 }
 
 impl Qcow2 {

@@ -91,7 +91,7 @@ pub(super) async fn open_keys(
             if idle {
                 return Ok((Some(volume), None));
             }
-            let (cipher, _) = volume.unlock(password.ok_or_else(needed)?).await?;
+            let cipher = volume.unlock(password.ok_or_else(needed)?).await?;
             Ok((Some(volume), Some(Crypt { cipher, by_host: true })))
         }
     }

@@ -10,6 +10,7 @@ use crate::driver::{
     BitmapChange, BitmapInfo, Bitmaps, CheckReport, Driver, Extent, Io, Preallocation, Repair,
     Snapshot, SnapshotTime, Snapshots, ZeroFlags,
 };
+use crate::luks::Volume;
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -181,6 +182,10 @@ impl Driver for Qcow2 {
         })
     }
 
+    fn keys(&self) -> Option<&Volume> {
+        self.volume.as_ref()
+    }
+
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
     }
@@ -228,5 +233,8 @@ impl Snapshots for Qcow2 {
 
     fn delete<'a>(&'a self, id_or_name: &'a str) -> Io<'a, ()> {
         Box::pin(self.delete_snapshot(id_or_name))
+    }
+    fn show<'a>(&'a self, id_or_name: &'a str) -> Io<'a, ()> {
+        Box::pin(self.show_snapshot(id_or_name))
     }
 }

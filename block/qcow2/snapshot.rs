@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use super::Qcow2;
 use super::draft::NewState;
 use super::header::{Header, MAX_L1_BYTES};
 use super::meta::{Meta, Why, read_u64s};
+use super::{Purpose, Qcow2};
 use crate::driver::{Snapshot as Listed, SnapshotTime};
 use crate::node::Node;
 use crate::{Error, Result};
@@ -245,5 +245,18 @@ impl Qcow2 {
     /// Forgets a snapshot.
     pub async fn delete_snapshot(&self, id_or_name: &str) -> Result<()> {
         self.change_snapshots(Action::Delete(id_or_name.to_owned())).await
+    }
+    /// Has reads show a snapshot.
+    pub async fn show_snapshot(&self, id_or_name: &str) -> Result<()> {
+        if self.settings.purpose != Purpose::Read {
+            return Err(Error::unsupported("Snapshots are shown by images open for reading"));
+        }
+        let _gate = self.gate.write().await;
+        let mut meta = self.meta.write().await;
+        let index = position(&meta.snapshots, id_or_name)?;
+        let (at, len) = (meta.snapshots[index].l1_offset, meta.snapshots[index].l1_size as usize);
+        meta.l1 = read_u64s(&meta.file, at, len).await?;
+        meta.l2.clear();
+        Ok(())
     }
 }

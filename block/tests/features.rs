@@ -253,16 +253,17 @@ fn keys_come_and_go() {
     bench.create("a.qcow2", &CreateOptions { encryption, ..options() });
     let node = bench.open("a.qcow2", Some("one"));
     let image = node.driver().as_qcow2().unwrap();
-    let change = |change, with: &[u8]| {
-        let keys = Some((change, with.to_vec()));
+    let change = |change| {
+        let keys = Some(change);
         block_on(image.amend(&AmendOptions { keys, ..AmendOptions::default() }))
     };
-    let add = KeyChange::Add { password: b"two".to_vec(), slot: Some(5), iter_time: 10 };
-    change(add, b"one").unwrap();
+    let password = b"two".to_vec();
+    let add = KeyChange::Add { password, slot: Some(5), iter_time: 10, force: false };
+    change(add).unwrap();
     let gone = KeyChange::RemovePassword { password: b"one".to_vec(), force: false };
-    change(gone, b"two").unwrap();
-    let last = KeyChange::RemoveSlot { slot: 5, force: false };
-    assert!(change(last, b"two").unwrap_err().to_string().contains("refusing operation"));
+    change(gone).unwrap();
+    let last = KeyChange::RemoveSlot { slot: 5, password: None, force: false };
+    assert!(change(last).unwrap_err().to_string().contains("refusing operation"));
     drop(node);
     let image = "driver=qcow2,encrypt.key-secret=s,file.filename=a.qcow2";
     let read = ["-c", "read 0 512", "--image-opts", image];

@@ -44,6 +44,21 @@ fn snapshots_and_a_tutorial() {
 }
 
 #[test]
+fn amending() {
+    compare(include_str!("beside/scripts/amend"));
+}
+
+#[test]
+fn bitmaps() {
+    compare(include_str!("beside/scripts/bitmaps"));
+}
+
+#[test]
+fn encryption() {
+    compare(include_str!("beside/scripts/encryption"));
+}
+
+#[test]
 fn formats_of_others() {
     compare(include_str!("beside/scripts/foreign"));
 }

@@ -41,10 +41,12 @@ pub(super) struct Access {
     pub(super) secrets: Secrets,
     /// Nobody looks at the disk itself.
     pub(super) no_io: bool,
+    /// More options of the image.
+    pub(super) more: Vec<(&'static str, String)>,
 }
 
 impl Access {
-    pub(super) fn new(purpose: Purpose) -> Self {
+    pub(super) fn new(purpose: Purpose, secrets: &Secrets) -> Self {
         Self {
             format: None,
             image_opts: false,
@@ -52,8 +54,9 @@ impl Access {
             share: false,
             no_backing: false,
             io: None,
-            secrets: Secrets::default(),
+            secrets: secrets.clone(),
             no_io: false,
+            more: Vec::new(),
         }
     }
 
@@ -72,8 +75,7 @@ impl Access {
             return Err(Failure::new("--image-opts and --format are mutually exclusive"));
         }
         let share = args.has("force-share");
-        let secrets = args.secrets.clone();
-        let access = Self { image_opts, share, secrets, ..Self::new(purpose) };
+        let access = Self { image_opts, share, ..Self::new(purpose, &args.secrets) };
         Ok(access.format(args.get("format")))
     }
 
@@ -94,7 +96,7 @@ impl Access {
             secrets: self.secrets.clone(),
             io: self.io.clone().unwrap_or_else(|| Arc::new(Inline)),
         };
-        let (name, tree) = match self.image_opts {
+        let (name, mut tree) = match self.image_opts {
             false => (Some(name), Options::default()),
             true => {
                 let (tree, warnings) = Options::from_pairs(name)?;
@@ -102,6 +104,7 @@ impl Access {
                 (None, tree)
             }
         };
+        self.more.iter().for_each(|(key, value)| tree.set(key, value.as_str()));
         let opened = block_on(open_tree(name, tree, &how, None))?;
         opened.warnings.iter().for_each(|warning| output.note(warning));
         Ok(opened.node)

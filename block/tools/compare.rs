@@ -47,8 +47,11 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
             let text = "--image-opts and --format are mutually exclusive";
             return Err(Failure::new(text).with_code(2));
         }
-        let access =
-            Access { image_opts, share: args.has("force-share"), ..Access::new(Purpose::Read) };
+        let access = Access {
+            image_opts,
+            share: args.has("force-share"),
+            ..Access::new(Purpose::Read, &args.secrets)
+        };
         access.format(format).open(name, output).map_err(|error| Failure::from(error).with_code(2))
     };
     let (a, b) = (open(first, "a-format")?, open(second, "b-format")?);

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use super::access::{Access, check_cache};
 use super::args::common::{OBJECT, PROGRESS, QUIET, SHARE, SOURCE_CACHE};
 use super::args::{Args, Command, flag, value};
+use super::bitmap::Copying;
 use super::copy::{Job, Plan, Source, copy};
 use super::create::{help_for, make, parse_size};
 use super::creation::{Chosen, asks_for_help, join};
 use super::formats::{Creator, creator};
-use super::{Failure, Outcome, Output};
+use super::{Failure, Outcome, Output, snapshot};
 use crate::engine::block_on;
 use crate::node::{Node, Role};
 use crate::open::full_backing_name;
@@ -71,6 +72,9 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         return Err(Failure::new("Must specify image file name"));
     }
     check_cache(args, "source-cache", "source ")?;
+    if has("source-snapshot") && sources.len() > 1 {
+        return fail("No support for concatenating multiple snapshot");
+    }
     let job = Job { sources: open_sources(args, sources, output)?, len: 0 };
     let job = job.measured()?;
     let created = match has("no-create") {
@@ -78,20 +82,50 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         false => Some(create_target(args, format, &list, target, &job, output)?),
     };
     check_cache(args, "target-cache", "")?;
-    let to = open_target(args, format, target, output)?;
+    let to = open_target(args, format, target, created.as_ref(), output)?;
     if to.len()? < job.len {
         return fail("output file is smaller than input file");
     }
     if plan.compress && creator(to.driver().name()).is_ok_and(|creator| !creator.compresses) {
         return fail("Compression not supported for this file format");
     }
+    let bitmaps = match has("bitmaps") {
+        true => Some(bitmaps_of(&job, &to, has("skip-broken-bitmaps"))?),
+        false => None,
+    };
     plan.onto_backing =
         has("backing") || created.as_ref().is_some_and(|c| c.is_given("backing_file"));
-    plan.fresh = !plan.onto_backing && (created.is_some() || has("target-is-zero"));
+    let blank = has("target-is-zero") || created.as_ref().is_some_and(|c| reads_as_zeroes(&to, c));
+    plan.fresh = !plan.onto_backing && blank;
     let shown = has("progress") && !has("quiet");
     copy(&job, &to, &plan, shown, output)?;
+    if let Some(bitmaps) = bitmaps {
+        bitmaps.copy(&to, output)?;
+    }
     block_on(to.close())?;
     Ok(0)
+}
+
+/// Whether a new image shows zeroes where nothing has been written.
+fn reads_as_zeroes(image: &Node, how: &Chosen) -> bool {
+    let places = how.text("preallocation").is_some_and(|mode| mode != "off");
+    match image.driver().name() {
+        // What was never encrypted reads as noise.
+        "luks" => false,
+        _ => !(places && image.driver().is_encrypted()),
+    }
+}
+
+fn bitmaps_of<'a>(job: &'a Job, to: &Node, skip_broken: bool) -> Result<Copying<'a>, Failure> {
+    let [source] = job.sources.as_slice() else {
+        return fail("Copying bitmaps only possible with single source");
+    };
+    let compat = to.driver().specific_info().and_then(|info| info.get("compat").cloned());
+    if to.driver().bitmaps().is_none() || compat.is_some_and(|compat| compat == "0.10") {
+        let format = to.driver().name();
+        return fail(format!("Format driver '{format}' does not support bitmaps"));
+    }
+    Copying::new(source.node(), skip_broken)
 }
 
 fn read_plan(args: &Args) -> Result<Plan, Failure> {
@@ -181,13 +215,15 @@ fn open_sources(
         return fail("--image-opts and --format are mutually exclusive");
     }
     let share = args.has("force-share");
-    let access = Access { image_opts, share, ..Access::new(Purpose::Read) }.format(format);
+    let access = Access { image_opts, share, ..Access::new(Purpose::Read, &args.secrets) };
+    let access = access.format(format);
     let mut sources = Vec::new();
     for name in names {
-        sources.push(Source::of(access.open(name, output)?)?);
-    }
-    if args.has("source-snapshot") {
-        return fail("Failed to load snapshot: Can't find snapshot");
+        let node = access.open(name, output)?;
+        if let Some(wanted) = args.get("source-snapshot") {
+            snapshot::show(&node, wanted)?;
+        }
+        sources.push(Source::of(node)?);
     }
     Ok(sources)
 }
@@ -228,6 +264,9 @@ fn create_target(
         return fail(format!("Format driver '{format}' does not support bitmaps"));
     }
     if args.has("compress") {
+        if chosen.is_on("encryption") || chosen.is_given("encrypt.format") {
+            return fail("Compression and encryption not supported at the same time");
+        }
         if !creator.compresses {
             return fail("Compression not supported for this file format");
         }
@@ -237,7 +276,7 @@ fn create_target(
     }
     if let Some(name) = chosen.text("backing_file") {
         let path = full_backing_name(target, name);
-        let access = Access::new(Purpose::Read).format(chosen.text("backing_fmt"));
+        let access = Access::new(Purpose::Read, &args.secrets).format(chosen.text("backing_fmt"));
         access.open(&path, output)?;
     }
     let error = |error| Failure::new(format!("{target}: error while converting {format}: {error}"));
@@ -249,10 +288,15 @@ fn open_target(
     args: &Args,
     format: &str,
     target: &str,
+    created: Option<&Chosen>,
     output: &mut Output<'_>,
 ) -> Result<Arc<Node>, Failure> {
-    let mut access = Access::new(Purpose::Write);
+    let mut access = Access::new(Purpose::Write, &args.secrets);
     access.image_opts = args.has("target-image-opts");
+    for key in ["key-secret", "encrypt.key-secret"] {
+        let id = created.and_then(|created| created.text(key));
+        access.more.extend(id.map(|id| (key, id.to_owned())));
+    }
     if !access.image_opts {
         access = access.format(Some(format));
     }

@@ -30,6 +30,10 @@ impl Source {
         let len = node.len()?;
         Ok(Self { node, len })
     }
+
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
 }
 
 /// What is copied: images, one after the other.

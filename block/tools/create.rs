@@ -121,7 +121,7 @@ fn settle_backing(
     let format = chosen.text("backing_fmt").map(str::to_owned);
     let path = full_backing_name(name, &file);
     if !unopened {
-        let access = Access::new(Purpose::Read).format(format.as_deref());
+        let access = Access::new(Purpose::Read, &chosen.secrets).format(format.as_deref());
         let node = access.open_plain(&path, output);
         let node = node.map_err(|error| format!("{error}\nCould not open backing image."))?;
         if chosen.text("size").is_none() {

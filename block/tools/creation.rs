@@ -126,8 +126,7 @@ pub(super) fn help(format: &str, descs: &'static [Desc], with_file: bool) -> Str
     if with_file {
         all.extend(FILE.iter().filter(|desc| !descs.iter().any(|own| own.name == desc.name)));
     }
-    all.sort_by_key(|desc| desc.name);
-    let lines: String = all.into_iter().map(Desc::help).collect();
+    let lines = help_lines(all);
     match with_file {
         true => format!("Supported options:\n{lines}"),
         false => format!(
@@ -137,11 +136,25 @@ pub(super) fn help(format: &str, descs: &'static [Desc], with_file: bool) -> Str
     }
 }
 
+/// A line for each option, by name.
+pub(super) fn help_lines(mut descs: Vec<&Desc>) -> String {
+    descs.sort_by_key(|desc| desc.name);
+    descs.into_iter().map(Desc::help).collect()
+}
+
 impl Chosen {
     /// Nothing said: the defaults of a format.
     pub(super) fn defaults(descs: &'static [Desc]) -> Self {
         let more = FILE.iter().filter(|desc| !descs.iter().any(|own| own.name == desc.name));
-        let descs: Vec<&Desc> = descs.iter().chain(more).collect();
+        Self::of(descs.iter().chain(more).collect())
+    }
+
+    /// Nothing said, of these options alone.
+    pub(super) fn only(descs: &'static [Desc]) -> Self {
+        Self::of(descs.iter().collect())
+    }
+
+    fn of(descs: Vec<&'static Desc>) -> Self {
         let values = descs.iter().map(|desc| desc.default.map(str::to_owned)).collect();
         let given = vec![false; descs.len()];
         Self { descs, values, given, secrets: Secrets::default() }
@@ -183,6 +196,12 @@ impl Chosen {
 
     pub(super) fn number(&self, key: &str) -> Option<u64> {
         self.text(key)?.parse().ok()
+    }
+
+    /// The secret whose id was said.
+    pub(super) fn secret(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let secret = |id| self.secrets.get(id).map(|bytes| bytes.to_vec());
+        self.text(key).map(secret).transpose()
     }
 
     /// One of some names.

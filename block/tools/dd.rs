@@ -76,7 +76,8 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     make(creator, target, &chosen).map_err(|error| {
         Failure::new(format!("{target}: error while creating output image: {error}"))
     })?;
-    let to = Access::new(Purpose::Write).format(Some(format)).open(target, output)?;
+    let to =
+        Access::new(Purpose::Write, &args.secrets).format(Some(format)).open(target, output)?;
     if begin > len {
         output.report(&format!("{input}: cannot skip to specified offset"));
     }

@@ -6,7 +6,7 @@ use super::creation::{Chosen, Desc, number, size, switch, text};
 use crate::driver::Preallocation;
 use crate::engine::{Inline, block_on};
 use crate::formats::{parallels, qcow1, vdi, vmdk, vpc};
-use crate::luks::LuksOptions;
+use crate::luks::{self, LuksOptions};
 use crate::node::Node;
 use crate::open::{OpenOptions, create_file, full_backing_name, open};
 use crate::qcow2::{self, Compression, CreateOptions, NewEncryption};
@@ -134,7 +134,24 @@ const PARALLELS: Creator = Creator {
     compresses: false,
 };
 
-const CREATORS: [&Creator; 7] = [&RAW, &QCOW2, &QCOW, &VMDK, &VDI, &VPC, &PARALLELS];
+const LUKS: Creator = Creator {
+    name: "luks",
+    options: &[
+        SIZE,
+        text("key-secret", "ID of the secret that provides the keyslot passphrase"),
+        text("cipher-alg", "Name of encryption cipher algorithm"),
+        text("cipher-mode", "Name of encryption cipher mode"),
+        text("ivgen-alg", "Name of IV generator algorithm"),
+        text("ivgen-hash-alg", "Name of IV generator hash algorithm"),
+        text("hash-alg", "Name of encryption hash algorithm"),
+        number("iter-time", "Time to spend in PBKDF in milliseconds"),
+        switch("detached-header", "Create a detached LUKS header"),
+    ],
+    create: create_luks,
+    compresses: false,
+};
+
+const CREATORS: [&Creator; 8] = [&RAW, &QCOW2, &QCOW, &VMDK, &VDI, &VPC, &PARALLELS, &LUKS];
 
 /// Drivers that are there, but make no images.
 const OTHERS: [&str; 5] = ["blkdebug", "bochs", "null-aio", "null-co", "qed"];
@@ -181,12 +198,37 @@ fn create_qcow2(name: &str, chosen: &Chosen) -> Result<()> {
             None => None,
         };
         let file = create_file(name, Arc::new(Inline)).await?;
-        qcow2::create_with_data(&file, data, &options).await
+        or_none(&file, qcow2::create_with_data(&file, data, &options).await)
+    })
+}
+
+/// An image that could not be made leaves no file.
+fn or_none(file: &Node, made: Result<()>) -> Result<()> {
+    if made.is_err() {
+        // The first error matters more.
+        let _ = std::fs::remove_file(file.filename());
+    }
+    made
+}
+
+fn create_luks(name: &str, chosen: &Chosen) -> Result<()> {
+    let size = chosen.number("size").unwrap_or(0).next_multiple_of(512);
+    in_file(name, async |file| {
+        let made = async {
+            if chosen.is_given("detached-header") {
+                return Err(Error::invalid("Parameter 'detached-header' is unexpected"));
+            }
+            let missing = || Error::invalid("Parameter 'key-secret' is required for cipher");
+            let password = chosen.secret("key-secret")?.ok_or_else(missing)?;
+            let options = luks_options(chosen, "")?;
+            luks::create(file, &options, &password, size, preallocation(chosen)?).await
+        };
+        or_none(file, made.await)
     })
 }
 
 /// How a new qcow2 image is encrypted.
-fn encryption(chosen: &Chosen) -> Result<NewEncryption> {
+pub(super) fn encryption(chosen: &Chosen) -> Result<NewEncryption> {
     let format = match chosen.text("encrypt.format") {
         Some(_) if chosen.is_on("encryption") => {
             let text = "Options encryption and encrypt.format are mutually exclusive";
@@ -201,26 +243,59 @@ fn encryption(chosen: &Chosen) -> Result<NewEncryption> {
         return Err(Error::invalid(text));
     }
     let missing = || Error::invalid("Parameter 'encrypt.key-secret' is required for cipher");
-    let id = chosen.text("encrypt.key-secret").ok_or_else(missing)?;
-    let password = chosen.secrets.get(id)?.to_vec();
+    let password = chosen.secret("encrypt.key-secret")?.ok_or_else(missing)?;
     if format == "aes" {
         return Ok(NewEncryption::Aes(password));
     }
-    Ok(NewEncryption::Luks(luks_options(chosen, "encrypt."), password))
+    Ok(NewEncryption::Luks(luks_options(chosen, "encrypt.")?, password))
 }
 
+/// What can be chosen of a LUKS volume.
+const LUKS_CHOICES: [(&str, &[&str]); 5] = [
+    (
+        "cipher-alg",
+        &[
+            "aes-128",
+            "aes-192",
+            "aes-256",
+            "des",
+            "3des",
+            "cast5-128",
+            "serpent-128",
+            "serpent-192",
+            "serpent-256",
+            "sm4",
+            "twofish-128",
+            "twofish-192",
+            "twofish-256",
+        ],
+    ),
+    ("cipher-mode", &["ecb", "cbc", "xts", "ctr"]),
+    ("ivgen-alg", &["plain", "plain64", "essiv"]),
+    ("ivgen-hash-alg", &HASHES),
+    ("hash-alg", &HASHES),
+];
+const HASHES: [&str; 8] =
+    ["md5", "sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160", "sm3"];
+
 /// How a LUKS volume is encrypted.
-fn luks_options(chosen: &Chosen, prefix: &str) -> LuksOptions {
+pub(super) fn luks_options(chosen: &Chosen, prefix: &str) -> Result<LuksOptions> {
     let text = |key: &str| chosen.text(&format!("{prefix}{key}")).map(str::to_owned);
+    for (key, known) in LUKS_CHOICES {
+        if let Some(value) = text(key).filter(|value| !known.contains(&value.as_str())) {
+            let text = format!("Parameter '{key}' does not accept value '{value}'");
+            return Err(Error::invalid(text));
+        }
+    }
     let usual = LuksOptions::default();
-    LuksOptions {
+    Ok(LuksOptions {
         cipher_alg: text("cipher-alg").unwrap_or(usual.cipher_alg),
         cipher_mode: text("cipher-mode").unwrap_or(usual.cipher_mode),
         ivgen_alg: text("ivgen-alg"),
         ivgen_hash_alg: text("ivgen-hash-alg"),
         hash_alg: text("hash-alg").unwrap_or(usual.hash_alg),
         iter_time: chosen.number(&format!("{prefix}iter-time")).unwrap_or(usual.iter_time),
-    }
+    })
 }
 
 /// What a new qcow2 image is like.
@@ -349,7 +424,7 @@ fn create_vmdk(name: &str, chosen: &Chosen) -> Result<()> {
 }
 
 /// Makes an empty file and what is written into it.
-fn in_file(name: &str, write: impl AsyncFnOnce(&Node) -> Result<()>) -> Result<()> {
+fn in_file(name: &str, write: impl AsyncFnOnce(&Arc<Node>) -> Result<()>) -> Result<()> {
     block_on(async {
         let file = create_file(name, Arc::new(Inline)).await?;
         write(&file).await

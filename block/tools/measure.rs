@@ -7,9 +7,11 @@ use super::args::common::{FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, SHARE};
 use super::args::{Args, Command, value};
 use super::create::parse_size;
 use super::creation::{Chosen, join};
-use super::formats::{creator, qcow2_options};
-use super::{Failure, Outcome, Output, text};
+use super::formats::{creator, encryption, luks_options, qcow2_options};
+use super::{Failure, Outcome, Output, snapshot, text};
+use crate::driver::Bitmaps;
 use crate::engine::block_on;
+use crate::luks::{LuksHeader, Volume};
 use crate::node::Node;
 use crate::qcow2::{CreateOptions, Purpose};
 use crate::{Error, Result};
@@ -56,8 +58,8 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         Some(name) => Some(Access::from_args(args, Purpose::Read)?.open(name, output)?),
         None => None,
     };
-    if args.has("snapshot") && source.is_some() {
-        return Err(Failure::new("Failed to load snapshot: Can't find snapshot"));
+    if let (Some(wanted), Some(source)) = (args.get("snapshot"), &source) {
+        snapshot::show(source, wanted)?;
     }
     let format = args.get("target-format").unwrap_or("raw");
     let creator = creator(format).map_err(|known| match known {
@@ -66,6 +68,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     })?;
     let list = join(args.all("options"))?;
     let mut chosen = Chosen::defaults(creator.options);
+    chosen.secrets = args.secrets.clone();
     if let Err(error) = chosen.apply(&list) {
         output.report(&error.to_string());
         return Err(Failure::new(format!("Invalid options for file format '{format}'")));
@@ -81,23 +84,33 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
             };
             Measure { required: size, fully_allocated: size }
         }
+        "luks" => {
+            let missing = || Error::invalid("Parameter 'key-secret' is required for cipher");
+            chosen.secret("key-secret")?.ok_or_else(missing)?;
+            let len = source.as_ref().map_or(Ok(size.unwrap_or(0)), |node| node.len())?;
+            let too_large = || Error::new(libc::EFBIG, "The requested file size is too large");
+            let whole = len.checked_next_multiple_of(512);
+            let whole = whole.and_then(|len| len.checked_add(keys_size(&chosen, "").ok()?));
+            let size = whole.ok_or_else(too_large)?;
+            Measure { required: size, fully_allocated: size }
+        }
         "qcow2" => measure_qcow2(&chosen, source.as_deref())?,
         _ => {
             let text = format!("Block driver '{format}' does not support size measurement");
             return Err(Failure::new(text));
         }
     };
-    // Of bitmaps, one can speak where the source could have some.
-    let bitmaps = format == "qcow2"
-        && source.as_ref().is_some_and(|node| {
-            let compat = node.driver().specific_info().and_then(|info| info.get("compat").cloned());
-            node.driver().name() == "qcow2" && compat != Some(json!("0.10"))
-        });
+    let bitmaps = match &source {
+        Some(source) if format == "qcow2" && has_version_3(source, &chosen) => {
+            Some(bitmaps_size(source, chosen.number("cluster_size").unwrap_or(65536))?)
+        }
+        _ => None,
+    };
     let Measure { required, fully_allocated } = measure;
     if json {
         let mut map = Map::new();
-        if bitmaps {
-            map.insert("bitmaps".into(), json!(0));
+        if let Some(bitmaps) = bitmaps {
+            map.insert("bitmaps".into(), json!(bitmaps));
         }
         map.insert("required".into(), json!(required));
         map.insert("fully-allocated".into(), json!(fully_allocated));
@@ -105,11 +118,37 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     } else {
         let lines = format!("required size: {required}\nfully allocated size: {fully_allocated}\n");
         output.print(&lines);
-        if bitmaps {
-            output.print("bitmaps size: 0\n");
+        if let Some(bitmaps) = bitmaps {
+            output.print(&format!("bitmaps size: {bitmaps}\n"));
         }
     }
     Ok(0)
+}
+
+/// Whether bitmaps could be in the source, and could be copied.
+fn has_version_3(source: &Node, chosen: &Chosen) -> bool {
+    let compat = source.driver().specific_info().and_then(|info| info.get("compat").cloned());
+    let old = matches!(chosen.text("compat"), Some("0.10" | "v2"));
+    source.driver().name() == "qcow2" && compat != Some(json!("0.10")) && !old
+}
+
+/// What the source's bitmaps would take: their bits, a table for each, and the directory.
+fn bitmaps_size(source: &Node, cluster: u64) -> Result<u64> {
+    let list = source.driver().bitmaps().map(Bitmaps::list).unwrap_or_default();
+    let len = source.len()?;
+    let (mut clusters, mut directory) = (0, 0_u64);
+    for bitmap in &list {
+        let data = len.div_ceil(bitmap.granularity).div_ceil(8).div_ceil(cluster);
+        clusters += data + (data * 8).div_ceil(cluster);
+        directory += (24 + bitmap.name.len() as u64).next_multiple_of(8);
+    }
+    Ok((clusters + directory.div_ceil(cluster)) * cluster)
+}
+
+/// What header and key slots of a LUKS volume take.
+fn keys_size(chosen: &Chosen, prefix: &str) -> Result<u64> {
+    let (header, _) = LuksHeader::create(&luks_options(chosen, prefix)?, 1000)?;
+    Ok(Volume::len_of_keys(&header))
 }
 
 fn measure_qcow2(chosen: &Chosen, source: Option<&Node>) -> Result<Measure> {
@@ -128,7 +167,14 @@ fn measure_qcow2(chosen: &Chosen, source: Option<&Node>) -> Result<Measure> {
     options.header()?;
     let size = options.size.next_multiple_of(512);
     let entry = if chosen.is_on("extended_l2") { 16 } else { 8 };
-    let metadata = metadata_size(size, &options, entry)?;
+    let mut metadata = metadata_size(size, &options, entry)?;
+    if chosen.is_on("encryption") || chosen.is_given("encrypt.format") {
+        // Says what is missing.
+        encryption(chosen)?;
+        if chosen.text("encrypt.format") == Some("luks") {
+            metadata += keys_size(chosen, "encrypt.")?.next_multiple_of(cluster);
+        }
+    }
     let aligned = size.next_multiple_of(cluster);
     let fully_allocated = metadata + aligned;
     let data = match source {

@@ -1,8 +1,10 @@
 //! `qemu-img`: subcommands over the block layer, with QEMU's options, texts and exit codes.
 
 mod access;
+mod amend;
 mod args;
 mod bench;
+mod bitmap;
 mod check;
 mod commit;
 mod compare;
@@ -30,8 +32,10 @@ use output::Output;
 
 use crate::Error;
 
-const COMMANDS: [&Command; 13] = [
+const COMMANDS: [&Command; 15] = [
+    &amend::COMMAND,
     &bench::COMMAND,
+    &bitmap::COMMAND,
     &check::COMMAND,
     &commit::COMMAND,
     &compare::COMMAND,

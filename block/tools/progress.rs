@@ -54,7 +54,18 @@ impl Progress {
     pub(super) fn advance(&mut self, bytes: u64, output: &mut Output<'_>) {
         self.done += bytes;
         let percent = self.done as f64 * 100.0 / self.total.max(1) as f64;
-        let percent = percent.min(100.0);
+        self.show(percent.min(100.0), output);
+    }
+
+    /// So much of all is done, from 0 to 1. The very beginning shows, too.
+    pub(super) fn set(&mut self, part: f64, output: &mut Output<'_>) {
+        if part == 0.0 {
+            return self.print(0.0, output);
+        }
+        self.show(part * 100.0, output);
+    }
+
+    fn show(&mut self, percent: f64, output: &mut Output<'_>) {
         if percent - self.last > STEP || percent >= 100.0 {
             self.print(percent, output);
         }

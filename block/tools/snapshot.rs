@@ -11,6 +11,7 @@ use crate::engine::block_on;
 use crate::node::Node;
 use crate::qcow2::Purpose;
 use crate::{Error, Result};
+use base::options::ParsedOpts;
 
 pub(super) const COMMAND: Command = Command {
     name: "snapshot",
@@ -66,6 +67,37 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         .map_err(|error| Failure::new(format!("Could not {action} snapshot '{tag}': {error}")))?;
     block_on(node.close())?;
     Ok(0)
+}
+
+/// Has an image that is open for reading show a snapshot: an id or a name, or options that say which of
+/// the two (`snapshot.id=1,snapshot.name=x`).
+pub(super) fn show(node: &Node, wanted: &str) -> std::result::Result<(), Failure> {
+    let fail = |why: &str| Failure::new(format!("Failed to load snapshot: {why}"));
+    let (mut id, mut name) = (None, None);
+    if wanted.starts_with("snapshot.") {
+        let keys = |key: &str| matches!(key, "snapshot.id" | "snapshot.name");
+        let parsed = ParsedOpts::parse(wanted, None, keys).map_err(Error::from)?;
+        let get = |key| parsed.opts.get(key).map(str::to_owned);
+        (id, name) = (get("snapshot.id"), get("snapshot.name"));
+    }
+    let Some(snapshots) = node.driver().snapshots() else {
+        let format = node.driver().name();
+        return Err(fail(&format!(
+            "Block format '{format}' used by device '' does not support temporarily loading \
+             internal snapshots"
+        )));
+    };
+    let list = block_on(snapshots.list())?;
+    let either = id.is_none() && name.is_none();
+    let is_wanted = |known: &&Snapshot| match either {
+        true => known.id == wanted || known.name == wanted,
+        false => {
+            id.as_ref().is_none_or(|id| *id == known.id)
+                && name.as_ref().is_none_or(|name| *name == known.name)
+        }
+    };
+    let found = list.iter().find(is_wanted).ok_or_else(|| fail("Can't find snapshot"))?;
+    Ok(block_on(snapshots.show(&found.id))?)
 }
 
 fn now() -> SnapshotTime {

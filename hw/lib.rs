@@ -3,6 +3,7 @@
 
 pub mod acpi;
 pub mod char;
+pub mod display;
 pub mod dma;
 pub mod firmware;
 pub mod input;

@@ -15,11 +15,13 @@ use base::props::{
 };
 use base::request::RequestSink;
 use block::backend::{Backend, Interface};
+use ui::{Consoles, Place as HeadPlace};
 
 use crate::char::debugcon::{self, Debugcon};
 use crate::char::parallel::{self, Parallel};
 use crate::char::pci_serial::{self, PciSerialError, PciSerialProps};
 use crate::char::serial::{self, Serial};
+use crate::display::std_vga::{self, Sockets, StdVgaProps, VgaError};
 use crate::firmware::acpi::LegacyPort;
 use crate::firmware::fw_cfg::{FwCfg, FwCfgError};
 use crate::isa::{IRQS, IsaBus};
@@ -73,6 +75,7 @@ impl BusKind {
 pub enum Category {
     Storage,
     Input,
+    Display,
     Misc,
     Watchdog,
 }
@@ -82,6 +85,7 @@ impl Category {
         match self {
             Category::Storage => "Storage devices:",
             Category::Input => "Input devices:",
+            Category::Display => "Display devices:",
             Category::Misc => "Misc devices:",
             Category::Watchdog => "Watchdog devices:",
         }
@@ -175,6 +179,8 @@ pub trait Slots {
     fn requests(&self) -> RequestSink;
     /// Firmware configuration.
     fn fw_cfg(&self) -> &Shared<FwCfg>;
+    /// Where the heads of display adapters go.
+    fn consoles(&self) -> &Consoles;
     /// Where message-signalled interrupts go.
     fn msi(&self) -> Arc<dyn MsiSink>;
     /// What was told about devices so far.
@@ -242,6 +248,9 @@ pub enum DeviceError {
     /// A block device.
     #[error(transparent)]
     Blk(#[from] BlkError),
+    /// A display adapter.
+    #[error(transparent)]
+    Vga(#[from] VgaError),
     /// An IDE drive.
     #[error(transparent)]
     Ide(#[from] IdeError),
@@ -341,7 +350,9 @@ pub fn find(name: &str) -> Option<&'static DeviceType> {
 /// The listing of all types.
 pub fn listing() -> String {
     let mut text = String::new();
-    for category in [Category::Storage, Category::Input, Category::Misc, Category::Watchdog] {
+    for category in
+        [Category::Storage, Category::Input, Category::Display, Category::Misc, Category::Watchdog]
+    {
         if !text.is_empty() {
             text.push('\n');
         }
@@ -698,6 +709,22 @@ fn floppy(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     floppy::add(&props, slots)
 }
 
+fn sockets(slots: &dyn Slots) -> Sockets<'_> {
+    let Identity { id, path } = slots.identity();
+    Sockets {
+        pci: slots.pci(),
+        isa: slots.isa(),
+        consoles: slots.consoles(),
+        place: HeadPlace { device: id, path, head: 0 },
+        clocks: slots.clocks(),
+    }
+}
+
+fn std_vga(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let mut props: StdVgaProps = parse("VGA", settings)?;
+    Ok(std_vga::plug(&mut props, &sockets(slots))?)
+}
+
 macro_rules! types {
     ($($name:literal $(alias $alias:literal)? $(of $part:literal)?, $bus:ident, $category:ident, $desc:expr, $props:ty, $realize:ident;)*) => {
         /// All types.
@@ -719,6 +746,7 @@ macro_rules! types {
 }
 
 types! {
+    "VGA", Pci, Display, None, StdVgaProps, std_vga;
     "edu", Pci, Misc, None, EduProps, edu;
     "floppy", Floppy, Storage, Some("virtual floppy drive"), FloppyProps, floppy;
     "i6300esb", Pci, Watchdog, Some("Intel 6300ESB"), I6300EsbProps, i6300esb;

@@ -20,6 +20,7 @@ use cpu::signals::request;
 use cpu::vcpu::{EventSink, VcpuEvent, Vcpus};
 use hw::pci::PciFunction;
 use parking_lot::Mutex;
+use ui::Consoles;
 
 use crate::config::{Actions, DeviceConfig, OnPanic, OnReboot, OnShutdown, OnWatchdog};
 use crate::inventory::Inventory;
@@ -108,6 +109,7 @@ pub struct Vm {
     main_loop: LoopHandle,
     graph: Arc<Graph>,
     input: Arc<Router>,
+    consoles: Arc<Consoles>,
     parts: OnceLock<Parts>,
     /// The root of the object tree.
     objects: Arc<Object>,
@@ -141,6 +143,7 @@ impl Vm {
             main_loop: main_loop.clone(),
             graph: graph.clone(),
             input: Router::new(clocks),
+            consoles: Consoles::new(),
             parts: OnceLock::new(),
             objects,
             user_objects: UserObjects::new(user, graph),
@@ -184,6 +187,11 @@ impl Vm {
     /// The root of the object tree.
     pub fn objects(&self) -> &Arc<Object> {
         &self.objects
+    }
+
+    /// What people see of it.
+    pub fn consoles(&self) -> &Arc<Consoles> {
+        &self.consoles
     }
 
     /// The disks.

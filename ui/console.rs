@@ -102,7 +102,7 @@ impl Console {
             viewer.damaged(&[surface.bounds()]);
             self.viewers.lock().push(viewer.clone());
         }
-        self.pace.nudge();
+        self.pace.start();
         Attachment { console: Arc::downgrade(self), viewer }
     }
 

@@ -1,6 +1,6 @@
 //! All heads of a machine, and the thread that refreshes them.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -19,6 +19,8 @@ const PATIENCE: u32 = 60;
 pub(crate) struct Pace {
     hurried: Mutex<bool>,
     changed: Condvar,
+    consoles: Weak<Consoles>,
+    started: OnceLock<()>,
 }
 
 impl Pace {
@@ -26,6 +28,19 @@ impl Pace {
     pub(crate) fn nudge(&self) {
         *self.hurried.lock() = true;
         self.changed.notify_all();
+    }
+
+    /// Somebody looks: from now on there is a thread that refreshes.
+    pub(crate) fn start(self: &Arc<Self>) {
+        self.started.get_or_init(|| {
+            let (consoles, pace) = (self.consoles.clone(), self.clone());
+            let thread = base::thread::builder("display").spawn(move || serve(&consoles, &pace));
+            if let Err(error) = thread {
+                let reason = base::report::strerror(&error);
+                base::error_report!("cannot start the thread that refreshes displays: {reason}");
+            }
+        });
+        self.nudge();
     }
 
     /// Waits for a nudge; says whether there was one.
@@ -44,19 +59,19 @@ impl Pace {
 }
 
 /// All heads of a machine, in order.
-#[derive(Default)]
 pub struct Consoles {
     list: RwLock<Vec<Arc<Console>>>,
     pace: Arc<Pace>,
 }
 
 impl Consoles {
-    /// None yet, and the thread that will refresh them. It ends when the consoles are dropped.
-    pub fn new() -> std::io::Result<Arc<Self>> {
-        let consoles = Arc::new(Consoles::default());
-        let (weak, pace) = (Arc::downgrade(&consoles), consoles.pace.clone());
-        base::thread::builder("display").spawn(move || serve(&weak, &pace))?;
-        Ok(consoles)
+    /// None yet. The thread that refreshes them starts when somebody looks, and ends when the consoles
+    /// are dropped.
+    pub fn new() -> Arc<Self> {
+        Arc::new_cyclic(|me| Consoles {
+            list: RwLock::default(),
+            pace: Arc::new(Pace { consoles: me.clone(), ..Pace::default() }),
+        })
     }
 
     /// Adds a head.
@@ -138,7 +153,7 @@ mod tests {
 
     #[test]
     fn heads_are_found_by_device_and_number() {
-        let consoles = Consoles::default();
+        let consoles = Consoles::new();
         let place = |head| Place { device: Some("card".into()), path: "/card".into(), head };
         consoles.add("zero", place(0), Arc::new(Lamp::default()));
         consoles.add("one", place(1), Arc::new(Lamp::default()));
@@ -152,7 +167,7 @@ mod tests {
 
     #[test]
     fn who_looks_sees_what_changes() {
-        let consoles = Consoles::new().unwrap();
+        let consoles = Consoles::new();
         let lamp = Arc::new(Lamp::default());
         let console = consoles.add("Lamp", Place::default(), lamp.clone());
         let (log, told) = Log::new();

@@ -38,6 +38,11 @@ impl IsaBus {
         self.memory.add(memory, at, 0);
     }
 
+    /// Places memory over other memory that is there already.
+    pub fn place_memory_over(&self, memory: &Region, at: u64) {
+        self.memory.add(memory, at, 1);
+    }
+
     /// Places ports over others that are there already.
     pub fn place_over(&self, ports: &Region, at: u64) {
         self.ports.add(ports, at, 1);

@@ -28,3 +28,4 @@ pub const QUMRANET_VIRTIO_MODERN: u16 = 0x1040;
 
 pub const TEACHING: u16 = 0x1234;
 pub const TEACHING_EDU: u16 = 0x11e8;
+pub const TEACHING_VGA: u16 = 0x1111;

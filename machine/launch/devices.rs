@@ -26,6 +26,7 @@ use hw::registry::{
 use hw::storage::ata::channel::PLACES;
 use hw::storage::fdc::{self, Fdc};
 use hw::storage::piix3_ide::Piix3Ide;
+use ui::Consoles;
 
 use super::characters::Characters;
 use super::chips::{self, PCI_BUS};
@@ -65,6 +66,7 @@ pub(super) struct Means {
     pub processors: u32,
     pub requests: RequestSink,
     pub msi: Arc<dyn MsiSink>,
+    pub consoles: Arc<Consoles>,
     pub globals: Vec<GlobalProp>,
 }
 
@@ -138,6 +140,9 @@ impl Slots for Equipment<'_> {
     }
     fn fw_cfg(&self) -> &Shared<FwCfg> {
         &self.pc.fw_cfg
+    }
+    fn consoles(&self) -> &Consoles {
+        &self.means.consoles
     }
     fn msi(&self) -> Arc<dyn MsiSink> {
         self.means.msi.clone()

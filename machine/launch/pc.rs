@@ -307,6 +307,7 @@ pub(super) fn build(
         processors: processors.count,
         requests: vm.request_sink(),
         msi: wired.apic_bus.clone(),
+        consoles: vm.consoles().clone(),
         globals: config.globals.clone(),
     };
     let mut equipment = Equipment {

@@ -11,6 +11,7 @@ use machine::config::{DeviceConfig, ObjectConfig, OnWatchdog, PropList};
 use machine::run_state::Cause;
 
 use super::block;
+use super::display;
 use super::info::INFO;
 use super::input;
 use super::memory;
@@ -301,6 +302,7 @@ const COMMANDS: &[Command] = commands! {
         target.ring(device)?.ring_write(data.as_bytes());
         silence()
     };
+    "screendump" "filename [-f format] [device [head]]" "save a picture of a screen" display::screendump;
     "sendkey" "keys [hold_ms]" "press keys (for example ctrl-alt-f1), by default for 10 ms"
         input::sendkey;
     "snapshot_blkdev" "[-n] device [new-image-file [format]]" "put an overlay over a disk"

@@ -2,6 +2,7 @@
 
 mod block;
 mod command;
+mod display;
 mod info;
 mod input;
 mod memory;

@@ -19,6 +19,7 @@ use crate::qapi::{ErrorClass, Qapi, QmpError, Type};
 use crate::target::Target;
 use commands::COMMANDS;
 pub(crate) use commands::block as block_commands;
+pub(crate) use commands::display as display_commands;
 pub(crate) use events::Listeners;
 
 /// A command: the function behind it, and its types.

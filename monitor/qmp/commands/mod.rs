@@ -5,6 +5,7 @@ pub(crate) mod block;
 mod chardev;
 mod chardev_add;
 mod devices;
+pub(crate) mod display;
 mod fds;
 mod input;
 mod machine;
@@ -118,6 +119,7 @@ commands! {
     "remove-fd" => fds::remove_fd,
     "ringbuf-read" => chardev::ringbuf_read,
     "ringbuf-write" => chardev::ringbuf_write,
+    "screendump" => display::screendump,
     "send-key" => input::send_key,
     "set-action" => machine::set_action,
     "stop" => machine::stop,

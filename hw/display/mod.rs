@@ -1,0 +1,5 @@
+//! Display adapters.
+
+pub mod edid;
+pub mod std_vga;
+pub mod vga;

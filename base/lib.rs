@@ -29,4 +29,5 @@ pub mod request;
 pub mod state;
 pub mod sync;
 pub mod thread;
+pub mod tls;
 pub mod trace;

@@ -12,9 +12,11 @@ mod adapter;
 mod console;
 mod consoles;
 mod cursor;
+pub mod keymap;
 mod picture;
 mod surface;
 mod viewer;
+pub mod vnc;
 
 pub use adapter::{Adapter, SizeWish, TextCell, TextScreen};
 pub use console::{Attachment, Console, Place};

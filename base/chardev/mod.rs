@@ -42,7 +42,7 @@ pub use mux::EscapeActions;
 pub use out_queue::OutQueue;
 pub use registry::{ChardevInfo, Chardevs};
 pub use serial::{ModemLines, Parity, SerialLine, SerialParams};
-pub use socket::address::Family;
+pub use socket::address::{Connected, Family, Listening, connect, listen};
 pub use spec::{
     BACKENDS, BackendSpec, ChardevSpec, OPTIONS, OptionType, SocketAddress, SocketSpec, UdpSpec,
 };

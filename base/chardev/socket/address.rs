@@ -106,14 +106,20 @@ pub(in super::super) fn resolve_one(
 }
 
 /// A connected socket.
-pub(super) enum Connected {
+#[derive(Debug)]
+pub enum Connected {
+    /// Within the host.
     Unix(UnixStream),
+    /// Over a network.
     Tcp(TcpStream),
 }
 
 /// A listening socket.
-pub(super) enum Listening {
+#[derive(Debug)]
+pub enum Listening {
+    /// Within the host.
     Unix(UnixListener),
+    /// Over a network.
     Tcp(TcpListener),
 }
 
@@ -127,14 +133,16 @@ impl AsFd for Listening {
 }
 
 impl Listening {
-    pub(super) fn accept(&self) -> io::Result<Connected> {
+    /// Takes the next connection.
+    pub fn accept(&self) -> io::Result<Connected> {
         match self {
             Listening::Unix(listener) => Ok(Connected::Unix(listener.accept()?.0)),
             Listening::Tcp(listener) => Ok(Connected::Tcp(listener.accept()?.0)),
         }
     }
 
-    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
+    /// Has accepting return at once.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
         match self {
             Listening::Unix(listener) => listener.set_nonblocking(true),
             Listening::Tcp(listener) => listener.set_nonblocking(true),
@@ -143,7 +151,7 @@ impl Listening {
 }
 
 /// Connects, which may take a while.
-pub(super) fn connect(address: &SocketAddress) -> Result<Connected, ChardevError> {
+pub fn connect(address: &SocketAddress) -> Result<Connected, ChardevError> {
     match address {
         SocketAddress::Unix { path, abstract_name, tight } => {
             let stream = UnixStream::connect_addr(&unix_address(path, *abstract_name, *tight)?)
@@ -164,7 +172,7 @@ pub(super) fn connect(address: &SocketAddress) -> Result<Connected, ChardevError
 }
 
 /// Listens. A unix socket's file is replaced.
-pub(super) fn listen(address: &SocketAddress) -> Result<Listening, ChardevError> {
+pub fn listen(address: &SocketAddress) -> Result<Listening, ChardevError> {
     match address {
         SocketAddress::Unix { path, abstract_name, tight } => {
             let address = unix_address(path, *abstract_name, *tight)?;

@@ -85,6 +85,8 @@ pub struct Cpu {
     pub exit_block: bool,
     /// A triple fault happened; only RESET or INIT helps.
     pub shutdown: bool,
+    /// Why the engine cannot go on.
+    pub failure: Option<String>,
     /// FERR# was asserted because of the floating-point exception that is pending.
     pub(crate) fpu_error_told: bool,
     /// Which requests leave the run loop now.
@@ -120,6 +122,7 @@ impl Cpu {
             stepping: false,
             exit_block: false,
             shutdown: false,
+            failure: None,
             fpu_error_told: false,
             signal_mask: 0,
             bus,

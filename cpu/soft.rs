@@ -219,6 +219,9 @@ impl Engine for SoftEngine {
                     self.log_reset(format_args!("Triple fault"));
                     return Exit::Shutdown;
                 }
+                RunExit::Failed => {
+                    return Exit::Failed(self.cpu.failure.take().unwrap_or_default());
+                }
             }
         }
     }

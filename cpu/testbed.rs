@@ -43,10 +43,21 @@ pub struct Testbed {
 impl Testbed {
     /// A testbed whose processor offers every feature.
     pub fn new() -> Result<Self, RamError> {
-        let ram = Arc::new(RamBlock::anonymous("ram", RAM)?);
+        Self::on(&Region::container("memory", 1 << 64))
+    }
+
+    /// The same with something else in memory, at `place`.
+    #[cfg(test)]
+    pub(crate) fn with_region(region: Region, place: u64) -> Result<Self, RamError> {
         let root = Region::container("memory", 1 << 64);
+        root.add(&region, place, 0);
+        Self::on(&root)
+    }
+
+    fn on(root: &Region) -> Result<Self, RamError> {
+        let ram = Arc::new(RamBlock::anonymous("ram", RAM)?);
         root.add(&Region::ram(ram.clone()), 0, 0);
-        let memory = AddressSpace::new("memory", root);
+        let memory = AddressSpace::new("memory", root.clone());
         let bus = Bus {
             smm: memory.clone(),
             memory,

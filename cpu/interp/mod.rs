@@ -39,6 +39,8 @@ pub enum RunExit {
     Halted,
     /// A triple fault.
     Shutdown,
+    /// The engine cannot go on: `Cpu::failure` tells why.
+    Failed,
 }
 
 /// How a block was left.
@@ -49,6 +51,8 @@ pub(crate) enum Left {
     Fault,
     /// By a triple fault.
     Shutdown,
+    /// By a failure of the engine.
+    Failed,
 }
 
 impl Cpu {

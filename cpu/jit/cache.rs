@@ -1,4 +1,8 @@
 //! All translations, found by where their guest bytes lie and by the page that holds them.
+//!
+//! The code memory consists of a few *regions* that are filled one after the other. Before the next
+//! one is needed, what it holds is taken back; it is used again once every processor has been seen
+//! outside of translated code since. The other regions stay as they are.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,10 +22,31 @@ const MAX_BYTES: usize = 512;
 const PAGE: usize = 4096;
 /// Most bytes of an area at a time.
 const AREA: usize = 64 << 10;
+/// Most regions, and the bytes that one has unless there would be less than two.
+const MOST_REGIONS: usize = 16;
+const REGION: usize = 256 << 10;
 /// Most translations of one place that differ by how flags can be computed.
 const MOST_RECIPES: u8 = 3;
 /// Most guest addresses of a block that are remembered.
 const MOST_ENTRIES: usize = 8;
+
+/// The number of a block: of its region and in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockId(u32);
+
+impl BlockId {
+    const INDEX_BITS: u32 = 24;
+
+    fn new(region: usize, index: usize) -> Self {
+        BlockId((region as u32) << Self::INDEX_BITS | index as u32)
+    }
+    fn region(self) -> usize {
+        (self.0 >> Self::INDEX_BITS) as usize
+    }
+    fn index(self) -> usize {
+        (self.0 & ((1 << Self::INDEX_BITS) - 1)) as usize
+    }
+}
 
 /// A translated block.
 struct Block {
@@ -32,8 +57,15 @@ struct Block {
     wants_recipe: bool,
     /// How often that was tried.
     recipes: u8,
-    /// Where it is executed; empty if the interpreter is to execute it.
+    /// Where it is executed; what is seldom executed lies elsewhere.
     code: Range<usize>,
+    /// Bytes of host code in all, and of guest code.
+    host_len: u32,
+    guest_len: u16,
+    /// It goes on in the next page.
+    crosses: bool,
+    /// Jumps of it that lead to other blocks directly.
+    linked: u8,
     records: Box<[Record]>,
     traps: Vec<(Range<usize>, usize)>,
     /// Jumps that lead here, and where they led before.
@@ -47,8 +79,8 @@ struct CodePage {
     ram: Arc<RamBlock>,
     /// Number of the page in its RAM block.
     index: usize,
-    /// What was made from it: blocks by number, and the bytes of the page they are about.
-    pieces: Vec<(usize, Range<u32>)>,
+    /// What was made from it: blocks, and the bytes of the page they are about.
+    pieces: Vec<(BlockId, Range<u32>)>,
 }
 
 /// Free memory that code is placed in next.
@@ -57,6 +89,76 @@ struct Area {
     /// Offset in the code memory.
     at: usize,
     end: usize,
+}
+
+/// Part of the code memory.
+struct Region {
+    /// Its offset in the code memory, its end, and how far it is used.
+    start: usize,
+    end: usize,
+    used: usize,
+    /// For what is executed often, and what is not.
+    areas: [Area; 2],
+    /// By ascending address of their code.
+    blocks: Vec<Block>,
+    /// What it held was taken back when the translator began this generation: it is free when
+    /// everybody has left the code of those before.
+    evicted: Option<u64>,
+}
+
+impl Region {
+    fn new(start: usize, end: usize) -> Self {
+        Region {
+            start,
+            end,
+            used: start,
+            areas: Default::default(),
+            blocks: Vec::new(),
+            evicted: None,
+        }
+    }
+
+    fn area_len(&self) -> usize {
+        AREA.min((self.end - self.start) / 4)
+    }
+
+    fn new_area(&mut self) -> Option<Area> {
+        let area = Area { at: self.used, end: self.used + self.area_len() };
+        if area.end > self.end {
+            return None;
+        }
+        self.used = area.end;
+        Some(area)
+    }
+}
+
+/// What a translator did, as people ask for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Report {
+    /// Bytes of code memory in use, and there are.
+    pub used: usize,
+    /// See `used`.
+    pub room: usize,
+    /// Blocks there are.
+    pub blocks: usize,
+    /// Their bytes of guest code, in all and at most.
+    pub guest_bytes: usize,
+    /// See `guest_bytes`.
+    pub longest: usize,
+    /// Their bytes of host code.
+    pub host_bytes: usize,
+    /// Those that go on in the next page.
+    pub crossing: usize,
+    /// Those with a jump that leads to another block directly, and with more.
+    pub linked: usize,
+    /// See `linked`.
+    pub linked_twice: usize,
+    /// Regions taken back to make room.
+    pub evictions: u64,
+    /// Blocks taken back because their bytes were written.
+    pub invalidated: u64,
+    /// Blocks made since the beginning.
+    pub translated: u64,
 }
 
 /// A place in RAM.
@@ -86,15 +188,15 @@ impl Place<'_> {
 /// The cache proper; see [`super::Translator`] for who may use it when.
 pub struct Cache {
     memory: CodeMemory,
-    used: usize,
-    /// How much of the memory is taken by what is never dropped.
-    fixed: usize,
-    /// For what is executed often, and what is not.
-    areas: [Area; 2],
-    /// By ascending address of their code.
-    blocks: Vec<Block>,
-    map: Map<(usize, Variant), usize>,
+    regions: Box<[Region]>,
+    /// The region that is being filled.
+    current: usize,
+    map: Map<(usize, Variant), BlockId>,
     pages: Map<usize, CodePage>,
+    /// Counts for [`Cache::report`].
+    evictions: u64,
+    invalidated: u64,
+    translated: u64,
 }
 
 /// What the cache knows about a place.
@@ -104,7 +206,7 @@ pub enum Found {
     Code(usize),
     /// The interpreter should execute the block there.
     Interpret,
-    /// There is no room for a translation.
+    /// There is no room for a translation: see [`Cache::advance`].
     Full,
 }
 
@@ -126,14 +228,18 @@ impl Cache {
             return Err(nix::Error::ENOMEM);
         }
         let fixed = asm.bytes.len().next_multiple_of(64);
+        let count = (len / REGION).clamp(2, MOST_REGIONS);
+        let room = ((len - fixed) / count) & !63;
+        let place = |number| fixed + number * room;
         let cache = Cache {
             memory,
-            used: fixed,
-            fixed,
-            areas: Default::default(),
-            blocks: Vec::new(),
+            regions: (0..count).map(|n| Region::new(place(n), place(n + 1))).collect(),
+            current: 0,
             map: Map::default(),
             pages: Map::default(),
+            evictions: 0,
+            invalidated: 0,
+            translated: 0,
         };
         Ok((cache, thunks))
     }
@@ -154,13 +260,21 @@ impl Cache {
         thunks: &Thunks,
     ) -> Found {
         match self.map.get(&(place.host(), variant)) {
-            Some(index) => self.found(*index),
+            Some(id) => self.found(*id),
             None => self.add(place, next, variant, model, thunks),
         }
     }
 
-    fn found(&self, index: usize) -> Found {
-        Found::Code(self.blocks[index].code.start)
+    fn block(&self, id: BlockId) -> Option<&Block> {
+        self.regions.get(id.region())?.blocks.get(id.index())
+    }
+
+    fn block_mut(&mut self, id: BlockId) -> Option<&mut Block> {
+        self.regions.get_mut(id.region())?.blocks.get_mut(id.index())
+    }
+
+    fn found(&self, id: BlockId) -> Found {
+        self.block(id).map_or(Found::Interpret, |block| Found::Code(block.code.start))
     }
 
     /// Translates the block at `place`.
@@ -176,13 +290,13 @@ impl Cache {
         place.watch();
         let mut bytes = vec![0; MAX_BYTES.min(PAGE - start)];
         place.ram.read(place.offset, &mut bytes);
-        let block = self.blocks.len() as u32;
+        let block = BlockId::new(self.current, self.regions[self.current].blocks.len());
         let start = start as u16;
         let source = Source { bytes: &bytes, next_page: None, start, block, variant, model };
         let mut translation = self.translate(&source, thunks);
         // An instruction that goes on in the next page is a block of its own.
         let crossing = bytes.len() < LONGEST;
-        let next = next.filter(|_| crossing && translation.is_none());
+        let next = next.filter(|_| crossing && matches!(translation, Err(Found::Interpret)));
         if let Some(next) = next {
             next.watch();
             let mut rest = vec![0; LONGEST - bytes.len()];
@@ -193,9 +307,8 @@ impl Cache {
             translation = self.translate(&source, thunks);
         }
         let found = match translation {
-            Some(translation) => self.enter(place, next, variant, translation),
-            None if crossing => Found::Interpret,
-            None => Found::Full,
+            Ok(translation) => self.enter(place, next, variant, translation),
+            Err(found) => found,
         };
         for place in [Some(place), next].into_iter().flatten() {
             if !self.pages.contains_key(&(place.host() & !(PAGE - 1))) {
@@ -205,36 +318,30 @@ impl Cache {
         found
     }
 
-    /// Translates into the free areas, which are renewed if they are too small. `None` if there is
-    /// nothing to translate, or no room.
-    fn translate(&mut self, source: &Source<'_>, thunks: &Thunks) -> Option<Translation> {
+    /// Translates into the free areas, which are renewed if they are too small.
+    fn translate(&mut self, source: &Source<'_>, thunks: &Thunks) -> Result<Translation, Found> {
+        let start = self.memory.start();
+        let region = &mut self.regions[self.current];
         for _ in 0..3 {
-            let address = self.areas.map(|area| self.memory.start() + area.at);
-            let translation = translate(source, (address[0], address[1]), thunks)?;
+            let [hot, cold] = region.areas.map(|area| start + area.at);
+            let translation = translate(source, (hot, cold), thunks).ok_or(Found::Interpret)?;
             let cold_len = translation.code.len() - translation.hot_len;
             let mut fits = true;
             for (number, len) in [translation.hot_len, cold_len].into_iter().enumerate() {
-                let area = self.areas[number];
+                if len > region.area_len() {
+                    return Err(Found::Interpret);
+                }
+                let area = region.areas[number];
                 if area.at + len > area.end {
-                    self.areas[number] = self.new_area()?;
+                    region.areas[number] = region.new_area().ok_or(Found::Full)?;
                     fits = false;
                 }
             }
             if fits {
-                return Some(translation);
+                return Ok(translation);
             }
         }
-        None
-    }
-
-    fn new_area(&mut self) -> Option<Area> {
-        let len = AREA.min(self.memory.len() / 8);
-        let area = Area { at: self.used, end: self.used + len };
-        if area.end > self.memory.len() {
-            return None;
-        }
-        self.used = area.end;
-        Some(area)
+        Err(Found::Full)
     }
 
     /// Keeps a translation that was made for the free areas.
@@ -249,8 +356,8 @@ impl Cache {
         if variant.arrival.in_host() && translation.recipe != RecipeUse::Used {
             // The same code as without a recipe.
             variant.arrival = Arrival::Host(None);
-            if let Some(index) = self.map.get(&(guest, variant)) {
-                return self.found(*index);
+            if let Some(id) = self.map.get(&(guest, variant)) {
+                return self.found(*id);
             }
         }
         for (at, record) in translation.record_sites {
@@ -258,71 +365,91 @@ impl Cache {
             translation.code[at..at + 8].copy_from_slice(&record.to_le_bytes());
         }
         let (hot, cold) = translation.code.split_at(translation.hot_len);
-        let address = self.memory.start() + self.areas[0].at;
-        for (area, code) in self.areas.iter_mut().zip([hot, cold]) {
+        let region = &mut self.regions[self.current];
+        let address = self.memory.start() + region.areas[0].at;
+        for (area, code) in region.areas.iter_mut().zip([hot, cold]) {
             if !self.memory.write(area.at, code) {
                 return Found::Full;
             }
             area.at = (area.at + code.len()).next_multiple_of(16).min(area.end);
         }
-        let index = self.blocks.len();
-        self.blocks.push(Block {
+        let id = BlockId::new(self.current, region.blocks.len());
+        region.blocks.push(Block {
             guest,
             variant,
             wants_recipe: translation.recipe == RecipeUse::Wanted,
             recipes: 0,
             code: address..address + translation.hot_len,
+            host_len: translation.code.len() as u32,
+            guest_len: translation.guest_len as u16,
+            crosses: next.is_some(),
+            linked: 0,
             records: translation.records,
             traps: translation.traps,
             incoming: Vec::new(),
             entered: Vec::new(),
         });
-        self.map.insert((guest, variant), index);
+        self.translated += 1;
+        self.map.insert((guest, variant), id);
         let start = (place.offset as usize % PAGE) as u32;
         let end = start + translation.guest_len as u32;
-        self.note_piece(place, index, start..end.min(PAGE as u32));
+        self.note_piece(place, id, start..end.min(PAGE as u32));
         if let Some(next) = next {
-            self.note_piece(next, index, 0..end.saturating_sub(PAGE as u32));
+            self.note_piece(next, id, 0..end.saturating_sub(PAGE as u32));
         }
         Found::Code(address)
     }
 
-    /// Notes that block `index` was made from bytes `range` of the page of `place`.
-    fn note_piece(&mut self, place: Place<'_>, index: usize, range: Range<u32>) {
+    /// Notes that block `id` was made from bytes `range` of the page of `place`.
+    fn note_piece(&mut self, place: Place<'_>, id: BlockId, range: Range<u32>) {
         let page = self.pages.entry(place.host() & !(PAGE - 1)).or_insert_with(|| CodePage {
             ram: place.ram.clone(),
             index: place.page(),
             pieces: Vec::new(),
         });
-        page.pieces.push((index, range));
+        page.pieces.push((id, range));
+    }
+
+    /// The number of the region that the code at `address` lies in.
+    fn region_of(&self, address: usize) -> Option<usize> {
+        let offset = address.wrapping_sub(self.memory.start());
+        self.regions.iter().position(|region| (region.start..region.end).contains(&offset))
     }
 
     /// The block whose code `pc` lies in.
-    fn block_at(&self, pc: usize) -> Option<&Block> {
-        let after = self.blocks.partition_point(|block| block.code.start <= pc);
-        self.blocks.get(after.checked_sub(1)?).filter(|block| block.code.contains(&pc))
+    fn block_at(&self, pc: usize) -> Option<BlockId> {
+        let number = self.region_of(pc)?;
+        let blocks = &self.regions[number].blocks;
+        let index = blocks.partition_point(|block| block.code.start <= pc).checked_sub(1)?;
+        blocks[index].code.contains(&pc).then(|| BlockId::new(number, index))
     }
 
     /// What is known about the instruction at `pc`, which trapped.
     pub fn trap_at(&self, pc: usize) -> Option<&Record> {
-        let block = self.block_at(pc)?;
+        let block = self.block(self.block_at(pc)?)?;
         let offset = pc - block.code.start;
         let (_, record) = block.traps.iter().find(|(range, _)| range.contains(&offset))?;
         block.records.get(*record)
+    }
+
+    /// Where in its page the block begins whose code `pc` lies in.
+    pub fn start_of(&self, pc: usize) -> Option<u16> {
+        let block = self.block(self.block_at(pc)?)?;
+        Some((block.guest % PAGE) as u16)
     }
 
     /// Leads the jump at `site`, which belongs to block `from`, to the block at `target` of the same
     /// page. The block's address, if it can be executed.
     pub fn link(
         &mut self,
-        from: u32,
+        from: BlockId,
         site: usize,
         target: Target,
         next: Option<Place<'_>>,
         model: &Model,
         thunks: &Thunks,
     ) -> Found {
-        let Some(block) = self.blocks.get(from as usize) else { return Found::Interpret };
+        let Some(block) = self.block(from) else { return Found::Interpret };
         let (guest, variant) = (block.guest, block.variant);
         let Some(page) = self.pages.get(&(guest & !(PAGE - 1))) else { return Found::Interpret };
         let ram = page.ram.clone();
@@ -332,11 +459,16 @@ impl Cache {
         let found = self.find_arrival(place, next, wanted, model, thunks);
         // A block that was taken back meanwhile is not executed again.
         if let Found::Code(code) = found
-            && self.map.get(&(guest, variant)) == Some(&(from as usize))
+            && self.map.get(&(guest, variant)) == Some(&from)
+            && let Some(to) = self.block_at(code)
             && let Some(before) = self.memory.patch(site, code)
-            && let Ok(index) = self.blocks.binary_search_by_key(&code, |block| block.code.start)
         {
-            self.blocks[index].incoming.push((site, before));
+            if let Some(block) = self.block_mut(to) {
+                block.incoming.push((site, before));
+            }
+            if let Some(block) = self.block_mut(from) {
+                block.linked = block.linked.saturating_add(1);
+            }
         }
         found
     }
@@ -355,14 +487,15 @@ impl Cache {
             return self.find(place, next, wanted, model, thunks);
         };
         let guest = place.host();
-        if let Some(index) = self.map.get(&(guest, wanted)) {
-            return self.found(*index);
+        if let Some(id) = self.map.get(&(guest, wanted)) {
+            return self.found(*id);
         }
         let plain = Variant { arrival: Arrival::Host(None), ..wanted };
-        if let Some(&index) = self.map.get(&(guest, plain)) {
-            let block = &mut self.blocks[index];
+        if let Some(&id) = self.map.get(&(guest, plain))
+            && let Some(block) = self.block_mut(id)
+        {
             if !block.wants_recipe || block.recipes >= MOST_RECIPES {
-                return self.found(index);
+                return self.found(id);
             }
             block.recipes += 1;
         }
@@ -371,8 +504,9 @@ impl Cache {
 
     /// Notes that jump tables lead from guest address `rip` to the block at `place`.
     pub fn note_entry(&mut self, place: Place<'_>, variant: Variant, rip: u64) {
-        let Some(index) = self.map.get(&(place.host(), variant)) else { return };
-        let entered = &mut self.blocks[*index].entered;
+        let Some(&id) = self.map.get(&(place.host(), variant)) else { return };
+        let Some(block) = self.block_mut(id) else { return };
+        let entered = &mut block.entered;
         if entered.len() <= MOST_ENTRIES && !entered.contains(&rip) {
             entered.push(rip);
         }
@@ -383,14 +517,14 @@ impl Cache {
     pub fn invalidate(&mut self, page_at: usize, range: &Range<u32>) -> Option<Targets> {
         let page = self.pages.get_mut(&page_at)?;
         let (mut targets, mut all) = (Vec::new(), false);
-        let (blocks, map, memory) = (&mut self.blocks, &mut self.map, &self.memory);
+        let (regions, map, memory) = (&mut self.regions, &mut self.map, &self.memory);
         let before = page.pieces.len();
-        page.pieces.retain(|(index, bytes)| {
+        page.pieces.retain(|(id, bytes)| {
             let hit = bytes.start < range.end && range.start < bytes.end;
-            if hit {
-                let block = &mut blocks[*index];
+            let region = regions.get_mut(id.region()).filter(|_| hit);
+            if let Some(block) = region.and_then(|region| region.blocks.get_mut(id.index())) {
                 let entry = (block.guest, block.variant);
-                if map.get(&entry) == Some(index) {
+                if map.get(&entry) == Some(id) {
                     map.remove(&entry);
                 }
                 for (site, target) in block.incoming.drain(..) {
@@ -402,6 +536,7 @@ impl Cache {
             }
             !hit
         });
+        self.invalidated += (before - page.pieces.len()) as u64;
         let any = page.pieces.len() != before;
         if page.pieces.is_empty() {
             page.ram.tracking().release_code(page.index);
@@ -410,18 +545,79 @@ impl Cache {
         any.then_some(if all { Targets::All } else { Targets::These(targets) })
     }
 
-    /// Takes everything back. The code stays as it is until [`Cache::reuse`].
-    pub fn forget_all(&mut self) {
-        self.map.clear();
-        for (_, page) in self.pages.drain() {
-            page.ram.tracking().release_code(page.index);
-        }
+    fn next_region(&self) -> usize {
+        (self.current + 1) % self.regions.len()
     }
 
-    /// Begins anew; nobody executes old code any more.
-    pub fn reuse(&mut self) {
-        self.blocks.clear();
-        self.used = self.fixed;
-        self.areas = Default::default();
+    /// Goes on in the next region, if that is free: nothing was ever put there, or everybody `left` the
+    /// code of the generations before the one in which it was taken back.
+    #[must_use]
+    pub fn advance(&mut self, left: impl FnOnce(u64) -> bool) -> bool {
+        let next = self.next_region();
+        let region = &mut self.regions[next];
+        match region.evicted {
+            Some(generation) if !left(generation) => return false,
+            None if !region.blocks.is_empty() => return false,
+            _ => {}
+        }
+        *region = Region::new(region.start, region.end);
+        self.current = next;
+        true
+    }
+
+    /// Takes back what the next region holds, so that it is free in time. The code stays as it is until
+    /// [`Cache::advance`]. Whether there was something: then `generation` has to begin, and jump tables
+    /// must forget everything.
+    #[must_use]
+    pub fn evict_next(&mut self, generation: u64) -> bool {
+        let number = self.next_region();
+        let region = &mut self.regions[number];
+        if region.blocks.is_empty() || region.evicted.is_some() {
+            return false;
+        }
+        region.evicted = Some(generation);
+        let ours = region.start..region.end;
+        for block in &mut region.blocks {
+            for (site, target) in block.incoming.drain(..) {
+                self.memory.patch(site, target);
+            }
+        }
+        let start = self.memory.start();
+        let others = self.regions.iter_mut().enumerate().filter(|(other, _)| *other != number);
+        for block in others.flat_map(|(_, region)| &mut region.blocks) {
+            block.incoming.retain(|(site, _)| !ours.contains(&(site - start)));
+        }
+        self.map.retain(|_, id| id.region() != number);
+        self.pages.retain(|_, page| {
+            page.pieces.retain(|(id, _)| id.region() != number);
+            if page.pieces.is_empty() {
+                page.ram.tracking().release_code(page.index);
+            }
+            !page.pieces.is_empty()
+        });
+        self.evictions += 1;
+        true
+    }
+
+    /// What there is.
+    pub fn report(&self) -> Report {
+        let mut report = Report {
+            used: self.regions.iter().map(|region| region.used - region.start).sum(),
+            room: self.memory.len(),
+            evictions: self.evictions,
+            invalidated: self.invalidated,
+            translated: self.translated,
+            ..Report::default()
+        };
+        for block in self.map.values().filter_map(|id| self.block(*id)) {
+            report.blocks += 1;
+            report.guest_bytes += usize::from(block.guest_len);
+            report.longest = report.longest.max(block.guest_len.into());
+            report.host_bytes += block.host_len as usize;
+            report.crossing += usize::from(block.crosses);
+            report.linked += usize::from(block.linked > 0);
+            report.linked_twice += usize::from(block.linked > 1);
+        }
+        report
     }
 }

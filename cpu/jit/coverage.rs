@@ -20,7 +20,7 @@ pub fn handled(code: &[u8], model: &Model) -> (Vec<(Code, usize)>, usize) {
             continue;
         }
         total += 1;
-        if let Class::Step | Class::Last(_) = Unit::of(raw, key, model).class {
+        if let Class::Step | Class::Look | Class::Last(_) = Unit::of(raw, key, model).class {
             *counts.entry(raw.code()).or_default() += 1;
         }
     }

@@ -11,7 +11,7 @@ use super::jump::Entry;
 use crate::Cpu;
 use crate::flags::{Arith, bit};
 use crate::mmu::tlb::{ReadEntry, WriteEntry};
-use crate::state::VecReg;
+use crate::state::{Seg, VecReg};
 
 /// R15 points this far into the frame, so that the front of it is reached by short displacements.
 pub const BIAS: i32 = 128;
@@ -104,6 +104,8 @@ pub enum Left {
     Fault,
     /// By a triple fault.
     Shutdown,
+    /// By a trap of the host that stands for nothing in the guest; `Cpu::failure` tells more.
+    Lost,
 }
 
 /// How much of the vector registers is used.
@@ -232,7 +234,9 @@ impl Frame {
     /// Gives general registers back.
     pub fn store_registers(&self, cpu: &mut Cpu) {
         for (mine, theirs) in self.regs.iter().zip(&mut cpu.state.regs) {
-            *theirs = mine.get();
+            // One by one, as they were just stored: wider loads would have to wait for the stores.
+            // SAFETY: a cell of the frame, which nobody else writes now.
+            *theirs = unsafe { mine.as_ptr().read_volatile() };
         }
     }
 
@@ -242,6 +246,18 @@ impl Frame {
         self.read_table.set(cpu.mmu.tlb.read.part(base));
         self.write_table.set(cpu.mmu.tlb.write.part(base));
         self.fetch_table.set(cpu.mmu.tlb.fetch.part(base));
+    }
+
+    /// Takes what an instruction that changes the mode may change.
+    pub fn refresh_mode(&self, cpu: &Cpu) {
+        let mode = &cpu.mode;
+        self.bases[0].set(mode.base[Seg::Fs as usize]);
+        self.bases[1].set(mode.base[Seg::Gs as usize]);
+        self.vectors_allowed.set(match mode {
+            _ if !mode.sse_enabled || mode.task_switched || mode.fpu_emulated => vectors::NONE,
+            _ if mode.avx_enabled && std::arch::is_x86_feature_detected!("avx") => vectors::AVX,
+            _ => vectors::SSE,
+        });
     }
 
     /// Makes translated code come out soon, `closed` being what it must not read. For any thread.

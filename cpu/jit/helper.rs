@@ -11,6 +11,8 @@ use super::frame::{BIAS, Frame, Left, pack, unpack};
 use super::record::{Kind, Record};
 use crate::flags::Arith;
 use crate::interp::op::segment;
+use crate::mmu::tlb::Epoch;
+use crate::signals::request;
 use crate::state::{CODE, Seg};
 use crate::{Cpu, Trap};
 
@@ -71,6 +73,62 @@ impl Cpu {
     }
 }
 
+/// What blocks rely on beside the bytes they were made from.
+#[derive(PartialEq)]
+struct Basis {
+    code_bits: u8,
+    stack_bits: u8,
+    cpl: u8,
+    local: Epoch,
+    global: u64,
+}
+
+impl Cpu {
+    fn basis(&self) -> Basis {
+        let (mode, tlb) = (&self.mode, &self.mmu.tlb);
+        Basis {
+            code_bits: mode.code_bits,
+            stack_bits: mode.stack_bits,
+            cpl: mode.cpl,
+            local: tlb.fetch_epoch(),
+            global: tlb.global_epoch(),
+        }
+    }
+
+    /// The same for an instruction that may change anything.
+    fn step_and_look(&mut self, record: &Record) -> Option<Left> {
+        let before = self.basis();
+        if let Some(left) = self.step_by_handler(record) {
+            return Some(left);
+        }
+        self.drop_shadow();
+        let done = record.op.as_ref().is_some_and(|op| self.state.rip == self.next_rip(op));
+        let goes_on = done
+            && !self.exit_block
+            && self.pending_debug == 0
+            && !self.attention()
+            && !self.steps_singly()
+            && self.basis() == before;
+        if goes_on {
+            return None;
+        }
+        // Debug traps are looked for.
+        self.exit_block = true;
+        Some(Left::End)
+    }
+
+    /// Ends the shadow of STI, if no interrupt waits for its end. Translated code looks for one at the
+    /// next jump at the earliest.
+    fn drop_shadow(&mut self) {
+        const HIDDEN: u32 = request::INTR | request::NMI | request::SMI;
+        let state = &mut self.state;
+        if state.interrupt_shadow && !state.stack_switched && self.signals.pending() & HIDDEN == 0 {
+            state.interrupt_shadow = false;
+            self.update_signal_mask();
+        }
+    }
+}
+
 /// The frame, processor and record of a call.
 unsafe fn arguments<'a>(
     frame: *const u8,
@@ -90,12 +148,19 @@ pub unsafe extern "sysv64" fn step(frame: *const u8, record: *const Record) -> u
     let (frame, cpu, record) = unsafe { arguments(frame, record) };
     cpu.take_state(frame, record);
     let x87_was_live = record.touches_x87 && cpu.save_x87(frame);
-    if let Some(left) = cpu.step_by_handler(record) {
+    let left = match record.kind {
+        Kind::Look => cpu.step_and_look(record),
+        _ => cpu.step_by_handler(record),
+    };
+    if let Some(left) = left {
         frame.left.set(left);
         return LEAVE;
     }
     if x87_was_live {
         cpu.load_x87(frame);
+    }
+    if record.kind == Kind::Look {
+        frame.refresh_mode(cpu);
     }
     if record.touches_flags {
         frame.flags.set(pack(cpu.state.flags.arith));

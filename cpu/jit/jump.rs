@@ -23,7 +23,13 @@ pub struct Entry {
 }
 
 /// A direct-mapped table.
-pub struct Table(Box<[Entry]>);
+pub struct Table {
+    entries: Box<[Entry]>,
+    /// Which entries were set since the table was empty; as many as [`MOST_SET`] stand for all.
+    set: parking_lot::Mutex<Vec<u16>>,
+}
+
+const MOST_SET: usize = ENTRIES / 2;
 
 fn index(rip: u64) -> usize {
     let product = (rip as u32).wrapping_mul(HASH as u32);
@@ -39,17 +45,17 @@ impl Table {
     /// An empty table.
     pub fn new() -> Self {
         let entry = |i| Entry { rip: AtomicU64::new(absent(i)), code: AtomicUsize::new(0) };
-        Table((0..ENTRIES).map(entry).collect())
+        Table { entries: (0..ENTRIES).map(entry).collect(), set: Default::default() }
     }
 
     /// Its first entry, for translated code.
     pub fn start(&self) -> *mut Entry {
-        self.0.as_ptr().cast_mut()
+        self.entries.as_ptr().cast_mut()
     }
 
     /// The code for `rip`, if known.
     pub fn get(&self, rip: u64) -> Option<usize> {
-        let entry = &self.0[index(rip)];
+        let entry = &self.entries[index(rip)];
         let code = entry.code.load(Ordering::Relaxed);
         (entry.rip.load(Ordering::Relaxed) == rip).then_some(code)
     }
@@ -58,7 +64,11 @@ impl Table {
     /// taken back, so that the two words belong together.
     pub fn set(&self, rip: u64, code: usize) {
         let slot = index(rip);
-        let entry = &self.0[slot];
+        let mut set = self.set.lock();
+        if set.len() < MOST_SET {
+            set.push(slot as u16);
+        }
+        let entry = &self.entries[slot];
         entry.rip.store(absent(slot), Ordering::Relaxed);
         entry.code.store(code, Ordering::Relaxed);
         entry.rip.store(rip, Ordering::Release);
@@ -68,14 +78,19 @@ impl Table {
     fn remove(&self, rip: u64, code: usize) {
         let slot = index(rip);
         if self.get(rip) == Some(code) {
-            self.0[slot].rip.store(absent(slot), Ordering::Relaxed);
+            self.entries[slot].rip.store(absent(slot), Ordering::Relaxed);
         }
     }
 
     /// Forgets everything.
     pub fn clear(&self) {
-        for (i, entry) in self.0.iter().enumerate() {
-            entry.rip.store(absent(i), Ordering::Relaxed);
+        let empty = |slot: usize| self.entries[slot].rip.store(absent(slot), Ordering::Relaxed);
+        let mut set = self.set.lock();
+        if set.len() < MOST_SET {
+            set.drain(..).for_each(|slot| empty(slot.into()));
+        } else {
+            set.clear();
+            (0..ENTRIES).for_each(empty);
         }
     }
 }

@@ -39,8 +39,9 @@ use crate::mmu::tlb::Epoch;
 use crate::signals::Signals;
 use crate::state::Seg;
 use crate::{Cpu, Trap};
+pub use cache::Report;
 use cache::{Cache, Found, Place, Targets};
-use frame::{BIAS, Frame, Left, pack, vectors};
+use frame::{BIAS, Frame, Left, pack, unpack};
 use memory::ClosedPage;
 use record::{Kind, Record};
 use thunks::{BY_HELPER, Helpers, TRAPPED, Thunks};
@@ -70,10 +71,9 @@ pub struct Translator {
     cache: Mutex<Cache>,
     thunks: Thunks,
     processors: Mutex<Vec<Weak<Processor>>>,
-    /// Number of times everything was taken back.
+    /// Counts how often code was taken back to make room: who has seen the present number executes no
+    /// code that was taken back before.
     generation: AtomicU64,
-    /// Everything was taken back, but somebody may still execute it.
-    draining: AtomicBool,
     closed: ClosedPage,
     no_targets: jump::Table,
 }
@@ -160,7 +160,6 @@ impl Translator {
             thunks,
             processors: Mutex::default(),
             generation: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
             closed: ClosedPage::new()?,
             no_targets: jump::Table::new(),
             _traps: traps,
@@ -186,33 +185,26 @@ impl Translator {
         }
     }
 
-    /// Makes room: takes everything back and asks everybody to leave it.
-    fn drain(&self, cache: &mut Cache) {
-        if !self.draining.swap(true, Ordering::SeqCst) {
-            cache.forget_all();
-            self.generation.fetch_add(1, Ordering::SeqCst);
-            for processor in self.processors() {
-                processor.tables.clear();
-                processor.frame.kick(self.closed.address(), self.no_targets.start());
-            }
-        }
+    /// Whether everybody has left the code of the generations before `generation`.
+    fn left_before(&self, generation: u64) -> bool {
+        self.processors().iter().all(|processor| {
+            !processor.running.load(Ordering::SeqCst)
+                || processor.seen.load(Ordering::SeqCst) >= generation
+        })
     }
 
-    /// Whether code can be made: old code was left by everybody.
-    fn ready(&self, cache: &mut Cache) -> bool {
-        if !self.draining.load(Ordering::SeqCst) {
-            return true;
+    /// Makes room for new code, and asks everybody to leave what will be in the way next. Whether there
+    /// is room now.
+    fn make_room(&self, cache: &mut Cache) -> bool {
+        let advanced = cache.advance(|generation| self.left_before(generation));
+        if cache.evict_next(self.generation.load(Ordering::SeqCst) + 1) {
+            let processors = self.processors();
+            processors.iter().for_each(|processor| processor.tables.clear());
+            self.generation.fetch_add(1, Ordering::SeqCst);
+            let (closed, none) = (self.closed.address(), self.no_targets.start());
+            processors.iter().for_each(|processor| processor.frame.kick(closed, none));
         }
-        let now = self.generation.load(Ordering::SeqCst);
-        let left = self.processors().iter().all(|processor| {
-            !processor.running.load(Ordering::SeqCst)
-                || processor.seen.load(Ordering::SeqCst) == now
-        });
-        if left {
-            cache.reuse();
-            self.draining.store(false, Ordering::SeqCst);
-        }
-        left
+        advanced
     }
 
     /// Finds or makes the translation of the block at `place`, whose first instruction may go on at
@@ -232,21 +224,22 @@ impl Translator {
             });
         }
         let mut cache = self.cache.lock();
-        if !self.ready(&mut cache) {
-            return None;
-        }
-        match cache.find(place, next, variant, &cpu.model, &self.thunks) {
-            Found::Code(code) => {
-                cache.note_entry(place, variant, cpu.state.rip);
-                table.set(cpu.state.rip, code);
-                Some(code)
-            }
-            Found::Interpret => None,
-            Found::Full => {
-                self.drain(&mut cache);
-                None
+        loop {
+            match cache.find(place, next, variant, &cpu.model, &self.thunks) {
+                Found::Code(code) => {
+                    cache.note_entry(place, variant, cpu.state.rip);
+                    table.set(cpu.state.rip, code);
+                    return Some(code);
+                }
+                Found::Full if self.make_room(&mut cache) => {}
+                Found::Full | Found::Interpret => return None,
             }
         }
+    }
+
+    /// What there is to tell.
+    pub fn report(&self) -> Report {
+        self.cache.lock().report()
     }
 }
 
@@ -356,8 +349,10 @@ impl Cpu {
                     _ => self.run_chain(decoded, false),
                 }
             };
-            if let Ended::Shutdown = ended {
-                return RunExit::Shutdown;
+            match ended {
+                Ended::Shutdown => return RunExit::Shutdown,
+                Ended::Failed => return RunExit::Failed,
+                Ended::End | Ended::Fault => {}
             }
         }
     }
@@ -403,6 +398,10 @@ impl Cpu {
             if self.attention() {
                 return Ended::End;
             }
+            if jit.translator.generation.load(Ordering::SeqCst) != generation {
+                // Who asked to leave old code may have done so before the way was opened.
+                continue;
+            }
             match self.enter(jit, entry) {
                 Ok(Next::Chained(entry)) => next = Some(entry),
                 Ok(Next::Interpret) | Err(Left::Interpret) => return self.run_chain(decoded, true),
@@ -410,6 +409,7 @@ impl Cpu {
                 Ok(Next::Block(_)) | Err(Left::End) => {}
                 Err(Left::Fault) => return self.take_fault(),
                 Err(Left::Shutdown) => return Ended::Shutdown,
+                Err(Left::Lost) => return Ended::Failed,
             }
             if self.exit_block {
                 return self.deliver_traps();
@@ -481,15 +481,8 @@ impl Cpu {
         frame.load_registers(self);
         frame.flags.set(pack(self.state.flags.arith));
         frame.page_rip.set(self.state.rip & !0xfff);
-        frame.bases[0].set(self.mode.base[Seg::Fs as usize]);
-        frame.bases[1].set(self.mode.base[Seg::Gs as usize]);
         frame.refresh(self);
-        let mode = &self.mode;
-        frame.vectors_allowed.set(match mode {
-            _ if !mode.sse_enabled || mode.task_switched || mode.fpu_emulated => vectors::NONE,
-            _ if mode.avx_enabled && std::arch::is_x86_feature_detected!("avx") => vectors::AVX,
-            _ => vectors::SSE,
-        });
+        frame.refresh_mode(self);
         frame.vectors.set(self.state.vec.as_mut_ptr());
         frame.mxcsr.set(&raw mut self.state.mxcsr);
         frame.cpu.set(self);
@@ -512,21 +505,38 @@ impl Cpu {
         match status {
             BY_HELPER => Err(frame.left.get()),
             TRAPPED => {
-                let cache = translator.cache.lock();
-                let record: *const Record = match cache.trap_at(frame.trap_pc.get() as usize) {
-                    Some(record) => record,
-                    // Translated code touches mapped memory only: this cannot happen, and there is
-                    // no state to go on from.
-                    None => std::process::abort(),
-                };
-                drop(cache);
-                // SAFETY: records live as long as the code; see above.
-                self.left_at(jit, unsafe { &*record })
+                let pc = frame.trap_pc.get() as usize;
+                let record = translator.cache.lock().trap_at(pc).map(|record| &raw const *record);
+                match record {
+                    // SAFETY: records live as long as the code; see above.
+                    Some(record) => self.left_at(jit, unsafe { &*record }),
+                    None => Err(self.lost_at(jit, pc)),
+                }
             }
             // SAFETY: the record of the place where the code was left; records live as long as the
             // code.
             record => self.left_at(jit, unsafe { &*(record as *const Record) }),
         }
+    }
+
+    /// Translated code trapped where it should not: its memory may have vanished from under it. There is
+    /// no exact state to go on from.
+    #[cold]
+    fn lost_at(&mut self, jit: &Vcpu, pc: usize) -> Left {
+        let frame = &jit.processor.frame;
+        frame.store_registers(self);
+        self.state.flags.arith = unpack(frame.trap_flags.get());
+        self.state.rip = frame.page_rip.get();
+        let start = jit.translator.cache.lock().start_of(pc);
+        let place = match start {
+            Some(start) => {
+                self.state.rip |= u64::from(start);
+                format!("the block at {:#x}", self.state.rip)
+            }
+            None => "a thunk".to_owned(),
+        };
+        self.failure = Some(format!("host trap at {pc:#x} in the translation of {place}"));
+        Left::Lost
     }
 
     /// Goes on from where translated code was left for good.
@@ -554,15 +564,15 @@ impl Cpu {
                 let next = next.as_ref().map(|(ram, offset)| Place { ram, offset: *offset });
                 let translator = &jit.translator;
                 let mut cache = translator.cache.lock();
-                if translator.ready(&mut cache) {
+                loop {
                     let thunks = &translator.thunks;
                     match cache.link(record.block, site, target, next, &self.model, thunks) {
                         Found::Code(code) => {
                             let host_flags = target.arrival.in_host();
                             return Ok(Next::Chained(Entry { code, host_flags }));
                         }
-                        Found::Full => translator.drain(&mut cache),
-                        Found::Interpret => {}
+                        Found::Full if translator.make_room(&mut cache) => {}
+                        Found::Full | Found::Interpret => break,
                     }
                 }
                 Ok(Next::Block(End::Branch))
@@ -572,7 +582,9 @@ impl Cpu {
                 Some(left) => Err(left),
             },
             // Helpers serve these.
-            Kind::Step | Kind::Written { .. } | Kind::WrittenCall => Ok(Next::Block(End::Branch)),
+            Kind::Step | Kind::Look | Kind::Written { .. } | Kind::WrittenCall => {
+                Ok(Next::Block(End::Branch))
+            }
         }
     }
 }

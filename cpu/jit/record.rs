@@ -1,5 +1,6 @@
 //! What is known about the places at which translated code can be left.
 
+use super::cache::BlockId;
 use super::flags::FlagsAt;
 use super::translate::Arrival;
 use crate::interp::decode::End;
@@ -16,8 +17,8 @@ pub struct Record {
     pub touches_flags: bool,
     /// Whether the instruction reads or changes the state of the x87.
     pub touches_x87: bool,
-    /// Number of the block in the cache.
-    pub block: u32,
+    /// The block in the cache.
+    pub block: BlockId,
     /// Where in its page the block begins.
     pub start: u16,
     /// The instruction, for the interpreter's handlers.
@@ -29,6 +30,8 @@ pub struct Record {
 pub enum Kind {
     /// The interpreter's handler executes the instruction, and the block goes on after it.
     Step,
+    /// The same, and the block goes on only if what it relies on holds still.
+    Look,
     /// The interpreter's handler executes the instruction, which ends the block.
     Last(End),
     /// Stores have hit a page that somebody watches.

@@ -1,5 +1,5 @@
-//! Traps of the host in translated code: a division that the guest must be told of, or a loop that
-//! finds that somebody wants attention. The signal handler sends the code to its way out.
+//! Traps of the host in translated code: a division that the guest must be told of, a loop that finds
+//! that somebody wants attention, or guest memory whose file was cut short. The signal handler sends the code to its way out.
 #![allow(unsafe_code)]
 // Unsafe: a signal handler is installed, and reads and changes the registers of what it interrupted.
 
@@ -22,8 +22,8 @@ static REGIONS: [Region; 64] = [const {
 }; 64];
 
 /// The handlers that were there before, by [`SIGNALS`].
-static BEFORE: OnceLock<[SigAction; 2]> = OnceLock::new();
-const SIGNALS: [Signal; 2] = [Signal::SIGSEGV, Signal::SIGFPE];
+static BEFORE: OnceLock<[SigAction; 3]> = OnceLock::new();
+const SIGNALS: [Signal; 3] = [Signal::SIGSEGV, Signal::SIGFPE, Signal::SIGBUS];
 
 /// A region that is looked after as long as this lives.
 pub struct Guarded(usize);
@@ -60,7 +60,9 @@ fn install() -> nix::Result<()> {
     let flags = SaFlags::SA_ONSTACK | SaFlags::SA_NODEFER | SaFlags::SA_SIGINFO;
     let action = SigAction::new(SigHandler::SigAction(on_trap), flags, SigSet::empty());
     // SAFETY: asks for the present handlers, which are called for whatever is not ours.
-    let before = unsafe { [sigaction_now(SIGNALS[0])?, sigaction_now(SIGNALS[1])?] };
+    let before = unsafe {
+        [sigaction_now(SIGNALS[0])?, sigaction_now(SIGNALS[1])?, sigaction_now(SIGNALS[2])?]
+    };
     // Known before our handler can be called.
     let _ = BEFORE.set(before);
     for signal in SIGNALS {
@@ -94,7 +96,7 @@ extern "C" fn on_trap(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
             return;
         }
     }
-    let index = usize::from(signal != libc::SIGSEGV);
+    let index = SIGNALS.iter().position(|known| *known as libc::c_int == signal).unwrap_or(0);
     match BEFORE.get().map(|before| before[index].handler()) {
         Some(SigHandler::SigAction(handler)) => handler(signal, info, context),
         Some(SigHandler::Handler(handler)) => handler(signal),

@@ -202,6 +202,12 @@ impl<E: Entry> Table<E> {
         }
     }
 
+    /// Empties all sets.
+    fn clear(&mut self) {
+        self.current.clear();
+        self.others.iter_mut().flatten().for_each(Part::clear);
+    }
+
     /// Makes set `to` current, which `from` was, empty if it is for another address space now.
     fn switch(&mut self, from: usize, to: usize, clear: bool) {
         if from != to {
@@ -294,6 +300,8 @@ pub(crate) struct Tlb {
     pcid: usize,
     /// Regions that hold fragments of large pages, by address and size as a power of two.
     large: Set<(u64, u8)>,
+    /// Protection keys of pages that were entered, a bit each.
+    keys: u16,
 }
 
 #[allow(unsafe_code)]
@@ -320,6 +328,7 @@ impl Tlb {
             other_worlds: Vec::new(),
             pcid: 0,
             large: Set::default(),
+            keys: 0,
         }
     }
 
@@ -339,6 +348,7 @@ impl Tlb {
         self.world.numbers.fill(0);
         self.sets = [0; SETS];
         self.large.clear();
+        self.keys = 0;
         self.world.global_number = 1;
         self.next_number = 2;
     }
@@ -384,6 +394,16 @@ impl Tlb {
         self.world.global_number = self.new_number();
         let number = self.new_number();
         self.select(number);
+    }
+
+    /// Rights of protection keys changed, two bits each: pages of these keys are looked up anew. The
+    /// second level leaves the decision about them to who asks, and fetches do not depend on them.
+    pub fn rights_changed(&mut self, changed: u32) {
+        let concerns = |key: u32| self.keys >> key & 1 != 0 && changed >> (2 * key) & 3 != 0;
+        if (0..16).any(concerns) {
+            self.read.clear();
+            self.write.clear();
+        }
     }
 
     /// Back to the host's world, with nothing in it.
@@ -505,6 +525,7 @@ impl Tlb {
             22 => [linear, linear ^ 1 << 21].into_iter().for_each(|linear| note(linear, 21)),
             _ => note(linear, 30),
         }
+        self.keys |= 1 << (walked.key & 15);
         let number = if walked.global { self.world.global_number } else { self.number };
         self.l2[(linear >> 12) as usize % L2_SIZE] =
             L2Entry { tag: linear & PAGE | number, walked };
@@ -536,6 +557,22 @@ mod tests {
         tlb.flush_page(FETCHED + 0xfff);
         assert_ne!(tlb.fetch_epoch(), before.0);
         assert_ne!(tlb.global_epoch(), before.1);
+    }
+
+    #[test]
+    fn rights_of_keys_concern_the_pages_that_have_them() {
+        let mut tlb = tlb();
+        let base = Base::of(Context::User);
+        let known = |tlb: &Tlb| hit(tlb.read.get(base, 0x5000), 0x5000, 8);
+        tlb.remember(0x5000, Walked { user: true, key: 3, ..Walked::default() });
+        tlb.read.fill(base, 0x5000, ReadEntry { page: 0x5000, host: 0x1000 });
+        let before = (tlb.fetch_epoch(), tlb.global_epoch());
+        tlb.rights_changed(0xffff_ff3f);
+        assert!(known(&tlb));
+        tlb.rights_changed(0x80);
+        assert!(!known(&tlb));
+        assert_eq!((tlb.fetch_epoch(), tlb.global_epoch()), before);
+        assert!(tlb.walked(0x5000).is_some());
     }
 
     #[test]

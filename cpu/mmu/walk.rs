@@ -103,7 +103,7 @@ impl Cpu {
     }
 
     /// What the translations that are cached now depend on, beside page tables. Protection keys and
-    /// the registers of breakpoints forget everything when they are written.
+    /// the registers of breakpoints forget what they concern when they are written.
     pub(crate) fn translation_controls(&self) -> super::tlb::Controls {
         let state = &self.state;
         let nested = state.svm.nested;

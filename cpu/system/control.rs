@@ -379,9 +379,14 @@ impl Cpu {
         if rdx != 0 {
             return Err(self.gp(0));
         }
-        self.state.pkru = value;
-        self.mmu.tlb.flush_all();
+        self.set_pkru(value);
         Ok(())
+    }
+
+    /// Takes new rights for the protection keys of user pages.
+    pub(crate) fn set_pkru(&mut self, value: u32) {
+        self.mmu.tlb.rights_changed(value ^ self.state.pkru);
+        self.state.pkru = value;
     }
 
     /// Whether IF is set.

@@ -49,29 +49,42 @@ const COMPONENTS: &[Component] = &[
     Component { bit: xcr0::PKRU, offset: 2688, size: 8, content: Content::Pkru },
 ];
 
+/// Most bytes of a component.
+const LARGEST: usize = 1024;
+
 impl Content {
     /// Every register's number and part, and where it is.
-    fn vectors(cpu: &Cpu, first: usize, parts: &Range<usize>) -> Vec<(usize, usize, usize)> {
+    fn vectors(
+        cpu: &Cpu,
+        first: usize,
+        parts: Range<usize>,
+    ) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
         // Outside 64-bit code there are eight registers.
         let count = match first {
             0 => cpu.vectors(),
             _ if cpu.vectors() == 8 => 0,
             _ => 16,
         };
-        let place = |register: usize, part: usize| {
-            let at = (register * parts.len() + part - parts.start) * 16;
-            (first + register, part, at)
-        };
-        let registers = 0..count;
-        registers
-            .flat_map(|register| parts.clone().map(move |part| place(register, part)))
-            .collect()
+        (0..count * parts.len()).map(move |place| {
+            let (register, part) = (place / parts.len(), place % parts.len());
+            (first + register, parts.start + part, place * 16)
+        })
+    }
+
+    /// Whether it is not in its initial configuration.
+    fn in_use(&self, cpu: &Cpu) -> bool {
+        match self {
+            Content::Vectors(first, parts) => Self::vectors(cpu, *first, parts.clone())
+                .any(|(register, part, _)| cpu.state.vec[register].0[part] != 0),
+            Content::Opmasks => cpu.state.opmask.iter().any(|mask| *mask != 0),
+            Content::Pkru => cpu.state.pkru != 0,
+        }
     }
 
     fn save(&self, cpu: &Cpu, to: &mut [u8]) {
         match self {
             Content::Vectors(first, parts) => {
-                for (register, part, at) in Self::vectors(cpu, *first, parts) {
+                for (register, part, at) in Self::vectors(cpu, *first, parts.clone()) {
                     write(to, at, &cpu.state.vec[register].0[part].to_le_bytes());
                 }
             }
@@ -88,7 +101,7 @@ impl Content {
     fn restore(&self, cpu: &mut Cpu, from: &[u8]) {
         match self {
             Content::Vectors(first, parts) => {
-                for (register, part, at) in Self::vectors(cpu, *first, parts) {
+                for (register, part, at) in Self::vectors(cpu, *first, parts.clone()) {
                     cpu.state.vec[register].0[part] = vector(from, at);
                 }
             }
@@ -97,13 +110,7 @@ impl Content {
                     *mask = quadword(from, 8 * number);
                 }
             }
-            Content::Pkru => {
-                let value = word(from, 0);
-                if value != cpu.state.pkru {
-                    cpu.state.pkru = value;
-                    cpu.mmu.tlb.flush_all();
-                }
-            }
+            Content::Pkru => cpu.set_pkru(word(from, 0)),
         }
     }
 }
@@ -119,11 +126,6 @@ impl Component {
                 + HEADER_END
         };
         at..at + self.size
-    }
-    fn in_use(&self, cpu: &Cpu) -> bool {
-        let mut bytes = vec![0; self.size];
-        self.content.save(cpu, &mut bytes);
-        bytes.iter().any(|byte| *byte != 0)
     }
 }
 
@@ -142,7 +144,7 @@ impl Cpu {
         if xmm {
             set |= xcr0::SSE;
         }
-        let extended = COMPONENTS.iter().filter(|component| component.in_use(self));
+        let extended = COMPONENTS.iter().filter(|component| component.content.in_use(self));
         extended.fold(set, |set, component| set | component.bit)
     }
 }
@@ -181,14 +183,17 @@ fn area_len(components: u64, format: u64) -> usize {
     asked.map(|component| component.place(format).end).fold(HEADER_END, usize::max)
 }
 
-/// The area of a store instruction, as it is.
-fn old_area(cpu: &mut Cpu, op: &Op, len: usize) -> Result<(u64, Vec<u8>), Trap> {
+/// Most bytes of an area.
+const ROOM: usize = 2752;
+type Room = [u8; ROOM];
+
+/// The area of a store instruction of `len` bytes, as it is, into the beginning of `area`.
+fn old_area(cpu: &mut Cpu, op: &Op, len: usize, area: &mut Room) -> Result<u64, Trap> {
     let linear = area_address(cpu, op, 64, len, true)?;
-    let mut area = vec![0; len];
     // As a store it faults, though what is not saved stays as it is.
     cpu.probe_write(linear, len as u64)?;
-    cpu.load_bytes(linear, &mut area)?;
-    Ok((linear, area))
+    cpu.load_bytes(linear, &mut area[..len])?;
+    Ok(linear)
 }
 
 impl Cpu {
@@ -224,14 +229,16 @@ impl Cpu {
 pub fn xsave<const WIDE: bool, const OPTIMISED: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     check(cpu)?;
     let components = requested(cpu, cpu.state.xcr0);
-    let (linear, mut area) = old_area(cpu, op, area_len(components, 0))?;
+    let len = area_len(components, 0);
+    let mut area: Room = [0; ROOM];
+    let linear = old_area(cpu, op, len, &mut area)?;
     let in_use = cpu.xinuse();
     let written = if OPTIMISED { components & in_use } else { components };
     let mxcsr = components & (xcr0::SSE | xcr0::AVX) != 0;
     cpu.put_components(&mut area, written, mxcsr, 0, WIDE);
     let header = quadword(&area, XSTATE_BV) & !components | components & in_use;
     write(&mut area, XSTATE_BV, &header.to_le_bytes());
-    cpu.store_bytes(linear, &area)?;
+    cpu.store_bytes(linear, &area[..len])?;
     cpu.stored()
 }
 
@@ -253,7 +260,9 @@ pub fn xsave_compacted<const WIDE: bool, const SUPERVISOR: bool>(
     let allowed = allowed::<SUPERVISOR>(cpu)?;
     let components = requested(cpu, allowed);
     let format = components | COMPACTED;
-    let (linear, mut area) = old_area(cpu, op, area_len(components, format))?;
+    let len = area_len(components, format);
+    let mut area: Room = [0; ROOM];
+    let linear = old_area(cpu, op, len, &mut area)?;
     let mut written = components & cpu.xinuse();
     // MXCSR belongs to SSE here, though XINUSE does not tell of it.
     if cpu.state.mxcsr != MXCSR_DEFAULT {
@@ -262,7 +271,7 @@ pub fn xsave_compacted<const WIDE: bool, const SUPERVISOR: bool>(
     cpu.put_components(&mut area, written, written & xcr0::SSE != 0, format, WIDE);
     write(&mut area, XSTATE_BV, &written.to_le_bytes());
     write(&mut area, XCOMP_BV, &format.to_le_bytes());
-    cpu.store_bytes(linear, &area)?;
+    cpu.store_bytes(linear, &area[..len])?;
     cpu.stored()
 }
 
@@ -288,8 +297,8 @@ pub fn xrstor<const WIDE: bool, const SUPERVISOR: bool>(
     let allowed = allowed::<SUPERVISOR>(cpu)?;
     let components = requested(cpu, allowed);
     let linear = area_address(cpu, op, 64, HEADER_END, false)?;
-    let mut area = vec![0; HEADER_END];
-    cpu.load_bytes(linear, &mut area)?;
+    let mut area: Room = [0; ROOM];
+    cpu.load_bytes(linear, &mut area[..HEADER_END])?;
     let (present, format, good) = header(&area, allowed);
     let compacted = format & COMPACTED != 0;
     if !good
@@ -301,9 +310,9 @@ pub fn xrstor<const WIDE: bool, const SUPERVISOR: bool>(
     let restored = components & present;
     // The whole of what is asked for must be there, even if it is in its initial configuration.
     let there = if compacted { components & format } else { components };
-    area.resize(area_len(there, format), 0);
-    let linear = area_address(cpu, op, 64, area.len(), false)?;
-    cpu.load_bytes(linear, &mut area)?;
+    let len = area_len(there, format);
+    let linear = area_address(cpu, op, 64, len, false)?;
+    cpu.load_bytes(linear, &mut area[..len])?;
 
     let mut legacy = [0; LEGACY];
     legacy.copy_from_slice(&area[..LEGACY]);
@@ -335,7 +344,7 @@ pub fn xrstor<const WIDE: bool, const SUPERVISOR: bool>(
         if component.bit & restored != 0 {
             component.content.restore(cpu, &area[component.place(format)]);
         } else {
-            component.content.restore(cpu, &vec![0; component.size]);
+            component.content.restore(cpu, &[0; LARGEST][..component.size]);
         }
     }
     Ok(())

@@ -5,6 +5,12 @@ mod generate;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic as M, OpKind};
 
+use std::sync::Arc;
+
+use base::memory::{Mapping, RamBlock, Region};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::Translator;
 use crate::flags::bit;
 use crate::fpu::x87::X87;
 use crate::interp::RunExit;
@@ -466,18 +472,150 @@ fn a_signal_ends_endless_loops() {
     }
 }
 
-#[test]
-fn a_full_cache_is_emptied() {
-    let mut bed = Testbed::new().unwrap();
-    bed.cpu.translate_by(&super::Translator::new(64 << 10).unwrap());
-    // inc rax; jmp to the next page, 512 times over.
+/// A chain through 512 pages: `inc rax` and a jump to the next page, then a halt.
+fn chain(bed: &Testbed) {
     for page in 0..512_u64 {
-        bed.ram.write(0x10_0000 + page * 4096, &[0x48, 0xff, 0xc0, 0xe9, 0xf8, 0x0f, 0, 0]);
+        bed.ram.write(CHAIN + page * 4096, &[0x48, 0xff, 0xc0, 0xe9, 0xf8, 0x0f, 0, 0]);
     }
-    bed.ram.write(0x10_0000 + 512 * 4096, &[0xf4]);
+    bed.ram.write(CHAIN + 512 * 4096, &[0xf4]);
+}
+const CHAIN: u64 = 0x10_0000;
+
+fn follow_chain(bed: &mut Testbed) {
+    bed.cpu.state.regs[gpr::RAX] = 0;
+    assert_eq!(bed.run(CHAIN), RunExit::Halted);
+    assert_eq!(bed.cpu.state.regs[gpr::RAX], 512);
+}
+
+#[test]
+fn a_cache_that_overflows_makes_room() {
+    let mut bed = Testbed::new().unwrap();
+    let translator = Translator::new(64 << 10).unwrap();
+    bed.cpu.translate_by(&translator);
+    chain(&bed);
     for _ in 0..3 {
+        follow_chain(&mut bed);
+    }
+    let report = translator.report();
+    assert!(report.evictions > 2 && report.translated > 1_000, "{report:?}");
+    assert!(report.blocks < 512, "{report:?}");
+}
+
+#[test]
+fn room_is_made_without_forgetting_everything() {
+    let mut bed = Testbed::new().unwrap();
+    let translator = Translator::new(1 << 20).unwrap();
+    bed.cpu.translate_by(&translator);
+    let mut evictions = 0;
+    // Ever new code: of four regions one is being filled, and one was emptied.
+    for round in 0..3_000_u64 {
+        // mov rax, round, 48 times over; hlt
+        let mut code = [&[0x48, 0xb8][..], &round.to_le_bytes()].concat().repeat(48);
+        code.push(0xf4);
+        let place = 0x40_0000 + round * 512;
+        bed.ram.write(place, &code);
+        assert_eq!(bed.run(place), RunExit::Halted);
+        assert_eq!(bed.cpu.state.regs[gpr::RAX], round);
+        let report = translator.report();
+        if report.evictions > evictions {
+            assert!(report.blocks > 400, "{round}: {report:?}");
+        }
+        evictions = report.evictions;
+    }
+    assert!(evictions > 2, "{evictions}");
+}
+
+#[test]
+fn processors_share_a_cache_that_overflows() {
+    let translator = Translator::new(64 << 10).unwrap();
+    let threads: Vec<_> = (0..3)
+        .map(|number| {
+            let translator = translator.clone();
+            std::thread::spawn(move || {
+                let mut bed = Testbed::new().unwrap();
+                bed.cpu.translate_by(&translator);
+                chain(&bed);
+                // mov ecx, 20000; L: dec ecx; jnz L; hlt: stays in a region while others are made.
+                let idle = [0xb9, 0x20, 0x4e, 0, 0, 0xff, 0xc9, 0x75, 0xfc, 0xf4];
+                bed.ram.write(CODE, &idle);
+                for round in 0..12 {
+                    follow_chain(&mut bed);
+                    if round % 3 == number {
+                        assert_eq!(bed.run(CODE), RunExit::Halted);
+                        assert_eq!(bed.cpu.state.regs[gpr::RCX], 0);
+                    }
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert!(translator.report().evictions > 1);
+}
+
+#[test]
+fn memory_that_vanishes_is_reported_with_its_place() {
+    let file = memfd_create(c"short", MFdFlags::empty()).unwrap();
+    let file = std::fs::File::from(file);
+    file.set_len(8192).unwrap();
+    let mapping = Mapping { share: true, ..Mapping::default() };
+    let short = Arc::new(RamBlock::from_file("short", 8192, &file, 0, &mapping).unwrap());
+    let mut bed = Testbed::with_region(Region::ram(short), END - 8192).unwrap();
+    bed.translate().unwrap();
+    // mov al, [rdi]; hlt
+    bed.ram.write(CODE, &[0x8a, 0x07, 0xf4]);
+    bed.cpu.state.regs[gpr::RDI] = END - 8192;
+    assert_eq!(bed.run(CODE), RunExit::Halted);
+    file.set_len(0).unwrap();
+    bed.cpu.state.regs[gpr::RDI] = END - 4000;
+    assert_eq!(bed.run(CODE), RunExit::Failed);
+    let failure = bed.cpu.failure.take().unwrap();
+    assert!(failure.starts_with("host trap at 0x"), "{failure}");
+    assert!(failure.ends_with("in the translation of the block at 0x1000"), "{failure}");
+}
+
+#[test]
+fn interrupts_wait_for_the_instruction_after_sti() {
+    // sti; inc eax; cli; inc eax; hlt: an interrupt that waits comes after the first INC.
+    let code = [0xfb, 0xff, 0xc0, 0xfa, 0xff, 0xc0, 0xf4];
+    for waiting in [false, true] {
+        let exit = compare(&mut pair(), &code, |bed| {
+            bed.cpu.state.regs[gpr::RAX] = 0;
+            bed.cpu.state.flags.set(2);
+            bed.cpu.state.interrupt_shadow = false;
+            if waiting {
+                bed.cpu.signals.post(request::INTR);
+            }
+        });
+        assert_eq!(exit, if waiting { RunExit::Signal } else { RunExit::Halted });
+    }
+}
+
+#[test]
+fn instructions_that_change_the_mode_are_followed() {
+    // stac; pushfq; clac; pushfq; popfq; rdtsc; swapgs; mov rax, gs:[0]; cpuid; hlt
+    let code = [
+        0x0f, 0x01, 0xcb, 0x9c, 0x0f, 0x01, 0xca, 0x9c, 0x9d, 0x0f, 0x31, 0x0f, 0x01, 0xf8, 0x65,
+        0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0, 0x0f, 0xa2, 0xf4,
+    ];
+    let exit = compare(&mut pair(), &code, |bed| {
+        bed.cpu.state.regs[gpr::RSP] = DATA + 0x800;
         bed.cpu.state.regs[gpr::RAX] = 0;
-        assert_eq!(bed.run(0x10_0000), RunExit::Halted);
-        assert_eq!(bed.cpu.state.regs[gpr::RAX], 512);
+        bed.cpu.state.msr.kernel_gs_base = DATA;
+        bed.cpu.state.flags.set(2);
+    });
+    assert_eq!(exit, RunExit::Halted);
+}
+
+#[test]
+fn repeated_strings_end_where_they_fault() {
+    // rep movsb; inc ebx; hlt: into what is not mapped.
+    let code = [0xf3, 0xa4, 0xff, 0xc3, 0xf4];
+    for (to, exit) in [(DATA, RunExit::Halted), (END - 0x80, RunExit::Shutdown)] {
+        let got = compare(&mut pair(), &code, |bed| {
+            bed.cpu.state.regs[gpr::RSI] = DATA + 0x1000;
+            bed.cpu.state.regs[gpr::RDI] = to;
+            bed.cpu.state.regs[gpr::RCX] = 0x100;
+        });
+        assert_eq!(got, exit);
     }
 }

@@ -221,7 +221,8 @@ impl<'a> Emitter<'a> {
             Class::Push => self.push(index),
             Class::Pop => self.pop(index),
             Class::Leave => self.leave_frame(index),
-            Class::Step => self.step(index),
+            Class::Step => self.step(index, Kind::Step),
+            Class::Look => self.step(index, Kind::Look),
             Class::Last(end) => {
                 let flags = self.destroy_flags(index);
                 let record = self.record_of(index, Kind::Last(end), flags);
@@ -349,9 +350,9 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    pub fn step(&mut self, index: usize) {
+    pub fn step(&mut self, index: usize, kind: Kind) {
         let flags = self.destroy_flags(index);
-        let record = self.record_of(index, Kind::Step, flags);
+        let record = self.record_of(index, kind, flags);
         self.load_record(record);
         self.asm.call(self.thunks.step);
         self.held = None;

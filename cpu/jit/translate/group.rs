@@ -230,7 +230,7 @@ fn operand(raw: &Instruction) -> Option<(Base, i64)> {
 /// What `unit` adds to `base`; `None` if it does something else to it, or ends groups.
 fn moved(unit: &Unit, base: Base) -> Option<i64> {
     let raw = &unit.raw;
-    if matches!(unit.class, Class::Step | Class::Last(_)) {
+    if matches!(unit.class, Class::Step | Class::Look | Class::Last(_)) {
         return None;
     }
     if unit.changes & base.registers() == 0 {

@@ -16,6 +16,7 @@ use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions};
 
+use super::cache::BlockId;
 use super::flags::{FlagsAt, Recipe};
 use super::record::{Kind, Record};
 use super::thunks::Thunks;
@@ -23,7 +24,7 @@ use crate::cpuid::Model;
 use crate::interp::decode::{self, Insn, Key};
 use crate::interp::op::Op;
 use emit::Emitter;
-use unit::Unit;
+use unit::{Class, Unit};
 
 /// Most instructions of a block.
 const MAX_UNITS: usize = 64;
@@ -101,7 +102,7 @@ pub struct Source<'a> {
     /// Where in its page it begins.
     pub start: u16,
     /// The number that the block will have in the cache.
-    pub block: u32,
+    pub block: BlockId,
     /// How it is to be understood.
     pub variant: Variant,
     /// What the processor offers.
@@ -129,6 +130,12 @@ impl Source<'_> {
             if last {
                 break;
             }
+        }
+        // What comes after an STI or its like is to be at hand.
+        if let Some(last) = units.last_mut()
+            && last.class == Class::Look
+        {
+            last.class = Class::Last(decode::ends_block(&last.raw));
         }
         (units, len)
     }

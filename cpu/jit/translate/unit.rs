@@ -47,6 +47,9 @@ pub enum Class {
     Return,
     /// By the interpreter's handler.
     Step,
+    /// By the interpreter's handler, which may change more than registers and memory: the block goes
+    /// on if what it relies on holds still.
+    Look,
     /// By the interpreter's handler, and the block ends.
     Last(End),
 }
@@ -81,7 +84,7 @@ impl Unit {
             _ => true,
         };
         let changes = match class {
-            Class::Step | Class::Last(_) => !0,
+            Class::Step | Class::Look | Class::Last(_) => !0,
             // The string comparisons leave an index.
             Class::Vector => changed_registers(&raw) | 1 << gpr::RCX,
             _ => changed_registers(&raw),
@@ -97,7 +100,7 @@ impl Unit {
                 self.loads_x87 = !live;
                 true
             }
-            Class::Step => live && !touches_x87(&self.raw),
+            Class::Step | Class::Look => live && !touches_x87(&self.raw),
             _ => live,
         }
     }
@@ -121,6 +124,7 @@ impl Unit {
                 | Class::Pop
                 | Class::Leave
                 | Class::Step
+                | Class::Look
         )
     }
 }
@@ -209,7 +213,8 @@ fn changed_registers(raw: &Instruction) -> u16 {
 fn classify(raw: &Instruction, key: Key, model: &Model) -> Class {
     let end = decode::ends_block(raw);
     if end != End::No {
-        return branch(raw, key, end);
+        let stays = key.code_bits() == 64 && may_stay(raw);
+        return if stays { Class::Look } else { branch(raw, key, end) };
     }
     let class = match raw.mnemonic() {
         M::Lea => Class::Address,
@@ -237,6 +242,46 @@ fn classify(raw: &Instruction, key: Key, model: &Model) -> Class {
         _ => true,
     };
     if possible { class } else { Class::Step }
+}
+
+/// Whether `raw`, which ends blocks of the interpreter, mostly leaves alone what a block relies on: the
+/// mode, the privilege level and where code lies.
+fn may_stay(raw: &Instruction) -> bool {
+    let repeated = raw.has_rep_prefix() || raw.has_repne_prefix();
+    if raw.is_string_instruction() {
+        return repeated
+            && !matches!(raw.mnemonic(), M::Insb | M::Insw | M::Insd)
+            && !matches!(raw.mnemonic(), M::Outsb | M::Outsw | M::Outsd);
+    }
+    matches!(
+        raw.mnemonic(),
+        M::Cli
+            | M::Sti
+            | M::Clac
+            | M::Stac
+            | M::Popfq
+            | M::Swapgs
+            | M::Rdfsbase
+            | M::Rdgsbase
+            | M::Wrfsbase
+            | M::Wrgsbase
+            | M::Rdmsr
+            | M::Wrmsr
+            | M::Rdtsc
+            | M::Rdtscp
+            | M::Rdpid
+            | M::Rdpkru
+            | M::Wrpkru
+            | M::Xgetbv
+            | M::Cpuid
+            | M::Pause
+            | M::Verw
+            | M::Lsl
+            | M::In
+            | M::Out
+            | M::Invlpg
+            | M::Clts
+    )
 }
 
 fn branch(raw: &Instruction, key: Key, end: End) -> Class {

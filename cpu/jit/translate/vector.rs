@@ -59,7 +59,7 @@ impl Emitter<'_> {
     pub fn gather(&mut self, index: usize) {
         let raw = &self.units[index].raw;
         let Some(Gather { result, mask, indices, wide, far, lanes }) = Gather::of(raw) else {
-            return self.step(index);
+            return self.step(index, Kind::Step);
         };
         self.want_vectors(index);
         let at_fault = self.destroy_flags(index);

@@ -176,6 +176,21 @@ impl Vector {
         })
     }
 
+    /// Where two differ first; the shorter one goes on with zeroes.
+    pub fn first_difference(&self, other: &Self) -> Option<usize> {
+        let (mut left, mut right) = ([0; 4096], [0; 4096]);
+        for at in (0..self.len.max(other.len)).step_by(left.len()) {
+            for (vector, buffer) in [(self, &mut left), (other, &mut right)] {
+                let got = vector.read(at, buffer);
+                buffer[got..].fill(0);
+            }
+            if left != right {
+                return left.iter().zip(&right).position(|(a, b)| a != b).map(|inside| at + inside);
+            }
+        }
+        None
+    }
+
     fn iovecs(&self) -> Vec<libc::iovec> {
         let to_iovec = |piece: &Piece| libc::iovec {
             iov_base: piece.start.as_ptr().cast(),
@@ -234,5 +249,7 @@ mod tests {
         part.slice(1, 2).write(0, &[7, 8, 9]);
         assert_eq!(whole.to_vec(), [0, 0, 0, 0, 0, 7, 8, 0, 0, 0]);
         assert!(whole.slice(11, 1).is_empty());
+        assert_eq!(whole.first_difference(&Vector::zeroed(6)), Some(5));
+        assert_eq!(whole.slice(0, 5).first_difference(&Vector::zeroed(0)), None);
     }
 }

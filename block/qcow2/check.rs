@@ -183,6 +183,10 @@ async fn count_l1(
         let bytes = meta.file.read_bytes(table, cluster as usize).await?;
         for index in 0..meta.shape.entries() as usize {
             let entry = meta.shape.get(&bytes, index).unwrap_or_default();
+            // Most are empty, in large images.
+            if entry == Entry::default() {
+                continue;
+            }
             count_entry(meta, entry, refs, report, active, &mut next_host);
         }
     }
@@ -308,6 +312,9 @@ async fn check_copied(meta: &mut Meta, repair: Repair, report: &mut CheckReport)
         let bytes = meta.file.read_bytes(table, cluster as usize).await?;
         for l2_index in 0..meta.shape.entries() {
             let mut entry = meta.shape.get(&bytes, l2_index as usize).unwrap_or_default();
+            if entry == Entry::default() {
+                continue;
+            }
             let at = (index as u64 * meta.shape.entries() + l2_index) * cluster;
             let Ok(Some(host)) = meta.shape.host(entry) else { continue };
             let count = meta.refcount(host).await?;

@@ -31,7 +31,7 @@ pub(super) const COMMAND: Command = Command {
     run,
 };
 
-const CHUNK: u64 = 2 << 20;
+const CHUNK: u64 = 256 << 10;
 
 fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let [first, second] = args.operands.as_slice() else {
@@ -107,6 +107,8 @@ async fn first_difference(
     output: &mut Output<'_>,
 ) -> Result<Option<u64>> {
     let (mut at, end) = (range.start, range.end);
+    // Short enough for the processor's cache.
+    let [left_bytes, right_bytes] = [(); 2].map(|()| Vector::zeroed(CHUNK as usize));
     while at < end {
         let left = a.status(at, end - at).await?;
         let (right_zero, len) = match b {
@@ -122,26 +124,21 @@ async fn first_difference(
             continue;
         }
         let len = len.min(CHUNK);
-        let left = bytes(a, at, len, left.zero).await?;
-        let right = match b {
-            Some(b) => bytes(b, at, len, right_zero).await?,
-            None => vec![0; len as usize],
-        };
-        if left != right {
-            let differs = left.iter().zip(&right).position(|(a, b)| a != b).unwrap_or(0) as u64;
-            return Ok(Some(at + (differs & !511)));
+        let mut pieces = [Vector::zeroed(0), Vector::zeroed(0)];
+        let sides = [(Some(a), left.zero, &left_bytes), (b, right_zero, &right_bytes)];
+        for (piece, (node, zero, bytes)) in pieces.iter_mut().zip(sides) {
+            // What is all zeroes is like nothing.
+            if let Some(node) = node.filter(|_| !zero) {
+                *piece = bytes.slice(0, len as usize);
+                node.read(at, piece.clone()).await?;
+            }
+        }
+        let [left, right] = &pieces;
+        if let Some(differs) = left.first_difference(right) {
+            return Ok(Some(at + (differs as u64 & !511)));
         }
         at += len;
         progress.advance(len, output);
     }
     Ok(None)
-}
-
-async fn bytes(node: &Node, at: u64, len: u64, zero: bool) -> Result<Vec<u8>> {
-    if zero {
-        return Ok(vec![0; len as usize]);
-    }
-    let into = Vector::zeroed(len as usize);
-    node.read(at, into.clone()).await?;
-    Ok(into.to_vec())
 }

@@ -185,6 +185,14 @@ pub(super) fn real(code: u16, offset: u16, data: u16, sp: u16) -> CpuEntry {
     }
 }
 
+/// Real mode with all memory within reach of the data segments, as firmware runs option ROMs (PCI Firmware
+/// Specification 3.2, 5.2.1.8).
+pub(super) fn big_real(code: u16, offset: u16, sp: u16) -> CpuEntry {
+    let entry = real(code, offset, 0, sp);
+    let data = Segment { limit: u32::MAX, access: entry.data.access | PAGES, ..entry.data };
+    CpuEntry { data, ..entry }
+}
+
 /// What wakes up from suspend to RAM: real mode at the address that the operating system left in the FACS (ACPI 6.5,
 /// 5.2.10), which is below 1 MiB.
 pub fn waking(vector: u32) -> CpuEntry {

@@ -58,7 +58,7 @@ pub fn prepare(display: Option<&DisplayRom>) -> (Vec<(u64, Vec<u8>)>, CpuEntry) 
     let mut writes =
         vec![(0, interrupt_vectors(segment)), (at, rom(called.map(|(_, place)| place)))];
     writes.extend(called.map(|(rom, _)| (ROMS, rom.to_vec())));
-    (writes, entry::real(segment, CODE as u16, 0, STACK))
+    (writes, entry::big_real(segment, CODE as u16, STACK))
 }
 
 /// Interrupts come back at once until a ROM has taken them.
@@ -90,6 +90,8 @@ fn code(display: Option<u16>) -> Vec<u8> {
         code.push(0x9a);
         code.extend((INITIALISE as u16).to_le_bytes());
         code.extend(((ROMS >> 4) as u16).to_le_bytes());
+        // mov ax, 3; int 10h: 80 columns and 25 rows of text
+        code.extend([0xb8, 3, 0, 0xcd, 0x10]);
     }
     // mov dx, HANDOVER_PORT; out dx, al
     code.push(0xba);

@@ -44,6 +44,18 @@ fn the_generic_kernel_boots_and_powers_off() -> Result<()> {
     Ok(())
 }
 
+/// Nobody but the display's own ROM makes the text mode that the kernel finds.
+#[test]
+fn a_display_is_set_up_before_the_kernel_starts() -> Result<()> {
+    let assets = assets::get()?;
+    let display = machine().args(["-device", "VGA"]);
+    let ended = display.guest(&assets.cloud_kernel(), &assets, "poweroff").run()?;
+
+    ensure!(ended.stdout.contains("Console: colour VGA+ 80x25"), "no console:\n{}", ended.stdout);
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(())
+}
+
 #[test]
 fn the_shell_takes_what_is_typed_and_reboot_restarts() -> Result<()> {
     let assets = assets::get()?;

@@ -309,6 +309,13 @@ pub struct DeviceType {
 }
 
 impl DeviceType {
+    /// Whether it stays for as long as the machine exists, although its bus is one where others come
+    /// and go: adapters have legacy ports and memory.
+    pub fn stays(&self) -> bool {
+        const LEGACY: [&str; 3] = ["VGA", "cirrus-vga", "virtio-vga"];
+        LEGACY.contains(&self.name)
+    }
+
     /// Its properties.
     pub fn specs(&self) -> &'static [PropSpec] {
         (self.specs)()

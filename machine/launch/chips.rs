@@ -9,7 +9,7 @@ use cpu::apic::LocalApic;
 use cpu::kvm::KvmVm;
 use hw::storage::fdc;
 
-use super::devices::BoardDrive;
+use super::devices::BoardDevice;
 use super::kernel_chips;
 use super::processors::Processors;
 use super::tree::{self, Tree};
@@ -135,9 +135,14 @@ impl Board<'_> {
         bridge.with([address(1, 0)])
     }
 
-    /// Enters the chips up to where serial ports follow, and the drives on the IDE controller; returns the
-    /// path of the ISA bus.
-    pub fn enter_first(&self, tree: &mut Tree, drives: &mut [BoardDrive]) -> String {
+    /// Enters the chips up to where serial ports follow, the drives on the IDE controller, and the display
+    /// adapter; returns the path of the ISA bus.
+    pub fn enter_first(
+        &self,
+        tree: &mut Tree,
+        drives: &mut [BoardDevice],
+        adapter: Option<&mut BoardDevice>,
+    ) -> String {
         let [_, _, ioapic, timer] = self.types;
         let host = Object::device("i440FX-pcihost", None, "/machine/unattached/sysbus")
             .with_child("pci.0", Object::new("PCI"))
@@ -169,6 +174,9 @@ impl Board<'_> {
             tree.chip(self.pic(&bus, true));
             tree.chip(self.pic(&bus, false));
         }
+        if let Some(adapter) = adapter {
+            adapter.enter(tree, PCI_BUS);
+        }
         if self.chips.hpet {
             let outputs = [TIMER_IRQ, RTC_IRQ].map(|n| self.pc.isa.irq(n));
             let bus = "/machine/unattached/sysbus";
@@ -183,7 +191,7 @@ impl Board<'_> {
     }
 
     /// Enters the chips after the serial ports, and the floppy drives.
-    pub fn enter_rest(&self, tree: &mut Tree, bus: &str, floppies: &mut [BoardDrive]) {
+    pub fn enter_rest(&self, tree: &mut Tree, bus: &str, floppies: &mut [BoardDevice]) {
         let controller = self
             .isa(bus, "isa-fdc", &[fdc::ISA_IRQ])
             .with_child("floppy-bus.0", Object::new("floppy-bus"));

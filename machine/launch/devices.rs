@@ -51,6 +51,9 @@ const FLOPPY_BUS: &str = "floppy-bus.0";
 /// Channels of the IDE controller.
 const IDE_CHANNELS: [&str; 2] = ["ide.0", "ide.1"];
 
+/// Where the board's display adapter is: behind the board's own chips.
+const ADAPTER_SLOT: u8 = 2;
+
 /// What QEMU calls the part of a virtio device that is not its transport.
 pub(super) const PART: &str = "virtio-backend";
 
@@ -215,13 +218,13 @@ impl Equipment<'_> {
         Ok(())
     }
 
-    /// Adds a drive that the board connects by itself.
-    pub fn add_board_drive(&mut self, drive: &BoardDrive) -> Result<(), ConfigError> {
-        let Some(kind) = registry::find(&drive.config.driver) else { return Ok(()) };
+    /// Adds a device that the board has by itself.
+    pub fn add_board_device(&mut self, device: &BoardDevice) -> Result<(), ConfigError> {
+        let Some(kind) = registry::find(&device.config.driver) else { return Ok(()) };
         let mut settings = globals::of_device(&self.means.globals, kind);
-        settings.extend(drive.settings());
-        self.identity = Identity { id: None, path: drive.path.clone() };
-        self.bus.clone_from(&drive.config.bus);
+        settings.extend(device.settings());
+        self.identity = Identity { id: None, path: device.path.clone() };
+        self.bus.clone_from(&device.config.bus);
         kind.realize(&settings, self)
             .map_err(|error| ConfigError::new(globals::explain(&self.means.globals, error.into())))
     }
@@ -305,7 +308,7 @@ impl Equipment<'_> {
             BusKind::None => "",
         };
         let object = Object::device(kind.name, id, bus).with(kind.snapshot(settings)).with([
-            Property::fixed("hotpluggable", "bool", kind.bus == BusKind::Pci),
+            Property::fixed("hotpluggable", "bool", kind.bus == BusKind::Pci && !kind.stays()),
             Property::fixed("hotplugged", "bool", self.hot),
         ]);
         match kind.part {
@@ -315,15 +318,16 @@ impl Equipment<'_> {
     }
 }
 
-/// A drive that the board connects by itself, because `-drive` says where it is.
-pub(super) struct BoardDrive {
+/// A device that the board has by itself: a drive, because `-drive` says where it is, or the display
+/// adapter.
+pub(super) struct BoardDevice {
     /// The device that it becomes.
     pub config: DeviceConfig,
     /// Its path in the object tree.
     path: String,
 }
 
-impl BoardDrive {
+impl BoardDevice {
     /// The drives on the IDE controller, by place.
     pub fn on_ide(graph: &Graph) -> Vec<Self> {
         let places = (0..)
@@ -335,7 +339,7 @@ impl BoardDrive {
                 Media::Cdrom => "ide-cd",
                 Media::Disk => "ide-hd",
             };
-            Some(Self::new(driver, Some(channel), unit, &backend))
+            Some(Self::drive(driver, Some(channel), unit, &backend))
         });
         drives.collect()
     }
@@ -344,21 +348,30 @@ impl BoardDrive {
     pub fn on_floppy(graph: &Graph) -> Vec<Self> {
         let drives = (0..fdc::DRIVES as u32).filter_map(|unit| {
             let backend = graph.drive_at(Interface::Floppy, 0, unit)?;
-            Some(Self::new("floppy", None, unit, &backend))
+            Some(Self::drive("floppy", None, unit, &backend))
         });
         drives.collect()
     }
 
-    fn new(driver: &str, bus: Option<&str>, unit: u32, backend: &Backend) -> Self {
+    /// The display adapter.
+    pub fn adapter(driver: &str) -> Self {
+        Self::new(driver, None, &[("addr", ADAPTER_SLOT.to_string())])
+    }
+
+    fn drive(driver: &str, bus: Option<&str>, unit: u32, backend: &Backend) -> Self {
         let props = [("drive", backend.name().to_owned()), ("unit", unit.to_string())];
-        let props = props.map(|(name, value)| (name.to_owned(), value));
+        Self::new(driver, bus, &props)
+    }
+
+    fn new(driver: &str, bus: Option<&str>, props: &[(&str, String)]) -> Self {
+        let props = props.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let config = DeviceConfig {
             driver: driver.into(),
             id: None,
             bus: bus.map(str::to_owned),
-            props: PropList::Text(props.into()),
+            props: PropList::Text(props),
         };
-        BoardDrive { config, path: String::new() }
+        BoardDevice { config, path: String::new() }
     }
 
     fn settings(&self) -> Vec<Setting<'_>> {
@@ -394,6 +407,7 @@ fn check_bus(kind: &DeviceType, name: &str) -> Result<(), String> {
 /// Whether a device of this type can come while the machine exists.
 fn check_hotplug(kind: &DeviceType, pc: &Pc) -> Result<(), String> {
     match kind.bus {
+        _ if kind.stays() => Err(format!("Device '{}' does not support hotplugging", kind.name)),
         BusKind::None => Err(format!("Device '{}' does not support hotplugging", kind.name)),
         BusKind::Pci if pc.hotplug.is_some() => Ok(()),
         bus => Err(no_hotplug(bus)),

@@ -7,6 +7,7 @@ mod accelerator;
 mod characters;
 mod chips;
 mod devices;
+pub mod display;
 mod drives;
 mod firmware;
 mod globals;

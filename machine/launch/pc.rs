@@ -27,14 +27,14 @@ use parking_lot::Mutex;
 use super::accelerator::{Accelerator, Surroundings};
 use super::characters::Characters;
 use super::chips::{self, Board as Chipset};
-use super::devices::{BoardDrive, Equipment, Means};
+use super::devices::{BoardDevice, Equipment, Means};
 use super::handover::Handover;
 use super::hotplug::Devices;
 use super::kernel::{Kernel, Start, Tables};
 use super::memory;
 use super::processors::{self, FlushOnChange, Processors};
 use super::tree::{self, Tree};
-use super::{Host, drives, fault, firmware, globals, options};
+use super::{Host, display, drives, fault, firmware, globals, options};
 use crate::config::{ConfigError, DeviceConfig, MachineConfig, NumaPlan};
 use crate::data_files::DataFiles;
 use crate::inventory::Inventory;
@@ -45,7 +45,7 @@ use crate::pc::cmos::set_boot_order;
 use crate::pc::memory::PcMemory;
 use crate::pc::onboard::LostTickPolicy;
 use crate::pc::props::PcProps;
-use crate::pc::tables::Description;
+use crate::pc::tables::{Description, PlacedFunction};
 use crate::vm::{Board, HotplugError, Released, Vm};
 
 /// Address line 20: the processors look at the flag, but remember translations made before.
@@ -283,9 +283,10 @@ pub(super) fn build(
     // Without nodes the plan has every processor on the first.
     let nodes = if numa.nodes.is_empty() { &[][..] } else { &numa.cpus };
     let cpus = chips::enter_processors(&mut tree, &processors, &chipset, nodes);
-    let mut ide_drives = BoardDrive::on_ide(vm.graph());
-    let mut floppies = BoardDrive::on_floppy(vm.graph());
-    let isa_bus = chipset.enter_first(&mut tree, &mut ide_drives);
+    let mut ide_drives = BoardDevice::on_ide(vm.graph());
+    let mut floppies = BoardDevice::on_floppy(vm.graph());
+    let mut adapter = display::adapter(config)?.map(BoardDevice::adapter);
+    let isa_bus = chipset.enter_first(&mut tree, &mut ide_drives, adapter.as_mut());
     vm.describe(Inventory {
         machine,
         kvm: is_kvm,
@@ -320,8 +321,11 @@ pub(super) fn build(
         facts: Vec::new(),
         chips: Vec::new(),
     };
+    if let Some(adapter) = &adapter {
+        equipment.add_board_device(adapter)?;
+    }
     for drive in &ide_drives {
-        equipment.add_board_drive(drive)?;
+        equipment.add_board_device(drive)?;
     }
     equipment.add_consoles(characters)?;
     let chipset = Chipset {
@@ -337,7 +341,7 @@ pub(super) fn build(
     };
     chipset.enter_rest(equipment.tree, &isa_bus, &mut floppies);
     for drive in &floppies {
-        equipment.add_board_drive(drive)?;
+        equipment.add_board_device(drive)?;
     }
     let added = equipment.add_devices(config, &drives.devices)?;
     drives.check_all_connected()?;
@@ -422,7 +426,7 @@ fn describe(
         no_graphic: config.no_graphic || !props.graphics,
         serial_console: config.no_graphic,
         uuid: config.identity.uuid.map_or([0; 16], |uuid| uuid.0),
-        pci: pc.pci.functions().iter().map(|f| (f.devfn(), f.name().to_owned())).collect(),
+        pci: pc.pci.functions().iter().map(|function| PlacedFunction::of(function)).collect(),
         serial: ports(|fact| match *fact {
             Fact::Serial(port) => Some(port),
             _ => None,

@@ -6,6 +6,7 @@ use hw::firmware::acpi::{self, AcpiFiles, LegacyPort};
 use hw::firmware::e820::{self, Layout};
 use hw::firmware::fw_cfg::{FwCfg, FwCfgError, item};
 use hw::firmware::smbios::{self, SmbiosFiles};
+use hw::pci::{PciFunction, reg};
 use hw::timer::hpet;
 
 use super::memory::ABOVE_4G;
@@ -44,8 +45,8 @@ pub struct Description {
     pub serial_console: bool,
     /// `-uuid`.
     pub uuid: [u8; 16],
-    /// Functions on the root bus: place and name.
-    pub pci: Vec<(u8, String)>,
+    /// Functions on the root bus.
+    pub pci: Vec<PlacedFunction>,
     /// Serial ports: number, first port and interrupt.
     pub serial: Vec<LegacyPort>,
     /// Parallel ports.
@@ -80,6 +81,26 @@ pub struct Description {
     pub s4: Option<u8>,
 }
 
+/// A function on the root bus.
+pub struct PlacedFunction {
+    devfn: u8,
+    name: String,
+    /// Whether it is a display adapter with a VGA's ports.
+    is_vga: bool,
+}
+
+impl PlacedFunction {
+    /// As it was plugged.
+    pub fn of(function: &PciFunction) -> Self {
+        const VGA: u16 = 0x0300;
+        PlacedFunction {
+            devfn: function.devfn(),
+            name: function.name().to_owned(),
+            is_vga: function.config().u16(reg::SUBCLASS) == VGA,
+        }
+    }
+}
+
 impl Description {
     fn layout(&self) -> Layout {
         Layout {
@@ -104,9 +125,9 @@ impl Description {
         let functions = self
             .pci
             .iter()
-            .map(|(devfn, name)| acpi::PciFunction {
-                devfn: *devfn,
-                kind: if name == "PIIX3" {
+            .map(|function| acpi::PciFunction {
+                devfn: function.devfn,
+                kind: if function.name == "PIIX3" {
                     acpi::PciKind::IsaBridge(acpi::IsaDevices {
                         pvpanic: self.pvpanic,
                         keyboard: self.keyboard,
@@ -115,10 +136,12 @@ impl Description {
                         serial: self.serial.clone(),
                         rtc: true,
                     })
+                } else if function.is_vga {
+                    acpi::PciKind::Display
                 } else {
                     acpi::PciKind::Plain
                 },
-                hotpluggable: !is_board_slot(*devfn >> 3),
+                hotpluggable: !is_board_slot(function.devfn >> 3) && !function.is_vga,
             })
             .collect();
         acpi::PciBus { hotplug_number: self.pci_hotplug.map(|_| 0), functions }

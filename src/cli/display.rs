@@ -2,6 +2,7 @@
 
 use base::options::{Keyval, is_help};
 use machine::config::{Located, Origin};
+use machine::launch::display::{ADAPTERS, is_available};
 
 use super::table::CliOption;
 use super::{Builder, Done, fault, refused};
@@ -81,20 +82,13 @@ fn vnc(_: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
     if text == "none" { Ok(()) } else { fault(origin, refused::DISPLAYS) }
 }
 
-/// Adapters and what `-vga help` says about them.
-pub(super) const ADAPTERS: [(&str, &str); 6] = [
-    ("none", "no adapter"),
-    ("std", "standard VGA (default)"),
-    ("cirrus", "Cirrus Logic GD5446"),
-    ("vmware", "VMware SVGA-II"),
-    ("qxl", "QXL"),
-    ("virtio", "virtio VGA"),
-];
-
 fn vga(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
     if is_help(text) {
-        let line = |(name, what): &(&str, &str)| format!("{name:<20} {what}\n");
-        builder.list(ADAPTERS.iter().map(line).collect::<String>());
+        let available = ADAPTERS.iter().filter(|(word, _, _)| is_available(word));
+        let default = |word: &str| if word == "std" { " (default)" } else { "" };
+        let line =
+            |(word, name, _): &(&str, &str, _)| format!("{word:<20} {name}{}\n", default(word));
+        builder.list(available.map(line).collect::<String>());
         return Ok(());
     }
     builder.config.vga = Some(Located::new(text.into(), origin));

@@ -5,9 +5,10 @@ use machine::config::{
     AccelConfig, BootConfig, ConfigError, KernelConfig, Located, MachineConfig, MemoryConfig,
     MonitorTarget, Origin, RtcBase, RtcClock, RtcConfig, SmpConfig, Tree,
 };
+use machine::launch::display::ADAPTERS;
 use serde_json::{Map, Value};
 
-use super::{Builder, Exit, Stop, display};
+use super::{Builder, Exit, Stop};
 
 /// Memory of a PC if nothing is said.
 const DEFAULT_MEMORY: u64 = 128 << 20;
@@ -39,7 +40,7 @@ impl Builder<'_, '_> {
             return Err(ConfigError::new("-cpu option cannot be empty").into());
         }
         if let Some(vga) = &config.vga
-            && !display::ADAPTERS.iter().any(|(name, _)| *name == vga.value)
+            && !ADAPTERS.iter().any(|(word, _, _)| *word == vga.value)
         {
             return Err(ConfigError::new(format!("unknown vga type: {}", vga.value)).into());
         }

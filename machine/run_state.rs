@@ -138,4 +138,6 @@ pub enum VmEvent {
     RtcChange(i64),
     /// Something happened to a disk.
     Block(BlockEvent),
+    /// Something happened to a viewer.
+    Vnc(ui::vnc::Event),
 }

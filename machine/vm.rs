@@ -21,6 +21,7 @@ use cpu::vcpu::{EventSink, VcpuEvent, Vcpus};
 use hw::pci::PciFunction;
 use parking_lot::Mutex;
 use ui::Consoles;
+use ui::vnc::{self, Servers};
 
 use crate::config::{Actions, DeviceConfig, OnPanic, OnReboot, OnShutdown, OnWatchdog};
 use crate::inventory::Inventory;
@@ -110,6 +111,7 @@ pub struct Vm {
     graph: Arc<Graph>,
     input: Arc<Router>,
     consoles: Arc<Consoles>,
+    vnc: Servers,
     parts: OnceLock<Parts>,
     /// The root of the object tree.
     objects: Arc<Object>,
@@ -144,6 +146,7 @@ impl Vm {
             graph: graph.clone(),
             input: Router::new(clocks),
             consoles: Consoles::new(),
+            vnc: Servers::default(),
             parts: OnceLock::new(),
             objects,
             user_objects: UserObjects::new(user, graph),
@@ -187,6 +190,16 @@ impl Vm {
     /// The root of the object tree.
     pub fn objects(&self) -> &Arc<Object> {
         &self.objects
+    }
+
+    /// Where people see it over a network.
+    pub fn vnc(&self) -> &Servers {
+        &self.vnc
+    }
+
+    /// Something happened to a client of a server; on the main loop.
+    pub fn vnc_happened(&self, event: &vnc::Event) {
+        self.tell(&VmEvent::Vnc(event.clone()));
     }
 
     /// What people see of it.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 pub enum ErrorClass {
     GenericError,
     CommandNotFound,
+    DeviceNotActive,
     DeviceNotFound,
 }
 

@@ -97,6 +97,7 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
         vm.resume();
     }
     main_loop.run(&clocks).map_err(|error| failed("the main loop failed", error))?;
+    vm.vnc().close();
     vm.graph().close();
     launched.chardevs.clean_up();
     Ok(ExitCode::from(vm.exit_status().unwrap_or(0) as u8))

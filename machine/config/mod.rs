@@ -109,6 +109,8 @@ pub struct MachineConfig {
     pub no_graphic: bool,
     /// `-vga`; the board's own choice if absent.
     pub vga: Option<Located<String>>,
+    /// `-vnc` and `-display vnc`, in order
+    pub vncs: Vec<Located<Opts>>,
     /// `-nic none` or `-net none`
     pub no_network: bool,
     /// `-k`

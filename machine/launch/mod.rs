@@ -8,6 +8,7 @@ mod characters;
 mod chips;
 mod devices;
 pub mod display;
+
 mod drives;
 mod firmware;
 mod globals;
@@ -20,6 +21,7 @@ mod options;
 mod pc;
 mod processors;
 mod tree;
+mod vnc;
 
 use std::sync::Arc;
 
@@ -163,6 +165,7 @@ pub fn launch(
         }
         Kind::Pc(..) => pc::build(machine, config, host, &vm, &consoles, accelerator, &failure)?,
     }
+    vnc::open(config, &host.main_loop, &vm)?;
     globals::warn_of_unused(config, machine.kind);
     Ok(launched)
 }

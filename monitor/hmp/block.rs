@@ -4,6 +4,7 @@ use block::media::Snapshot;
 use block::throttle::{Group, Kind, Limits};
 
 use super::command::{Context, Printed, refuse, silence};
+use super::vnc;
 use super::words::Arguments;
 use crate::qapi::{Qapi, QmpError};
 use crate::qmp::block_commands::device::ReadOnlyMode;
@@ -144,6 +145,9 @@ pub(super) fn eject(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Pri
 pub(super) fn change(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
     let force = arguments.flag('f').map_err(|option| format!("change: {option}"))?;
     let name = arguments.word().ok_or("change: block device name expected".to_owned())?;
+    if name == "vnc" {
+        return vnc::change(context, arguments);
+    }
     let file = arguments.word().ok_or("change: filename expected".to_owned())?;
     let (format, mode) = (arguments.word(), arguments.word());
     arguments.end("change")?;

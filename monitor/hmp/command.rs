@@ -15,6 +15,7 @@ use super::display;
 use super::info::INFO;
 use super::input;
 use super::memory;
+use super::vnc;
 use super::words::{Arguments, Format};
 use crate::qapi::QmpError;
 use crate::target::Target;
@@ -95,7 +96,8 @@ const COMMANDS: &[Command] = commands! {
     "block_resize" "device size" "set the length of a disk" block::resize;
     "block_set_io_throttle" "device bps bps_rd bps_wr iops iops_rd iops_wr" "limit a drive"
         block::throttle;
-    "change" "[-f] device filename [format [read-only-mode]]" "exchange a medium" block::change;
+    "change" "[-f] device filename [format [read-only-mode]]" "exchange a medium, or VNC's password"
+        block::change;
     "chardev-add" "args" "make a character device" |target, arguments| {
         let text = arguments.word().ok_or("chardev-add: string expected".to_owned())?;
         arguments.end("chardev-add")?;
@@ -188,6 +190,8 @@ const COMMANDS: &[Command] = commands! {
         let (suffix, digits) = (port_suffix(size), usize::from(size) * 2);
         Ok(format!("port{suffix}[0x{port:04x}] = 0x{value:0digits$x}\n"))
     };
+    "expire_password" "protocol time [-d display]" "say until when a viewer's password counts"
+        vnc::expire_password;
     "info" "[subcommand]" "show something about the machine" info;
     "log" "item1[,...]" "choose what is logged" |_, arguments| {
         let items = arguments.word().ok_or("log: string expected".to_owned())?;
@@ -305,6 +309,8 @@ const COMMANDS: &[Command] = commands! {
     "screendump" "filename [-f format] [device [head]]" "save a picture of a screen" display::screendump;
     "sendkey" "keys [hold_ms]" "press keys (for example ctrl-alt-f1), by default for 10 ms"
         input::sendkey;
+    "set_password" "protocol password [-d display] [action-if-connected]"
+        "set the password of viewers" vnc::set_password;
     "snapshot_blkdev" "[-n] device [new-image-file [format]]" "put an overlay over a disk"
         block::snapshot;
     "stop|s" "" "pause the guest" |target, _| {

@@ -7,6 +7,7 @@ use super::block;
 use super::command::{Command, Context, Printed, commands, refuse, silence};
 use super::input;
 use super::tree;
+use super::vnc;
 use super::words::Arguments;
 use crate::paging::{Page, entry};
 use crate::target::Target;
@@ -112,6 +113,7 @@ pub(super) const INFO: &[Command] = commands! {
         let (number, package) = Target::version();
         Ok(format!("{number} ({package})\n"))
     };
+    "vnc" "" "the VNC servers and who is connected" vnc::info;
 };
 
 fn hotpluggable_cpus(context: &Context<'_>, _: &mut Arguments<'_>) -> Printed {

@@ -8,6 +8,7 @@ mod input;
 mod memory;
 mod readline;
 mod tree;
+mod vnc;
 mod words;
 
 use std::sync::Arc;

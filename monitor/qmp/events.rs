@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::Session;
+use super::commands::vnc;
 use crate::qapi::{Qapi, Type};
 use crate::target::Target;
 use crate::{qapi_struct, qapi_words};
@@ -116,6 +117,9 @@ pub(super) const EVENTS: &[EventKind] = &[
     ("STOP", <()>::ty),
     ("SUSPEND", <()>::ty),
     ("SUSPEND_DISK", <()>::ty),
+    ("VNC_CONNECTED", vnc::Connected::ty),
+    ("VNC_DISCONNECTED", vnc::ClientEvent::ty),
+    ("VNC_INITIALIZED", vnc::ClientEvent::ty),
     ("WAKEUP", <()>::ty),
     ("WATCHDOG", Watchdog::ty),
 ];
@@ -147,6 +151,7 @@ fn describe(target: &Target, event: &VmEvent) -> Option<(&'static str, Option<Va
             ("DEVICE_DELETED", DeviceDeleted { device: id.clone(), path: path.clone() }.write())
         }
         VmEvent::Block(event) => return describe_block(event),
+        VmEvent::Vnc(event) => vnc::describe(event),
     })
 }
 

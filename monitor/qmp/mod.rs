@@ -20,6 +20,7 @@ use crate::target::Target;
 use commands::COMMANDS;
 pub(crate) use commands::block as block_commands;
 pub(crate) use commands::display as display_commands;
+pub(crate) use commands::vnc as vnc_commands;
 pub(crate) use events::Listeners;
 
 /// A command: the function behind it, and its types.

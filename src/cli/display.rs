@@ -1,8 +1,9 @@
 //! Display, USB and network options, as far as there are any yet.
 
-use base::options::{Keyval, is_help};
+use base::options::{Keyval, Opts, is_help};
 use machine::config::{Located, Origin};
 use machine::launch::display::{ADAPTERS, is_available};
+use ui::vnc::GROUP as VNC;
 
 use super::table::CliOption;
 use super::{Builder, Done, fault, refused};
@@ -11,10 +12,17 @@ pub(super) const OPTIONS: &[CliOption] = &[
     CliOption::text(
         &["display"],
         "none",
-        "select the display ('none' is the only one yet)",
+        "select the display ('-display help' lists them)",
         display,
     ),
-    CliOption::text(&["vnc"], "none", "no VNC server ('none' is the only one yet)", vnc),
+    CliOption::opts(
+        &["vnc"],
+        "host:display|unix:path|none[,id=id][,to=n][,password=on][,password-secret=id]\
+         [,tls-creds=id][,share=policy][,websocket=port][,reverse=on][,lossy=on][,...]",
+        "serve the screen over a network by VNC",
+        &VNC,
+        vnc,
+    ),
     CliOption::flag(
         &["nographic"],
         "no display; serial port and monitor share the terminal",
@@ -53,12 +61,16 @@ const DISPLAYS: [&str; 9] =
 
 fn display(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
     if is_help(text) {
-        builder.list("Available display backend types:\nnone\n");
+        builder.list("Available display backend types:\nnone\nvnc\n");
         return Ok(());
     }
     // `vnc=:0` is short for the option of that name.
-    if text.starts_with("vnc") {
-        return fault(origin, refused::DISPLAYS);
+    if let Some(rest) = text.strip_prefix("vnc") {
+        let Some(server) = rest.strip_prefix('=') else {
+            return fault(origin, "VNC requires a display argument vnc=<display>");
+        };
+        let parsed = VNC.parse(server).or_else(|error| fault(origin, error))?;
+        return vnc(builder, parsed.opts, origin);
     }
     let keys = Keyval::parse(text, Some("type")).or_else(|error| fault(origin, error))?;
     if keys.help {
@@ -77,9 +89,9 @@ fn display(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
     }
 }
 
-/// Runners of test kernels ask for no server by name.
-fn vnc(_: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
-    if text == "none" { Ok(()) } else { fault(origin, refused::DISPLAYS) }
+fn vnc(builder: &mut Builder<'_, '_>, opts: Opts, origin: &Origin) -> Done {
+    builder.config.vncs.push(Located::new(opts, origin));
+    Ok(())
 }
 
 fn vga(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {

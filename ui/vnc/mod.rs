@@ -15,6 +15,7 @@ mod options;
 mod pixel;
 mod protocol;
 mod server;
+mod servers;
 mod session;
 mod tiles;
 mod websocket;
@@ -29,6 +30,7 @@ pub use protocol::Power;
 pub use server::{
     Auth, ClientInfo, Endpoint, Event, EventKind, Expiry, Host, Server, Surroundings,
 };
+pub use servers::Servers;
 
 /// Why there is no server, or it does not do something.
 #[derive(Debug, thiserror::Error)]

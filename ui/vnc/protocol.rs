@@ -61,7 +61,6 @@ pub struct UpdateRequest {
 #[allow(missing_docs)]
 pub enum Power {
     Shutdown,
-    Reboot,
     Reset,
 }
 
@@ -108,7 +107,7 @@ pub enum Message {
         /// In pixels.
         height: u16,
     },
-    /// Power buttons; `None` if it is one that no server has.
+    /// Power buttons; `None` if it is one that machines do not have, such as a gentle reboot.
     Power(Option<Power>),
     /// The audio extension, which is not offered.
     Audio,
@@ -212,7 +211,6 @@ fn read(reader: &mut Reader<'_>) -> Option<Result<Message, Fault>> {
             let (version, code) = (reader.u8()?, reader.u8()?);
             Message::Power(match (version, code) {
                 (1, 2) => Some(Power::Shutdown),
-                (1, 3) => Some(Power::Reboot),
                 (1, 4) => Some(Power::Reset),
                 _ => None,
             })
@@ -287,8 +285,8 @@ mod tests {
             Message::ExtendedKey { down: true, keysym: 0x61, scancode: 0x1e }
         );
         assert_eq!(all(&[255, 1, 0, 2, 3, 2, 0, 0, 0xac, 0x44]), Message::Audio);
-        assert_eq!(all(&[250, 0, 1, 3]), Message::Power(Some(Power::Reboot)));
-        assert_eq!(all(&[250, 0, 1, 9]), Message::Power(None));
+        assert_eq!(all(&[250, 0, 1, 4]), Message::Power(Some(Power::Reset)));
+        assert_eq!(all(&[250, 0, 1, 3]), Message::Power(None));
         let size = [&[251, 0, 3, 0, 2, 0, 1, 0][..], &[0; 16]].concat();
         assert_eq!(all(&size), Message::SetDesktopSize { width: 768, height: 512 });
     }

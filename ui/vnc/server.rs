@@ -305,9 +305,18 @@ impl Server {
         &self.id
     }
 
-    /// The device that it shows, if the operator chose one.
-    pub fn display(&self) -> Option<&str> {
-        self.settings.display.as_deref()
+    /// The id of the device that it shows, if it has one.
+    pub fn display(&self) -> Option<String> {
+        self.console()?.place().device.clone()
+    }
+
+    /// What it shows.
+    fn console(&self) -> Option<Arc<Console>> {
+        let consoles = &self.around.consoles;
+        match &self.settings.display {
+            Some(device) => consoles.of_device(device, self.settings.head),
+            None => consoles.first(),
+        }
     }
 
     /// How clients have to prove who they are.
@@ -330,14 +339,14 @@ impl Server {
         }
     }
 
-    /// Where it listens, and how clients have to prove who they are there.
+    /// Where it listens, and how clients have to prove who they are there; the last comes first.
     pub fn endpoints(&self) -> Vec<(Endpoint, Auth)> {
         let listeners = self.listeners.lock();
         let endpoint = |listener: &Listener| {
             let endpoint = Endpoint::of(&listener.listening, listener.websocket);
             (endpoint, self.auth_of(listener.websocket))
         };
-        listeners.iter().map(endpoint).collect()
+        listeners.iter().rev().map(endpoint).collect()
     }
 
     /// Who is connected.
@@ -454,10 +463,7 @@ impl Server {
         tls: Option<Arc<rustls::ServerConfig>>,
     ) -> Connection {
         let consoles = &self.around.consoles;
-        let console = match &self.settings.display {
-            Some(device) => consoles.of_device(device, self.settings.head),
-            None => consoles.first(),
-        };
+        let console = self.console();
         let screen = self
             .settings
             .display
@@ -633,11 +639,11 @@ impl Desk for Seat {
         self.input.leds()
     }
 
-    fn power(&self, button: Power) -> bool {
-        let Some(server) = self.server.upgrade() else { return false };
-        let host = server.around.host.clone();
-        server.around.main_loop.schedule(move || host.power(button));
-        true
+    fn power(&self, button: Power) {
+        if let Some(server) = self.server.upgrade() {
+            let host = server.around.host.clone();
+            server.around.main_loop.schedule(move || host.power(button));
+        }
     }
 
     fn wish_size(&self, width: u32, height: u32) -> bool {

@@ -14,6 +14,7 @@ mod monitor;
 mod objects;
 mod processors;
 mod trace;
+pub(crate) mod vnc;
 
 use serde_json::{Map, Value};
 
@@ -62,6 +63,7 @@ commands! {
     "blockdev-remove-medium" => block::blockdev_remove_medium,
     "blockdev-reopen" => block::blockdev_reopen,
     "blockdev-snapshot-sync" => block::blockdev_snapshot_sync,
+    "change-vnc-password" => vnc::change_vnc_password,
     "chardev-add" => chardev_add::add,
     "chardev-remove" => chardev::remove,
     "chardev-send-break" => chardev::send_break,
@@ -70,7 +72,10 @@ commands! {
     "device_add" => devices::device_add,
     "device_del" => devices::device_del,
     "device-list-properties" => objects::device_list_properties,
+    "display-reload" => vnc::display_reload,
+    "display-update" => vnc::display_update,
     "eject" => block::eject,
+    "expire_password" => vnc::expire_password,
     "getfd" => fds::getfd,
     "human-monitor-command" => monitor::human_monitor_command,
     "inject-nmi" => machine::inject_nmi,
@@ -115,6 +120,8 @@ commands! {
     "query-target" => machine::query_target,
     "query-uuid" => machine::query_uuid,
     "query-version" => monitor::query_version,
+    "query-vnc" => vnc::query_vnc,
+    "query-vnc-servers" => vnc::query_vnc_servers,
     "quit" => machine::quit,
     "remove-fd" => fds::remove_fd,
     "ringbuf-read" => chardev::ringbuf_read,
@@ -122,6 +129,7 @@ commands! {
     "screendump" => display::screendump,
     "send-key" => input::send_key,
     "set-action" => machine::set_action,
+    "set_password" => vnc::set_password,
     "stop" => machine::stop,
     "system_powerdown" => machine::system_powerdown,
     "system_reset" => machine::system_reset,

@@ -39,8 +39,8 @@ pub trait Desk: Send + Sync {
     fn is_absolute(&self) -> bool;
     /// The lights of the guest's keyboard.
     fn leds(&self) -> Leds;
-    /// A power button is pressed; says whether it has an effect.
-    fn power(&self, button: Power) -> bool;
+    /// A power button is pressed.
+    fn power(&self, button: Power);
     /// The client would like the screen to have this size; says whether the guest is told.
     fn wish_size(&self, width: u32, height: u32) -> bool;
 }
@@ -258,12 +258,10 @@ impl Session {
                 let told = self.desk.wish_size(width, height);
                 self.updates.answer_wish(told);
             }
-            Message::Power(button) => {
-                let done = self.terms.power && button.is_some_and(|button| self.desk.power(button));
-                if !done {
-                    self.output.extend([server_message::XVP, 0, 1, 0]);
-                }
-            }
+            Message::Power(button) => match button.filter(|_| self.terms.power) {
+                Some(button) => self.desk.power(button),
+                None => self.output.extend([server_message::XVP, 0, 1, 0]),
+            },
             Message::Audio => {}
         }
         Ok(())

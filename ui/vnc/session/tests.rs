@@ -42,9 +42,8 @@ impl Desk for Guest {
     fn leds(&self) -> Leds {
         *self.leds.lock()
     }
-    fn power(&self, button: Power) -> bool {
+    fn power(&self, button: Power) {
         self.powered.lock().push(button);
-        true
     }
     fn wish_size(&self, width: u32, height: u32) -> bool {
         self.wishes.lock().push((width, height));
@@ -327,17 +326,17 @@ fn pointers_are_told_as_the_guest_wants_them() {
 
 #[test]
 fn power_buttons_are_there_if_the_operator_says_so() {
-    let reboot = [250, 0, 1, 3];
+    let reset = [250, 0, 1, 4];
     let (guest, mut session) = running(terms());
     session.receive(&encodings(&[encoding::XVP])).unwrap();
-    session.receive(&reboot).unwrap();
+    session.receive(&reset).unwrap();
     assert_eq!(said(&mut session), [250, 0, 1, 0]);
     assert!(guest.powered.lock().is_empty());
     let (guest, mut session) = running(Terms { power: true, ..terms() });
     session.receive(&encodings(&[encoding::XVP])).unwrap();
-    session.receive(&reboot).unwrap();
+    session.receive(&reset).unwrap();
     assert_eq!(said(&mut session), [250, 0, 1, 1]);
-    assert_eq!(*guest.powered.lock(), [Power::Reboot]);
+    assert_eq!(*guest.powered.lock(), [Power::Reset]);
 }
 
 #[test]

@@ -1,0 +1,71 @@
+//! Where people see the machine: `-vnc`.
+
+use std::sync::{Arc, Weak};
+
+use base::event_loop::LoopHandle;
+use base::options::Opts;
+use ui::keymap::{self, Keymap};
+use ui::vnc::{self, Power, Server, Settings, Surroundings, VncError};
+
+use crate::config::{ConfigError, Located, MachineConfig};
+use crate::run_state::Cause;
+use crate::vm::Vm;
+
+/// What VNC servers reach of the machine.
+struct Reach(Weak<Vm>);
+
+impl vnc::Host for Reach {
+    fn power(&self, button: Power) {
+        let Some(vm) = self.0.upgrade() else { return };
+        match button {
+            Power::Shutdown => vm.power_down(),
+            Power::Reset => vm.reset(Cause::HostQmpSystemReset),
+        }
+    }
+
+    fn happened(&self, event: &vnc::Event) {
+        if let Some(vm) = self.0.upgrade() {
+            vm.vnc_happened(event);
+        }
+    }
+}
+
+/// Opens the servers of `-vnc`.
+pub(super) fn open(
+    config: &MachineConfig,
+    main_loop: &LoopHandle,
+    vm: &Arc<Vm>,
+) -> Result<(), ConfigError> {
+    for Located { value: opts, origin } in &config.vncs {
+        let server = start(config, opts, main_loop, vm);
+        vm.vnc().add(server.map_err(|error| ConfigError::at(origin, error.to_string()))?);
+    }
+    Ok(())
+}
+
+fn start(
+    config: &MachineConfig,
+    opts: &Opts,
+    main_loop: &LoopHandle,
+    vm: &Arc<Vm>,
+) -> Result<Arc<Server>, VncError> {
+    let settings = Settings::new(opts)?;
+    let layout = config.keyboard_layout.as_deref();
+    let keymap = Keymap::load(layout.unwrap_or(keymap::DEFAULT));
+    let keymap = keymap.map_err(|error| VncError::Refused(error.to_string()))?;
+    let title = match &config.identity.name {
+        Some(name) => format!("QEMU ({name})"),
+        None => "QEMU".into(),
+    };
+    let around = Surroundings {
+        main_loop: main_loop.clone(),
+        consoles: vm.consoles().clone(),
+        input: vm.input().clone(),
+        host: Arc::new(Reach(Arc::downgrade(vm))),
+        title,
+        keymap: Arc::new(keymap),
+        keymap_chosen: layout.is_some(),
+    };
+    let id = opts.id.clone().unwrap_or_else(|| vm.vnc().free_id());
+    Server::start(&id, settings, around, None, None)
+}

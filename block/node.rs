@@ -545,13 +545,13 @@ impl Node {
 mod tests {
     use super::*;
     use crate::engine::Inline;
-    use crate::file::HostFile;
+    use crate::file::{Access, HostFile};
 
     #[test]
     fn a_second_writer_is_refused_until_the_first_has_gone() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
-        let driver = HostFile::open(path, false, false, Arc::new(Inline)).unwrap();
+        let driver = HostFile::open(path, Access::default(), Arc::new(Inline)).unwrap();
         let node = Node::new(Some("n".into()), path, false, Box::new(driver), Vec::new());
         let first = node.attach("device a", Role::User, Claim::WRITER).unwrap();
         let error = node.attach("device b", Role::User, Claim::WRITER).err().unwrap();
@@ -574,7 +574,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
         let open = || {
-            let driver = HostFile::open(path, false, false, Arc::new(Inline)).unwrap();
+            let driver = HostFile::open(path, Access::default(), Arc::new(Inline)).unwrap();
             let node = Node::new(None, path, false, Box::new(driver), Vec::new());
             let raw = crate::raw::Raw::new(node.clone(), 0, None).unwrap();
             let child = node.attach("node 'r'", Role::File, Claim::HOLDER).unwrap();

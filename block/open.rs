@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::driver::{Driver, Preallocation};
-use crate::engine::{HostIo, Inline};
-use crate::file::{HostFile, HostKind};
+use crate::engine::{HostIo, Inline, Uring};
+use crate::file::{Access, HostFile, HostKind};
 use crate::format::{self, FORMATS, PROTOCOLS};
 use crate::graph::Graph;
 use crate::node::{self, Child, Claim, DetectZeroes, Manner, Node, Role};
@@ -459,22 +459,36 @@ impl Builder<'_, '_> {
         for key in ["pr-manager", "x-check-cache-dropped", "drop-cache"] {
             self.options.text(key);
         }
-        if self.options.text("aio").as_deref() == Some("native") && !self.manner.direct {
+        let aio = self.options.text("aio");
+        if aio.as_deref() == Some("native") && !self.manner.direct {
             return Err(Error::invalid(
                 "aio=native was specified, but it requires cache.direct=on, which was not \
                  specified.",
             ));
         }
-        let io = &self.how.io;
+        let io = match aio.as_deref() {
+            Some("io_uring") => Arc::new(Uring::new()?),
+            // The kernel's older interface has nothing that this one has not.
+            Some("native") => match Uring::new() {
+                Ok(ring) => Arc::new(ring) as Arc<dyn HostIo>,
+                Err(_) => self.how.io.clone(),
+            },
+            None | Some("threads") => self.how.io.clone(),
+            Some(other) => {
+                let text = format!("Parameter 'aio' does not accept value '{other}'");
+                return Err(Error::invalid(text));
+            }
+        };
         let read_only = self.how.purpose == Purpose::Read;
-        let host = match HostFile::open_as(kind, &filename, read_only, false, io.clone()) {
+        let access = Access { read_only, create: false, direct: self.manner.direct };
+        let host = match HostFile::open_as(kind, &filename, access, io.clone()) {
             Err(error)
                 if self.auto_read_only
                     && !read_only
                     && [libc::EACCES, libc::EROFS, libc::EPERM].contains(&error.errno()) =>
             {
                 self.how.purpose = Purpose::Read;
-                HostFile::open_as(kind, &filename, true, false, io.clone())?
+                HostFile::open_as(kind, &filename, Access { read_only: true, ..access }, io)?
             }
             opened => opened?,
         };
@@ -546,7 +560,7 @@ pub async fn create_file(name: &str, io: Arc<dyn HostIo>) -> Result<Arc<Node>> {
         return Err(Error::unsupported(text));
     }
     let name = name.strip_prefix("file:").unwrap_or(name);
-    let host = HostFile::open(name, false, true, io)?;
+    let host = HostFile::open(name, Access { create: true, ..Access::default() }, io)?;
     host.lock(Claim::WRITER)?;
     let node = Node::new(None, name, false, Box::new(host), Vec::new());
     node.truncate(0, Preallocation::Off).await?;

@@ -60,6 +60,20 @@ impl Vector {
         Self::over(memory)
     }
 
+    /// The same, beginning at a page: what the kernel moves past its cache.
+    pub fn aligned(len: usize) -> Self {
+        const PAGE: usize = 4096;
+        let whole = Self::zeroed(len + PAGE);
+        let skip = whole.pieces.first().map_or(0, |piece| piece.start.addr().get() % PAGE);
+        whole.slice((PAGE - skip) % PAGE, len)
+    }
+
+    /// Whether each piece begins and ends at a multiple of this.
+    pub fn is_aligned(&self, to: usize) -> bool {
+        let aligned = |piece: &Piece| (piece.start.addr().get() | piece.len).is_multiple_of(to);
+        self.pieces.iter().all(aligned)
+    }
+
     fn over(memory: Arc<[AtomicU8]>) -> Self {
         let len = memory.len();
         // AtomicU8 may be written through a shared reference, and has the layout of u8.
@@ -191,7 +205,8 @@ impl Vector {
         None
     }
 
-    fn iovecs(&self) -> Vec<libc::iovec> {
+    /// The pieces for the kernel, as many as it takes at a time.
+    pub(crate) fn iovecs(&self) -> Vec<libc::iovec> {
         let to_iovec = |piece: &Piece| libc::iovec {
             iov_base: piece.start.as_ptr().cast(),
             iov_len: piece.len,
@@ -249,6 +264,9 @@ mod tests {
         part.slice(1, 2).write(0, &[7, 8, 9]);
         assert_eq!(whole.to_vec(), [0, 0, 0, 0, 0, 7, 8, 0, 0, 0]);
         assert!(whole.slice(11, 1).is_empty());
+        let page = Vector::aligned(10_000);
+        assert!(page.slice(4096, 512).is_aligned(512) && !page.slice(4096, 513).is_aligned(512));
+        assert!(!page.slice(4095, 512).is_aligned(512));
         assert_eq!(whole.first_difference(&Vector::zeroed(6)), Some(5));
         assert_eq!(whole.slice(0, 5).first_difference(&Vector::zeroed(0)), None);
     }

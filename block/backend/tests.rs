@@ -8,7 +8,7 @@ use base::memory::{Client, PAGE_SIZE, RamBlock, RamPiece};
 use super::*;
 use crate::driver::{Driver, Extent, Io, Preallocation};
 use crate::engine::{HostIo, HostOp, Inline, Pool};
-use crate::file::HostFile;
+use crate::file::{Access, HostFile};
 use crate::graph::Graph;
 use crate::null::Null;
 
@@ -74,7 +74,7 @@ fn guest_memory_is_filled_in_place_and_marked() {
     std::io::Write::write_all(&mut file, &[7; 8192]).unwrap();
     let path = file.path().to_str().unwrap();
     let io: Arc<dyn HostIo> = Arc::new(Pool::new());
-    let driver = HostFile::open(path, false, false, io).unwrap();
+    let driver = HostFile::open(path, Access::default(), io).unwrap();
     let node = Node::new(None, path, false, Box::new(driver), vec![]);
     let (_graph, backend, _) = backend(node, ErrorPolicy::default());
     let ram = Arc::new(RamBlock::anonymous("ram", 4 * PAGE_SIZE).unwrap());
@@ -156,7 +156,7 @@ impl Driver for Slow {
         Ok(1 << 20)
     }
     fn read(&self, at: u64, into: Vector) -> Io<'_, ()> {
-        self.0.submit(self.1.clone(), HostOp::Read { at, into })
+        self.0.submit(self.1.clone(), HostOp::Read { at, into, cached: true })
     }
     fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
         self.0.submit(self.1.clone(), HostOp::Write { at, from })

@@ -20,6 +20,8 @@ pub enum HostOp {
         at: u64,
         /// Where to.
         into: Vector,
+        /// The host may have it in memory.
+        cached: bool,
     },
     /// Store the memory at a position.
     Write {
@@ -74,7 +76,7 @@ impl HostIo for Inline {
 impl HostOp {
     /// Does it if that takes no waiting: reads of what the host has in memory.
     pub(super) fn try_now(&self, file: &File) -> bool {
-        let Self::Read { at, into } = self else { return false };
+        let Self::Read { at, into, cached: true } = self else { return false };
         let whole = |got: std::io::Result<usize>| got.is_ok_and(|got| got == into.len());
         position(*at, 0).is_ok_and(|at| whole(into.read_ready(file.as_fd(), at)))
     }
@@ -82,7 +84,7 @@ impl HostOp {
     /// Does it, blocking.
     pub(super) fn perform(&self, file: &File) -> Result<()> {
         match self {
-            Self::Read { at, into } => read(file, *at, into),
+            Self::Read { at, into, .. } => read(file, *at, into),
             Self::Write { at, from } => write(file, *at, from),
             Self::Zero { at, len, unmap } => zero(file, *at, *len, *unmap),
             Self::Sync => match file.sync_data() {
@@ -143,7 +145,7 @@ fn zero(file: &File, at: u64, len: u64, unmap: bool) -> Result<()> {
     match fallocate(file, mode, position(at, 0)?, position(len, 0)?) {
         // Not every file system has it.
         Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS) => {
-            let chunk = Vector::zeroed(len.min(1 << 20) as usize);
+            let chunk = Vector::aligned(len.min(1 << 20) as usize);
             let mut done = 0;
             while done < len {
                 let now = (len - done).min(chunk.len() as u64);

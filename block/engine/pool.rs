@@ -41,13 +41,29 @@ struct Job {
     done: Arc<Mutex<Outcome>>,
 }
 
+/// What has become of a request, and who waits for it.
 #[derive(Default)]
-struct Outcome {
+pub(super) struct Outcome {
     result: Option<Result<()>>,
     waker: Option<Waker>,
 }
 
-struct Pending(Arc<Mutex<Outcome>>);
+impl Outcome {
+    /// The request has ended.
+    pub(super) fn tell(outcome: &Mutex<Self>, result: Result<()>) {
+        let waker = {
+            let mut outcome = outcome.lock();
+            outcome.result = Some(result);
+            outcome.waker.take()
+        };
+        if let Some(waker) = waker {
+            super::task::run(|| waker.wake());
+        }
+    }
+}
+
+/// Waits for an outcome.
+pub(super) struct Pending(pub(super) Arc<Mutex<Outcome>>);
 
 impl Future for Pending {
     type Output = Result<()>;
@@ -140,14 +156,7 @@ fn work(shared: &Shared) {
             let result = op.perform(&file);
             // Before anybody hears of it: who then closes the image has closed the file and its locks.
             drop((file, op));
-            let waker = {
-                let mut outcome = done.lock();
-                outcome.result = Some(result);
-                outcome.waker.take()
-            };
-            if let Some(waker) = waker {
-                super::task::run(|| waker.wake());
-            }
+            Outcome::tell(&done, result);
             queue = shared.queue.lock();
         } else if queue.closed {
             return;

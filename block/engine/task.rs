@@ -168,7 +168,7 @@ mod tests {
                 let from = Vector::from(&[i; 16][..]);
                 pool.submit(file.clone(), HostOp::Write { at, from }).await?;
                 let into = Vector::zeroed(16);
-                pool.submit(file, HostOp::Read { at, into: into.clone() }).await?;
+                pool.submit(file, HostOp::Read { at, into: into.clone(), cached: true }).await?;
                 crate::Result::Ok((i, into.to_vec()))
             };
             spawn(request, move |result| send.send(result).unwrap());

@@ -1,5 +1,6 @@
 //! The `file` protocol: a file of the host.
 
+mod direct;
 mod lock;
 
 use std::fs::{File, OpenOptions};
@@ -11,6 +12,8 @@ use nix::errno::Errno;
 use nix::unistd::Whence;
 use parking_lot::Mutex;
 use serde_json::Map;
+
+use direct::Direct;
 
 use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
 use crate::engine::{HostIo, HostOp};
@@ -77,41 +80,61 @@ pub struct HostFile {
     io: Arc<dyn HostIo>,
     locking: bool,
     locked: Mutex<Claim>,
+    /// Past the host's cache.
+    direct: Option<Direct>,
+}
+
+/// What a file of the host is opened for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Access {
+    /// Nobody writes.
+    pub read_only: bool,
+    /// It is made if it is not there; an old one is emptied only later, when it is locked.
+    pub create: bool,
+    /// Reads and writes go past the host's cache.
+    pub direct: bool,
 }
 
 impl HostFile {
-    /// Opens a file; with `create`, an old one is emptied only later, when it is locked.
-    pub fn open(path: &str, read_only: bool, create: bool, io: Arc<dyn HostIo>) -> Result<Self> {
-        Self::open_as(HostKind::at(path), path, read_only, create, io)
+    /// Opens what is there.
+    pub fn open(path: &str, access: Access, io: Arc<dyn HostIo>) -> Result<Self> {
+        Self::open_as(HostKind::at(path), path, access, io)
     }
 
     /// Opens what must be of a kind.
     pub fn open_as(
         kind: HostKind,
         path: &str,
-        read_only: bool,
-        create: bool,
+        access: Access,
         io: Arc<dyn HostIo>,
     ) -> Result<Self> {
+        let Access { read_only, create, direct } = access;
         let mut options = OpenOptions::new();
         options.read(true).write(!read_only).create(create).truncate(false).mode(0o644);
-        if kind == HostKind::Cdrom {
-            // A drive without a disc.
-            options.custom_flags(libc::O_NONBLOCK);
-        }
+        // A drive may have no disc.
+        let cdrom = if kind == HostKind::Cdrom { libc::O_NONBLOCK } else { 0 };
+        options.custom_flags(cdrom | if direct { libc::O_DIRECT } else { 0 });
         let verb = if create { "create" } else { "open" };
         let fail = |error| Error::from(error).context(format_args!("Could not {verb} '{path}'"));
         if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
             return Err(kind.wrong(path));
         }
-        let file = options.open(path).map_err(fail)?;
+        let file = match options.open(path) {
+            Err(error) if direct && error.raw_os_error() == Some(libc::EINVAL) => {
+                let text = format!("Could not open '{path}': filesystem does not support O_DIRECT");
+                return Err(Error::invalid(text));
+            }
+            opened => opened.map_err(fail)?,
+        };
         let found = file.metadata()?.file_type();
         let is_device = found.is_block_device() || found.is_char_device();
         if is_device != (kind != HostKind::File) {
             return Err(kind.wrong(path));
         }
+        let direct = direct.then(|| Direct::of(&file));
         Ok(Self {
             kind,
+            direct,
             file: Arc::new(file),
             path: path.to_owned(),
             io,
@@ -190,11 +213,17 @@ impl Driver for HostFile {
     }
 
     fn read(&self, at: u64, into: Vector) -> Io<'_, ()> {
-        self.submit(HostOp::Read { at, into })
+        match &self.direct {
+            Some(direct) => Box::pin(direct.read(self, at, into)),
+            None => self.submit(HostOp::Read { at, into, cached: true }),
+        }
     }
 
     fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
-        self.submit(HostOp::Write { at, from })
+        match &self.direct {
+            Some(direct) => Box::pin(direct.write(self, at, from)),
+            None => self.submit(HostOp::Write { at, from }),
+        }
     }
 
     fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Io<'_, ()> {

@@ -16,8 +16,7 @@ use crate::secret::Secrets;
 const CACHE_MODES: [&str; 7] =
     ["none", "off", "directsync", "writeback", "writethrough", "unsafe", "auto"];
 
-/// Refuses a cache mode that is none. Which mode it is makes no difference to what a tool writes: it
-/// flushes when it is done.
+/// Refuses a cache mode that is none.
 pub(super) fn check_cache(args: &Args, option: &str, what: &str) -> Outcome {
     match args.get(option) {
         Some(mode) if !CACHE_MODES.contains(&mode) => {
@@ -68,6 +67,17 @@ impl Access {
         Self { no_backing: true, ..self }
     }
 
+    /// With the host's cache as a mode says (`none`, `unsafe`, ...).
+    pub(super) fn cache(mut self, mode: Option<&str>) -> Self {
+        let key = match mode {
+            Some("none" | "off" | "directsync") => "cache.direct",
+            Some("unsafe") => "cache.no-flush",
+            _ => return self,
+        };
+        self.more.push((key, "on".into()));
+        self
+    }
+
     /// As `-f`, `--image-opts` and `-U` have it.
     pub(super) fn from_args(args: &Args, purpose: Purpose) -> std::result::Result<Self, Failure> {
         let image_opts = args.has("image-opts");
@@ -104,7 +114,12 @@ impl Access {
                 (None, tree)
             }
         };
-        self.more.iter().for_each(|(key, value)| tree.set(key, value.as_str()));
+        for (key, value) in &self.more {
+            if tree.has(key) {
+                continue;
+            }
+            tree.set(key, value.as_str());
+        }
         let opened = block_on(open_tree(name, tree, &how, None))?;
         opened.warnings.iter().for_each(|warning| output.note(warning));
         Ok(opened.node)

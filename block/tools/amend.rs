@@ -109,7 +109,8 @@ fn open_and_change(
     wants_help: bool,
     output: &mut Output<'_>,
 ) -> Outcome {
-    let node = Access::from_args(args, Purpose::Write)?.open(name, output)?;
+    let access = Access::from_args(args, Purpose::Write)?.cache(args.get("cache"));
+    let node = access.open(name, output)?;
     let format = node.driver().name();
     if wants_help {
         output.print(&help(format)?);

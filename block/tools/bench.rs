@@ -10,7 +10,7 @@ use super::access::Access;
 use super::args::common::{CACHE, FORMAT, IMAGE_OPTS, QUIET, SHARE};
 use super::args::{Args, Command, flag, value};
 use super::{Failure, Outcome, Output};
-use crate::engine::{Pool, block_on, spawn};
+use crate::engine::{Pool, Uring, block_on, spawn};
 use crate::node::Node;
 use crate::qcow2::Purpose;
 use crate::vector::Vector;
@@ -103,8 +103,12 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         return Err(Failure::new("Invalid cache mode"));
     }
     let purpose = if write { Purpose::Write } else { Purpose::Read };
-    let mut access = Access::from_args(args, purpose)?;
-    access.io = Some(Arc::new(Pool::new()));
+    let mut access = Access::from_args(args, purpose)?.cache(args.get("cache"));
+    let aio = if args.has("native") { Some("native") } else { args.get("aio") };
+    access.io = Some(match aio {
+        Some("native" | "io_uring") => Arc::new(Uring::new()?),
+        _ => Arc::new(Pool::new()),
+    });
     let node = access.open(name, output)?;
     let kind = if write { "write" } else { "read" };
     let step = if step == 0 { size } else { step };
@@ -140,7 +144,7 @@ impl Load {
         let (send, done) = channel();
         let buffers: Vec<Vector> = (0..self.depth.min(self.count))
             .map(|_| {
-                let buffer = Vector::zeroed(self.size as usize);
+                let buffer = Vector::aligned(self.size as usize);
                 buffer.fill(self.write.unwrap_or(0));
                 buffer
             })

@@ -41,7 +41,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let [name] = args.operands.as_slice() else {
         return Err(Failure::usage("Expecting one image file name"));
     };
-    let access = Access::from_args(args, Purpose::Write)?;
+    let access = Access::from_args(args, Purpose::Write)?.cache(args.get("cache"));
     check_cache(args, "cache", "")?;
     // Without a lock on what is below: it will be written.
     let top = access.clone().without_backing().open(name, output)?;

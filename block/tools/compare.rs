@@ -31,7 +31,10 @@ pub(super) const COMMAND: Command = Command {
     run,
 };
 
-const CHUNK: u64 = 256 << 10;
+/// How much makes progress.
+const STEP: u64 = 2 << 20;
+/// What is compared at once: short enough for the processor's cache.
+const PIECE: u64 = 256 << 10;
 
 fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let [first, second] = args.operands.as_slice() else {
@@ -52,7 +55,11 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
             share: args.has("force-share"),
             ..Access::new(Purpose::Read, &args.secrets)
         };
-        access.format(format).open(name, output).map_err(|error| Failure::from(error).with_code(2))
+        access
+            .format(format)
+            .cache(args.get("cache"))
+            .open(name, output)
+            .map_err(|error| Failure::from(error).with_code(2))
     };
     let (a, b) = (open(first, "a-format")?, open(second, "b-format")?);
     let (a_len, b_len) = (a.len()?, b.len()?);
@@ -107,8 +114,7 @@ async fn first_difference(
     output: &mut Output<'_>,
 ) -> Result<Option<u64>> {
     let (mut at, end) = (range.start, range.end);
-    // Short enough for the processor's cache.
-    let [left_bytes, right_bytes] = [(); 2].map(|()| Vector::zeroed(CHUNK as usize));
+    let buffers = [(); 2].map(|()| Vector::zeroed(PIECE as usize));
     while at < end {
         let left = a.status(at, end - at).await?;
         let (right_zero, len) = match b {
@@ -123,22 +129,39 @@ async fn first_difference(
             progress.advance(len, output);
             continue;
         }
-        let len = len.min(CHUNK);
+        let len = len.min(STEP);
+        // What is all zeroes is like nothing.
+        let sides = [Some(a).filter(|_| !left.zero), b.filter(|_| !right_zero)];
+        if let Some(differs) = difference_within(sides, &buffers, at..at + len).await? {
+            return Ok(Some(differs & !511));
+        }
+        at += len;
+        progress.advance(len, output);
+    }
+    Ok(None)
+}
+
+/// Where two sides differ first; one that is not there has zeroes.
+async fn difference_within(
+    sides: [Option<&Node>; 2],
+    buffers: &[Vector; 2],
+    range: Range<u64>,
+) -> Result<Option<u64>> {
+    let mut at = range.start;
+    while at < range.end {
+        let len = (range.end - at).min(PIECE) as usize;
         let mut pieces = [Vector::zeroed(0), Vector::zeroed(0)];
-        let sides = [(Some(a), left.zero, &left_bytes), (b, right_zero, &right_bytes)];
-        for (piece, (node, zero, bytes)) in pieces.iter_mut().zip(sides) {
-            // What is all zeroes is like nothing.
-            if let Some(node) = node.filter(|_| !zero) {
-                *piece = bytes.slice(0, len as usize);
+        for ((piece, buffer), node) in pieces.iter_mut().zip(buffers).zip(sides) {
+            if let Some(node) = node {
+                *piece = buffer.slice(0, len);
                 node.read(at, piece.clone()).await?;
             }
         }
         let [left, right] = &pieces;
         if let Some(differs) = left.first_difference(right) {
-            return Ok(Some(at + (differs as u64 & !511)));
+            return Ok(Some(at + differs as u64));
         }
-        at += len;
-        progress.advance(len, output);
+        at += len as u64;
     }
     Ok(None)
 }

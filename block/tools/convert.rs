@@ -216,7 +216,7 @@ fn open_sources(
     }
     let share = args.has("force-share");
     let access = Access { image_opts, share, ..Access::new(Purpose::Read, &args.secrets) };
-    let access = access.format(format);
+    let access = access.format(format).cache(args.get("source-cache"));
     let mut sources = Vec::new();
     for name in names {
         let node = access.open(name, output)?;
@@ -291,7 +291,8 @@ fn open_target(
     created: Option<&Chosen>,
     output: &mut Output<'_>,
 ) -> Result<Arc<Node>, Failure> {
-    let mut access = Access::new(Purpose::Write, &args.secrets);
+    let cache = args.get("target-cache").or(Some("unsafe"));
+    let mut access = Access::new(Purpose::Write, &args.secrets).cache(cache);
     access.image_opts = args.has("target-image-opts");
     for key in ["key-secret", "encrypt.key-secret"] {
         let id = created.and_then(|created| created.text(key));

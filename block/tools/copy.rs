@@ -284,7 +284,7 @@ fn is_zero(bytes: &[u8]) -> bool {
 impl Work<'_> {
     /// Copies chunks until there are no more, or somebody has failed.
     fn run(&self, reports: &Sender<Report>) {
-        let buffer = Vector::zeroed(CHUNK as usize);
+        let buffer = Vector::aligned(CHUNK as usize);
         let mut bytes = Vec::new();
         loop {
             let mut cursor = self.cursor.lock();

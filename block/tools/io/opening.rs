@@ -104,8 +104,11 @@ impl Opening {
             secrets: self.secrets.clone(),
             ..OpenOptions::default()
         };
-        let mut opened =
-            block_on(open_tree(self.name.as_deref(), self.options.clone(), &how, None))?;
+        let mut options = self.options.clone();
+        if direct && !options.has("cache.direct") {
+            options.set("cache.direct", true);
+        }
+        let mut opened = block_on(open_tree(self.name.as_deref(), options, &how, None))?;
         if self.snapshot && !self.read_only {
             opened.node = block_on(snapshot_overlay(opened.node, how.io.clone()))?;
         }

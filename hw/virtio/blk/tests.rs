@@ -5,7 +5,7 @@ use base::memory::{AddressSpace, Dma, RamBlock, Region};
 use base::props::{PropInput, Props};
 use block::backend::DriveInfo;
 use block::engine::Inline;
-use block::file::HostFile;
+use block::file::{Access, HostFile};
 use block::graph::Graph;
 use block::node::Node;
 use proptest::prelude::*;
@@ -58,7 +58,7 @@ impl Bed {
         let path = file.path().to_str().unwrap();
         let io = Arc::new(Inline);
         let graph = Graph::new(io.clone()).unwrap();
-        let driver = HostFile::open(path, read_only, false, io).unwrap();
+        let driver = HostFile::open(path, Access { read_only, ..Access::default() }, io).unwrap();
         let node = Node::new(None, path, read_only, Box::new(driver), Vec::new());
         let info = DriveInfo { read_only, ..DriveInfo::default() };
         let backend = graph.add_backend("d", info).unwrap();

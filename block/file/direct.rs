@@ -1,0 +1,107 @@
+//! Past the host's cache (`cache.direct`): what is not aligned as the disk needs it goes through memory
+//! that is.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use async_lock::RwLock;
+
+use super::HostFile;
+use crate::Result;
+use crate::engine::HostOp;
+use crate::vector::Vector;
+
+/// Every disk takes this.
+const PAGE: u64 = 4096;
+/// What most take.
+const SECTOR: u64 = 512;
+/// What goes through other memory at a time.
+const PIECE: u64 = 1 << 20;
+
+/// How a file must be reached that is open with `O_DIRECT`.
+pub(super) struct Direct {
+    /// What offsets, lengths and addresses are multiples of.
+    block: u64,
+    /// Who writes a part of a block is alone: the rest of it is read and written back.
+    parts: RwLock<()>,
+}
+
+impl Direct {
+    /// Finds out what a file's disk takes, by reading.
+    pub(super) fn of(file: &File) -> Self {
+        let memory = Vector::aligned(PAGE as usize).slice(SECTOR as usize, SECTOR as usize);
+        // At the end of the file one learns nothing.
+        let takes_sectors = memory.read_once(file.as_fd(), SECTOR as i64).is_ok_and(|got| got > 0);
+        let block = if takes_sectors { SECTOR } else { PAGE };
+        Self { block, parts: RwLock::new(()) }
+    }
+
+    fn is_whole(&self, at: u64, len: usize) -> bool {
+        at.is_multiple_of(self.block) && (len as u64).is_multiple_of(self.block)
+    }
+
+    /// The blocks that a range touches: where they begin, and their length.
+    fn blocks(&self, at: u64, len: u64) -> (u64, usize) {
+        let start = at / self.block * self.block;
+        (start, ((at + len).next_multiple_of(self.block) - start) as usize)
+    }
+
+    pub(super) async fn read(&self, host: &HostFile, at: u64, into: Vector) -> Result<()> {
+        if self.is_whole(at, into.len()) && into.is_aligned(self.block as usize) {
+            return host.submit(HostOp::Read { at, into, cached: false }).await;
+        }
+        let mut done = 0;
+        while done < into.len() {
+            let now = ((into.len() - done) as u64).min(PIECE);
+            let at = at + done as u64;
+            let (start, len) = self.blocks(at, now);
+            let memory = Vector::aligned(len);
+            host.submit(HostOp::Read { at: start, into: memory.clone(), cached: false }).await?;
+            let wanted = memory.slice((at - start) as usize, now as usize);
+            into.write(done, &wanted.to_vec());
+            done += now as usize;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn write(&self, host: &HostFile, at: u64, from: Vector) -> Result<()> {
+        if !self.is_whole(at, from.len()) {
+            let _alone = self.parts.write().await;
+            return self.write_parts(host, at, from).await;
+        }
+        let _others = self.parts.read().await;
+        let from = match from.is_aligned(self.block as usize) {
+            true => from,
+            false => {
+                let memory = Vector::aligned(from.len());
+                memory.write(0, &from.to_vec());
+                memory
+            }
+        };
+        host.submit(HostOp::Write { at, from }).await
+    }
+
+    /// Writes whole blocks with these bytes in them. The file ends where it would have ended.
+    async fn write_parts(&self, host: &HostFile, at: u64, from: Vector) -> Result<()> {
+        let before = host.file.metadata()?.len();
+        let mut done = 0;
+        while done < from.len() {
+            let now = ((from.len() - done) as u64).min(PIECE);
+            let at = at + done as u64;
+            let (start, len) = self.blocks(at, now);
+            let memory = Vector::aligned(len);
+            host.submit(HostOp::Read { at: start, into: memory.clone(), cached: false }).await?;
+            memory.write((at - start) as usize, &from.slice(done, now as usize).to_vec());
+            host.submit(HostOp::Write { at: start, from: memory }).await?;
+            done += now as usize;
+        }
+        let end = at + from.len() as u64;
+        let (is_file, written) =
+            (host.file.metadata()?.is_file(), self.blocks(at, from.len() as u64));
+        if is_file && written.0 + written.1 as u64 > end.max(before) {
+            let len = end.max(before);
+            host.submit(HostOp::Truncate { len, allocate: false }).await?;
+        }
+        Ok(())
+    }
+}

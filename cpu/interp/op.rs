@@ -461,8 +461,8 @@ impl Cpu {
     pub(super) fn set_arith(&mut self, arith: Arith) {
         self.state.flags.arith = arith;
     }
-    /// To be returned by a handler that wrote memory and does not end its block: the store may have
-    /// hit the block itself, or changed the memory map.
+    /// To be returned by a handler that wrote memory, or raised a line, and does not end its block: the
+    /// store may have hit the block itself, or changed the memory map.
     #[inline(always)]
     pub(super) fn stored(&mut self) -> Result<(), Trap> {
         if self.exit_block { Err(Trap::Leave) } else { Ok(()) }

@@ -104,6 +104,8 @@ impl Cpu {
         self.drop_shadow();
         let done = record.op.as_ref().is_some_and(|op| self.state.rip == self.next_rip(op));
         let goes_on = done
+            // An interrupt waits for the end of the instruction that comes next.
+            && !self.state.interrupt_shadow
             && !self.exit_block
             && self.pending_debug == 0
             && !self.attention()
@@ -122,7 +124,8 @@ impl Cpu {
     fn drop_shadow(&mut self) {
         const HIDDEN: u32 = request::INTR | request::NMI | request::SMI;
         let state = &mut self.state;
-        if state.interrupt_shadow && !state.stack_switched && self.signals.pending() & HIDDEN == 0 {
+        let waits = self.signals.pending() & HIDDEN != 0 || state.svm.interrupt_waits();
+        if state.interrupt_shadow && !state.stack_switched && !waits {
             state.interrupt_shadow = false;
             self.update_signal_mask();
         }

@@ -41,7 +41,8 @@ fn boot_sector(drive_of_firmware: u8) -> Vec<u8> {
         0xcd,
         0x13, // int 13h
         0x72,
-        0x0f, // jc end
+        0x10, // jc end
+        0xfa, // cli: firmware prints, too, when its clock ticks
         0xbe,
         0x00,
         0x80, // mov si, 8000h

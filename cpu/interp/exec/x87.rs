@@ -377,7 +377,9 @@ pub fn fwait(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
     if cpu.mode.wait_trap {
         return Err(cpu.device_not_available());
     }
-    report_pending(cpu)
+    report_pending(cpu)?;
+    // The interrupt comes before the next instruction, if interrupts are let in.
+    cpu.stored()
 }
 
 /// FNINIT.

@@ -14,5 +14,6 @@ pub mod pci;
 pub mod registry;
 pub mod storage;
 pub mod timer;
+pub mod usb;
 pub mod virtio;
 pub mod watchdog;

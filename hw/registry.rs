@@ -8,6 +8,7 @@ use base::chardev::{Chardev, ChardevError};
 use base::clock::Clocks;
 use base::device::{AnyDevice, Shared};
 use base::event_loop::LoopHandle;
+use base::input::Router;
 use base::interrupt::MsiSink;
 use base::object::Property;
 use base::props::{
@@ -36,6 +37,10 @@ use crate::storage::fdc::Fdc;
 use crate::storage::floppy::{self, FloppyError, FloppyFact, FloppyProps};
 use crate::storage::ide::{self, CdProps, CfProps, HdProps, IdeDisk, IdeError};
 use crate::storage::piix3_ide::Piix3Ide;
+use crate::usb::hid::Kind;
+use crate::usb::props::{HubProps, KeyboardProps, MouseProps, TabletProps, UsbDeviceError};
+use crate::usb::uhci::{self, Uhci, UhciProps};
+use crate::usb::{self, Newcomer, UsbBuses, UsbError};
 use crate::virtio::blk::{Blk, BlkError, BlkProps, Placement};
 use crate::virtio::pci::{InterfaceProps, Interfaces, Place, VirtioPciProps};
 use crate::watchdog::i6300esb::{I6300Esb, I6300EsbProps};
@@ -54,6 +59,8 @@ pub enum BusKind {
     Ide,
     /// The floppy disk controller.
     Floppy,
+    /// USB.
+    Usb,
 }
 
 impl BusKind {
@@ -65,6 +72,7 @@ impl BusKind {
             BusKind::Pci => Some("PCI"),
             BusKind::Ide => Some("IDE"),
             BusKind::Floppy => Some("floppy-bus"),
+            BusKind::Usb => Some("usb-bus"),
         }
     }
 }
@@ -73,6 +81,8 @@ impl BusKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Category {
+    Bridge,
+    Usb,
     Storage,
     Input,
     Display,
@@ -83,6 +93,8 @@ pub enum Category {
 impl Category {
     fn heading(self) -> &'static str {
         match self {
+            Category::Bridge => "Controller/Bridge/Hub devices:",
+            Category::Usb => "USB devices:",
             Category::Storage => "Storage devices:",
             Category::Input => "Input devices:",
             Category::Display => "Display devices:",
@@ -183,6 +195,12 @@ pub trait Slots {
     fn consoles(&self) -> &Consoles;
     /// Where message-signalled interrupts go.
     fn msi(&self) -> Arc<dyn MsiSink>;
+    /// The way from whoever types and points.
+    fn input(&self) -> &Arc<Router>;
+    /// The USB buses.
+    fn usb(&self) -> &Arc<UsbBuses>;
+    /// Attaches a device to the USB bus that the device that is being added is to be on.
+    fn attach_usb(&mut self, device: Newcomer) -> Result<(), UsbError>;
     /// What was told about devices so far.
     fn facts(&self) -> &[Fact];
     /// Tells something about a device.
@@ -257,6 +275,9 @@ pub enum DeviceError {
     /// A floppy drive.
     #[error(transparent)]
     Floppy(#[from] FloppyError),
+    /// A USB device.
+    #[error(transparent)]
+    Usb(#[from] UsbDeviceError),
     /// There is one already.
     #[error("at most one {0} device is permitted")]
     OnlyOne(&'static str),
@@ -357,9 +378,15 @@ pub fn find(name: &str) -> Option<&'static DeviceType> {
 /// The listing of all types.
 pub fn listing() -> String {
     let mut text = String::new();
-    for category in
-        [Category::Storage, Category::Input, Category::Display, Category::Misc, Category::Watchdog]
-    {
+    for category in [
+        Category::Bridge,
+        Category::Usb,
+        Category::Storage,
+        Category::Input,
+        Category::Display,
+        Category::Misc,
+        Category::Watchdog,
+    ] {
         if !text.is_empty() {
             text.push('\n');
         }
@@ -732,6 +759,46 @@ fn std_vga(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     Ok(std_vga::plug(&mut props, &sockets(slots))?)
 }
 
+fn piix3_usb_uhci(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: UhciProps = parse(uhci::TYPE, settings)?;
+    let seat = uhci::Seat::Added(slots.identity().id);
+    Uhci::plug(slots.pci(), &seat, &props, slots.usb(), slots.clocks())?;
+    Ok(())
+}
+
+fn attach(slots: &mut dyn Slots, newcomer: Result<Newcomer, UsbDeviceError>) -> Done {
+    Ok(slots.attach_usb(newcomer?).map_err(UsbDeviceError::from)?)
+}
+
+fn usb_mouse(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "usb-mouse";
+    let props: MouseProps = parse(name, settings)?;
+    let newcomer = usb::props::hid(Kind::Mouse, name, &props, None, slots);
+    attach(slots, newcomer)
+}
+
+fn usb_kbd(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "usb-kbd";
+    let props: KeyboardProps = parse(name, settings)?;
+    let screen = props.display.as_deref().map(|display| (display, 0));
+    let newcomer = usb::props::hid(Kind::Keyboard, name, &props.mouse, screen, slots);
+    attach(slots, newcomer)
+}
+
+fn usb_tablet(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "usb-tablet";
+    let props: TabletProps = parse(name, settings)?;
+    let screen = props.display.as_deref().map(|display| (display, props.head));
+    let newcomer = usb::props::hid(Kind::Tablet, name, &props.mouse, screen, slots);
+    attach(slots, newcomer)
+}
+
+fn usb_hub(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: HubProps = parse(usb::hub::TYPE, settings)?;
+    let newcomer = usb::props::hub(&props, slots);
+    attach(slots, newcomer)
+}
+
 macro_rules! types {
     ($($name:literal $(alias $alias:literal)? $(of $part:literal)?, $bus:ident, $category:ident, $desc:expr, $props:ty, $realize:ident;)*) => {
         /// All types.
@@ -768,8 +835,13 @@ types! {
     "pc-testdev", Isa, Misc, None, NoProps, pc_testdev;
     "pci-serial", Pci, Input, None, PciSerialProps, pci_serial;
     "pci-testdev", Pci, Misc, Some("PCI Test Device"), PciTestdevProps, pci_testdev;
+    "piix3-usb-uhci", Pci, Usb, None, UhciProps, piix3_usb_uhci;
     "pvpanic", Isa, Misc, None, PvpanicProps, pvpanic;
     "pvpanic-pci", Pci, Misc, None, PvpanicPciProps, pvpanic_pci;
+    "usb-hub", Usb, Bridge, None, HubProps, usb_hub;
+    "usb-kbd", Usb, Input, None, KeyboardProps, usb_kbd;
+    "usb-mouse", Usb, Input, None, MouseProps, usb_mouse;
+    "usb-tablet", Usb, Input, None, TabletProps, usb_tablet;
     "virtio-blk-pci" alias "virtio-blk" of "virtio-blk-device", Pci, Storage, None, VirtioBlkPciProps, virtio_blk_pci;
     "virtio-blk-pci-non-transitional" of "virtio-blk-device", Pci, Storage, None, VirtioBlkProps, virtio_blk_non_transitional;
     "virtio-blk-pci-transitional" of "virtio-blk-device", Pci, Storage, None, VirtioBlkProps, virtio_blk_transitional;
@@ -786,7 +858,10 @@ mod tests {
     fn types_are_listed() {
         let text = listing();
         assert!(text.starts_with(
-            "Storage devices:\nname \"floppy\", bus floppy-bus, desc \"virtual floppy drive\"\n"
+            "Controller/Bridge/Hub devices:\nname \"usb-hub\", bus usb-bus\n\nUSB devices:\n"
+        ));
+        assert!(text.contains(
+            "\n\nStorage devices:\nname \"floppy\", bus floppy-bus, desc \"virtual floppy drive\"\n"
         ));
         assert!(text.contains("\n\nInput devices:\nname \"isa-parallel\", bus ISA\n"), "{text}");
         assert!(text.contains("\n\nMisc devices:\nname \"edu\", bus PCI\n"));

@@ -66,11 +66,11 @@ impl Board for NoBoard {
         let bus = kind.bus.name().unwrap_or("System");
         Err(HotplugError::Refused(format!("No '{bus}' bus found for device '{driver}'")))
     }
-    fn request_removal(&self, device: &str) -> Result<(), HotplugError> {
+    fn request_removal(&self, device: &str) -> Result<Vec<Released>, HotplugError> {
         Err(HotplugError::NotFound(device.into()))
     }
-    fn release(&self, _: Arc<PciFunction>) -> Option<Released> {
-        None
+    fn release(&self, _: Arc<PciFunction>) -> Vec<Released> {
+        Vec::new()
     }
     fn reset(&self) {}
     fn power_button(&self) {}

@@ -19,6 +19,7 @@ use block::graph::Graph;
 use cpu::signals::request;
 use cpu::vcpu::{EventSink, VcpuEvent, Vcpus};
 use hw::pci::PciFunction;
+use hw::usb::UsbBuses;
 use parking_lot::Mutex;
 use ui::Consoles;
 use ui::vnc::{self, Servers};
@@ -50,11 +51,12 @@ pub trait Board: Send + Sync {
     }
     /// Adds a device while the machine exists; called on the main loop.
     fn add_device(&self, device: &DeviceConfig) -> Result<(), HotplugError>;
-    /// Asks the guest to let go of a device, named by its id or its path.
-    fn request_removal(&self, device: &str) -> Result<(), HotplugError>;
+    /// Asks the guest to let go of a device, named by its id or its path. Returns what has gone at
+    /// once.
+    fn request_removal(&self, device: &str) -> Result<Vec<Released>, HotplugError>;
     /// What the guest has let go of is to be released. It has been taken off its bus. Returns who it
-    /// was.
-    fn release(&self, function: Arc<PciFunction>) -> Option<Released>;
+    /// was, after those that were plugged into it.
+    fn release(&self, function: Arc<PciFunction>) -> Vec<Released>;
     /// Prepares the processors and memory for what is started after a reset, if that is not
     /// firmware. The processors are paused.
     fn enter(&self, vcpus: &Vcpus);
@@ -112,6 +114,7 @@ pub struct Vm {
     input: Arc<Router>,
     consoles: Arc<Consoles>,
     vnc: Servers,
+    usb: Arc<UsbBuses>,
     parts: OnceLock<Parts>,
     /// The root of the object tree.
     objects: Arc<Object>,
@@ -147,6 +150,7 @@ impl Vm {
             input: Router::new(clocks),
             consoles: Consoles::new(),
             vnc: Servers::default(),
+            usb: Arc::default(),
             parts: OnceLock::new(),
             objects,
             user_objects: UserObjects::new(user, graph),
@@ -217,6 +221,11 @@ impl Vm {
         &self.input
     }
 
+    /// The USB buses.
+    pub fn usb(&self) -> &Arc<UsbBuses> {
+        &self.usb
+    }
+
     /// The operator's objects.
     pub fn user_objects(&self) -> &Arc<UserObjects> {
         &self.user_objects
@@ -274,12 +283,24 @@ impl Vm {
 
     /// Releases a device that the guest has let go of, and tells who asked for it.
     pub fn release(&self, function: Arc<PciFunction>) {
-        let released = self.board().and_then(|board| board.release(function));
-        let Some(Released { id, paths }) = released else { return };
-        let parts = paths.len().saturating_sub(1);
-        for (n, path) in paths.into_iter().enumerate() {
-            let id = id.clone().filter(|_| n == parts);
-            self.tell(&VmEvent::DeviceDeleted { id, path });
+        let released = self.board().map(|board| board.release(function));
+        self.tell_released(released.unwrap_or_default());
+    }
+
+    /// Asks the guest to let go of a device, named by its id or its path; some go at once.
+    pub fn request_removal(&self, device: &str) -> Result<(), HotplugError> {
+        let board = self.board().ok_or_else(|| HotplugError::NotFound(device.into()))?;
+        self.tell_released(board.request_removal(device)?);
+        Ok(())
+    }
+
+    fn tell_released(&self, released: Vec<Released>) {
+        for Released { id, paths } in released {
+            let parts = paths.len().saturating_sub(1);
+            for (n, path) in paths.into_iter().enumerate() {
+                let id = id.clone().filter(|_| n == parts);
+                self.tell(&VmEvent::DeviceDeleted { id, path });
+            }
         }
     }
 

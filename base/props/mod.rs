@@ -189,6 +189,14 @@ pub enum PropError {
         /// Name of the property.
         name: String,
     },
+    /// The property says how things are.
+    #[error("Property '{owner}.{name}' is not writable")]
+    ReadOnly {
+        /// Type name of the device.
+        owner: String,
+        /// Name of the property.
+        name: String,
+    },
     /// Not a member of the enumeration.
     #[error("Parameter '{name}' does not accept value '{value}'")]
     NotAccepted {

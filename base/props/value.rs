@@ -37,6 +37,11 @@ impl PropName<'_> {
         PropError::TooLarge { owner: self.owner.into(), name: self.name.into(), value, maximum }
     }
 
+    /// "Property 'usb-tablet.attached' is not writable"
+    pub fn read_only(&self) -> PropError {
+        PropError::ReadOnly { owner: self.owner.into(), name: self.name.into() }
+    }
+
     /// "Parameter 'rerror' does not accept value 'foo'"
     pub fn not_accepted(&self, value: &str) -> PropError {
         PropError::NotAccepted { name: self.name.into(), value: value.into() }

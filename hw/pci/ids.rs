@@ -5,12 +5,14 @@ pub const INTEL: u16 = 0x8086;
 pub const INTEL_82441FX: u16 = 0x1237;
 pub const INTEL_PIIX3_ISA: u16 = 0x7000;
 pub const INTEL_PIIX3_IDE: u16 = 0x7010;
+pub const INTEL_PIIX3_USB: u16 = 0x7020;
 pub const INTEL_6300ESB_WATCHDOG: u16 = 0x25ab;
 pub const INTEL_PIIX4_PM: u16 = 0x7113;
 
 pub const REDHAT: u16 = 0x1b36;
 pub const REDHAT_SERIAL: u16 = 0x0002;
 pub const REDHAT_TEST: u16 = 0x0005;
+pub const REDHAT_XHCI: u16 = 0x000d;
 pub const REDHAT_PVPANIC: u16 = 0x0011;
 
 pub const QUMRANET: u16 = 0x1af4;
@@ -25,6 +27,9 @@ pub const QUMRANET_VIRTIO_SCSI: u16 = 0x1004;
 pub const QUMRANET_VIRTIO_RNG: u16 = 0x1005;
 /// Other devices of virtio: this and the number of the kind.
 pub const QUMRANET_VIRTIO_MODERN: u16 = 0x1040;
+
+pub const NEC: u16 = 0x1033;
+pub const NEC_UPD720200: u16 = 0x0194;
 
 pub const TEACHING: u16 = 0x1234;
 pub const TEACHING_EDU: u16 = 0x11e8;

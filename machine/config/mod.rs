@@ -69,6 +69,8 @@ pub struct MachineConfig {
     pub fw_cfg: Vec<Located<FwCfgEntry>>,
     /// `-device`, in order
     pub devices: Vec<Located<DeviceConfig>>,
+    /// `-usbdevice`, in order
+    pub usb_devices: Vec<Located<String>>,
     /// `-object`, in order
     pub objects: Vec<Located<ObjectConfig>>,
     /// `-global`, in order; later ones count

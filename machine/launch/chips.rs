@@ -8,8 +8,10 @@ use base::object::{Object, Property};
 use cpu::apic::LocalApic;
 use cpu::kvm::KvmVm;
 use hw::storage::fdc;
+use hw::usb::UsbBus;
+use hw::usb::uhci::{self, UhciProps};
 
-use super::devices::BoardDevice;
+use super::devices::{BoardDevice, USB_BUS};
 use super::kernel_chips;
 use super::processors::Processors;
 use super::tree::{self, Tree};
@@ -39,6 +41,8 @@ pub(super) struct Board<'a> {
     pub kernel: Option<Arc<KvmVm>>,
     pub vmport: bool,
     pub smbus: bool,
+    /// The bus of the board's own USB controller.
+    pub usb: Option<Arc<UsbBus>>,
     /// Properties that `-global` sets.
     pub onboard: &'a Onboard,
     /// Those that are not in the kernel.
@@ -111,7 +115,8 @@ impl Board<'_> {
             })
     }
 
-    fn south_bridge(&self, bus: &str) -> Object {
+    fn south_bridge(&self, path: &str) -> Object {
+        let bus = &format!("{path}/isa.0");
         let rtc = self
             .isa(bus, "mc146818rtc", &[self.onboard.rtc.irq.into()])
             .with(Property::snapshot(&self.onboard.rtc));
@@ -124,6 +129,13 @@ impl Board<'_> {
             .with_child("rtc", rtc);
         for n in 0..2 {
             bridge = bridge.with_child(&format!("dma[{n}]"), self.isa(bus, "i8257", &[]));
+        }
+        if let Some(bus) = &self.usb {
+            let uhci = Object::device(uhci::TYPE, None, PCI_BUS)
+                .with_child(bus.name(), Object::new(USB_BUS))
+                .with(Property::snapshot(&UhciProps::default()));
+            bus.set_owner(&format!("{path}/uhci"));
+            bridge = bridge.with_child("uhci", uhci.with([address(1, 2)]));
         }
         if self.chips.acpi {
             let pm = Object::device("PIIX4_PM", None, PCI_BUS)
@@ -164,8 +176,9 @@ impl Board<'_> {
             .with(Property::snapshot(&self.onboard.fw_cfg));
         tree.named("fw_cfg", fw_cfg);
         tree.chip(Object::device("i440FX", None, PCI_BUS).with([address(0, 0)]));
-        let bus = format!("{}/isa.0", tree.next_path());
-        tree.chip(self.south_bridge(&bus));
+        let bridge = tree.next_path();
+        tree.chip(self.south_bridge(&bridge));
+        let bus = format!("{bridge}/isa.0");
         for drive in drives {
             let channel = drive.config.bus.as_deref().unwrap_or_default();
             drive.enter(tree, &ide_channel(&bus, channel));

@@ -6,6 +6,7 @@ use base::chardev::{Chardev, Chardevs};
 use base::clock::Clocks;
 use base::device::{AnyDevice, Shared};
 use base::event_loop::LoopHandle;
+use base::input::Router;
 use base::interrupt::MsiSink;
 use base::object::{Object, Property};
 use base::options::config::GlobalProp;
@@ -26,6 +27,8 @@ use hw::registry::{
 use hw::storage::ata::channel::PLACES;
 use hw::storage::fdc::{self, Fdc};
 use hw::storage::piix3_ide::Piix3Ide;
+use hw::usb::props::UsbDeviceError;
+use hw::usb::{Newcomer, UsbBus, UsbBuses, UsbDevice, UsbError};
 use ui::Consoles;
 
 use super::characters::Characters;
@@ -44,6 +47,9 @@ const BUSES: [(&str, BusKind); 5] = [
     (IDE_CHANNELS[0], BusKind::Ide),
     (IDE_CHANNELS[1], BusKind::Ide),
 ];
+
+/// Type of USB buses.
+pub(super) const USB_BUS: &str = "usb-bus";
 
 /// Where floppy drives are: on a bus that has but one name.
 const FLOPPY_BUS: &str = "floppy-bus.0";
@@ -70,6 +76,8 @@ pub(super) struct Means {
     pub requests: RequestSink,
     pub msi: Arc<dyn MsiSink>,
     pub consoles: Arc<Consoles>,
+    pub input: Arc<Router>,
+    pub usb: Arc<UsbBuses>,
     pub globals: Vec<GlobalProp>,
 }
 
@@ -79,6 +87,8 @@ pub(super) struct Added {
     pub identity: Identity,
     /// The function that it is, on the PCI bus.
     pub devfn: Option<u8>,
+    /// The device that it is, on a USB bus.
+    pub usb: Option<(Arc<UsbBus>, Arc<UsbDevice>)>,
 }
 
 /// A PC that is being equipped.
@@ -95,6 +105,8 @@ pub(super) struct Equipment<'a> {
     pub facts: Vec<Fact>,
     /// What is to be reset with the board.
     pub chips: Vec<Arc<dyn AnyDevice>>,
+    /// The device that was attached to a USB bus last.
+    pub usb: Option<(Arc<UsbBus>, Arc<UsbDevice>)>,
 }
 
 impl Slots for Equipment<'_> {
@@ -149,6 +161,21 @@ impl Slots for Equipment<'_> {
     }
     fn msi(&self) -> Arc<dyn MsiSink> {
         self.means.msi.clone()
+    }
+    fn input(&self) -> &Arc<Router> {
+        &self.means.input
+    }
+    fn usb(&self) -> &Arc<UsbBuses> {
+        &self.means.usb
+    }
+    fn attach_usb(&mut self, device: Newcomer) -> Result<(), UsbError> {
+        let Some(bus) = self.usb_bus() else { return Err(UsbError::NoBus(device.type_name)) };
+        let mut attached = bus.attach(device)?;
+        self.usb = attached.pop().map(|device| (bus.clone(), device));
+        for hub in attached {
+            self.tree.chip(usb_object(hw::usb::hub::TYPE, &bus, &hub));
+        }
+        Ok(())
     }
     fn facts(&self) -> &[Fact] {
         &self.facts
@@ -229,6 +256,32 @@ impl Equipment<'_> {
             .map_err(|error| ConfigError::new(globals::explain(&self.means.globals, error.into())))
     }
 
+    /// Adds the devices of `-usbdevice`, which count as the board's own.
+    pub fn add_usb_devices(&mut self, config: &MachineConfig) -> Result<(), ConfigError> {
+        for Located { value: name, origin } in &config.usb_devices {
+            let fault = || ConfigError::at(origin, format!("could not add USB device '{name}'"));
+            let driver = match name.as_str() {
+                "keyboard" => "usb-kbd",
+                "mouse" => "usb-mouse",
+                "tablet" => "usb-tablet",
+                _ => return Err(fault()),
+            };
+            let kind = registry::find(driver).ok_or_else(fault)?;
+            let settings = globals::of_device(&self.means.globals, kind);
+            self.identity = Identity { id: None, path: self.tree.next_path() };
+            self.bus = None;
+            let explain = |error: DeviceError| {
+                ConfigError::at(origin, globals::explain(&self.means.globals, error.into()))
+            };
+            let realized = kind.realize(&settings, self);
+            realized.map_err(explain)?;
+            if let Some((bus, device)) = self.usb.take() {
+                self.tree.chip(usb_object(kind.name, &bus, &device));
+            }
+        }
+        Ok(())
+    }
+
     /// Adds the devices of `-device`, and more.
     pub fn add_devices(
         &mut self,
@@ -251,7 +304,9 @@ impl Equipment<'_> {
             registry::find(&device.driver).ok_or_else(|| Refusal::NoType(device.driver.clone()))?;
         let mut settings = globals::of_device(&self.means.globals, kind);
         if let Some(name) = &device.bus {
-            check_bus(kind, name).map_err(Refusal::Place)?;
+            self.check_bus(kind, name).map_err(Refusal::Place)?;
+        } else if kind.bus == BusKind::Usb && self.means.usb.newest().is_none() {
+            return Err(DeviceError::from(UsbDeviceError::from(UsbError::NoBus(kind.name))).into());
         }
         if self.hot {
             check_hotplug(kind, self.pc).map_err(Refusal::Place)?;
@@ -271,7 +326,9 @@ impl Equipment<'_> {
         let identity = Identity { id: device.id.clone(), path };
         self.identity = identity.clone();
         self.bus.clone_from(&device.bus);
+        self.usb = None;
         let (functions, facts) = (self.functions(), self.facts.len());
+        let buses = self.means.usb.all().len();
         kind.realize(&settings, self)?;
         let devfn = self.functions().into_iter().find(|devfn| !functions.contains(devfn));
         if let (Some(id), Some(function)) =
@@ -279,18 +336,44 @@ impl Equipment<'_> {
         {
             function.set_id(id);
         }
-        let object = self.object(kind, device.id.as_deref(), &settings);
+        let mut object = self.object(kind, device.id.as_deref(), &settings);
+        if let Some(bus) = self.means.usb.all().get(buses) {
+            bus.set_owner(&identity.path);
+            object = object.with_child(bus.name(), Object::new(USB_BUS));
+        }
         let place = devfn.map(|devfn| chips::address(devfn >> 3, devfn & 7));
         let port = self.facts.get(facts).and_then(|fact| match fact {
             Fact::Serial(port) | Fact::Parallel(port) => Some(legacy_properties(port)),
             _ => None,
         });
         self.tree.device(object.with(place).with(port.into_iter().flatten()));
-        Ok(Added { kind, identity, devfn })
+        Ok(Added { kind, identity, devfn, usb: self.usb.take() })
     }
 
     fn functions(&self) -> Vec<u8> {
         self.pc.pci.functions().iter().map(|function| function.devfn()).collect()
+    }
+
+    /// The USB bus that the device that is being added names, or the one that it gets.
+    fn usb_bus(&self) -> Option<Arc<UsbBus>> {
+        match &self.bus {
+            Some(name) => self.means.usb.find(name),
+            None => self.means.usb.newest(),
+        }
+    }
+
+    /// Whether a device of this type can go on the bus of this name.
+    fn check_bus(&self, kind: &DeviceType, name: &str) -> Result<(), String> {
+        let fixed = BUSES.iter().find(|(bus, _)| *bus == name).map(|(_, bus)| *bus);
+        let bus = fixed.or_else(|| self.means.usb.find(name).map(|_| BusKind::Usb));
+        match bus {
+            None => Err(format!("Bus '{name}' not found")),
+            Some(bus) if bus == kind.bus => Ok(()),
+            Some(bus) => {
+                let bus = bus.name().unwrap_or_default();
+                Err(format!("Device '{}' can't go on {bus} bus", kind.name))
+            }
+        }
     }
 
     /// Path of the channel that the device that is being added is on.
@@ -305,10 +388,12 @@ impl Equipment<'_> {
             BusKind::Isa => &self.means.isa_bus,
             BusKind::Ide => &self.ide_bus(),
             BusKind::Floppy => FLOPPY_BUS,
+            BusKind::Usb => self.usb.as_ref().map_or("", |(bus, _)| bus.path()),
             BusKind::None => "",
         };
+        let hotpluggable = matches!(kind.bus, BusKind::Pci | BusKind::Usb) && !kind.stays();
         let object = Object::device(kind.name, id, bus).with(kind.snapshot(settings)).with([
-            Property::fixed("hotpluggable", "bool", kind.bus == BusKind::Pci && !kind.stays()),
+            Property::fixed("hotpluggable", "bool", hotpluggable),
             Property::fixed("hotplugged", "bool", self.hot),
         ]);
         match kind.part {
@@ -391,17 +476,12 @@ impl BoardDevice {
     }
 }
 
-/// Whether a device of this type can go on the bus of this name.
-fn check_bus(kind: &DeviceType, name: &str) -> Result<(), String> {
-    let bus = BUSES.iter().find(|(bus, _)| *bus == name);
-    match bus.map(|(_, bus)| *bus) {
-        None => Err(format!("Bus '{name}' not found")),
-        Some(bus) if bus == kind.bus => Ok(()),
-        Some(bus) => {
-            let bus = bus.name().unwrap_or_default();
-            Err(format!("Device '{}' can't go on {bus} bus", kind.name))
-        }
-    }
+/// A device on a USB bus that the operator has not given an object of its own.
+fn usb_object(type_name: &str, bus: &UsbBus, device: &UsbDevice) -> Object {
+    Object::device(type_name, None, bus.path()).with([
+        Property::fixed("attached", "bool", true),
+        Property::fixed("port", "str", device.port.clone()),
+    ])
 }
 
 /// Whether a device of this type can come while the machine exists.
@@ -409,6 +489,7 @@ fn check_hotplug(kind: &DeviceType, pc: &Pc) -> Result<(), String> {
     match kind.bus {
         _ if kind.stays() => Err(format!("Device '{}' does not support hotplugging", kind.name)),
         BusKind::None => Err(format!("Device '{}' does not support hotplugging", kind.name)),
+        BusKind::Usb => Ok(()),
         BusKind::Pci if pc.hotplug.is_some() => Ok(()),
         bus => Err(no_hotplug(bus)),
     }

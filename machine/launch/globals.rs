@@ -53,6 +53,7 @@ fn base_type(bus: BusKind) -> Option<&'static str> {
         BusKind::Isa => Some("isa-device"),
         BusKind::Pci => Some("pci-device"),
         BusKind::Ide => Some("ide-device"),
+        BusKind::Usb => Some("usb-device"),
         BusKind::Floppy | BusKind::None => None,
     }
 }
@@ -86,7 +87,7 @@ pub(super) fn warn_of_unused(config: &MachineConfig, board: Kind) {
         }
         let exists = registry::find(driver).is_some()
             || ON_OTHER_BOARDS.contains(&driver.as_str())
-            || matches!(driver.as_str(), "device" | "isa-device" | "pci-device")
+            || matches!(driver.as_str(), "device" | "isa-device" | "pci-device" | "usb-device")
             || is_any_processor(driver)
             || driver.ends_with(PROCESSOR);
         if !exists {

@@ -6,6 +6,7 @@ use base::clock::SECOND;
 use base::object::{Found, Object, resolve};
 use hw::pci::PciFunction;
 use hw::registry::{BusKind, Identity};
+use hw::usb::UsbDevice;
 use parking_lot::Mutex;
 
 use super::devices::{Added, Equipment, Means, PART, no_hotplug};
@@ -54,6 +55,7 @@ impl Devices {
             bus: None,
             facts: Vec::new(),
             chips: Vec::new(),
+            usb: None,
         };
         let added = equipment.add_device(device).map_err(|refusal| {
             HotplugError::Refused(globals::explain(&self.means.globals, refusal))
@@ -67,8 +69,9 @@ impl Devices {
         Ok(())
     }
 
-    /// Asks the guest to let go of a device, named by its id or its path.
-    pub fn request_removal(&self, pc: &Pc, name: &str) -> Result<(), HotplugError> {
+    /// Asks the guest to let go of a device, named by its id or its path. Returns what has gone at
+    /// once.
+    pub fn request_removal(&self, pc: &Pc, name: &str) -> Result<Vec<Released>, HotplugError> {
         let mut state = self.state.lock();
         let named = |device: &&mut Device| {
             let Identity { id, path } = &device.added.identity;
@@ -77,6 +80,9 @@ impl Devices {
         let Some(device) = state.devices.iter_mut().find(named) else {
             return Err(self.not_removable(&state.tree, name));
         };
+        if let Some((bus, usb)) = device.added.usb.clone() {
+            return Ok(bus.detach(&usb).iter().filter_map(|gone| state.remove_usb(gone)).collect());
+        }
         let bus = device.added.kind.bus;
         let (Some(hotplug), Some(devfn)) = (&pc.hotplug, device.added.devfn) else {
             return Err(HotplugError::Refused(no_hotplug(bus)));
@@ -90,7 +96,7 @@ impl Devices {
         device.asked = Some(now);
         drop(state);
         hotplug.pci.lock().request_removal(devfn >> 3);
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// Why something that is no device of the operator's stays.
@@ -103,12 +109,22 @@ impl Devices {
         }
     }
 
-    /// Releases a device that was taken off the bus.
-    pub fn release(&self, function: Arc<PciFunction>) -> Option<Released> {
+    /// Releases a device that was taken off the bus, and what was plugged into it.
+    pub fn release(&self, function: Arc<PciFunction>) -> Vec<Released> {
         let mut state = self.state.lock();
         let devfn = Some(function.devfn());
-        let at = state.devices.iter().position(|device| device.added.devfn == devfn)?;
+        let Some(at) = state.devices.iter().position(|device| device.added.devfn == devfn) else {
+            return Vec::new();
+        };
         let Added { kind, identity: Identity { id, path }, .. } = state.devices.remove(at).added;
+        let mut released = Vec::new();
+        for bus in self.means.usb.all() {
+            if bus.path().strip_prefix(&*path).is_some_and(|rest| rest.starts_with('/')) {
+                let gone = bus.devices().into_iter().rev();
+                let gone = gone.flat_map(|device| bus.detach(&device));
+                released.extend(gone.filter_map(|device| state.remove_usb(&device)));
+            }
+        }
         state.tree.remove_device(&path);
         drop(state);
         let parts: Vec<String> = kind.part.map(|_| format!("{path}/{PART}")).into_iter().collect();
@@ -124,6 +140,20 @@ impl Devices {
                 graph.remove_backend(backend);
             }
         }
-        Some(Released { id, paths })
+        released.push(Released { id, paths });
+        released
+    }
+}
+
+impl State {
+    /// Forgets a device that was taken off its USB bus, if the operator added it.
+    fn remove_usb(&mut self, gone: &Arc<UsbDevice>) -> Option<Released> {
+        let is_it = |device: &Device| {
+            device.added.usb.as_ref().is_some_and(|(_, device)| Arc::ptr_eq(device, gone))
+        };
+        let at = self.devices.iter().position(is_it)?;
+        let Identity { id, path } = self.devices.remove(at).added.identity;
+        self.tree.remove_device(&path);
+        Some(Released { id, paths: vec![path] })
     }
 }

@@ -159,6 +159,9 @@ pub fn launch(
                 memory_slots: 0,
                 can_suspend: false,
             });
+            if let Some(Located { value, origin }) = config.usb_devices.first() {
+                return Err(ConfigError::at(origin, format!("could not add USB device '{value}'")));
+            }
             let none = crate::none::NoBoard::new();
             let vcpus = processors::none(&vm)?;
             vm.assemble(Arc::new(none), vcpus);

@@ -18,10 +18,11 @@ use hw::firmware::acpi::{self, FloppyDrive, LegacyPort};
 use hw::firmware::smbios;
 use hw::input::I8042;
 use hw::misc::vmport::VmPort;
-use hw::pci::PciFunction;
 use hw::pci::piix4_pm::PmConfig;
+use hw::pci::{PciFunction, devfn};
 use hw::registry::{Fact, Identity};
 use hw::storage::ide::IdeDisk;
+use hw::usb::uhci::{self, Uhci, UhciProps};
 use parking_lot::Mutex;
 
 use super::accelerator::{Accelerator, Surroundings};
@@ -123,10 +124,10 @@ impl Board for PcMachine {
     fn add_device(&self, device: &DeviceConfig) -> Result<(), HotplugError> {
         self.devices.add(&self.pc, device)
     }
-    fn request_removal(&self, device: &str) -> Result<(), HotplugError> {
+    fn request_removal(&self, device: &str) -> Result<Vec<Released>, HotplugError> {
         self.devices.request_removal(&self.pc, device)
     }
-    fn release(&self, function: Arc<PciFunction>) -> Option<Released> {
+    fn release(&self, function: Arc<PciFunction>) -> Vec<Released> {
         self.devices.release(function)
     }
     fn enter(&self, vcpus: &Vcpus) {
@@ -264,6 +265,10 @@ pub(super) fn build(
     if let Some(keyboard) = &pc.keyboard {
         I8042::connect(keyboard, vm.input());
     }
+    if props.usb {
+        let seat = uhci::Seat::Board(devfn(1, 2));
+        Uhci::plug(&pc.pci, &seat, &UhciProps::default(), vm.usb(), &host.clocks).map_err(fault)?;
+    }
     let apics = wired.apics();
     let described = tree::machine(machine, config, &props);
     let mut tree =
@@ -277,6 +282,7 @@ pub(super) fn build(
         kernel: wired.kvm.clone().filter(|kvm| kvm.pins().is_some()),
         vmport,
         smbus,
+        usb: vm.usb().newest(),
         onboard: &chips,
         apics: &apics,
     };
@@ -309,6 +315,8 @@ pub(super) fn build(
         requests: vm.request_sink(),
         msi: wired.apic_bus.clone(),
         consoles: vm.consoles().clone(),
+        input: vm.input().clone(),
+        usb: vm.usb().clone(),
         globals: config.globals.clone(),
     };
     let mut equipment = Equipment {
@@ -320,6 +328,7 @@ pub(super) fn build(
         bus: None,
         facts: Vec::new(),
         chips: Vec::new(),
+        usb: None,
     };
     if let Some(adapter) = &adapter {
         equipment.add_board_device(adapter)?;
@@ -336,6 +345,7 @@ pub(super) fn build(
         kernel: wired.kvm.clone().filter(|kvm| kvm.pins().is_some()),
         vmport,
         smbus,
+        usb: vm.usb().newest(),
         onboard: &chips,
         apics: &apics,
     };
@@ -343,6 +353,7 @@ pub(super) fn build(
     for drive in &floppies {
         equipment.add_board_device(drive)?;
     }
+    equipment.add_usb_devices(config)?;
     let added = equipment.add_devices(config, &drives.devices)?;
     drives.check_all_connected()?;
     let Equipment { facts, chips, .. } = equipment;

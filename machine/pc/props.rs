@@ -122,9 +122,6 @@ impl PcProps {
                 )));
             }
         }
-        if self.usb {
-            return Err(ConfigError::new("-machine usb=on is not available in this build"));
-        }
         if self.max_firmware.0 > FIRMWARE_LIMIT {
             return Err(ConfigError::new(format!(
                 "User specified max allowed firmware size {} is greater than 16MiB. If combined \

@@ -151,9 +151,7 @@ const COMMANDS: &[Command] = commands! {
     "device_del" "device" "remove a device" |target, arguments| {
         let id = arguments.word().ok_or("device_del: string expected".to_owned())?;
         arguments.end("device_del")?;
-        if let Some(board) = target.vm.board() {
-            board.request_removal(id).map_err(QmpError::from)?;
-        }
+        target.vm.request_removal(id).map_err(QmpError::from)?;
         silence()
     };
     "eject" "[-f] device" "take a medium out (-f: whatever the guest says)" block::eject;

@@ -108,6 +108,7 @@ pub(super) const INFO: &[Command] = commands! {
         let names = names.filter(|name| base::trace::matches(pattern, name));
         Ok(names.map(|name| format!("{name} : state {}\n", u8::from(on.contains(&name)))).collect())
     };
+    "usb" "" "the USB devices" |target, _| Ok(target.usb_report()?);
     "uuid" "" "the guest's UUID" |target, _| Ok(target.uuid() + "\n");
     "version" "" "the version of QEMU that this program stands for" |_, _| {
         let (number, package) = Target::version();

@@ -65,6 +65,8 @@ const ABSTRACT: &[(&str, &str)] = &[
     ("sys-bus-device", "device"),
     ("x86-machine", "machine"),
     ("x86_64-cpu", "cpu"),
+    ("usb-device", "device"),
+    ("usb-hid", "usb-device"),
     ("virtio-blk-pci-base", "virtio-pci"),
     ("virtio-pci", "pci-device"),
 ];
@@ -96,6 +98,7 @@ const PARTS: &[(&str, &str)] = &[
     ("mc146818rtc", "isa-device"),
     ("piix3-ide", "pci-ide"),
     ("port92", "isa-device"),
+    ("usb-bus", "bus"),
     ("vmport", "isa-device"),
 ];
 
@@ -138,6 +141,8 @@ pub(crate) fn all() -> Vec<TypeInfo> {
             BusKind::Pci if device.name.starts_with("virtio-blk-pci") => "virtio-blk-pci-base",
             BusKind::Pci => "pci-device",
             BusKind::Ide => "ide-device",
+            BusKind::Usb if device.name == "usb-hub" => "usb-device",
+            BusKind::Usb => "usb-hid",
             BusKind::Floppy | BusKind::None => "device",
         };
         types.push(concrete(device.name.into(), parent, device.specs().to_vec()));

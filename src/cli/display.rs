@@ -51,6 +51,16 @@ pub(super) const OPTIONS: &[CliOption] = &[
         builder.set_machine("usb", "on");
         Ok(())
     }),
+    CliOption::text(
+        &["usbdevice"],
+        "name",
+        "add a USB device: mouse, tablet or keyboard (use -device instead)",
+        |builder, text, origin| {
+            builder.set_machine("usb", "on");
+            builder.config.usb_devices.push(Located::new(text.into(), origin));
+            Ok(())
+        },
+    ),
     CliOption::text(&["nic"], "none", "no network card ('none' is the only one yet)", network),
     CliOption::text(&["net"], "none", "same as -nic none", network),
 ];

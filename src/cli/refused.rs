@@ -33,7 +33,6 @@ pub(super) const OPTIONS: &[CliOption] = &[
     with_arg(&["spice"], DISPLAYS),
     with_arg(&["audio"], AUDIO),
     with_arg(&["audiodev"], AUDIO),
-    with_arg(&["usbdevice"], "USB devices are not available in this build"),
     with_arg(&["tpmdev"], "TPM devices are not available in this build"),
     with_arg(&["incoming"], MIGRATION),
     with_arg(&["loadvm"], MIGRATION),

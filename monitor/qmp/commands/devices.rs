@@ -66,10 +66,7 @@ pub(in crate::qmp) fn device_del(
     call: &Call<'_>,
     ObjectId { id }: ObjectId,
 ) -> Result<(), QmpError> {
-    match call.target.vm.board() {
-        Some(board) => Ok(board.request_removal(&id)?),
-        None => Err(HotplugError::NotFound(id).into()),
-    }
+    Ok(call.target.vm.request_removal(&id)?)
 }
 
 qapi_struct! {

@@ -140,4 +140,5 @@ commands! {
     "x-query-interrupt-controllers" => monitor::interrupt_controllers,
     "x-query-irq" => monitor::interrupts,
     "x-query-numa" => monitor::numa,
+    "x-query-usb" => monitor::usb,
 }

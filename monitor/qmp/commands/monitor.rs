@@ -106,6 +106,21 @@ macro_rules! human_texts {
     )*};
 }
 
+pub(in crate::qmp) fn usb(call: &Call<'_>, (): ()) -> Result<HumanText, QmpError> {
+    Ok(HumanText { text: call.target.usb_report()? })
+}
+
+impl Target {
+    /// The devices on all USB buses.
+    pub(crate) fn usb_report(&self) -> Result<String, QmpError> {
+        let buses = self.vm.usb().all();
+        if buses.is_empty() {
+            return Err(QmpError::new("USB support not enabled"));
+        }
+        Ok(buses.iter().map(|bus| bus.report()).collect())
+    }
+}
+
 human_texts! {
     interrupt_controllers "pic";
     interrupts "irq";

@@ -10,6 +10,7 @@ use base::device::{AnyDevice, Shared};
 use base::event_loop::LoopHandle;
 use base::input::Router;
 use base::interrupt::MsiSink;
+use base::memory::RamBlock;
 use base::object::Property;
 use base::props::{
     ChardevId, DriveId, LinkId, PropError, PropInput, PropSpec, Props, UuidOrAuto, help_text,
@@ -22,7 +23,9 @@ use crate::char::debugcon::{self, Debugcon};
 use crate::char::parallel::{self, Parallel};
 use crate::char::pci_serial::{self, PciSerialError, PciSerialProps};
 use crate::char::serial::{self, Serial};
-use crate::display::std_vga::{self, Sockets, StdVgaProps, VgaError};
+use crate::display::std_vga::{
+    self, BochsDisplayProps, IsaVgaProps, SecondaryVgaProps, Sockets, StdVgaProps, VgaError,
+};
 use crate::firmware::acpi::LegacyPort;
 use crate::firmware::fw_cfg::{FwCfg, FwCfgError};
 use crate::isa::{IRQS, IsaBus};
@@ -191,6 +194,9 @@ pub trait Slots {
     fn requests(&self) -> RequestSink;
     /// Firmware configuration.
     fn fw_cfg(&self) -> &Shared<FwCfg>;
+    /// Has stores of the guest to this memory noticed by who asks for dirty pages, however the guest is
+    /// run.
+    fn watch_stores(&self, memory: &Arc<RamBlock>);
     /// Where the heads of display adapters go.
     fn consoles(&self) -> &Consoles;
     /// Where message-signalled interrupts go.
@@ -743,20 +749,47 @@ fn floppy(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     floppy::add(&props, slots)
 }
 
-fn sockets(slots: &dyn Slots) -> Sockets<'_> {
+/// Calls `plug` with what the machine offers to a display adapter.
+fn with_sockets(
+    slots: &dyn Slots,
+    plug: impl FnOnce(&Sockets<'_>) -> Result<(), VgaError>,
+) -> Done {
     let Identity { id, path } = slots.identity();
-    Sockets {
+    plug(&Sockets {
         pci: slots.pci(),
         isa: slots.isa(),
         consoles: slots.consoles(),
         place: HeadPlace { device: id, path, head: 0 },
         clocks: slots.clocks(),
-    }
+        watch_stores: &|memory| slots.watch_stores(memory),
+    })?;
+    Ok(())
 }
 
 fn std_vga(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     let mut props: StdVgaProps = parse("VGA", settings)?;
-    Ok(std_vga::plug(&mut props, &sockets(slots))?)
+    with_sockets(slots, |sockets| std_vga::plug_vga(&mut props, sockets))
+}
+
+fn secondary_vga(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: SecondaryVgaProps = parse("secondary-vga", settings)?;
+    with_sockets(slots, |sockets| std_vga::plug_secondary(&props, sockets))
+}
+
+fn bochs_display(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let mut props: BochsDisplayProps = parse("bochs-display", settings)?;
+    with_sockets(slots, |sockets| std_vga::plug_bochs(&mut props, sockets))
+}
+
+fn isa_vga(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: IsaVgaProps = parse("isa-vga", settings)?;
+    let mut device = None;
+    with_sockets(slots, |sockets| {
+        device = Some(std_vga::plug_isa(&props, sockets)?);
+        Ok(())
+    })?;
+    device.into_iter().for_each(|device| slots.add(device));
+    Ok(())
 }
 
 fn piix3_usb_uhci(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
@@ -821,6 +854,7 @@ macro_rules! types {
 
 types! {
     "VGA", Pci, Display, None, StdVgaProps, std_vga;
+    "bochs-display", Pci, Display, None, BochsDisplayProps, bochs_display;
     "edu", Pci, Misc, None, EduProps, edu;
     "floppy", Floppy, Storage, Some("virtual floppy drive"), FloppyProps, floppy;
     "i6300esb", Pci, Watchdog, Some("Intel 6300ESB"), I6300EsbProps, i6300esb;
@@ -832,6 +866,7 @@ types! {
     "isa-debugcon", Isa, Misc, None, DebugconProps, isa_debugcon;
     "isa-parallel", Isa, Input, None, ParallelProps, isa_parallel;
     "isa-serial", Isa, Input, None, SerialProps, isa_serial;
+    "isa-vga", Isa, Display, None, IsaVgaProps, isa_vga;
     "pc-testdev", Isa, Misc, None, NoProps, pc_testdev;
     "pci-serial", Pci, Input, None, PciSerialProps, pci_serial;
     "pci-testdev", Pci, Misc, Some("PCI Test Device"), PciTestdevProps, pci_testdev;
@@ -845,6 +880,7 @@ types! {
     "virtio-blk-pci" alias "virtio-blk" of "virtio-blk-device", Pci, Storage, None, VirtioBlkPciProps, virtio_blk_pci;
     "virtio-blk-pci-non-transitional" of "virtio-blk-device", Pci, Storage, None, VirtioBlkProps, virtio_blk_non_transitional;
     "virtio-blk-pci-transitional" of "virtio-blk-device", Pci, Storage, None, VirtioBlkProps, virtio_blk_transitional;
+    "secondary-vga", Pci, Display, None, SecondaryVgaProps, secondary_vga;
     "vmcoreinfo", None, Misc, None, NoProps, vmcoreinfo;
     "vmgenid", None, Misc, None, VmGenIdProps, vmgenid;
 }

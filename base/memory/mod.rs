@@ -36,7 +36,7 @@ pub use pieces::RamPiece;
 pub use ram::{Mapping, RamBlock, RamError};
 pub use region::{AccessSizes, IoHandler, Region};
 pub use space::{AddressSpace, ViewListener};
-pub use tracking::{Client, CodeWatcher, PageTracking};
+pub use tracking::{Client, CodeWatcher, PageTracking, StoreLog};
 pub use tree::{describe, describe_flat};
 
 /// Size of the pages that dirtiness is tracked by.

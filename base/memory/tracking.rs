@@ -31,6 +31,12 @@ pub trait CodeWatcher: Send + Sync {
     fn code_written(&self, page: usize, range: Range<u32>);
 }
 
+/// Knows of stores that nobody reports: those of a guest whose memory the host's kernel maps.
+pub trait StoreLog: Send + Sync {
+    /// Reports all stores since the last call with [`PageTracking::written`].
+    fn report(&self);
+}
+
 /// Flags and code generations of all pages of a RAM block.
 pub struct PageTracking {
     flags: Box<[AtomicU8]>,
@@ -39,6 +45,7 @@ pub struct PageTracking {
     /// the barrier behind it has been passed.
     protecting: Mutex<()>,
     watcher: OnceLock<Arc<dyn CodeWatcher>>,
+    log: OnceLock<Box<dyn StoreLog>>,
 }
 
 impl PageTracking {
@@ -50,6 +57,7 @@ impl PageTracking {
             generations: zeroed(pages),
             protecting: Mutex::new(()),
             watcher: OnceLock::new(),
+            log: OnceLock::new(),
         }
     }
 
@@ -90,6 +98,11 @@ impl PageTracking {
         self.watcher.get_or_init(make);
     }
 
+    /// Has stores looked up in a log before anybody asks for dirty pages; the log given first stays.
+    pub fn consult(&self, log: Box<dyn StoreLog>) {
+        self.log.get_or_init(|| log);
+    }
+
     /// Reports a completed store. Cheap when nobody watches.
     #[inline]
     pub fn written(&self, offset: u64, len: u64) {
@@ -125,6 +138,9 @@ impl PageTracking {
     /// Calls `dirty` for each page of the range that was written since the client's last call (or
     /// was never looked at), and watches them from now on.
     pub fn take_dirty(&self, client: Client, offset: u64, len: u64, mut dirty: impl FnMut(u64)) {
+        if let Some(log) = self.log.get() {
+            log.report();
+        }
         let first = offset / PAGE_SIZE;
         let last = (offset + len).div_ceil(PAGE_SIZE).min(self.flags.len() as u64);
         let mut found = Vec::new();

@@ -87,6 +87,11 @@ impl PciBus {
         &self.io
     }
 
+    /// Where expansion ROMs come from.
+    pub fn rom_files(&self) -> &dyn RomFiles {
+        &*self.rom_files
+    }
+
     /// Plugs a device that the operator adds, where its properties say or into the first free slot.
     /// `build` makes the model and the regions of its BARs from what the bus connects it to.
     pub fn plug<D: PciDevice>(

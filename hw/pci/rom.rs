@@ -98,6 +98,12 @@ pub(super) fn load(
     Ok(Some(Region::rom(Arc::new(block))))
 }
 
+/// Gives firmware an image of a device that has no BAR to show it.
+pub fn give_to_firmware(name: &str, display: bool, files: &dyn RomFiles) -> Result<(), RomError> {
+    let image = read(name, files)?;
+    Ok(files.give_to_firmware(name, image, display)?)
+}
+
 fn read(name: &str, files: &dyn RomFiles) -> Result<Vec<u8>, RomError> {
     let path = files.find(name).ok_or_else(|| RomError::Missing(name.into()))?;
     let unreadable = |error: std::io::Error| RomError::Unreadable {

@@ -8,12 +8,14 @@ use base::device::{AnyDevice, Shared};
 use base::event_loop::LoopHandle;
 use base::input::Router;
 use base::interrupt::MsiSink;
+use base::memory::RamBlock;
 use base::object::{Object, Property};
 use base::options::config::GlobalProp;
 use base::props::PropInput;
 use base::request::RequestSink;
 use block::backend::{Backend, Interface, Media};
 use block::graph::Graph;
+use cpu::kvm::KvmVm;
 use hw::char::debugcon::{self, Debugcon};
 use hw::char::parallel::{self, Parallel};
 use hw::char::serial::{self, Serial};
@@ -34,7 +36,7 @@ use ui::Consoles;
 use super::characters::Characters;
 use super::chips::{self, PCI_BUS};
 use super::tree::Tree;
-use super::{fault, globals};
+use super::{fault, globals, kernel_memory};
 use crate::config::{ConfigError, DeviceConfig, Located, MachineConfig, PropList};
 use crate::objects::UserObjects;
 use crate::pc::board::Pc;
@@ -78,6 +80,8 @@ pub(super) struct Means {
     pub consoles: Arc<Consoles>,
     pub input: Arc<Router>,
     pub usb: Arc<UsbBuses>,
+    /// Runs the guest instead of a translator, perhaps.
+    pub kvm: Option<Arc<KvmVm>>,
     pub globals: Vec<GlobalProp>,
 }
 
@@ -155,6 +159,11 @@ impl Slots for Equipment<'_> {
     }
     fn fw_cfg(&self) -> &Shared<FwCfg> {
         &self.pc.fw_cfg
+    }
+    fn watch_stores(&self, memory: &Arc<RamBlock>) {
+        if let Some(kvm) = &self.means.kvm {
+            kernel_memory::watch(kvm, memory);
+        }
     }
     fn consoles(&self) -> &Consoles {
         &self.means.consoles

@@ -16,6 +16,7 @@ mod handover;
 mod hotplug;
 mod kernel;
 mod kernel_chips;
+mod kernel_memory;
 mod memory;
 mod options;
 mod pc;

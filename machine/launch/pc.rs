@@ -317,6 +317,7 @@ pub(super) fn build(
         consoles: vm.consoles().clone(),
         input: vm.input().clone(),
         usb: vm.usb().clone(),
+        kvm: wired.kvm.clone(),
         globals: config.globals.clone(),
     };
     let mut equipment = Equipment {

@@ -6,7 +6,7 @@ use base::clock::Clocks;
 use base::device::Shared;
 use base::memory::{Client, RamBlock};
 use parking_lot::Mutex;
-use ui::{Adapter, Damage, SizeWish, Surface, TextScreen};
+use ui::{Adapter, Damage, Surface, TextScreen};
 
 use super::graphics::LinePainter;
 use super::picture::{Kind, Picture};
@@ -99,14 +99,6 @@ impl<D: HasVga> Adapter for Head<D> {
             Kind::Text(text) => Some(characters(&picture, text, &self.memory)),
             _ => None,
         }
-    }
-
-    fn takes_wishes(&self) -> bool {
-        self.device.lock().vga().has_edid()
-    }
-
-    fn wish_size(&self, wish: SizeWish) {
-        self.device.lock().vga().wish_size(wish);
     }
 }
 

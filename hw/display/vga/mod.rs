@@ -19,7 +19,6 @@ use std::sync::Arc;
 
 use base::device::{self, Device, Shared};
 use base::memory::{AccessSizes, RamBlock, RamError, Region};
-use ui::SizeWish;
 
 pub use head::Head;
 use picture::Picture;
@@ -45,7 +44,6 @@ pub mod region {
 mod mmio {
     use std::ops::Range;
 
-    pub const SIZE: u64 = 0x1000;
     pub const EDID: Range<u64> = 0..0x400;
     /// Ports 3C0h to 3DFh.
     pub const PORTS: Range<u64> = 0x400..0x420;
@@ -56,6 +54,9 @@ mod mmio {
     pub const LITTLE_ENDIAN: u32 = 0x1e1e_1e1e;
     pub const BIG_ENDIAN: u32 = 0xbebe_bebe;
 }
+
+/// Size of the registers in memory.
+pub const MMIO_SIZE: u64 = 0x1000;
 
 /// A device that is, among others, a VGA.
 pub trait HasVga: Device {
@@ -71,6 +72,8 @@ pub struct VgaConfig {
     pub edid: Option<Edid>,
     /// Whether there are registers beyond those of VGA and Bochs.
     pub extended: bool,
+    /// Whether there is a VGA besides Bochs' extension.
+    pub legacy: bool,
 }
 
 /// A VGA.
@@ -96,21 +99,12 @@ impl Vga {
         &self.memory
     }
 
-    /// Whether the monitor can be asked what it is.
-    pub fn has_edid(&self) -> bool {
-        self.cfg.edid.is_some()
-    }
-
-    /// Has the monitor prefer another size.
-    pub fn wish_size(&mut self, wish: SizeWish) {
-        if let Some(edid) = &mut self.cfg.edid {
-            edid.prefer(wish);
-            self.edid = edid.bytes();
-        }
-    }
-
     fn picture(&self) -> Picture {
-        self.st.picture(self.cfg.memory, self.big_endian)
+        let on = match self.cfg.legacy {
+            true => self.st.screen_on(),
+            false => self.st.vbe.is_enabled(),
+        };
+        self.st.picture(self.cfg.memory, on, self.big_endian)
     }
 
     fn apply(&mut self, effect: Effect) {
@@ -165,7 +159,7 @@ impl Vga {
                 let edid = &self.edid;
                 bytes(Box::new(move |n| edid.get((offset + n) as usize).copied().unwrap_or(0xff)))
             }
-            _ if mmio::PORTS.contains(&offset) => {
+            _ if mmio::PORTS.contains(&offset) && self.cfg.legacy => {
                 let port = 0x3c0 + (offset - mmio::PORTS.start) as u16;
                 bytes(Box::new(move |n| self.read_port(port + n as u16)))
             }
@@ -187,7 +181,7 @@ impl Vga {
 
     fn write_mmio(&mut self, offset: u64, size: u8, value: u64) {
         match offset {
-            _ if mmio::PORTS.contains(&offset) => {
+            _ if mmio::PORTS.contains(&offset) && self.cfg.legacy => {
                 let port = 0x3c0 + (offset - mmio::PORTS.start) as u16;
                 for n in 0..u16::from(size) {
                     self.write_port(port + n, (value >> (8 * n)) as u8);
@@ -274,7 +268,7 @@ impl VgaRegions {
         ports.push((vbe::INDEX_PORT, sized(region::VBE, "vbe", vbe::PORT_COUNT, words)));
         let window = Region::container("vga-lowmem", WINDOW_SIZE.into());
         window.add(&sized(region::WINDOW, "vga-lowmem", WINDOW_SIZE, AccessSizes::ANY), 0, 0);
-        let mmio = sized(region::MMIO, "vga.mmio", mmio::SIZE, AccessSizes::UP_TO_DWORD);
+        let mmio = sized(region::MMIO, "vga.mmio", MMIO_SIZE, AccessSizes::UP_TO_DWORD);
         let mut locked = device.lock();
         let vga = locked.vga();
         let framebuffer = Region::ram(vga.memory.clone());

@@ -186,8 +186,8 @@ impl Picture {
 }
 
 impl Registers {
-    /// What is shown of so much memory.
-    pub fn picture(&self, memory: u32, big_endian: bool) -> Picture {
+    /// What is shown of so much memory, if anything is.
+    pub fn picture(&self, memory: u32, on: bool, big_endian: bool) -> Picture {
         let colors = self.colors();
         let palette = self.palette(&colors);
         let vbe = self.vbe.is_enabled();
@@ -196,7 +196,7 @@ impl Registers {
             u32::from(self.crtc[crtc::OFFSET]) << 3,
             PLANAR_SIZE.min(memory.next_power_of_two()),
         );
-        let (kind, (start, pitch, wrap)) = if !self.screen_on() {
+        let (kind, (start, pitch, wrap)) = if !on {
             (Kind::Blank, legacy)
         } else if vbe {
             let place = (self.vbe.start(), self.vbe.pitch(), memory.next_power_of_two());

@@ -120,6 +120,44 @@ pub fn rescue_cd() -> Result<PathBuf> {
     })
 }
 
+/// What GRUB does on the CD with graphics: a menu of dots, and a test of memory to choose.
+const GRAPHICAL_CONFIG: &str = "loadfont /boot/grub/fonts/unicode.pf2
+insmod all_video
+set gfxmode=1024x768x32
+insmod gfxterm
+terminal_output gfxterm
+set timeout=-1
+menuentry \"Rhea: first entry\" {
+    echo chosen
+    sleep 3600
+}
+menuentry \"Rhea: second entry\" {
+    true
+}
+menuentry \"Test of memory\" --hotkey=t {
+    terminal_output console
+    linux /boot/memtest
+    boot
+}
+";
+
+/// A CD with GRUB's graphical menu, and memtest86+ to be started from it by `t`.
+pub fn graphical_cd(memtest: &Path) -> Result<PathBuf> {
+    medium("graphical.iso", GRAPHICAL_CONFIG, |tools, work, image| {
+        let tree = work.join("tree");
+        let fonts = tree.join("boot/grub/fonts");
+        fs::create_dir_all(&fonts)?;
+        fs::write(tree.join("boot/grub/grub.cfg"), GRAPHICAL_CONFIG)?;
+        fs::copy(tools.path("usr/share/grub/unicode.pf2"), fonts.join("unicode.pf2"))?;
+        fs::copy(memtest, tree.join("boot/memtest"))?;
+        let mut command = tools.command("grub-mkrescue")?;
+        command.arg("--directory").arg(tools.grub());
+        command.args(["--locales=", "--fonts=", "--themes="]);
+        command.arg(format!("--xorriso={}", tools.path("usr/bin/xorriso").display()));
+        run(command.arg("-o").arg(image).arg(&tree)).map(drop)
+    })
+}
+
 /// What SYSLINUX does on the floppy disk.
 const FLOPPY_CONFIG: &str = "SERIAL 0 115200
 PROMPT 1
@@ -139,6 +177,38 @@ pub fn floppy() -> Result<PathBuf> {
         run(format.arg("-i").arg(image).args(["-f", "1440", "::"]))?;
         let mut copy = tools.command("mcopy")?;
         run(copy.arg("-i").arg(image).arg(&config).arg("::"))?;
+        run(tools.command("syslinux")?.arg("--install").arg(image)).map(drop)
+    })
+}
+
+/// What SYSLINUX shows on the floppy disk with graphics.
+const VESA_CONFIG: &str = "UI vesamenu.c32
+PROMPT 0
+TIMEOUT 0
+MENU TITLE Rhea
+LABEL one
+    MENU LABEL The first one
+    KERNEL nothing
+LABEL two
+    MENU LABEL The second one
+    KERNEL nothing
+";
+
+/// A floppy disk with SYSLINUX's graphical menu.
+pub fn vesa_floppy() -> Result<PathBuf> {
+    medium("vesamenu.img", VESA_CONFIG, |tools, work, image| {
+        let config = work.join("syslinux.cfg");
+        fs::write(&config, VESA_CONFIG)?;
+        fs::write(image, vec![0; 1440 << 10])?;
+        let mut format = tools.command("mformat")?;
+        run(format.arg("-i").arg(image).args(["-f", "1440", "::"]))?;
+        let modules = tools.path("usr/lib/syslinux/modules/bios");
+        let mut copy = tools.command("mcopy")?;
+        copy.arg("-i").arg(image).arg(&config);
+        for module in ["vesamenu.c32", "libcom32.c32", "libutil.c32"] {
+            copy.arg(modules.join(module));
+        }
+        run(copy.arg("::"))?;
         run(tools.command("syslinux")?.arg("--install").arg(image)).map(drop)
     })
 }

@@ -35,6 +35,7 @@ mod networks;
 pub mod offload;
 pub mod options;
 pub mod segment;
+pub mod user;
 
 pub use cable::{Cable, Plug, Side};
 pub use end::{Backend, Delivery, End};

@@ -36,7 +36,7 @@ pub struct NetdevKind {
 }
 
 /// All kinds, in the order of `-netdev help`.
-pub const KINDS: &[&NetdevKind] = &[];
+pub const KINDS: &[&NetdevKind] = &[&crate::user::KIND];
 
 /// Checks what was given against the keys of a kind.
 type CheckValues = fn(&[Key], &Map<String, Value>) -> Result<Values, NetError>;

@@ -1,0 +1,290 @@
+//! `-netdev user`: the guest's network without privileges.
+//!
+//! The guest's frames are taken apart, and what is in them is given to sockets of the host: a small
+//! network address translation in the program itself. It plays a gateway (10.0.2.2, through which the
+//! host itself is reached), a name server (10.0.2.3) and a DHCP server.
+//!
+//! - [`wire`]: headers in and out; [`fragment`]: packets in pieces; [`out`]: frames to the guest
+//! - [`link`]: ARP; [`dhcp`]; [`icmp`]; [`resolver`]: the host's name servers
+//! - [`tcp`]: connections, segment by segment; [`udp`]: ports with idle timers
+//! - [`forward`], [`forwards`]: ports of the host that lead to the guest
+//! - [`stack`]: all of that together, without threads; [`User`]: the shell around it
+//!
+//! A frame of the guest is worked on in the thread that delivers it, up to the host's socket. Whatever
+//! goes to the guest is sent by the event loop: it reads sockets only when the card takes frames, so
+//! a slow guest slows its peers, and nothing is lost.
+
+mod config;
+mod dhcp;
+mod forward;
+mod forwards;
+mod fragment;
+mod icmp;
+mod info;
+mod link;
+mod out;
+mod resolver;
+mod slots;
+mod socket;
+mod stack;
+mod tcp;
+mod udp;
+mod wire;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use base::clock::{ClockKind, Clocks, Timer};
+use base::event_loop::{BottomHalf, Watch};
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use parking_lot::Mutex;
+
+use crate::netdev::{Context, NetdevKind};
+use crate::options::Values;
+use crate::{Backend, Cable, Delivery, End, Frame, NetError, Netdev, Offloads, Plug, Side};
+
+use config::Config;
+use forward::HostForward;
+use forwards::{Forward, Listener};
+use out::OutFrame;
+use stack::{Source, Stack};
+
+/// The kind.
+pub const KIND: NetdevKind = NetdevKind { name: "user", keys: config::KEYS, dotted: false, make };
+
+/// As much is gathered for the guest at once.
+const BATCH: usize = 512 * 1024;
+
+/// As many batches are sent before the loop does something else.
+const BATCHES: usize = 8;
+
+/// The user-mode network.
+pub struct User {
+    plug: Plug,
+    clocks: Clocks,
+    stack: Mutex<Stack>,
+    /// What is on its way to the guest; only the event loop uses it.
+    queue: Mutex<VecDeque<OutFrame>>,
+    /// There is something to do since the last burst.
+    pending: AtomicBool,
+    parts: OnceLock<Parts>,
+}
+
+/// What calls back.
+struct Parts {
+    run: BottomHalf,
+    timer: Timer,
+    /// When the timer expires.
+    armed: Mutex<Option<i64>>,
+    _watch: Watch,
+}
+
+fn make(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetError> {
+    let config = Config::new(values)?;
+    let cable = Cable::new(id);
+    let backend = User::new(context, cable.plug(Side::Host, 0), config)?;
+    Ok(Netdev { kind: KIND.name, cable, backend })
+}
+
+impl User {
+    fn new(context: &Context, plug: Plug, config: Config) -> Result<Arc<User>, NetError> {
+        let system =
+            |error: String| NetError::Failed(format!("Could not set up networking: {error}"));
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC);
+        let epoll = Arc::new(epoll.map_err(|error| system(error.to_string()))?);
+        let watched = epoll.0.try_clone().map_err(|error| system(error.to_string()))?;
+        let forwards = config.host_forwards.clone();
+        let user = Arc::new(User {
+            plug,
+            clocks: context.clocks.clone(),
+            stack: Mutex::new(Stack::new(config, epoll)),
+            queue: Mutex::default(),
+            pending: AtomicBool::new(false),
+            parts: OnceLock::new(),
+        });
+        for (text, rule) in forwards {
+            user.add_rule(&text, rule)?;
+        }
+        let call = |what: fn(&User)| {
+            let user = Arc::downgrade(&user);
+            move || {
+                if let Some(user) = user.upgrade() {
+                    what(&user);
+                }
+            }
+        };
+        let run = call(User::run);
+        let watch = context.handle.watch(watched, move |_| run());
+        watch.want_read(true).map_err(|error| system(error.to_string()))?;
+        let parts = Parts {
+            run: context.handle.bottom_half(call(User::run)),
+            timer: context.clocks.timer(ClockKind::Virtual, call(User::on_timer)),
+            armed: Mutex::default(),
+            _watch: watch,
+        };
+        // Nobody else has set it.
+        let _ = user.parts.set(parts);
+        let end: Weak<dyn End> = Arc::<User>::downgrade(&user);
+        user.plug.attach(end);
+        Ok(user)
+    }
+
+    /// Does what there is to do on the host's side, and sends it to the guest. On the event loop.
+    fn run(&self) {
+        self.pending.store(false, Ordering::Release);
+        let mut batch = Vec::new();
+        for _ in 0..BATCHES {
+            let sent_all = self.send_queue();
+            {
+                let mut stack = self.stack.lock();
+                stack.shared.now = self.clocks.now_virtual();
+                stack.poll();
+                if sent_all {
+                    stack.produce(BATCH);
+                    stack.take_frames(&mut batch);
+                }
+                self.arm(&mut stack);
+            }
+            if !sent_all || batch.is_empty() {
+                self.plug.flush();
+                return;
+            }
+            self.queue.lock().extend(batch.drain(..));
+        }
+        self.send_queue();
+        self.plug.flush();
+        self.schedule();
+    }
+
+    /// Sends what waits; whether all of it was taken.
+    fn send_queue(&self) -> bool {
+        let mut queue = std::mem::take(&mut *self.queue.lock());
+        let mut all = true;
+        while let Some(frame) = queue.front() {
+            if frame.with(|frame| self.plug.send(frame)) == Delivery::Full {
+                all = false;
+                break;
+            }
+            queue.pop_front();
+        }
+        *self.queue.lock() = queue;
+        all
+    }
+
+    fn schedule(&self) {
+        if let Some(parts) = self.parts.get() {
+            parts.run.schedule();
+        }
+    }
+
+    fn arm(&self, stack: &mut Stack) {
+        let Some(parts) = self.parts.get() else { return };
+        let Some(deadline) = stack.next_deadline() else { return };
+        let mut armed = parts.armed.lock();
+        if armed.is_none_or(|at| at > deadline) {
+            *armed = Some(deadline);
+            parts.timer.set(deadline);
+        }
+    }
+
+    fn on_timer(&self) {
+        if let Some(parts) = self.parts.get() {
+            *parts.armed.lock() = None;
+        }
+        {
+            let mut stack = self.stack.lock();
+            stack.shared.now = self.clocks.now_virtual();
+            stack.on_timer();
+        }
+        self.run();
+    }
+
+    /// `hostfwd_add`.
+    pub fn add_forward(&self, rule: &str) -> Result<(), NetError> {
+        let v4 = self.stack.lock().config.v4;
+        let guest = v4.map_or(std::net::Ipv4Addr::UNSPECIFIED, |net| net.dhcp_start);
+        self.add_rule(rule, HostForward::parse(rule, guest)?)
+    }
+
+    /// The rows of `info usernet`, with their heading.
+    pub fn connections(&self) -> String {
+        let mut stack = self.stack.lock();
+        stack.shared.now = self.clocks.now_virtual();
+        stack.info()
+    }
+
+    fn add_rule(&self, text: &str, rule: HostForward) -> Result<(), NetError> {
+        let failed = || NetError::Failed(format!("Could not set up host forwarding rule '{text}'"));
+        let at = SocketAddr::V4(rule.host);
+        let mut stack = self.stack.lock();
+        let Stack { forwards, udp, poller, .. } = &mut *stack;
+        let added = if rule.udp {
+            let socket = socket::udp(at).map_err(|_| failed())?;
+            let register = |socket: &_, token| poller.add(socket, Source::Udp, token).is_ok();
+            let flow = udp.forward(SocketAddr::V4(rule.guest), socket, register);
+            flow.is_some_and(|flow| {
+                forwards.add(|_| Some(Forward { rule, listener: Listener::Udp(flow) }))
+            })
+        } else {
+            let listener = socket::tcp_listen(at).map_err(|_| failed())?;
+            forwards.add(|token| {
+                poller.add(&listener, Source::Listener, token).ok()?;
+                Some(Forward { rule, listener: Listener::Tcp(listener) })
+            })
+        };
+        if added { Ok(()) } else { Err(failed()) }
+    }
+
+    /// `hostfwd_remove`: whether there was such a forward; `None` if the text names none.
+    pub fn remove_forward(&self, text: &str) -> Option<bool> {
+        let (udp, host) = HostForward::parse_listener(text)?;
+        let mut stack = self.stack.lock();
+        let removed = stack.forwards.remove(udp, host);
+        if let Some(Forward { listener: Listener::Udp(flow), .. }) = removed {
+            stack.udp.remove(flow);
+        }
+        Some(removed.is_some())
+    }
+}
+
+impl End for User {
+    fn deliver(&self, frame: &Frame<'_>) -> Delivery {
+        let mut stack = self.stack.lock();
+        stack.shared.now = self.clocks.now_virtual();
+        stack.receive(frame);
+        if stack.has_work() {
+            self.pending.store(true, Ordering::Release);
+        }
+        self.arm(&mut stack);
+        Delivery::Taken
+    }
+
+    fn flush(&self) {
+        if self.pending.load(Ordering::Acquire) {
+            self.schedule();
+        }
+    }
+
+    fn wake(&self) {
+        self.schedule();
+    }
+
+    fn accepts(&self) -> Offloads {
+        Offloads { uso: false, ufo: false, ..Offloads::ALL }
+    }
+}
+
+impl Backend for User {
+    fn info(&self) -> String {
+        let stack = self.stack.lock();
+        let net = stack.config.v4.map(|net| net.net);
+        let net = net.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
+        let restrict = if stack.config.restrict { "on" } else { "off" };
+        format!("net={net},restrict={restrict}")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! Sockets of the host. None of them ever waits.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6, connect,
+    getsockopt, recv, setsockopt, shutdown, socket, sockopt,
+};
+
+/// Flags of every send.
+pub const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+
+/// Begins to connect; how it ends is told by readiness and [`take_error`].
+pub fn tcp_connect(to: SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = if to.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(family, SockType::Stream, flags, None)?;
+    prepare_stream(&fd);
+    let result = match to {
+        SocketAddr::V4(to) => connect(fd.as_raw_fd(), &SockaddrIn::from(to)),
+        SocketAddr::V6(to) => connect(fd.as_raw_fd(), &SockaddrIn6::from(to)),
+    };
+    match result {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(fd),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a guest sends goes out as it comes: the guest has done the gathering.
+fn prepare_stream(fd: &OwnedFd) {
+    // Without it the connection is only slower.
+    let _ = setsockopt(fd, sockopt::TcpNoDelay, &true);
+    // Urgent bytes stay in their place in the stream.
+    let _ = setsockopt(fd, sockopt::OobInline, &true);
+}
+
+/// Listens for connections.
+pub fn tcp_listen(at: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(at)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Takes a connection, and who made it.
+pub fn accept(listener: &TcpListener) -> io::Result<(OwnedFd, SocketAddr)> {
+    let (stream, peer) = listener.accept()?;
+    stream.set_nonblocking(true)?;
+    let fd = OwnedFd::from(stream);
+    prepare_stream(&fd);
+    Ok((fd, peer))
+}
+
+/// A socket for datagrams.
+pub fn udp(at: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(at)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Any address of a family.
+pub fn unspecified(v6: bool) -> SocketAddr {
+    if v6 { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() }
+}
+
+/// Receives bytes of a stream; none means that it has ended.
+pub fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
+}
+
+/// The error that a socket has met, if any.
+pub fn take_error(fd: impl AsFd) -> Option<Errno> {
+    let code = getsockopt(&fd, sockopt::SocketError).ok()?;
+    (code != 0).then(|| Errno::from_raw(code))
+}
+
+/// Nothing more is written.
+pub fn shut_down_writing(fd: &OwnedFd) -> io::Result<()> {
+    Ok(shutdown(fd.as_raw_fd(), Shutdown::Write)?)
+}
+
+/// Makes closing a stream a reset, whatever is still queued.
+pub fn reset_on_close(fd: impl AsFd) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    // Fails for a socket that is no stream of the network (a command's): closing it is all there is.
+    let _ = setsockopt(&fd, sockopt::Linger, &linger);
+}

@@ -1,0 +1,5 @@
+//! The whole back end against a guest that is made of frames, and sockets of this host.
+
+mod basics;
+mod tcp;
+mod world;

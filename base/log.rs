@@ -41,7 +41,9 @@ macro_rules! items {
 }
 
 items! {
+    OUT_ASM = 10, "out_asm", "show generated host assembly code for each compiled TB";
     IN_ASM = 8, "in_asm", "show target assembly code for each compiled TB";
+    OP = 11, "op", "show micro ops for each compiled TB";
     INT = 0, "int", "show interrupts/exceptions in short format";
     EXEC = 1, "exec", "show trace before each executed TB (lots of logs)";
     CPU = 2, "cpu", "show CPU registers before entering a TB (lots of logs)";

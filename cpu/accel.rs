@@ -39,6 +39,9 @@ pub struct TcgProps {
     /// Whether guest code is interpreted where it could be translated.
     #[prop(help = "interpret guest code instead of translating it")]
     pub interp: bool,
+    /// Whether blocks are executed by the translator and the interpreter, and compared.
+    #[prop(help = "execute every block by translator and interpreter, and compare")]
+    pub check: bool,
 }
 
 /// Properties of `-accel kvm`.

@@ -100,6 +100,8 @@ pub struct Cpu {
     /// What the translator keeps between runs, if there is one.
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     pub(crate) jit: Option<Box<crate::jit::Vcpu>>,
+    /// Stores are going to be taken back.
+    pub(crate) trial: Option<Box<crate::mmu::trial::Trial>>,
     /// Number of this processor, 0 for the first.
     pub index: u32,
     /// Every instruction is a block of its own, as those who trace want it.
@@ -123,6 +125,7 @@ impl Cpu {
             exit_block: false,
             shutdown: false,
             failure: None,
+            trial: None,
             fpu_error_told: false,
             signal_mask: 0,
             bus,

@@ -46,6 +46,14 @@ pub fn disassemble(code: &[u8], address: u64, bits: u8, count: usize) -> (String
     (text, done)
 }
 
+/// Tells the log of `count` instructions at `linear` that were just decoded.
+pub(crate) fn log_code(bytes: &[u8], linear: u64, bits: u8, count: usize) {
+    if base::log::enabled(base::log::IN_ASM) && base::log::in_filter(linear) {
+        let (lines, _) = disassemble(bytes, linear, bits, count);
+        base::log::write(format_args!("----------------\nIN: \n{lines}\n"));
+    }
+}
+
 fn line(text: &mut String, at: u64, bytes: &[u8], mnemonic: &str, operands: &str) {
     for (n, part) in bytes.chunks(BYTES_PER_LINE).enumerate() {
         let shown: Vec<_> = part.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -44,13 +44,20 @@ pub struct Software {
 struct Translation {
     /// Bytes of its code cache; without, guest code is interpreted.
     size: Option<usize>,
+    /// Every block is executed by the interpreter too.
+    check: bool,
     made: std::sync::OnceLock<Option<Arc<crate::jit::Translator>>>,
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 impl Translation {
     fn get(&self) -> Option<&Arc<crate::jit::Translator>> {
-        let make = || match crate::jit::Translator::new(self.size?) {
+        let make = if self.check {
+            crate::jit::Translator::in_lock_step
+        } else {
+            crate::jit::Translator::new
+        };
+        let make = || match make(self.size?) {
             Ok(translator) => Some(translator),
             Err(error) => {
                 base::warn_report!("guest code is interpreted: {error}");
@@ -64,18 +71,30 @@ impl Translation {
 impl Software {
     /// The translator, or the interpreter where it is asked for or the host knows nothing else.
     pub fn new(props: &TcgProps) -> Self {
-        let turns = (props.thread == "single").then(Arc::default);
+        // What one processor stores between two runs of a block would be lost on another.
+        let turns = (props.thread == "single" || props.check).then(Arc::default);
         #[allow(unused_mut)] // Without a translator.
         let mut software =
             Software { turns, one_insn_per_block: props.one_insn_per_tb, ..Software::default() };
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         if !props.interp {
+            software.translator.check = props.check;
             software.translator.size = Some(match props.tb_size {
                 0 => crate::jit::DEFAULT_SIZE,
                 mib => (mib as usize) << 20,
             });
         }
         software
+    }
+
+    /// Tells what the translator has made, if there is one.
+    pub fn translator_report(&self) -> Option<Arc<dyn Fn() -> String + Send + Sync>> {
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        if let Some(translator) = self.translator.get().cloned() {
+            let one_insn_per_block = self.one_insn_per_block;
+            return Some(Arc::new(move || translator.report().text(one_insn_per_block)));
+        }
+        None
     }
 
     /// An engine for a processor and its APIC.

@@ -1,5 +1,7 @@
 //! What a machine consists of, for monitors to tell.
 
+use std::sync::Arc;
+
 use cpu::cpuid::{Place, Support};
 
 use crate::machines::MachineType;
@@ -24,6 +26,8 @@ pub struct Inventory {
     pub memory_slots: u64,
     /// Whether it can sleep and wake up.
     pub can_suspend: bool,
+    /// Tells what the translator has made, if there is one.
+    pub translator_report: Option<Arc<dyn Fn() -> String + Send + Sync>>,
 }
 
 /// A place for a processor.

@@ -39,6 +39,10 @@ fn start_log(config: &MachineConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::at(&file.origin, "could not read trace events"));
         }
     }
+    if settings.perf_map {
+        let failed = |error| ConfigError::new(format!("-perfmap: {error}"));
+        cpu::jit::open_map().map_err(failed)?;
+    }
     if let Some(file) = settings.file.as_ref().or(settings.trace_file.as_ref()) {
         base::log::open(file).map_err(fault)?;
     }

@@ -15,7 +15,7 @@ use super::decode::{self, End, Insn, Key, MAX_LEN};
 use super::exec::branch::fall_through;
 use super::op::Op;
 use crate::cpuid::Model;
-use crate::disassembly::disassemble;
+use crate::disassembly::log_code;
 use crate::mmu::CodePage;
 use crate::state::Seg;
 use crate::{Cpu, Trap};
@@ -216,14 +216,6 @@ fn decode_run(bytes: &[u8], key: Key, start: u64, model: &Model, max_ops: usize)
     run
 }
 
-/// Tells the log of newly decoded code.
-fn log_code(bytes: &[u8], linear: u64, key: Key, run: &Run) {
-    if base::log::enabled(base::log::IN_ASM) && base::log::in_filter(linear) {
-        let (lines, _) = disassemble(bytes, linear, key.code_bits() as u8, run.ops.len());
-        base::log::write(format_args!("----------------\nIN: \n{lines}\n"));
-    }
-}
-
 impl Cpu {
     /// Up to `limit` bytes of code from `linear` to the end of its page, and the page if it is plain
     /// RAM.
@@ -263,7 +255,7 @@ impl Cpu {
             if run.ops.is_empty() {
                 return Err(self.gp(0));
             }
-            log_code(&bytes, linear, key, &run);
+            log_code(&bytes, linear, key.code_bits() as u8, run.ops.len());
             bytes.truncate(here);
             match next_page {
                 Some(next_page) => {
@@ -272,7 +264,7 @@ impl Cpu {
                 None => page = None,
             }
         } else {
-            log_code(&bytes, linear, key, &run);
+            log_code(&bytes, linear, key.code_bits() as u8, run.ops.len());
             bytes.truncate(run.len);
         }
         Ok(Block {

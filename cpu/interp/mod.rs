@@ -101,11 +101,12 @@ impl Cpu {
     /// Whether the log is told of every block.
     pub(crate) fn is_traced(&self) -> bool {
         // Traces of blocks are complete, whether NOCHAIN is asked for or not.
-        [base::log::EXEC, base::log::CPU, base::log::IN_ASM].into_iter().any(base::log::enabled)
+        [base::log::EXEC, base::log::CPU].into_iter().any(base::log::enabled)
     }
 
-    /// Logs the block about to be executed: where it is, and the registers.
-    fn trace_block(&self) {
+    /// Logs the block about to be executed: where it is, also in the host if it was translated, and the
+    /// registers.
+    pub(crate) fn trace_block(&self, host: usize) {
         let base = self.mode.base[Seg::Cs as usize];
         let linear = self.state.rip.wrapping_add(base) & self.mode.linear_mask;
         if !base::log::in_filter(linear) {
@@ -113,8 +114,9 @@ impl Cpu {
         }
         base::log_item!(
             base::log::EXEC,
-            "Trace {}: 0x0 [{:08x}/{:016x}/{:08x}/00000000] ",
+            "Trace {}: {:#x} [{:08x}/{:016x}/{:08x}/00000000] ",
             self.index,
+            host,
             base,
             linear,
             self.state.flags.get()
@@ -142,7 +144,7 @@ impl Cpu {
         loop {
             self.exit_block = false;
             if traced {
-                self.trace_block();
+                self.trace_block(0);
             }
             let index = match self.next_block(cache, key, last) {
                 Ok(index) => index,
@@ -177,7 +179,7 @@ impl Cpu {
         }
         self.exit_block = false;
         if self.is_traced() {
-            self.trace_block();
+            self.trace_block(0);
         }
         let key = Key::of(&self.mode).single();
         let index = match self.next_block(cache, key, NONE) {

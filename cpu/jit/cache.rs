@@ -11,6 +11,7 @@ use base::memory::RamBlock;
 
 use super::asm::Asm;
 use super::memory::CodeMemory;
+use super::observe;
 use super::record::{Record, Target};
 use super::thunks::{Helpers, Thunks, assemble};
 use super::translate::{Arrival, LONGEST, RecipeUse, Source, Translation, Variant, translate};
@@ -31,7 +32,7 @@ const MOST_RECIPES: u8 = 3;
 const MOST_ENTRIES: usize = 8;
 
 /// The number of a block: of its region and in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockId(u32);
 
 impl BlockId {
@@ -159,6 +160,8 @@ pub struct Report {
     pub invalidated: u64,
     /// Blocks made since the beginning.
     pub translated: u64,
+    /// How often a block was executed in lock-step, and how often one could not be.
+    pub checked: [u64; 2],
 }
 
 /// A place in RAM.
@@ -199,6 +202,16 @@ pub struct Cache {
     translated: u64,
 }
 
+/// What making a translation takes beside the place.
+pub struct Context<'a> {
+    /// What the processor offers.
+    pub model: &'a Model,
+    /// Where translated code goes for what it cannot do.
+    pub thunks: &'a Thunks,
+    /// Guest address of the place, for those who watch.
+    pub rip: u64,
+}
+
 /// What the cache knows about a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -227,6 +240,7 @@ impl Cache {
         if !memory.write(0, &asm.bytes) {
             return Err(nix::Error::ENOMEM);
         }
+        observe::thunks(&asm.bytes, memory.start());
         let fixed = asm.bytes.len().next_multiple_of(64);
         let count = (len / REGION).clamp(2, MOST_REGIONS);
         let room = ((len - fixed) / count) & !63;
@@ -256,12 +270,11 @@ impl Cache {
         place: Place<'_>,
         next: Option<Place<'_>>,
         variant: Variant,
-        model: &Model,
-        thunks: &Thunks,
+        context: &Context<'_>,
     ) -> Found {
         match self.map.get(&(place.host(), variant)) {
             Some(id) => self.found(*id),
-            None => self.add(place, next, variant, model, thunks),
+            None => self.add(place, next, variant, context),
         }
     }
 
@@ -283,17 +296,16 @@ impl Cache {
         place: Place<'_>,
         next: Option<Place<'_>>,
         variant: Variant,
-        model: &Model,
-        thunks: &Thunks,
+        context: &Context<'_>,
     ) -> Found {
         let start = place.offset as usize % PAGE;
         place.watch();
         let mut bytes = vec![0; MAX_BYTES.min(PAGE - start)];
         place.ram.read(place.offset, &mut bytes);
         let block = BlockId::new(self.current, self.regions[self.current].blocks.len());
-        let start = start as u16;
+        let (start, model) = (start as u16, context.model);
         let source = Source { bytes: &bytes, next_page: None, start, block, variant, model };
-        let mut translation = self.translate(&source, thunks);
+        let mut translation = self.translate(&source, context.thunks);
         // An instruction that goes on in the next page is a block of its own.
         let crossing = bytes.len() < LONGEST;
         let next = next.filter(|_| crossing && matches!(translation, Err(Found::Interpret)));
@@ -304,10 +316,15 @@ impl Cache {
             bytes.extend(rest);
             let next_page = Some(next.host());
             let source = Source { bytes: &bytes, next_page, start, block, variant, model };
-            translation = self.translate(&source, thunks);
+            translation = self.translate(&source, context.thunks);
         }
         let found = match translation {
-            Ok(translation) => self.enter(place, next, variant, translation),
+            Ok(translation) => {
+                let next_page = next.map(|next| next.host());
+                let source = Source { bytes: &bytes, next_page, start, block, variant, model };
+                self.show(&source, &translation, context.rip);
+                self.enter(place, next, variant, translation)
+            }
             Err(found) => found,
         };
         for place in [Some(place), next].into_iter().flatten() {
@@ -342,6 +359,12 @@ impl Cache {
             }
         }
         Err(Found::Full)
+    }
+
+    /// Tells those who watch of a translation that was made for the free areas.
+    fn show(&self, source: &Source<'_>, translation: &Translation, rip: u64) {
+        let places = self.regions[self.current].areas.map(|area| self.memory.start() + area.at);
+        observe::translated(source, translation, places, rip);
     }
 
     /// Keeps a translation that was made for the free areas.
@@ -446,8 +469,7 @@ impl Cache {
         site: usize,
         target: Target,
         next: Option<Place<'_>>,
-        model: &Model,
-        thunks: &Thunks,
+        context: &Context<'_>,
     ) -> Found {
         let Some(block) = self.block(from) else { return Found::Interpret };
         let (guest, variant) = (block.guest, block.variant);
@@ -456,13 +478,17 @@ impl Cache {
         let offset = (page.index * PAGE) as u64 + u64::from(target.at);
         let wanted = Variant { arrival: target.arrival, alone: target.alone, ..variant };
         let place = Place { ram: &ram, offset };
-        let found = self.find_arrival(place, next, wanted, model, thunks);
+        let found = self.find_arrival(place, next, wanted, context);
         // A block that was taken back meanwhile is not executed again.
         if let Found::Code(code) = found
+            && !variant.apart
             && self.map.get(&(guest, variant)) == Some(&from)
             && let Some(to) = self.block_at(code)
-            && let Some(before) = self.memory.patch(site, code)
+            && let Some(before) = self.memory.target(site)
+            // Another processor may have come here by the same jump, and been faster.
+            && self.block_at(before).is_none()
         {
+            self.memory.patch(site, code);
             if let Some(block) = self.block_mut(to) {
                 block.incoming.push((site, before));
             }
@@ -480,11 +506,10 @@ impl Cache {
         place: Place<'_>,
         next: Option<Place<'_>>,
         wanted: Variant,
-        model: &Model,
-        thunks: &Thunks,
+        context: &Context<'_>,
     ) -> Found {
         let Arrival::Host(Some(_)) = wanted.arrival else {
-            return self.find(place, next, wanted, model, thunks);
+            return self.find(place, next, wanted, context);
         };
         let guest = place.host();
         if let Some(id) = self.map.get(&(guest, wanted)) {
@@ -499,7 +524,7 @@ impl Cache {
             }
             block.recipes += 1;
         }
-        self.add(place, next, wanted, model, thunks)
+        self.add(place, next, wanted, context)
     }
 
     /// Notes that jump tables lead from guest address `rip` to the block at `place`.
@@ -619,5 +644,72 @@ impl Cache {
             report.linked_twice += usize::from(block.linked > 1);
         }
         report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interp::RunExit;
+    use crate::jit::Translator;
+    use crate::jit::record::Kind;
+    use crate::testbed::Testbed;
+
+    #[test]
+    fn a_jump_that_two_processors_link_is_unlinked() {
+        const CODE: u64 = 0x1000;
+        let mut bed = Testbed::new().unwrap();
+        let translator = Translator::new(64 << 10).unwrap();
+        bed.cpu.translate_by(&translator);
+        // jmp to the next instruction; hlt
+        bed.ram.write(CODE, &[0xeb, 0, 0xf4]);
+        bed.run(CODE);
+        let mut cache = translator.cache.lock();
+        let from = BlockId::new(0, 0);
+        let links =
+            cache.block(from).unwrap().records.iter().find_map(|record| match record.kind {
+                Kind::Link { target, site } => Some((target, site)),
+                _ => None,
+            });
+        let (target, site) = links.unwrap();
+        let linked = cache.memory.target(site).unwrap();
+        assert!(cache.block_at(linked).is_some());
+        // Another processor has left by the jump before it was linked.
+        let context =
+            Context { model: &bed.cpu.model, thunks: &translator.thunks, rip: bed.cpu.state.rip };
+        let found = cache.link(from, site, target, None, &context);
+        assert_eq!(found, Found::Code(linked));
+        let page = bed.ram.host() as usize + CODE as usize;
+        assert!(cache.invalidate(page, &(2..3)).is_some());
+        assert!(cache.block_at(cache.memory.target(site).unwrap()).is_none());
+    }
+
+    #[test]
+    fn lock_step_notices_what_differs() {
+        const CODE: u64 = 0x1000;
+        let mut bed = Testbed::new().unwrap();
+        let translator = Translator::in_lock_step(64 << 10).unwrap();
+        bed.cpu.translate_by(&translator);
+        // mov eax, 0x11223344; hlt
+        let code = [0xb8, 0x44, 0x33, 0x22, 0x11, 0xf4];
+        bed.ram.write(CODE, &code);
+        assert_eq!(bed.run(CODE), RunExit::Halted);
+        {
+            let mut cache = translator.cache.lock();
+            let block = cache.block(BlockId::new(0, 0)).unwrap();
+            let from = block.code.start - cache.memory.start();
+            let mut host = vec![0; block.code.len()];
+            cache.memory.read(from, &mut host);
+            let at = host.windows(4).position(|bytes| bytes == &code[1..5]).unwrap();
+            assert!(cache.memory.write(from + at, &[0x55]));
+        }
+        assert_eq!(bed.run(CODE), RunExit::Failed);
+        let failure = bed.cpu.failure.take().unwrap();
+        assert!(
+            failure.starts_with("the engines disagree about the block at 0x1000:"),
+            "{failure}"
+        );
+        assert!(failure.contains("registers: interpreted Some([11223344"), "{failure}");
+        assert!(failure.contains("translated Some([11223355"), "{failure}");
     }
 }

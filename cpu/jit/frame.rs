@@ -84,6 +84,10 @@ pub struct Frame {
     pub groups: [Cell<[usize; 2]>; GROUPS],
     /// How a helper left translated code.
     pub left: Cell<Left>,
+    /// The block is executed in lock-step: it is left before whatever cannot be repeated.
+    pub checked: Cell<bool>,
+    /// Blocks are left at their ends, whatever comes next.
+    pub apart: Cell<bool>,
     /// Counts translations that were taken back.
     pub epoch: AtomicUsize,
 }
@@ -220,6 +224,8 @@ impl Frame {
             fetch_table: Cell::new(std::ptr::null()),
             groups: [const { Cell::new([0; 2]) }; GROUPS],
             left: Cell::new(Left::End),
+            checked: Cell::new(false),
+            apart: Cell::new(false),
             epoch: AtomicUsize::new(0),
         }
     }

@@ -10,6 +10,7 @@ use super::flags::FlagsAt;
 use super::frame::{BIAS, Frame, Left, pack, unpack};
 use super::record::{Kind, Record};
 use crate::flags::Arith;
+use crate::interp::decode::End;
 use crate::interp::op::segment;
 use crate::mmu::tlb::Epoch;
 use crate::signals::request;
@@ -119,6 +120,13 @@ impl Cpu {
         Some(Left::End)
     }
 
+    /// Leaves at the instruction of `record`.
+    pub(super) fn stop_before(&mut self, record: &Record) -> Option<Left> {
+        let op = record.op.as_ref()?;
+        self.state.rip = self.this_rip(op);
+        Some(Left::Interpret)
+    }
+
     /// Ends the shadow of STI, if no interrupt waits for its end. Translated code looks for one at the
     /// next jump at the earliest.
     fn drop_shadow(&mut self) {
@@ -152,7 +160,8 @@ pub unsafe extern "sysv64" fn step(frame: *const u8, record: *const Record) -> u
     cpu.take_state(frame, record);
     let x87_was_live = record.touches_x87 && cpu.save_x87(frame);
     let left = match record.kind {
-        Kind::Look => cpu.step_and_look(record),
+        Kind::Look(End::System) if frame.checked.get() => cpu.stop_before(record),
+        Kind::Look(_) => cpu.step_and_look(record),
         _ => cpu.step_by_handler(record),
     };
     if let Some(left) = left {
@@ -162,7 +171,7 @@ pub unsafe extern "sysv64" fn step(frame: *const u8, record: *const Record) -> u
     if x87_was_live {
         cpu.load_x87(frame);
     }
-    if record.kind == Kind::Look {
+    if let Kind::Look(_) = record.kind {
         frame.refresh_mode(cpu);
     }
     if record.touches_flags {

@@ -64,21 +64,43 @@ impl CodeMemory {
         true
     }
 
-    /// Replaces the distance at executable address `site`, so that the jump it belongs to leads to
-    /// `target`. Where it led before. One thread at a time.
-    pub fn patch(&self, site: usize, target: usize) -> Option<usize> {
+    /// Reads what was written, as far as it is there.
+    #[cfg(test)]
+    pub fn read(&self, offset: usize, code: &mut [u8]) {
+        assert!(offset + code.len() <= self.len);
+        // SAFETY: within the mapping, as just checked.
+        unsafe {
+            let from = self.writable.as_ptr().add(offset);
+            std::ptr::copy_nonoverlapping(from, code.as_mut_ptr(), code.len());
+        }
+    }
+
+    /// The word that holds the distance at executable address `site`, and how far it is shifted there.
+    fn distance(&self, site: usize) -> Option<(&AtomicU64, usize)> {
         let offset = site.wrapping_sub(self.start());
         let (word, shift) = (offset & !7, 8 * (offset & 7));
         if shift > 32 || word >= self.len & !7 {
             return None;
         }
-        let distance = target.wrapping_sub(site + 4) as u32;
         // SAFETY: within the mapping and aligned, as just checked.
-        let cell = unsafe { AtomicU64::from_ptr(self.writable.as_ptr().add(word).cast()) };
+        Some((unsafe { AtomicU64::from_ptr(self.writable.as_ptr().add(word).cast()) }, shift))
+    }
+
+    /// Where the jump leads whose distance lies at executable address `site`.
+    pub fn target(&self, site: usize) -> Option<usize> {
+        let (cell, shift) = self.distance(site)?;
+        let distance = (cell.load(Ordering::Relaxed) >> shift) as i32;
+        Some((site + 4).wrapping_add_signed(distance as isize))
+    }
+
+    /// Replaces the distance at executable address `site`, so that the jump it belongs to leads to
+    /// `target`. One thread at a time.
+    pub fn patch(&self, site: usize, target: usize) {
+        let Some((cell, shift)) = self.distance(site) else { return };
+        let distance = target.wrapping_sub(site + 4) as u32;
         let old = cell.load(Ordering::Relaxed);
         let new = old & !(u64::from(u32::MAX) << shift) | u64::from(distance) << shift;
         cell.store(new, Ordering::Release);
-        Some((site + 4).wrapping_add_signed((old >> shift) as i32 as isize))
     }
 }
 

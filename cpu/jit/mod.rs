@@ -10,6 +10,7 @@
 
 mod asm;
 mod cache;
+mod check;
 pub mod coverage;
 mod flags;
 mod frame;
@@ -17,6 +18,7 @@ mod gather;
 mod helper;
 mod jump;
 mod memory;
+mod observe;
 mod record;
 mod signal;
 #[cfg(test)]
@@ -40,11 +42,13 @@ use crate::signals::Signals;
 use crate::state::Seg;
 use crate::{Cpu, Trap};
 pub use cache::Report;
-use cache::{Cache, Found, Place, Targets};
+use cache::{Cache, Context, Found, Place, Targets};
+use check::Checker;
 use frame::{BIAS, Frame, Left, pack, unpack};
 use memory::ClosedPage;
+pub use observe::open_map;
 use record::{Kind, Record};
-use thunks::{BY_HELPER, Helpers, TRAPPED, Thunks};
+use thunks::{BY_HELPER, Helpers, LANDED, TRAPPED, Thunks};
 use translate::{Arrival, LONGEST, Variant};
 
 /// Bytes of code kept unless told otherwise.
@@ -76,6 +80,10 @@ pub struct Translator {
     generation: AtomicU64,
     closed: ClosedPage,
     no_targets: jump::Table,
+    /// Blocks are executed in lock-step with the interpreter.
+    checks: bool,
+    /// How many were, and how many could not be.
+    checked: [AtomicU64; 2],
 }
 
 /// What others reach of a processor.
@@ -130,6 +138,7 @@ pub(crate) struct Vcpu {
     supervisor: Option<JumpTable<u64>>,
     /// If the latter knows of pages that are not global, of which address space they are.
     local: Option<Epoch>,
+    checker: Checker,
 }
 
 /// A byte that may be read.
@@ -142,6 +151,16 @@ fn open() -> *mut u8 {
 impl Translator {
     /// A translator with room for `size` bytes of code.
     pub fn new(size: usize) -> Result<Arc<Self>, TranslatorError> {
+        Self::make(size, false)
+    }
+
+    /// The same; blocks are executed in lock-step with the interpreter, and the processor fails where
+    /// the two disagree. Processors must run one at a time.
+    pub fn in_lock_step(size: usize) -> Result<Arc<Self>, TranslatorError> {
+        Self::make(size, true)
+    }
+
+    fn make(size: usize, checks: bool) -> Result<Arc<Self>, TranslatorError> {
         if !std::arch::is_x86_feature_detected!("bmi2") || !x87::host_can() {
             return Err(TranslatorError::Host);
         }
@@ -162,6 +181,8 @@ impl Translator {
             generation: AtomicU64::new(0),
             closed: ClosedPage::new()?,
             no_targets: jump::Table::new(),
+            checks,
+            checked: Default::default(),
             _traps: traps,
         }))
     }
@@ -215,7 +236,7 @@ impl Translator {
         next: Option<Place<'_>>,
         variant: Variant,
         cpu: &Cpu,
-        table: &jump::Table,
+        table: Option<&jump::Table>,
     ) -> Option<usize> {
         for place in [Some(place), next].into_iter().flatten() {
             place.ram.tracking().watch_code(|| {
@@ -224,11 +245,15 @@ impl Translator {
             });
         }
         let mut cache = self.cache.lock();
+        let rip = cpu.state.rip;
+        let context = Context { model: &cpu.model, thunks: &self.thunks, rip };
         loop {
-            match cache.find(place, next, variant, &cpu.model, &self.thunks) {
+            match cache.find(place, next, variant, &context) {
                 Found::Code(code) => {
-                    cache.note_entry(place, variant, cpu.state.rip);
-                    table.set(cpu.state.rip, code);
+                    if let Some(table) = table {
+                        cache.note_entry(place, variant, rip);
+                        table.set(rip, code);
+                    }
                     return Some(code);
                 }
                 Found::Full if self.make_room(&mut cache) => {}
@@ -239,7 +264,8 @@ impl Translator {
 
     /// What there is to tell.
     pub fn report(&self) -> Report {
-        self.cache.lock().report()
+        let checked = self.checked.each_ref().map(|count| count.load(Ordering::Relaxed));
+        Report { checked, ..self.cache.lock().report() }
     }
 }
 
@@ -262,7 +288,18 @@ impl Vcpu {
             user: Vec::new(),
             supervisor: None,
             local: None,
+            checker: Checker::new(),
         }
+    }
+
+    /// Takes note of the present generation, outside of translated code. Whether it is a new one.
+    fn note_generation(&self) -> bool {
+        let generation = self.translator.generation.load(Ordering::SeqCst);
+        let new = self.processor.seen.load(Ordering::Relaxed) != generation;
+        if new {
+            self.processor.seen.store(generation, Ordering::SeqCst);
+        }
+        new
     }
 
     /// The jump table for where `cpu` is now.
@@ -314,6 +351,8 @@ enum Next {
     Interpret,
     /// In this code, which stands for `state.rip`.
     Chained(Entry),
+    /// Where a jump table led to [`Thunks::land`]; `state.rip` is left to who made it do so.
+    Landed,
 }
 
 impl Cpu {
@@ -345,8 +384,9 @@ impl Cpu {
             } else {
                 self.state.flags.set_system(crate::flags::bit::RF, false);
                 match self.translatable() {
-                    Some(key) if !self.is_traced() => self.run_translated(jit, decoded, key),
-                    _ => self.run_chain(decoded, false),
+                    Some(key) if jit.translator.checks => self.run_checked(jit, decoded, key),
+                    Some(key) => self.run_translated(jit, decoded, key),
+                    None => self.run_chain(decoded, false),
                 }
             };
             match ended {
@@ -376,37 +416,43 @@ impl Cpu {
 
     /// Runs translated blocks until the mode may have changed, or somebody wants attention.
     fn run_translated(&mut self, jit: &mut Vcpu, decoded: &mut Decoded, key: Key) -> Ended {
+        let traced = self.is_traced();
+        let apart = traced || base::log::enabled(base::log::NOCHAIN);
         let table = jit.table(self, key);
-        let variant = Variant { key, arrival: Arrival::Slot, alone: false };
+        let known = Some(&*table).filter(|_| !apart);
+        let variant = Variant { key, arrival: Arrival::Slot, alone: false, apart };
         let mut next = None;
         loop {
             self.exit_block = false;
-            let generation = jit.translator.generation.load(Ordering::SeqCst);
-            if jit.processor.seen.load(Ordering::Relaxed) != generation {
-                jit.processor.seen.store(generation, Ordering::SeqCst);
+            if jit.note_generation() {
                 next = None;
             }
             let entry = match next.take() {
                 Some(entry) => entry,
-                None => match self.find_code(jit, &table, variant) {
+                None => match self.find_code(jit, known, variant) {
                     Ok(Some(code)) => Entry { code, host_flags: false },
                     Ok(None) => return self.run_chain(decoded, true),
                     Err(_) => return self.take_fault(),
                 },
             };
-            self.arm(jit, &table);
+            let targets = if apart { &jit.translator.no_targets } else { &table };
+            self.arm(jit, targets.start());
             if self.attention() {
                 return Ended::End;
             }
-            if jit.translator.generation.load(Ordering::SeqCst) != generation {
+            if jit.note_generation() {
                 // Who asked to leave old code may have done so before the way was opened.
                 continue;
             }
+            if traced {
+                self.trace_block(entry.code);
+            }
+            jit.processor.frame.apart.set(apart);
             match self.enter(jit, entry) {
                 Ok(Next::Chained(entry)) => next = Some(entry),
                 Ok(Next::Interpret) | Err(Left::Interpret) => return self.run_chain(decoded, true),
                 Ok(Next::Block(End::System)) => return self.deliver_traps(),
-                Ok(Next::Block(_)) | Err(Left::End) => {}
+                Ok(Next::Block(_) | Next::Landed) | Err(Left::End) => {}
                 Err(Left::Fault) => return self.take_fault(),
                 Err(Left::Shutdown) => return Ended::Shutdown,
                 Err(Left::Lost) => return Ended::Failed,
@@ -421,11 +467,11 @@ impl Cpu {
     fn find_code(
         &mut self,
         jit: &mut Vcpu,
-        table: &jump::Table,
+        table: Option<&jump::Table>,
         variant: Variant,
     ) -> Result<Option<usize>, Trap> {
         let rip = self.state.rip;
-        if let Some(code) = table.get(rip) {
+        if let Some(code) = table.and_then(|table| table.get(rip)) {
             return Ok(Some(code));
         }
         // The fetch TLB must know of every page that a jump table leads to.
@@ -462,7 +508,7 @@ impl Cpu {
     }
 
     /// Opens the way for translated code. Who wants attention from here on closes it again.
-    fn arm(&self, jit: &Vcpu, table: &jump::Table) {
+    fn arm(&self, jit: &Vcpu, targets: *mut jump::Entry) {
         fn ensure<T>(cell: &AtomicPtr<T>, value: *mut T) {
             if cell.load(Ordering::Relaxed) != value {
                 cell.swap(value, Ordering::SeqCst);
@@ -470,7 +516,7 @@ impl Cpu {
         }
         let frame = &jit.processor.frame;
         ensure(&frame.poll, open());
-        ensure(&frame.jump_table, table.start());
+        ensure(&frame.jump_table, targets);
     }
 
     /// Executes translated code from `entry`. `Err`: a helper left it, or a handler did so in the
@@ -504,6 +550,11 @@ impl Cpu {
         self.save_x87(frame);
         match status {
             BY_HELPER => Err(frame.left.get()),
+            LANDED => {
+                self.state.flags.arith = unpack(frame.flags.get());
+                frame.store_registers(self);
+                Ok(Next::Landed)
+            }
             TRAPPED => {
                 let pc = frame.trap_pc.get() as usize;
                 let record = translator.cache.lock().trap_at(pc).map(|record| &raw const *record);
@@ -560,13 +611,17 @@ impl Cpu {
             }
             Kind::Link { target, site } => {
                 self.state.rip = self.rip_at(frame, target.at.into());
+                if !target.alone && frame.apart.get() {
+                    return Ok(Next::Block(End::Branch));
+                }
                 let next = self.page_behind(self.state.rip);
                 let next = next.as_ref().map(|(ram, offset)| Place { ram, offset: *offset });
                 let translator = &jit.translator;
+                let context =
+                    Context { model: &self.model, thunks: &translator.thunks, rip: self.state.rip };
                 let mut cache = translator.cache.lock();
                 loop {
-                    let thunks = &translator.thunks;
-                    match cache.link(record.block, site, target, next, &self.model, thunks) {
+                    match cache.link(record.block, site, target, next, &context) {
                         Found::Code(code) => {
                             let host_flags = target.arrival.in_host();
                             return Ok(Next::Chained(Entry { code, host_flags }));
@@ -577,12 +632,16 @@ impl Cpu {
                 }
                 Ok(Next::Block(End::Branch))
             }
+            Kind::Last(End::System) if frame.checked.get() => {
+                self.stop_before(record);
+                Ok(Next::Interpret)
+            }
             Kind::Last(end) => match self.step_by_handler(record) {
                 None => Ok(Next::Block(end)),
                 Some(left) => Err(left),
             },
             // Helpers serve these.
-            Kind::Step | Kind::Look | Kind::Written { .. } | Kind::WrittenCall => {
+            Kind::Step | Kind::Look(_) | Kind::Written { .. } | Kind::WrittenCall => {
                 Ok(Next::Block(End::Branch))
             }
         }

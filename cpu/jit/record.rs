@@ -30,8 +30,9 @@ pub struct Record {
 pub enum Kind {
     /// The interpreter's handler executes the instruction, and the block goes on after it.
     Step,
-    /// The same, and the block goes on only if what it relies on holds still.
-    Look,
+    /// The same, and the block goes on only if what it relies on holds still. How the instruction ends
+    /// blocks of the interpreter.
+    Look(End),
     /// The interpreter's handler executes the instruction, which ends the block.
     Last(End),
     /// Stores have hit a page that somebody watches.

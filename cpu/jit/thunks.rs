@@ -31,6 +31,8 @@ pub const HOME: [Option<u8>; 16] = [
 pub const TRAPPED: u64 = 1;
 /// What leaving by a helper returns instead of a record.
 pub const BY_HELPER: u64 = 2;
+/// What arriving at [`Thunks::land`] returns instead of a record.
+pub const LANDED: u64 = 3;
 
 /// Addresses of the helpers that [`super::helper`] has.
 pub struct Helpers {
@@ -49,7 +51,7 @@ pub struct Helpers {
 /// Addresses of the pieces.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Thunks {
-    /// `extern "sysv64" fn(frame + BIAS, code) -> record, TRAPPED or BY_HELPER`.
+    /// `extern "sysv64" fn(frame + BIAS, code) -> record`, or one of the numbers above.
     pub enter: usize,
     /// The same, with the flags in the frame brought to the host's.
     pub enter_with_flags: usize,
@@ -72,6 +74,8 @@ pub struct Thunks {
     pub load_x87: usize,
     /// Called by gathers: see [`super::gather`]. By whether elements and indices are of 64 bits.
     pub gather: [[usize; 2]; 2],
+    /// What a jump table may lead to instead of a block: leaves, with the flags in the frame.
+    pub land: usize,
     /// Where the signal handler sends translated code that trapped, with its place in R14.
     pub trap: usize,
 }
@@ -244,6 +248,15 @@ fn exit(asm: &mut Asm, with_flags: bool) -> usize {
     address
 }
 
+fn land(asm: &mut Asm) -> usize {
+    let address = asm.address + asm.offset();
+    spill(asm);
+    spill_vectors(asm);
+    asm.mov_imm(RAX, LANDED);
+    leave(asm);
+    address
+}
+
 fn helper(asm: &mut Asm, function: usize) -> usize {
     let address = asm.address + asm.offset();
     spill(asm);
@@ -330,6 +343,7 @@ pub fn assemble(asm: &mut Asm, helpers: &Helpers) -> Thunks {
         load_x87: helper(asm, helpers.load_x87),
         gather: [false, true].map(|wide| [gather(asm, wide, false), gather(asm, wide, true)]),
         fill: [fill(asm, helpers.fill_read), fill(asm, helpers.fill_write)],
+        land: land(asm),
         trap: trap(asm),
     };
     asm.finish();

@@ -8,6 +8,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering, compiler_fence};
 
+use base::memory::Client;
+
 use super::tlb::{Base, PAGE, ReadEntry, WriteEntry, hit};
 use super::{Access, CodePage, Context};
 use crate::core::{Cpu, Trap, vector};
@@ -292,7 +294,7 @@ impl Cpu {
     }
 
     fn fill_write(&mut self, linear: u64, phys: u64, context: Context) {
-        if !self.may_fill(linear, context) {
+        if !self.may_fill(linear, context) || self.trial.is_some() {
             return;
         }
         let Some(page) = self.ram_page(phys & self.a20_mask()) else { return };
@@ -329,6 +331,14 @@ impl Cpu {
         match self.ram_page(phys & self.a20_mask()) {
             Some(page) if page.writable => {
                 let offset = page.offset + (phys & 0xfff);
+                if self.trial.is_some() {
+                    let ram = page.block.clone();
+                    self.trial.iter_mut().for_each(|trial| trial.note(&ram, offset, data.len()));
+                    ram.write(offset, data);
+                    let flags = ram.tracking().flags((offset >> 12) as usize);
+                    self.exit_block |= flags.load(Ordering::Relaxed) & Client::Code as u8 != 0;
+                    return;
+                }
                 let flags = page.block.tracking().flags((page.offset >> 12) as usize);
                 let watched = flags.load(Ordering::Relaxed) != 0;
                 match data.len() {

@@ -13,6 +13,8 @@ mod format;
 mod locked;
 mod phys;
 pub(crate) mod tlb;
+#[cfg_attr(not(all(target_os = "linux", target_arch = "x86_64")), allow(dead_code))]
+pub(crate) mod trial;
 pub(crate) mod walk;
 mod watch;
 

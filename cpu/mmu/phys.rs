@@ -98,6 +98,9 @@ impl Cpu {
     /// Reads `buf.len()` bytes (at most 16, within one page) at `phys`.
     pub(crate) fn phys_read(&mut self, phys: u64, buf: &mut [u8]) {
         let phys = phys & self.mmu.a20_mask;
+        if self.trial_forbids(phys, false) {
+            return buf.fill(0);
+        }
         if let (Some(offset), Some(apic)) = (self.apic_offset(phys), &self.bus.apic) {
             for (i, part) in buf.chunks_mut(4).enumerate() {
                 let value = apic.read(offset + 4 * i as u32 & 0xfff, part.len() as u8);
@@ -121,6 +124,9 @@ impl Cpu {
     /// Writes `data` (at most 16 bytes, within one page) at `phys`.
     pub(crate) fn phys_write(&mut self, phys: u64, data: &[u8]) {
         let phys = phys & self.mmu.a20_mask;
+        if self.trial_forbids(phys, true) {
+            return;
+        }
         if let (Some(offset), Some(apic)) = (self.apic_offset(phys), &self.bus.apic) {
             for (i, part) in data.chunks(4).enumerate() {
                 let mut bytes = [0; 4];

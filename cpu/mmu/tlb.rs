@@ -203,7 +203,7 @@ impl<E: Entry> Table<E> {
     }
 
     /// Empties all sets.
-    fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.current.clear();
         self.others.iter_mut().flatten().for_each(Part::clear);
     }

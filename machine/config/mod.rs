@@ -307,6 +307,8 @@ pub struct LogConfig {
     pub file: Option<String>,
     /// Address ranges to log, as typed.
     pub filter: Option<String>,
+    /// `-perfmap`
+    pub perf_map: bool,
     /// Patterns of trace events to enable.
     pub trace_patterns: Vec<Located<String>>,
     /// Files with such patterns.

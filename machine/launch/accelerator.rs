@@ -83,6 +83,14 @@ impl Accelerator {
         !matches!(self, Accelerator::Nobody)
     }
 
+    /// Tells what the translator has made, if there is one.
+    pub fn translator_report(&self) -> Option<Arc<dyn Fn() -> String + Send + Sync>> {
+        match self {
+            Accelerator::Software(software) => software.translator_report(),
+            _ => None,
+        }
+    }
+
     /// The type names of what QEMU's board has of the accelerator: the local APIC, the 8259, the
     /// I/O APIC and the interval timer.
     pub fn chip_types(&self) -> [&'static str; 4] {

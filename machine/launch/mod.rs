@@ -159,6 +159,7 @@ pub fn launch(
                 ram: 0,
                 memory_slots: 0,
                 can_suspend: false,
+                translator_report: None,
             });
             if let Some(Located { value, origin }) = config.usb_devices.first() {
                 return Err(ConfigError::at(origin, format!("could not add USB device '{value}'")));

@@ -168,6 +168,7 @@ pub(super) fn build(
     }
     let (is_kvm, types, support) =
         (accelerator.is_kvm(), accelerator.chip_types(), accelerator.support()?);
+    let translator_report = accelerator.translator_report();
     let map = PcMemory::new(ram.region, ram.size, props.max_below_4g());
     let a20 = Arc::new(AtomicBool::new(true));
     let timer = props.pit.resolve(true).then_some(chips.kernel_pit.lost_tick_policy);
@@ -303,6 +304,7 @@ pub(super) fn build(
         ram: ram.size,
         memory_slots: config.memory.slots,
         can_suspend: cfg.chips.acpi,
+        translator_report,
     });
     let means = Means {
         isa_bus: isa_bus.clone(),

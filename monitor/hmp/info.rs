@@ -40,6 +40,7 @@ pub(super) const INFO: &[Command] = commands! {
             (!rises.is_empty()).then(|| title + &lines.collect::<String>())
         }).collect())
     };
+    "jit" "" "what the translator has made" |target, _| Ok(target.translations()?);
     "kvm" "" "whether the host's kernel runs the guest" |target, _| {
         Ok(format!("kvm support: {}\n", if target.is_kvm() { "enabled" } else { "disabled" }))
     };

@@ -35,6 +35,10 @@ pub(super) const OPTIONS: &[CliOption] = &[
         "log the execution of these addresses only",
         filter,
     ),
+    CliOption::flag(&["perfmap"], "write a map of translated code for perf", |builder| {
+        builder.config.log.perf_map = true;
+        Ok(())
+    }),
     CliOption::opts(
         &["trace"],
         "[[enable=]pattern][,events=file][,file=file]",

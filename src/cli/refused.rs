@@ -45,7 +45,6 @@ pub(super) const OPTIONS: &[CliOption] = &[
     with_arg(&["compat"], NOT_BUILT),
     with_arg(&["plugin"], NOT_BUILT),
     with_arg(&["seed"], NOT_BUILT),
-    flag(&["perfmap"], NOT_BUILT),
     flag(&["jitdump"], NOT_BUILT),
     flag(&["enable-sync-profile"], NOT_BUILT),
     flag(&["preconfig"], NOT_BUILT),

@@ -39,6 +39,7 @@ fn pair() -> [Testbed; 2] {
 #[derive(Debug, PartialEq)]
 struct Outcome {
     exit: RunExit,
+    failure: Option<String>,
     rip: u64,
     regs: [u64; 16],
     flags: u64,
@@ -55,6 +56,7 @@ fn outcome(bed: &mut Testbed, exit: RunExit) -> Outcome {
     let state = &bed.cpu.state;
     Outcome {
         exit,
+        failure: bed.cpu.failure.clone(),
         rip: state.rip,
         regs: std::array::from_fn(|i| state.regs[i]),
         flags: state.flags.get(),
@@ -162,9 +164,10 @@ fn compare_at(
             )
         };
         panic!(
-            "{text}interpreted: {}\ntranslated:  {}\ndata at {data:x?}",
+            "{text}interpreted: {}\ntranslated:  {}\ndata at {data:x?}\n{}",
             show(expected),
-            show(got)
+            show(got),
+            got.failure.as_deref().unwrap_or_default()
         );
     }
     expected.exit
@@ -618,4 +621,39 @@ fn repeated_strings_end_where_they_fault() {
         });
         assert_eq!(got, exit);
     }
+}
+
+#[test]
+fn lock_step_finds_the_engines_in_agreement() {
+    let translator = Translator::in_lock_step(4 << 20).unwrap();
+    let mut beds = [Testbed::new().unwrap(), Testbed::new().unwrap()];
+    beds[1].cpu.translate_by(&translator);
+    let mut rng = Rng(0x0123_4567_89ab_cdef);
+    for i in 0..1_500 {
+        let count = 1 + rng.below(12);
+        let code = stream(&mut rng, 64, count);
+        let start = random_start(&mut rng, if i % 3 == 0 { END } else { DATA + 0x800 });
+        compare(&mut beds, &code, start);
+    }
+    let [checked, _] = translator.report().checked;
+    assert!(checked > 1_000, "{checked}");
+}
+
+#[test]
+fn lock_step_follows_calls_loops_and_code_that_changes() {
+    let translator = Translator::in_lock_step(4 << 20).unwrap();
+    let mut bed = Testbed::new().unwrap();
+    bed.cpu.translate_by(&translator);
+    // mov ecx, 50; L: call F; dec ecx; jnz L; hlt; F: push rbx; mov bl, 1; add dl, bl;
+    // inc byte [rip-5]; pop rbx; ret: F adds 1, 2, 3...
+    let code = [
+        0xb9, 50, 0, 0, 0, 0xe8, 5, 0, 0, 0, 0xff, 0xc9, 0x75, 0xf7, 0xf4, 0x53, 0xb3, 1, 0x00,
+        0xda, 0xfe, 0x05, 0xf7, 0xff, 0xff, 0xff, 0x5b, 0xc3,
+    ];
+    bed.ram.write(CODE, &code);
+    bed.cpu.state.regs[gpr::RSP] = DATA + 0x800;
+    assert_eq!(bed.run(CODE), RunExit::Halted, "{:?}", bed.cpu.failure);
+    assert_eq!(bed.cpu.state.regs[gpr::RDX] as u8, (50 * 51 / 2 % 256) as u8);
+    let [checked, skipped] = translator.report().checked;
+    assert!(checked > 100 && skipped >= 50, "{checked} {skipped}");
 }

@@ -8,6 +8,7 @@ use super::group::{Groups, Member};
 use super::unit::{self, Class, Unit};
 use super::x87;
 use super::{Arrival, Flags, RecipeUse, Source, Translation, plain_record};
+use crate::interp::decode;
 use crate::jit::asm::{Asm, Label, Mem, Width, cond, host::*, op};
 use crate::jit::flags::{FlagsAt, Recipe};
 use crate::jit::frame::{at, vectors};
@@ -55,6 +56,8 @@ pub(super) struct Emitter<'a> {
     /// The flags are still those that the block began with.
     flags_arrived: bool,
     recipe: RecipeUse,
+    /// See [`Translation::marks`].
+    marks: Vec<(usize, u64)>,
 }
 
 const GPR64: [Register; 16] = [
@@ -130,6 +133,7 @@ impl<'a> Emitter<'a> {
             held: None,
             flags_arrived: true,
             recipe: RecipeUse::None,
+            marks: Vec::with_capacity(units.len()),
         }
     }
 
@@ -208,6 +212,7 @@ impl<'a> Emitter<'a> {
     /// Makes code for unit `index`.
     pub fn unit(&mut self, index: usize) {
         let unit = &self.units[index];
+        self.marks.push((self.asm.offset(), unit.raw.ip()));
         let member = self.groups.member(index).is_some();
         let calm = matches!(unit.class, Class::Plain | Class::Vector | Class::Nothing);
         if !member && (!calm || unit::touches_memory(&unit.raw)) {
@@ -222,7 +227,7 @@ impl<'a> Emitter<'a> {
             Class::Pop => self.pop(index),
             Class::Leave => self.leave_frame(index),
             Class::Step => self.step(index, Kind::Step),
-            Class::Look => self.step(index, Kind::Look),
+            Class::Look => self.step(index, Kind::Look(decode::ends_block(&unit.raw))),
             Class::Last(end) => {
                 let flags = self.destroy_flags(index);
                 let record = self.record_of(index, Kind::Last(end), flags);
@@ -747,6 +752,7 @@ impl<'a> Emitter<'a> {
             records: self.records.into(),
             record_sites: self.record_sites,
             traps: self.traps,
+            marks: self.marks,
         }
     }
 

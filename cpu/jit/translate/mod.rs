@@ -12,9 +12,10 @@ pub mod unit;
 mod vector;
 mod x87;
 
+use std::fmt::Write as _;
 use std::ops::Range;
 
-use iced_x86::{Decoder, DecoderOptions};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use super::cache::BlockId;
 use super::flags::{FlagsAt, Recipe};
@@ -43,6 +44,8 @@ pub struct Variant {
     /// Each access looks into the TLB by itself. Such a block serves where accesses that another
     /// takes together do not lie in one page.
     pub alone: bool,
+    /// It is never led to another block directly: somebody looks at what lies between blocks.
+    pub apart: bool,
 }
 
 /// Where the arithmetic flags are when a block begins.
@@ -79,6 +82,8 @@ pub struct Translation {
     pub record_sites: Vec<(usize, usize)>,
     /// Where in the code host instructions lie that may trap, and the record for it.
     pub traps: Vec<(Range<usize>, usize)>,
+    /// Where the code of each instruction begins, and where the instruction lies in its page.
+    pub marks: Vec<(usize, u64)>,
 }
 
 /// What use a block makes of the recipe that flags in the host's came with.
@@ -151,6 +156,32 @@ impl Source<'_> {
     fn lower(&self, unit: &Unit) -> Op {
         decode::lower(&self.insn(unit), self.model)
     }
+}
+
+/// The instructions of the block at `source`, with the operations that the interpreter has for them.
+pub fn operations(source: &Source<'_>) -> Vec<(Instruction, Op)> {
+    let (units, _) = source.units();
+    units.iter().map(|unit| (unit.raw, source.lower(unit))).collect()
+}
+
+/// How each instruction of the block at `source` is translated, a line each.
+pub fn describe(source: &Source<'_>) -> String {
+    let (mut units, _) = source.units();
+    let groups = group::find(&mut units, source.variant);
+    unit::find_needed(&mut units);
+    let mut text = String::new();
+    for (index, unit) in units.iter().enumerate() {
+        let Unit { raw, class, effect, needed, .. } = unit;
+        // Writing to a string cannot fail.
+        let _ = write!(text, " ---- {:016x}\n {:?} as {class:?}", raw.ip(), raw.code());
+        let _ =
+            write!(text, ", flags {:#04x} of {:#04x}", needed & effect.modifies, effect.modifies);
+        if let Some(member) = groups.member(index) {
+            let _ = write!(text, ", group {} at {}", member.group, member.at);
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// Translates the block at `source`, to be placed at `address` and, what is seldom executed, at

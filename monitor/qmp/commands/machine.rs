@@ -78,6 +78,14 @@ impl Target {
         self.vm.inventory().is_some_and(|inventory| inventory.kvm)
     }
 
+    /// What the translator has made.
+    pub(crate) fn translations(&self) -> Result<String, QmpError> {
+        let inventory = self.vm.inventory();
+        let report = inventory.and_then(|inventory| inventory.translator_report.clone());
+        let missing = || QmpError::new("JIT information is only available with accel=tcg");
+        Ok(report.ok_or_else(missing)?())
+    }
+
     pub(crate) fn system_wakeup(&self) -> Result<(), QmpError> {
         if !self.can_wake_up() {
             return Err(QmpError::new("wake-up from suspend is not supported by this guest"));

@@ -139,6 +139,7 @@ commands! {
     "watchdog-set-action" => machine::watchdog_set_action,
     "x-query-interrupt-controllers" => monitor::interrupt_controllers,
     "x-query-irq" => monitor::interrupts,
+    "x-query-jit" => monitor::translations,
     "x-query-numa" => monitor::numa,
     "x-query-usb" => monitor::usb,
 }

@@ -98,6 +98,10 @@ qapi_struct! {
     pub(in crate::qmp) struct HumanText { "human-readable-text" text: String }
 }
 
+pub(in crate::qmp) fn translations(call: &Call<'_>, (): ()) -> Result<HumanText, QmpError> {
+    Ok(HumanText { text: call.target.translations()? })
+}
+
 macro_rules! human_texts {
     ($($name:ident $subject:literal;)*) => {$(
         pub(in crate::qmp) fn $name(call: &Call<'_>, (): ()) -> Result<HumanText, QmpError> {

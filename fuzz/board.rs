@@ -146,7 +146,7 @@ fn configuration() -> MachineConfig {
         parallels: vec![nowhere("null".to_owned())],
         blockdevs: vec![nowhere(disk())],
         no_defaults: true,
-        no_network: true,
+        networks: NetworkConfig { given: true, ..NetworkConfig::default() },
         ..MachineConfig::default()
     };
     config.memory.size = Some(RAM);

@@ -35,6 +35,8 @@ use crate::misc::pci_testdev::{PciTestdev, PciTestdevProps};
 use crate::misc::pvpanic::{self, Pvpanic, PvpanicPciProps, PvpanicProps};
 use crate::misc::vmcoreinfo::VmCoreInfo;
 use crate::misc::vmgenid::{VmGenId, VmGenIdProps, as_guid};
+use crate::net::card::{CardError, NicPlace, Nics};
+use crate::net::e1000::{E1000, E1000Props};
 use crate::pci::{PciBus, PciError};
 use crate::storage::fdc::Fdc;
 use crate::storage::floppy::{self, FloppyError, FloppyFact, FloppyProps};
@@ -45,6 +47,7 @@ use crate::usb::props::{HubProps, KeyboardProps, MouseProps, TabletProps, UsbDev
 use crate::usb::uhci::{self, Uhci, UhciProps};
 use crate::usb::{self, Newcomer, UsbBuses, UsbError};
 use crate::virtio::blk::{Blk, BlkError, BlkProps, Placement};
+use crate::virtio::net::{self as virtio_net, Net, NetError, NetProps};
 use crate::virtio::pci::{InterfaceProps, Interfaces, Place, VirtioPciProps};
 use crate::watchdog::i6300esb::{I6300Esb, I6300EsbProps};
 use crate::watchdog::ib700::{self, Ib700};
@@ -87,6 +90,7 @@ pub enum Category {
     Bridge,
     Usb,
     Storage,
+    Network,
     Input,
     Display,
     Misc,
@@ -99,6 +103,7 @@ impl Category {
             Category::Bridge => "Controller/Bridge/Hub devices:",
             Category::Usb => "USB devices:",
             Category::Storage => "Storage devices:",
+            Category::Network => "Network devices:",
             Category::Input => "Input devices:",
             Category::Display => "Display devices:",
             Category::Misc => "Misc devices:",
@@ -192,6 +197,8 @@ pub trait Slots {
     fn io_thread(&self, id: &str) -> Option<Worker>;
     /// Where wishes about the whole machine go.
     fn requests(&self) -> RequestSink;
+    /// Network cards, and the networks for them.
+    fn nics(&self) -> &Arc<Nics>;
     /// Firmware configuration.
     fn fw_cfg(&self) -> &Shared<FwCfg>;
     /// Has stores of the guest to this memory noticed by who asks for dirty pages, however the guest is
@@ -272,6 +279,12 @@ pub enum DeviceError {
     /// A block device.
     #[error(transparent)]
     Blk(#[from] BlkError),
+    /// A network card.
+    #[error(transparent)]
+    Card(#[from] CardError),
+    /// A network card.
+    #[error(transparent)]
+    VirtioNet(#[from] NetError),
     /// A display adapter.
     #[error(transparent)]
     Vga(#[from] VgaError),
@@ -328,7 +341,8 @@ pub struct DeviceType {
     pub alias: Option<&'static str>,
     /// What it is plugged into.
     pub bus: BusKind,
-    category: Category,
+    /// Under which heading it is listed.
+    pub category: Category,
     desc: Option<&'static str>,
     specs: fn() -> &'static [PropSpec],
     snapshot: fn(&'static str, &[Setting<'_>]) -> Vec<Property>,
@@ -374,6 +388,11 @@ impl DeviceType {
 /// All types.
 pub fn all() -> &'static [DeviceType] {
     TYPES
+}
+
+/// All types of a category, by name.
+pub fn of_category(category: Category) -> impl Iterator<Item = &'static DeviceType> {
+    TYPES.iter().filter(move |kind| kind.category == category)
 }
 
 /// The type of this name, or of this alias.
@@ -729,6 +748,74 @@ fn virtio_blk(
     Ok(())
 }
 
+/// Properties of network cards of any form but the one that is told its interfaces.
+#[derive(Debug, Props)]
+struct VirtioNetProps {
+    #[prop(flatten)]
+    net: NetProps,
+    #[prop(flatten)]
+    pci: VirtioPciProps,
+}
+
+#[derive(Debug, Props)]
+struct VirtioNetPciProps {
+    #[prop(flatten)]
+    rest: VirtioNetProps,
+    #[prop(flatten)]
+    interfaces: InterfaceProps,
+}
+
+fn virtio_net_pci(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "virtio-net-pci";
+    let props: VirtioNetPciProps = parse(name, settings)?;
+    virtio_net(name, props.interfaces.interfaces(), &props.rest, slots)
+}
+
+fn virtio_net_transitional(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "virtio-net-pci-transitional";
+    virtio_net(name, Interfaces::TRANSITIONAL, &parse(name, settings)?, slots)
+}
+
+fn virtio_net_non_transitional(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "virtio-net-pci-non-transitional";
+    virtio_net(name, Interfaces::NON_TRANSITIONAL, &parse(name, settings)?, slots)
+}
+
+fn virtio_net(
+    type_name: &'static str,
+    interfaces: Interfaces,
+    props: &VirtioNetProps,
+    slots: &mut dyn Slots,
+) -> Done {
+    let VirtioNetProps { net, pci } = props;
+    let placement = virtio_net::Placement {
+        bus: slots.pci(),
+        place: Place { type_name, interfaces, props: pci },
+        identity: slots.identity(),
+        main_loop: slots.main_loop().clone(),
+        nics: slots.nics().clone(),
+        msi: slots.msi(),
+    };
+    Net::plug(placement, net)?;
+    Ok(())
+}
+
+fn e1000(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: E1000Props = parse("e1000", settings)?;
+    E1000::plug(nic_place(slots), &props)?;
+    Ok(())
+}
+
+fn nic_place(slots: &dyn Slots) -> NicPlace<'_> {
+    NicPlace {
+        bus: slots.pci(),
+        clocks: slots.clocks(),
+        main_loop: slots.main_loop().clone(),
+        nics: slots.nics().clone(),
+        identity: slots.identity(),
+    }
+}
+
 fn ide_hd(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     let props: HdProps = parse("ide-hd", settings)?;
     ide::add_disk(&props, slots)
@@ -855,6 +942,7 @@ macro_rules! types {
 types! {
     "VGA", Pci, Display, None, StdVgaProps, std_vga;
     "bochs-display", Pci, Display, None, BochsDisplayProps, bochs_display;
+    "e1000" alias "e1000-82540em", Pci, Network, Some("Intel Gigabit Ethernet"), E1000Props, e1000;
     "edu", Pci, Misc, None, EduProps, edu;
     "floppy", Floppy, Storage, Some("virtual floppy drive"), FloppyProps, floppy;
     "i6300esb", Pci, Watchdog, Some("Intel 6300ESB"), I6300EsbProps, i6300esb;
@@ -881,6 +969,9 @@ types! {
     "virtio-blk-pci-non-transitional" of "virtio-blk-device", Pci, Storage, None, VirtioBlkProps, virtio_blk_non_transitional;
     "virtio-blk-pci-transitional" of "virtio-blk-device", Pci, Storage, None, VirtioBlkProps, virtio_blk_transitional;
     "secondary-vga", Pci, Display, None, SecondaryVgaProps, secondary_vga;
+    "virtio-net-pci" alias "virtio-net" of "virtio-net-device", Pci, Network, None, VirtioNetPciProps, virtio_net_pci;
+    "virtio-net-pci-non-transitional" of "virtio-net-device", Pci, Network, None, VirtioNetProps, virtio_net_non_transitional;
+    "virtio-net-pci-transitional" of "virtio-net-device", Pci, Network, None, VirtioNetProps, virtio_net_transitional;
     "vmcoreinfo", None, Misc, None, NoProps, vmcoreinfo;
     "vmgenid", None, Misc, None, VmGenIdProps, vmgenid;
 }

@@ -1,5 +1,6 @@
 //! Boards, boot and run state: what makes a machine of parts.
 
+mod announce;
 pub mod boot;
 pub mod config;
 pub mod data_files;
@@ -8,6 +9,7 @@ pub mod inventory;
 pub mod io_threads;
 pub mod launch;
 pub mod machines;
+pub mod networks;
 mod none;
 pub mod objects;
 pub mod pc;

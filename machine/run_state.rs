@@ -136,6 +136,13 @@ pub enum VmEvent {
     },
     /// The guest set its clock; seconds off the host's.
     RtcChange(i64),
+    /// A network card lets other frames through than before.
+    NicRxFilterChanged {
+        /// Its id, or a name that was made up.
+        name: String,
+        /// Its path.
+        path: String,
+    },
     /// Something happened to a disk.
     Block(BlockEvent),
     /// Something happened to a viewer.

@@ -26,6 +26,7 @@ use ui::vnc::{self, Servers};
 
 use crate::config::{Actions, DeviceConfig, OnPanic, OnReboot, OnShutdown, OnWatchdog};
 use crate::inventory::Inventory;
+use crate::networks::HostNetworks;
 use crate::objects::UserObjects;
 use crate::run_state::{Cause, RunState, VmEvent};
 
@@ -95,6 +96,7 @@ enum Note {
     Vcpu(VcpuEvent),
     RtcChanged(i64),
     Block(BlockEvent),
+    FilterChanged { name: String, path: String },
     Job(Job),
 }
 
@@ -119,6 +121,7 @@ pub struct Vm {
     /// The root of the object tree.
     objects: Arc<Object>,
     user_objects: Arc<UserObjects>,
+    networks: Arc<HostNetworks>,
     inventory: OnceLock<Inventory>,
     notes: Mutex<VecDeque<Note>>,
     pick_up: OnceLock<BottomHalf>,
@@ -154,6 +157,7 @@ impl Vm {
             parts: OnceLock::new(),
             objects,
             user_objects: UserObjects::new(user, graph),
+            networks: Arc::default(),
             inventory: OnceLock::new(),
             notes: Mutex::default(),
             pick_up: OnceLock::new(),
@@ -171,6 +175,10 @@ impl Vm {
         vm.pick_up.get_or_init(|| pick_up);
         let send = vm.note_sender();
         vm.graph.listen(move |event| send(Note::Block(event)));
+        let send = vm.note_sender();
+        vm.networks.nics().listen(move |name, path| {
+            send(Note::FilterChanged { name: name.into(), path: path.into() });
+        });
         vm
     }
 
@@ -224,6 +232,11 @@ impl Vm {
     /// The USB buses.
     pub fn usb(&self) -> &Arc<UsbBuses> {
         &self.usb
+    }
+
+    /// Networks and network cards.
+    pub fn networks(&self) -> &Arc<HostNetworks> {
+        &self.networks
     }
 
     /// The operator's objects.
@@ -353,6 +366,9 @@ impl Vm {
                 Note::RtcChanged(offset) => self.tell(&VmEvent::RtcChange(offset)),
                 Note::Block(BlockEvent::Stop) => self.halt(RunState::IoError),
                 Note::Block(event) => self.tell(&VmEvent::Block(event)),
+                Note::FilterChanged { name, path } => {
+                    self.tell(&VmEvent::NicRxFilterChanged { name, path });
+                }
                 Note::Job(job) => job(self),
             }
         }

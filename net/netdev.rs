@@ -41,6 +41,11 @@ pub const KINDS: &[&NetdevKind] = &[&crate::user::KIND];
 /// Checks what was given against the keys of a kind.
 type CheckValues = fn(&[Key], &Map<String, Value>) -> Result<Values, NetError>;
 
+/// Whether there is a kind of this name.
+pub fn exists(name: &str) -> bool {
+    KINDS.iter().any(|kind| kind.name == name)
+}
+
 /// What `-netdev help` prints.
 pub fn help_text() -> String {
     let mut text = String::from("Available netdev backend types:\n");
@@ -49,6 +54,17 @@ pub fn help_text() -> String {
         text.push('\n');
     }
     text
+}
+
+/// Splits text into keys and values, as it suits the type that it names.
+pub fn read_keys(text: &str) -> Result<Map<String, Value>, NetError> {
+    let first = text.split(',').find_map(|piece| match piece.split_once('=') {
+        Some(("type", word)) => Some(word),
+        None => Some(piece),
+        Some(_) => None,
+    });
+    let dotted = KINDS.iter().any(|kind| kind.dotted && Some(kind.name) == first);
+    options::read_text(text, dotted)
 }
 
 /// A back end to be made: its options are well-formed.
@@ -69,19 +85,20 @@ impl NetdevSpec {
                 _ => Err(NetError::failed("JSON object expected")),
             };
         }
-        let first = text.split(',').find_map(|piece| match piece.split_once('=') {
-            Some(("type", word)) => Some(word),
-            None => Some(piece),
-            Some(_) => None,
-        });
-        let dotted = KINDS.iter().any(|kind| kind.dotted && Some(kind.name) == first);
-        Self::from_tree(&options::read_text(text, dotted)?)
+        Self::from_tree(&read_keys(text)?)
     }
 
     /// From keys whose values are text, as [`options::read_text`] gives them (`-nic` adds and takes
     /// away some).
     pub fn from_tree(tree: &Map<String, Value>) -> Result<NetdevSpec, NetError> {
         Self::with(tree, Values::from_text)
+    }
+
+    /// As [`Self::from_tree`], with an id that was made up: it may have signs that no given id has.
+    pub fn from_tree_as(tree: &Map<String, Value>, id: &str) -> Result<NetdevSpec, NetError> {
+        let mut tree = tree.clone();
+        tree.insert("id".into(), "made-up".into());
+        Ok(NetdevSpec { id: id.into(), ..Self::from_tree(&tree)? })
     }
 
     /// From the arguments of `netdev_add`.

@@ -39,6 +39,22 @@ impl Catalog for Listings {
         hw::registry::find(driver).map(hw::registry::DeviceType::help)
     }
 
+    fn nic_models(&self, by_board: bool) -> String {
+        let mut text = match by_board {
+            true => "Available NIC models for this configuration:\n",
+            false => "Available NIC models (use -nic model=help for a filtered list):\n",
+        }
+        .to_owned();
+        for kind in hw::registry::of_category(hw::registry::Category::Network) {
+            let alias = match kind.name {
+                "virtio-net-pci" if by_board => " (aka virtio)",
+                _ => "",
+            };
+            text.push_str(&format!("{}{alias}\n", kind.name));
+        }
+        text
+    }
+
     fn objects(&self) -> String {
         let mut text = "List of user creatable objects:\n".to_owned();
         let names = [IO_THREAD].into_iter().chain(backend::TYPES.iter().copied());

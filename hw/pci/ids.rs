@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 pub const INTEL: u16 = 0x8086;
+pub const INTEL_82540EM: u16 = 0x100e;
 pub const INTEL_82441FX: u16 = 0x1237;
 pub const INTEL_PIIX3_ISA: u16 = 0x7000;
 pub const INTEL_PIIX3_IDE: u16 = 0x7010;

@@ -8,6 +8,7 @@ mod boot;
 mod consoles;
 mod drives;
 mod memory;
+mod networks;
 mod numa;
 mod origin;
 mod process;
@@ -23,6 +24,7 @@ pub use boot::BootConfig;
 pub use consoles::Consoles;
 pub use drives::{BlockdevConfig, Drive, DriveConfig};
 pub use memory::MemoryConfig;
+pub use networks::{LegacyNet, NetdevConfig, NetworkConfig, NicConfig, NicNetwork};
 pub use numa::{CpuRange, NumaNode, NumaOption, NumaPlan};
 pub use origin::{ConfigError, Located, Origin};
 pub use process::{
@@ -113,8 +115,8 @@ pub struct MachineConfig {
     pub vga: Option<Located<String>>,
     /// `-vnc` and `-display vnc`, in order
     pub vncs: Vec<Located<Opts>>,
-    /// `-nic none` or `-net none`
-    pub no_network: bool,
+    /// `-netdev`, `-nic` and `-net`
+    pub networks: NetworkConfig,
     /// `-k`
     pub keyboard_layout: Option<String>,
     /// `-echr`: the escape character of multiplexed terminals.

@@ -223,6 +223,10 @@ impl Board<'_> {
             }
             tree.chip(self.isa(bus, "port92", &[]));
         }
+    }
+
+    /// What comes after the network cards.
+    pub fn enter_last(&self, tree: &mut Tree) {
         if self.chips.acpi && self.smbus {
             tree.skip(EEPROMS);
         }

@@ -22,6 +22,7 @@ use hw::char::serial::{self, Serial};
 use hw::firmware::acpi::LegacyPort;
 use hw::firmware::fw_cfg::FwCfg;
 use hw::isa::IsaBus;
+use hw::net::card::Nics;
 use hw::pci::PciBus;
 use hw::registry::{
     self, BusKind, DeviceError, DeviceType, Fact, Identity, Setting, Slots, Worker,
@@ -77,6 +78,7 @@ pub(super) struct Means {
     pub processors: u32,
     pub requests: RequestSink,
     pub msi: Arc<dyn MsiSink>,
+    pub nics: Arc<Nics>,
     pub consoles: Arc<Consoles>,
     pub input: Arc<Router>,
     pub usb: Arc<UsbBuses>,
@@ -156,6 +158,9 @@ impl Slots for Equipment<'_> {
     }
     fn requests(&self) -> RequestSink {
         self.means.requests.clone()
+    }
+    fn nics(&self) -> &Arc<Nics> {
+        &self.means.nics
     }
     fn fw_cfg(&self) -> &Shared<FwCfg> {
         &self.pc.fw_cfg
@@ -288,6 +293,30 @@ impl Equipment<'_> {
                 self.tree.chip(usb_object(kind.name, &bus, &device));
             }
         }
+        Ok(())
+    }
+
+    /// Adds a network card that the board has by itself.
+    pub fn add_board_card(
+        &mut self,
+        Located { value: device, origin }: &Located<DeviceConfig>,
+    ) -> Result<(), ConfigError> {
+        let (Some(kind), PropList::Text(props)) = (registry::find(&device.driver), &device.props)
+        else {
+            return Ok(());
+        };
+        let mut settings = globals::of_device(&self.means.globals, kind);
+        settings.extend(props.iter().map(|(name, value)| (&**name, PropInput::Text(value))));
+        self.identity = Identity { id: None, path: self.tree.next_path() };
+        self.bus = None;
+        let functions = self.functions();
+        kind.realize(&settings, self).map_err(|error| {
+            ConfigError::at(origin, globals::explain(&self.means.globals, error.into()))
+        })?;
+        let devfn = self.functions().into_iter().find(|devfn| !functions.contains(devfn));
+        let place = devfn.map(|devfn| chips::address(devfn >> 3, devfn & 7));
+        let object = self.object(kind, None, &settings).with(place);
+        self.tree.chip(object);
         Ok(())
     }
 

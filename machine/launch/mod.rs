@@ -18,6 +18,7 @@ mod kernel;
 mod kernel_chips;
 mod kernel_memory;
 mod memory;
+mod networks;
 mod options;
 mod pc;
 mod processors;
@@ -122,6 +123,11 @@ pub fn launch(
     }
     let chardevs = Arc::new(chardevs);
     let mut consoles = characters::create(config, Consoles::of(config), &chardevs)?;
+    vm.networks().set_context(net::netdev::Context {
+        handle: host.main_loop.clone(),
+        clocks: host.clocks.clone(),
+        chardevs: chardevs.clone(),
+    });
     let failure: Arc<Mutex<Option<ConfigError>>> = Arc::default();
     let launched = Launched {
         vm: vm.clone(),
@@ -149,6 +155,7 @@ pub fn launch(
             }
             memory::create_objects(config, vm.user_objects())?;
             drives::create(config, vm.graph(), Interface::None)?;
+            networks::create(config, vm.networks(), false)?.settle(vm.networks());
             vm.describe(Inventory {
                 machine,
                 kvm: accelerator.is_kvm(),

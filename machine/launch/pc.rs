@@ -35,7 +35,7 @@ use super::kernel::{Kernel, Start, Tables};
 use super::memory;
 use super::processors::{self, FlushOnChange, Processors};
 use super::tree::{self, Tree};
-use super::{Host, display, drives, fault, firmware, globals, options};
+use super::{Host, display, drives, fault, firmware, globals, networks, options};
 use crate::config::{ConfigError, DeviceConfig, MachineConfig, NumaPlan};
 use crate::data_files::DataFiles;
 use crate::inventory::Inventory;
@@ -201,6 +201,7 @@ pub(super) fn build(
     let possible =
         |index| PossibleCpu { apic_id: topology.apic_id(index), present: index < processors.count };
     let drives = drives::create(config, vm.graph(), Interface::Ide)?;
+    let cards = networks::create(config, vm.networks(), true)?;
     let usual_order = config.boot.order.clone().unwrap_or_else(|| "cad".into());
     let cfg = PcConfig {
         chips: Chips {
@@ -316,6 +317,7 @@ pub(super) fn build(
         processors: processors.count,
         requests: vm.request_sink(),
         msi: wired.apic_bus.clone(),
+        nics: vm.networks().nics().clone(),
         consoles: vm.consoles().clone(),
         input: vm.input().clone(),
         usb: vm.usb().clone(),
@@ -356,9 +358,14 @@ pub(super) fn build(
     for drive in &floppies {
         equipment.add_board_device(drive)?;
     }
+    for card in &cards.list {
+        equipment.add_board_card(&card.device)?;
+    }
+    chipset.enter_last(equipment.tree);
     equipment.add_usb_devices(config)?;
     let added = equipment.add_devices(config, &drives.devices)?;
     drives.check_all_connected()?;
+    cards.settle(vm.networks());
     let Equipment { facts, chips, .. } = equipment;
     chips.into_iter().for_each(|chip| pc.add_device(chip));
     cmos::set_disks(&mut pc.rtc.lock(), &ide_disks(&facts));

@@ -8,7 +8,9 @@ use base::chardev::ChardevSpec;
 use base::trace_event;
 use cpu::Mode;
 use machine::config::{DeviceConfig, ObjectConfig, OnWatchdog, PropList};
+use machine::networks::Announcement;
 use machine::run_state::Cause;
+use net::netdev::NetdevSpec;
 
 use super::block;
 use super::display;
@@ -98,6 +100,16 @@ const COMMANDS: &[Command] = commands! {
         block::throttle;
     "change" "[-f] device filename [format [read-only-mode]]" "exchange a medium, or VNC's password"
         block::change;
+    "announce_self" "[interfaces] [id]" "tell networks where the guest is" |target, arguments| {
+        let interfaces = arguments.word().map(|list| list.split(',').map(str::to_owned).collect());
+        let id = arguments.word().map(str::to_owned);
+        arguments.end("announce_self")?;
+        let clocks = target.vm.clocks();
+        target.vm.networks().announce_repeatedly(clocks, Announcement {
+            interfaces, id, ..Announcement::default()
+        });
+        silence()
+    };
     "chardev-add" "args" "make a character device" |target, arguments| {
         let text = arguments.word().ok_or("chardev-add: string expected".to_owned())?;
         arguments.end("chardev-add")?;
@@ -179,6 +191,30 @@ const COMMANDS: &[Command] = commands! {
         })
     };
     "help|?" "[cmd]" "say what commands do" |_, arguments| Ok(help(arguments));
+    "netdev_add" "[type],id=str[,prop=value][,...]" "make a network" |target, arguments| {
+        let text = arguments.word().ok_or("netdev_add: string expected".to_owned())?;
+        arguments.end("netdev_add")?;
+        let spec = NetdevSpec::parse(text).map_err(QmpError::from)?;
+        target.vm.networks().add(&spec).map_err(QmpError::from)?;
+        silence()
+    };
+    "netdev_del" "id" "remove a network" |target, arguments| {
+        let id = arguments.word().ok_or("netdev_del: string expected".to_owned())?;
+        arguments.end("netdev_del")?;
+        target.vm.networks().remove(id).map_err(QmpError::from)?;
+        silence()
+    };
+    "set_link" "name on|off" "plug in or pull the cable of a card or a network" |target, arguments| {
+        let name = arguments.word().ok_or("set_link: string expected".to_owned())?;
+        let up = match arguments.word() {
+            Some("on") => true,
+            Some("off") => false,
+            _ => return refuse("set_link: expected 'on' or 'off'"),
+        };
+        arguments.end("set_link")?;
+        target.vm.networks().set_link(name, up).map_err(QmpError::from)?;
+        silence()
+    };
     "i" "/fmt addr" "read an I/O port" |target, arguments| {
         let size = port_size(arguments.format()?);
         let port = arguments.expression()? & 0xffff;

@@ -74,6 +74,7 @@ pub(super) const INFO: &[Command] = commands! {
     "name" "" "the guest's name" |target, _| {
         Ok(target.identity.name.iter().map(|name| format!("{name}\n")).collect())
     };
+    "network" "" "the networks and network cards" |target, _| Ok(target.vm.networks().info());
     "numa" "" "the NUMA nodes" numa;
     "pic" "" "the interrupt controllers" |target, _| {
         // The local APICs have a command of their own.

@@ -94,6 +94,14 @@ qapi_struct! {
 }
 
 qapi_struct! {
+    /// A network card lets other frames through.
+    struct FilterChanged {
+        "name" name: Option<String>,
+        "path" path: String,
+    }
+}
+
+qapi_struct! {
     /// A job has come to another state.
     pub struct JobStatusChange { "id" id: String, "status" status: Status }
 }
@@ -109,6 +117,7 @@ pub(super) const EVENTS: &[EventKind] = &[
     ("GUEST_CRASHLOADED", Panic::ty),
     ("GUEST_PANICKED", Panic::ty),
     ("JOB_STATUS_CHANGE", JobStatusChange::ty),
+    ("NIC_RX_FILTER_CHANGED", FilterChanged::ty),
     ("POWERDOWN", <()>::ty),
     ("RESET", Ending::ty),
     ("RESUME", <()>::ty),
@@ -149,6 +158,10 @@ fn describe(target: &Target, event: &VmEvent) -> Option<(&'static str, Option<Va
         }
         VmEvent::DeviceDeleted { id, path } => {
             ("DEVICE_DELETED", DeviceDeleted { device: id.clone(), path: path.clone() }.write())
+        }
+        VmEvent::NicRxFilterChanged { name, path } => {
+            let event = FilterChanged { name: Some(name.clone()), path: path.clone() };
+            ("NIC_RX_FILTER_CHANGED", event.write())
         }
         VmEvent::Block(event) => return describe_block(event),
         VmEvent::Vnc(event) => vnc::describe(event),

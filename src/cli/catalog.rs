@@ -15,6 +15,8 @@ pub trait Catalog {
     fn devices(&self) -> String;
     /// `-device NAME,help`
     fn device_props(&self, driver: &str) -> Option<String>;
+    /// `-nic model=help`: types of cards; those that boards make by that name, or all.
+    fn nic_models(&self, by_board: bool) -> String;
     /// `-object help`
     fn objects(&self) -> String;
     /// `-object TYPE,help`

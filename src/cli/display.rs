@@ -1,4 +1,4 @@
-//! Display, USB and network options, as far as there are any yet.
+//! Display and USB options, as far as there are any yet.
 
 use base::options::{Keyval, Opts, is_help};
 use machine::config::{Located, Origin};
@@ -61,8 +61,6 @@ pub(super) const OPTIONS: &[CliOption] = &[
             Ok(())
         },
     ),
-    CliOption::text(&["nic"], "none", "no network card ('none' is the only one yet)", network),
-    CliOption::text(&["net"], "none", "same as -nic none", network),
 ];
 
 /// Displays that QEMU knows.
@@ -115,16 +113,4 @@ fn vga(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
     }
     builder.config.vga = Some(Located::new(text.into(), origin));
     Ok(())
-}
-
-fn network(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
-    let parsed = builder.parse_opts(Some("type"), text, origin)?;
-    match parsed.opts.get("type") {
-        Some("none") => {
-            builder.config.no_network = true;
-            Ok(())
-        }
-        Some(_) => fault(origin, refused::NETWORKS),
-        None => fault(origin, "Parameter 'type' is missing"),
-    }
 }

@@ -54,6 +54,11 @@ groups! {
     MON "mon" Some("chardev") => [string("mode"), string("chardev"), bool("pretty")];
     MSG "msg" None => [bool("timestamp"), bool("guest-name")];
     NAME "name" Some("guest") => [string("guest"), string("process"), bool("debug-threads")];
+    NET "net" Some("type") => [];
+    NET_NIC "net" Some("type") => [string("type"), string("model"), string("macaddr"), string("netdev"),
+        string("addr"), number("vectors")];
+    NETDEV "netdev" Some("type") => [];
+    NIC "nic" Some("type") => [];
     NUMA "numa" Some("type") => [];
     OBJECT "object" Some("qom-type") => [];
     OVERCOMMIT "overcommit" None => [string("mem-lock"), bool("cpu-pm")];

@@ -18,6 +18,7 @@ mod drives;
 mod finish;
 mod firmware;
 mod groups;
+mod networks;
 mod numa;
 mod process;
 mod readconfig;

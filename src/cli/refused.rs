@@ -3,7 +3,6 @@
 use super::table::CliOption;
 
 const DRIVES: &str = "this kind of drive is not available in this build";
-pub(super) const NETWORKS: &str = "networks are not available in this build";
 pub(super) const DISPLAYS: &str = "displays are not available in this build";
 const AUDIO: &str = "audio is not available in this build";
 const MIGRATION: &str = "migration and snapshots are not available in this build";
@@ -29,7 +28,6 @@ pub(super) const OPTIONS: &[CliOption] = &[
     drives(&["iscsi"]),
     drives(&["fsdev"]),
     drives(&["virtfs"]),
-    with_arg(&["netdev"], NETWORKS),
     with_arg(&["spice"], DISPLAYS),
     with_arg(&["audio"], AUDIO),
     with_arg(&["audiodev"], AUDIO),

@@ -5,7 +5,7 @@ use machine::config::Origin;
 use serde_json::{Value, json};
 
 use super::{Builder, Done, PROGRAM, Stop};
-use super::{characters, debug, display, drives, firmware, process, refused, standard};
+use super::{characters, debug, display, drives, firmware, networks, process, refused, standard};
 
 /// One option.
 pub(super) struct CliOption {
@@ -96,10 +96,11 @@ impl CliOption {
     }
 }
 
-const SECTIONS: [(&str, &[CliOption]); 7] = [
+const SECTIONS: [(&str, &[CliOption]); 8] = [
     ("Standard options", standard::OPTIONS),
     ("Block device options", drives::OPTIONS),
-    ("Display, USB and network options", display::OPTIONS),
+    ("Display and USB options", display::OPTIONS),
+    ("Network options", networks::OPTIONS),
     ("Character device and monitor options", characters::OPTIONS),
     ("Firmware, boot and clock options", firmware::OPTIONS),
     ("Process options", process::OPTIONS),

@@ -11,6 +11,9 @@ use super::*;
 struct Lists;
 
 impl Catalog for Lists {
+    fn nic_models(&self, _: bool) -> String {
+        "models\n".into()
+    }
     fn machines(&self) -> String {
         "machines\n".into()
     }
@@ -512,7 +515,10 @@ fn the_rest() {
     };
     assert_eq!(config.actions, actions);
     assert!(
-        config.start_paused && config.no_defaults && config.no_network && config.process.daemonize
+        config.start_paused
+            && config.no_defaults
+            && config.networks.given
+            && config.process.daemonize
     );
     let targets: Vec<_> =
         config.monitors.iter().map(|m| (&m.value.target, m.value.control)).collect();

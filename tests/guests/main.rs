@@ -5,6 +5,7 @@ mod disks;
 mod firmware;
 mod linux;
 mod nested;
+mod network;
 mod sameness;
 mod soak;
 mod virtio;

@@ -1,5 +1,4 @@
-//! The test guest with the drivers of virtio devices, which Debian's kernels have as modules, and the
-//! kernel they belong to.
+//! The test guest with drivers that Debian's kernels have as modules, and the kernel they belong to.
 
 use crate::apt::Apt;
 use crate::assets::{self, list, remove, replace, take};
@@ -8,20 +7,53 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const KERNEL: &str = "linux-image-cloud-amd64";
+/// A kernel's package and some of its modules.
+struct Set {
+    kernel: &'static str,
+    /// Of which `guest/modules` and `guest/network` load what they need.
+    modules: &'static [&'static str],
+    /// Where in the cache it is.
+    place: &'static str,
+}
 
-/// The modules; `guest/modules` loads them in this order.
-const MODULES: [&str; 7] = [
-    "virtio_ring",
-    "virtio",
-    "virtio_pci_modern_dev",
-    "virtio_pci_legacy_dev",
-    "virtio_pci",
-    "virtio_blk",
-    "virtio-rng",
-];
+/// Drivers of virtio devices, for the kernel of virtual machines.
+const VIRTIO: Set = Set {
+    kernel: "linux-image-cloud-amd64",
+    modules: &[
+        "virtio_ring",
+        "virtio",
+        "virtio_pci_modern_dev",
+        "virtio_pci_legacy_dev",
+        "virtio_pci",
+        "virtio_blk",
+        "virtio-rng",
+    ],
+    place: "modules",
+};
 
-/// Bump when the list above changes.
+/// Drivers of network cards, for the kernel of any machine.
+const NETWORK: Set = Set {
+    kernel: "linux-image-amd64",
+    modules: &[
+        "virtio_ring",
+        "virtio",
+        "virtio_pci_modern_dev",
+        "virtio_pci_legacy_dev",
+        "virtio_pci",
+        "failover",
+        "net_failover",
+        "virtio_net",
+        "e1000",
+        "mii",
+        "8139cp",
+        "8390",
+        "ne2k-pci",
+        "pcnet32",
+    ],
+    place: "network-modules",
+};
+
+/// Bump when the lists above change.
 const LAYOUT: &str = "rhea modules 1\n";
 
 /// A kernel and a guest with its modules.
@@ -32,14 +64,23 @@ pub struct Modular {
     pub initrd: PathBuf,
 }
 
-/// The kernel and the guest, fetched first if they are not there yet.
+/// The kernel and the guest with drivers of virtio devices, fetched first if they are not there yet.
 pub fn get() -> Result<Modular> {
+    prepare(&VIRTIO)
+}
+
+/// The kernel and the guest with drivers of network cards.
+pub fn network() -> Result<Modular> {
+    prepare(&NETWORK)
+}
+
+fn prepare(set: &Set) -> Result<Modular> {
     let busybox = assets::get()?.busybox();
     let cache = assets::cache_directory()?;
     let _lock = assets::lock(&cache)?;
-    let dir = cache.join("modules");
+    let dir = cache.join(set.place);
     if !fs::read_to_string(dir.join("stamp")).is_ok_and(|stamp| stamp == LAYOUT) {
-        fetch(&cache.join("unpack-modules"), &dir)?;
+        fetch(set, &cache.join("unpack-modules"), &dir)?;
     }
     let modular = Modular { kernel: dir.join("vmlinuz"), initrd: dir.join("initrd.cpio") };
     // The scripts are part of this program and may have changed since.
@@ -47,21 +88,21 @@ pub fn get() -> Result<Modular> {
     Ok(modular)
 }
 
-fn fetch(work: &Path, dir: &Path) -> Result<()> {
+fn fetch(set: &Set, work: &Path, dir: &Path) -> Result<()> {
     let (debs, root, ready) = (work.join("debs"), work.join("root"), work.join("ready"));
     remove(work)?;
     for directory in [&debs, &root, &ready.join("lib")] {
         fs::create_dir_all(directory)?;
     }
     let apt = Apt::host();
-    apt.ensure_known(KERNEL)?;
-    apt.unpack([apt.concrete_kernel(KERNEL)?.as_str()].into_iter(), &debs, &root)?;
+    apt.ensure_known(set.kernel)?;
+    apt.unpack([apt.concrete_kernel(set.kernel)?.as_str()].into_iter(), &debs, &root)?;
     let kernel = list(&root.join("boot"))?
         .into_iter()
         .find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz-")))
         .context("the kernel package holds no boot/vmlinuz")?;
     take(&kernel, &ready.join("vmlinuz"))?;
-    for name in MODULES {
+    for name in set.modules {
         let file = format!("{name}.ko");
         let from = find(&root.join("lib/modules"), &file)?
             .with_context(|| format!("the kernel package holds no module {file}"))?;

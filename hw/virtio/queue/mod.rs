@@ -138,6 +138,15 @@ struct Inner {
     life: u32,
     /// Descriptors of the ring that chains of this life take up.
     out: u16,
+    /// Where chains that go back are listed.
+    used: Vec<Used>,
+}
+
+/// A chain that goes back.
+struct Used {
+    id: u16,
+    slots: u16,
+    written: u32,
 }
 
 type Kick = Box<dyn Fn() + Send + Sync>;
@@ -164,7 +173,12 @@ impl VirtQueue {
             mem: mem.clone(),
             driver: driver.clone(),
             vector: AtomicU16::new(NO_VECTOR),
-            inner: Mutex::new(Inner { st: QueueState::at_reset(size), life: 0, out: 0 }),
+            inner: Mutex::new(Inner {
+                st: QueueState::at_reset(size),
+                life: 0,
+                out: 0,
+                used: Vec::new(),
+            }),
             in_flight: Arc::default(),
             kick: OnceLock::new(),
         })
@@ -332,28 +346,64 @@ impl VirtQueue {
     /// Gives a chain back to the driver, with `written` bytes of it written, and interrupts if the
     /// driver wants that.
     pub fn push(&self, chain: Chain, written: u32) {
+        let chain = [(chain, written)];
         let interrupt = {
             let mut inner = self.inner.lock();
-            if chain.life != inner.life {
-                return;
-            }
-            inner.out = inner.out.saturating_sub(chain.slots);
-            let push = |ring: &mut Ring<'_>| {
-                if ring.features.packed {
-                    packed::push(ring, chain.id, chain.slots, written)?;
-                    packed::wants_interrupt(ring)
-                } else {
-                    split::push(ring, chain.id, written)?;
-                    split::wants_interrupt(ring)
-                }
-            };
-            self.with(&mut inner, push).unwrap_or(false)
+            self.put(&mut inner, &chain);
+            self.wants_interrupt(&mut inner)
         };
         // The driver may be told that nothing is left with the device only once that is so.
         drop(chain);
         if interrupt {
             self.driver.interrupt(self.vector());
         }
+    }
+
+    /// Gives chains back to the driver, each with how many bytes of it were written. The driver sees all
+    /// of them at once, and hears of them by [`Self::signal`], before which they are to be dropped.
+    pub fn push_all(&self, chains: &[(Chain, u32)]) {
+        self.put(&mut self.inner.lock(), chains);
+    }
+
+    /// Interrupts, if the driver wants that for what was given back since the last time.
+    pub fn signal(&self) {
+        if self.wants_interrupt(&mut self.inner.lock()) {
+            self.driver.interrupt(self.vector());
+        }
+    }
+
+    fn put(&self, inner: &mut Inner, chains: &[(Chain, u32)]) {
+        let life = inner.life;
+        let mut used = std::mem::take(&mut inner.used);
+        used.clear();
+        for (chain, written) in chains.iter().filter(|(chain, _)| chain.life == life) {
+            inner.out = inner.out.saturating_sub(chain.slots);
+            used.push(Used { id: chain.id, slots: chain.slots, written: *written });
+        }
+        if !used.is_empty() {
+            self.with(inner, |ring| {
+                if ring.features.packed {
+                    packed::push(ring, &used)
+                } else {
+                    split::push(ring, &used)
+                }
+            });
+        }
+        inner.used = used;
+    }
+
+    fn wants_interrupt(&self, inner: &mut Inner) -> bool {
+        if inner.st.unsignalled == 0 {
+            return false;
+        }
+        let wants = |ring: &mut Ring<'_>| {
+            if ring.features.packed {
+                packed::wants_interrupt(ring)
+            } else {
+                split::wants_interrupt(ring)
+            }
+        };
+        self.with(inner, wants).unwrap_or(false)
     }
 
     /// A request in the queue makes no sense at all: the device needs a reset.

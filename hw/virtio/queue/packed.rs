@@ -3,7 +3,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::chain::{Buffers, DESCRIPTOR, Descriptor, Found, read, read_u16, write};
-use super::{Ring, RingError};
+use super::{Ring, RingError, Used};
 
 const AVAILABLE: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
@@ -70,26 +70,31 @@ fn advance(at: &mut u16, wrap: &mut bool, by: u16, size: u16) {
     *at = (next % u32::from(size)) as u16;
 }
 
-pub(super) fn push(
-    ring: &mut Ring<'_>,
-    id: u16,
-    slots: u16,
-    written: u32,
-) -> Result<(), RingError> {
-    let at = slot(ring, ring.st.next_used);
+/// Gives chains back; the driver, which looks at one after the other, sees the first of them last.
+pub(super) fn push(ring: &mut Ring<'_>, chains: &[Used]) -> Result<(), RingError> {
+    let first = (ring.st.next_used, ring.st.used_wrap);
+    for (n, chain) in chains.iter().enumerate() {
+        if n > 0 {
+            put(ring, (ring.st.next_used, ring.st.used_wrap), chain)?;
+        }
+        advance(&mut ring.st.next_used, &mut ring.st.used_wrap, chain.slots, ring.st.size);
+        ring.st.unsignalled = ring.st.unsignalled.saturating_add(chain.slots);
+    }
+    chains.first().map_or(Ok(()), |chain| put(ring, first, chain))
+}
+
+fn put(ring: &Ring<'_>, (at, wrap): (u16, bool), chain: &Used) -> Result<(), RingError> {
+    let at = slot(ring, at);
     let mut entry = [0; 6];
-    entry[..4].copy_from_slice(&written.to_le_bytes());
-    entry[4..].copy_from_slice(&id.to_le_bytes());
+    entry[..4].copy_from_slice(&chain.written.to_le_bytes());
+    entry[4..].copy_from_slice(&chain.id.to_le_bytes());
     write(ring.mem, at.wrapping_add(LEN), &entry)?;
-    let mut flags = if ring.st.used_wrap { AVAILABLE | USED } else { 0 };
-    if written > 0 {
+    let mut flags = if wrap { AVAILABLE | USED } else { 0 };
+    if chain.written > 0 {
         flags |= WRITE;
     }
     fence(Ordering::Release);
-    write(ring.mem, at.wrapping_add(FLAGS), &flags.to_le_bytes())?;
-    advance(&mut ring.st.next_used, &mut ring.st.used_wrap, slots, ring.st.size);
-    ring.st.unsignalled = ring.st.unsignalled.saturating_add(slots);
-    Ok(())
+    write(ring.mem, at.wrapping_add(FLAGS), &flags.to_le_bytes())
 }
 
 pub(super) fn wants_interrupt(ring: &mut Ring<'_>) -> Result<bool, RingError> {

@@ -4,7 +4,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::chain::{Buffers, Descriptor, Found, read_u16, write};
-use super::{Ring, RingError};
+use super::{Ring, RingError, Used};
 
 /// In the available ring: no interrupts please. In the used ring: no notifications please.
 const SUPPRESS: u16 = 1;
@@ -69,16 +69,19 @@ pub(super) fn waiting(ring: &Ring<'_>) -> Result<u16, RingError> {
     Ok(index.wrapping_sub(ring.st.next_avail))
 }
 
-pub(super) fn push(ring: &mut Ring<'_>, id: u16, written: u32) -> Result<(), RingError> {
-    let slot = u64::from(ring.st.next_used % ring.st.size);
-    let mut entry = [0; USED_ENTRY as usize];
-    entry[..4].copy_from_slice(&u32::from(id).to_le_bytes());
-    entry[4..].copy_from_slice(&written.to_le_bytes());
+/// Puts chains into the used ring; the driver sees all of them at once.
+pub(super) fn push(ring: &mut Ring<'_>, chains: &[Used]) -> Result<(), RingError> {
     let area = ring.st.device_area;
-    write(ring.mem, area.wrapping_add(ENTRIES + USED_ENTRY * slot), &entry)?;
+    for chain in chains {
+        let slot = u64::from(ring.st.next_used % ring.st.size);
+        let mut entry = [0; USED_ENTRY as usize];
+        entry[..4].copy_from_slice(&u32::from(chain.id).to_le_bytes());
+        entry[4..].copy_from_slice(&chain.written.to_le_bytes());
+        write(ring.mem, area.wrapping_add(ENTRIES + USED_ENTRY * slot), &entry)?;
+        ring.st.next_used = ring.st.next_used.wrapping_add(1);
+        ring.st.unsignalled = ring.st.unsignalled.saturating_add(1);
+    }
     fence(Ordering::Release);
-    ring.st.next_used = ring.st.next_used.wrapping_add(1);
-    ring.st.unsignalled = ring.st.unsignalled.saturating_add(1);
     write(ring.mem, area.wrapping_add(INDEX), &ring.st.next_used.to_le_bytes())
 }
 
@@ -91,6 +94,7 @@ pub(super) fn wants_interrupt(ring: &mut Ring<'_>) -> Result<bool, RingError> {
     }
     let area = ring.st.driver_area;
     if !ring.features.event_idx {
+        ring.st.unsignalled = 0;
         return Ok(read_u16(ring.mem, area.wrapping_add(FLAGS))? & SUPPRESS == 0);
     }
     let event = read_u16(ring.mem, area.wrapping_add(ENTRIES + 2 * u64::from(ring.st.size)))?;

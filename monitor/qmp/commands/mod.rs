@@ -11,6 +11,7 @@ mod input;
 mod machine;
 mod memory;
 mod monitor;
+mod network;
 mod objects;
 mod processors;
 mod trace;
@@ -53,6 +54,7 @@ commands! {
     "add-fd" => fds::add_fd,
     "block_resize" => block::block_resize,
     "block_set_io_throttle" => block::block_set_io_throttle,
+    "announce-self" => network::announce_self,
     "blockdev-add" => block::blockdev_add,
     "blockdev-change-medium" => block::blockdev_change_medium,
     "blockdev-close-tray" => block::blockdev_close_tray,
@@ -82,6 +84,8 @@ commands! {
     "input-send-event" => input::input_send_event,
     "job-dismiss" => block::job_dismiss,
     "memsave" => memory::memsave,
+    "netdev_add" => network::netdev_add,
+    "netdev_del" => network::netdev_del,
     "object-add" => objects::object_add,
     "object-del" => objects::object_del,
     "pmemsave" => memory::pmemsave,
@@ -116,6 +120,7 @@ commands! {
     "query-name" => machine::query_name,
     "query-named-block-nodes" => block::query_named_block_nodes,
     "query-qmp-schema" => monitor::query_qmp_schema,
+    "query-rx-filter" => network::query_rx_filter,
     "query-status" => machine::query_status,
     "query-target" => machine::query_target,
     "query-uuid" => machine::query_uuid,
@@ -129,6 +134,7 @@ commands! {
     "screendump" => display::screendump,
     "send-key" => input::send_key,
     "set-action" => machine::set_action,
+    "set_link" => network::set_link,
     "set_password" => vnc::set_password,
     "stop" => machine::stop,
     "system_powerdown" => machine::system_powerdown,

@@ -1,0 +1,168 @@
+//! The serial EEPROM (a 93C46 of 64 words), by the read register or bit by bit.
+
+use base::props::MacAddr;
+use base::state::State;
+
+/// Words.
+pub(super) const WORDS: usize = 64;
+/// What all words add up to.
+const SUM: u16 = 0xbaba;
+const SUM_AT: usize = 63;
+
+/// EERD.
+const START: u32 = 1 << 0;
+const DONE: u32 = 1 << 4;
+const ADDRESS_SHIFT: u32 = 8;
+const DATA_SHIFT: u32 = 16;
+
+/// EECD: clock, chip select, data to the chip and from it, access request and grant, and that a chip
+/// is present.
+const SK: u32 = 1 << 0;
+const CS: u32 = 1 << 1;
+const DI: u32 = 1 << 2;
+const DO: u32 = 1 << 3;
+const REQUEST: u32 = 1 << 6;
+const GRANT: u32 = 1 << 7;
+const PRESENT: u32 = 1 << 8;
+/// How flash memory may be written.
+const FLASH: u32 = 3 << 4;
+/// Bits that keep what is written.
+const KEPT: u32 = SK | CS | DI | FLASH | REQUEST;
+
+/// A start bit, two bits of the opcode, six of the address.
+const COMMAND_BITS: u32 = 9;
+const READ: u32 = 0b110;
+
+/// What the words say besides the address and the sum: compatibility and configuration of the
+/// adapter, as QEMU's adapter has them.
+#[rustfmt::skip]
+const TEMPLATE: [u16; WORDS] = [
+    0x0000, 0x0000, 0x0000, 0x0000, 0xffff, 0x0000, 0x0000, 0x0000,
+    0x3000, 0x1000, 0x6403, DEVICE, 0x8086, DEVICE, 0x8086, 0x3040,
+    0x0008, 0x2000, 0x7e14, 0x0048, 0x1000, 0x00d8, 0x0000, 0x2700,
+    0x6cc9, 0x3150, 0x0722, 0x040b, 0x0984, 0x0000, 0xc000, 0x0706,
+    0x1008, 0x0000, 0x0f04, 0x7fff, 0x4d01, 0xffff, 0xffff, 0xffff,
+    0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff,
+    0x0100, 0x4000, 0x121c, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff,
+    0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0x0000,
+];
+const DEVICE: u16 = crate::pci::ids::INTEL_82540EM;
+
+/// Its content, for an adapter of this address.
+pub(super) fn content(mac: MacAddr) -> [u16; WORDS] {
+    let mut words = TEMPLATE;
+    for (word, pair) in words.iter_mut().zip(mac.0.chunks_exact(2)) {
+        *word = u16::from_le_bytes([pair[0], pair[1]]);
+    }
+    let sum = words.iter().fold(0u16, |sum, word| sum.wrapping_add(*word));
+    words[SUM_AT] = SUM.wrapping_sub(sum);
+    words
+}
+
+/// The register of a read: done at once.
+pub(super) fn read(words: &[u16; WORDS], eerd: u32) -> u32 {
+    if eerd & START == 0 {
+        return eerd;
+    }
+    match words.get((eerd >> ADDRESS_SHIFT & 0xff) as usize) {
+        Some(&word) => u32::from(word) << DATA_SHIFT | eerd & 0xff00 | DONE,
+        None => eerd & 0xff00 | DONE,
+    }
+}
+
+/// The wires to the chip, and how far it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, State)]
+pub(super) struct Wires {
+    kept: u32,
+    /// Bits that came in since chip select, and how many.
+    command: u32,
+    bits_in: u32,
+    /// Bits that went out of the words from `address` on.
+    reading: bool,
+    bits_out: u32,
+}
+
+impl Wires {
+    /// The control register, as the guest reads it.
+    pub fn read(&self, words: &[u16; WORDS]) -> u32 {
+        let out = if self.output(words) { DO } else { 0 };
+        // Nobody else has access: it is granted on request, and observed to be granted without.
+        PRESENT | GRANT | self.kept | out
+    }
+
+    fn output(&self, words: &[u16; WORDS]) -> bool {
+        // While no data come, the wire is high, which says "ready"; a zero comes before the data.
+        if !self.reading {
+            return true;
+        }
+        let Some(bit) = self.bits_out.checked_sub(1) else { return false };
+        let at = (self.command & 0x3f) + bit / 16;
+        let word = words[at as usize % WORDS];
+        word >> (15 - bit % 16) & 1 != 0
+    }
+
+    /// The guest sets the wires.
+    pub fn write(&mut self, value: u32) {
+        let was = std::mem::replace(&mut self.kept, value & KEPT);
+        if value & CS == 0 || was & CS == 0 {
+            *self = Wires { kept: self.kept, ..Wires::default() };
+        }
+        if value & CS == 0 || value & SK == 0 || was & SK != 0 {
+            return;
+        }
+        // The clock rises.
+        if self.reading {
+            self.bits_out = self.bits_out.wrapping_add(1) % (16 * WORDS as u32 + 1);
+            return;
+        }
+        let bit = u32::from(value & DI != 0);
+        if self.bits_in == 0 && bit == 0 {
+            // Zeroes before the start bit.
+            return;
+        }
+        self.command = self.command << 1 | bit;
+        self.bits_in += 1;
+        if self.bits_in == COMMAND_BITS {
+            self.reading = self.command >> 6 == READ;
+            self.bits_in = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+
+    /// As observed on QEMU 10.0.
+    #[test]
+    fn words_and_their_sum() {
+        let words = content(MAC);
+        assert_eq!(words[..3], [0x5452, 0x1200, 0x5634]);
+        assert_eq!(words[SUM_AT], 0x79ad);
+        assert_eq!(read(&words, 0x0b01), 0x100e_0b10);
+        assert_eq!(read(&words, 0xff01), 0xff10, "beyond its end");
+    }
+
+    #[test]
+    fn words_come_bit_by_bit() {
+        let words = content(MAC);
+        let mut wires = Wires::default();
+        let clock = |wires: &mut Wires, bit: u32| {
+            wires.write(CS | REQUEST | bit * DI);
+            wires.write(CS | REQUEST | bit * DI | SK);
+            wires.read(&words) & DO != 0
+        };
+        for address in [0u32, 1, 0x0b, 0x3f] {
+            wires.write(REQUEST);
+            wires.write(REQUEST | CS);
+            for bit in (0..COMMAND_BITS).rev() {
+                clock(&mut wires, (READ << 6 | address) >> bit & 1);
+            }
+            assert_eq!(wires.read(&words) & DO, 0, "a zero comes first");
+            let word = (0..16).fold(0, |word, _| word << 1 | u16::from(clock(&mut wires, 0)));
+            assert_eq!(word, words[address as usize]);
+        }
+    }
+}

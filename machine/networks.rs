@@ -1,0 +1,186 @@
+//! The machine's networks and cards, for those who look at them and change them while it exists.
+
+use std::sync::{Arc, OnceLock};
+
+use base::clock::Clocks;
+use hw::net::card::{NicEntry, Nics, RxFilter};
+use net::netdev::{Context, NetdevSpec};
+use net::{NetError, Netdev, Networks, Side};
+use parking_lot::Mutex;
+
+pub use crate::announce::Announcement;
+use crate::announce::Announcer;
+
+/// Networks and cards.
+pub struct HostNetworks {
+    networks: Arc<Networks>,
+    nics: Arc<Nics>,
+    context: OnceLock<Context>,
+    hub: Mutex<Vec<HubPort>>,
+    announcer: Arc<Announcer>,
+}
+
+/// A place at the hub that cards and back ends of `-net` share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubPort {
+    /// The card or back end there.
+    pub name: String,
+    /// Whether it is a card.
+    pub is_nic: bool,
+}
+
+impl Default for HostNetworks {
+    fn default() -> Self {
+        let networks = Arc::<Networks>::default();
+        let nics = Nics::new(networks.clone());
+        let (hub, announcer) = Default::default();
+        HostNetworks { networks, nics, context: OnceLock::new(), hub, announcer }
+    }
+}
+
+impl HostNetworks {
+    /// What back ends are made with. To be called once, before there are any.
+    pub fn set_context(&self, context: Context) {
+        self.context.get_or_init(|| context);
+    }
+
+    /// The back ends.
+    pub fn networks(&self) -> &Arc<Networks> {
+        &self.networks
+    }
+
+    /// The cards.
+    pub fn nics(&self) -> &Arc<Nics> {
+        &self.nics
+    }
+
+    /// Makes a back end.
+    pub fn add(&self, spec: &NetdevSpec) -> Result<(), NetError> {
+        self.networks.check_free(&spec.id)?;
+        let context = self.context.get().ok_or_else(|| NetError::failed("no networks yet"))?;
+        self.networks.add(spec.make(context)?)
+    }
+
+    /// Takes a back end away; its card stays, without a peer.
+    pub fn remove(&self, id: &str) -> Result<(), NetError> {
+        let network = self.networks.remove(id)?;
+        network.cable.set_link(Side::Host, false);
+        Ok(())
+    }
+
+    /// Pulls or plugs in the cable of a card or of a back end.
+    pub fn set_link(&self, name: &str, up: bool) -> Result<(), NetError> {
+        let (cable, side) = match (self.networks.get(name), self.nics.get(name)) {
+            (Some(network), _) => (network.cable, Side::Host),
+            (None, Some(nic)) => (nic.cable, Side::Guest),
+            (None, None) => return Err(NetError::NotFound(name.into())),
+        };
+        cable.set_link(side, up);
+        Ok(())
+    }
+
+    /// What cards let through: one card, or all that can tell.
+    pub fn rx_filters(&self, name: Option<&str>) -> Result<Vec<(String, RxFilter)>, NetError> {
+        let Some(name) = name else {
+            let nics = self.nics.list();
+            return Ok(nics
+                .iter()
+                .filter_map(|nic| Some((nic.name.clone(), filter(nic)?)))
+                .collect());
+        };
+        match self.nics.get(name) {
+            Some(nic) => match filter(&nic) {
+                Some(filter) => Ok(vec![(nic.name, filter)]),
+                None => Err(NetError::failed(format!(
+                    "net client({name}) doesn't support rx-filter querying"
+                ))),
+            },
+            None if self.networks.get(name).is_some() => {
+                Err(NetError::failed(format!("net client({name}) isn't a NIC")))
+            }
+            None => Err(NetError::failed(format!("invalid net client name: {name}"))),
+        }
+    }
+
+    /// Has cards tell the network where they are.
+    pub fn announce_repeatedly(&self, clocks: &Clocks, what: Announcement) {
+        self.announcer.begin(&self.nics, clocks, what);
+    }
+
+    /// Notes who is at the hub, in the order in which they came.
+    pub fn set_hub(&self, ports: Vec<HubPort>) {
+        *self.hub.lock() = ports;
+    }
+
+    /// What is odd about the connections.
+    pub fn warnings(&self) -> Vec<String> {
+        let hub = self.hub.lock();
+        let mut warnings = Vec::new();
+        if hub.iter().any(|port| port.is_nic) && hub.iter().all(|port| port.is_nic) {
+            warnings.push("hub 0 is not connected to host network".into());
+        } else if !hub.is_empty() && hub.iter().all(|port| !port.is_nic) {
+            warnings.push("hub 0 with no nics".into());
+        }
+        let at_hub = |name: &str| hub.iter().any(|port| port.name == name);
+        for network in self.networks.list() {
+            if !network.cable.occupied(Side::Guest) && !at_hub(network.id()) {
+                warnings.push(format!("netdev {} has no peer", network.id()));
+            }
+        }
+        for nic in self.nics.list() {
+            if !nic.cable.occupied(Side::Host) && !at_hub(&nic.name) {
+                warnings.push(format!("nic {} has no peer", nic.name));
+            }
+        }
+        warnings
+    }
+
+    /// What `info network` shows.
+    pub fn info(&self) -> String {
+        let hub = self.hub.lock().clone();
+        let networks = self.networks.list();
+        let nics = self.nics.list();
+        let mut text = String::new();
+        if !hub.is_empty() {
+            text += "hub 0\n";
+        }
+        for (n, port) in hub.iter().enumerate().rev() {
+            let row = match port.is_nic {
+                true => nics.iter().find(|nic| nic.name == port.name).map(nic_row),
+                false => networks.iter().find(|net| net.id() == port.name).map(network_row),
+            };
+            if let Some(row) = row {
+                text += &format!(" \\ hub0port{n}: {row}");
+            }
+        }
+        let at_hub = |name: &str| hub.iter().any(|port| port.name == name);
+        for network in networks.iter().filter(|network| network.cable.card().is_none()) {
+            if !at_hub(network.id()) {
+                text += &network_row(network);
+            }
+        }
+        for nic in nics.iter().filter(|nic| !at_hub(&nic.name)) {
+            text += &nic_row(nic);
+            let peer = networks.iter().find(|network| Arc::ptr_eq(&network.cable, &nic.cable));
+            if let Some(network) = peer {
+                text += &format!(" \\ {}", network_row(network));
+            }
+        }
+        text
+    }
+}
+
+fn filter(nic: &NicEntry) -> Option<RxFilter> {
+    nic.filter_seen();
+    nic.card.upgrade()?.rx_filter()
+}
+
+fn nic_row(nic: &NicEntry) -> String {
+    let NicEntry { name, model, .. } = nic;
+    format!("{name}: index=0,type=nic,model={model},macaddr={}\n", nic.mac())
+}
+
+fn network_row(network: &Netdev) -> String {
+    let (id, kind) = (network.id(), network.kind);
+    format!("{id}: index=0,type={kind},{}\n", network.backend.info())
+}

@@ -3,6 +3,7 @@
 mod announce;
 pub mod boot;
 pub mod config;
+pub mod credentials;
 pub mod data_files;
 mod error;
 pub mod inventory;

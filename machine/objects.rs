@@ -6,12 +6,14 @@ use base::memory::RamBlock;
 use base::memory::backend::{Backend, BackendError, BackendProps, Defaults, HostNodes};
 use base::object::{Object, Property};
 use base::props::{PropError, PropInput, PropName, PropSpec, PropValue, Props};
+use base::tls::X509;
 use block::graph::Graph;
 use block::throttle::Group;
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 
 use crate::config::{ObjectConfig, PropList};
+use crate::credentials::{self, CredentialsError, SECRET, SecretProps, TLS_X509, X509Props};
 use crate::io_threads::{IoThread, IoThreadProps};
 use crate::throttle_groups::{self, THROTTLE_GROUP};
 
@@ -33,6 +35,12 @@ pub enum UserObjectError {
     /// The memory cannot be had.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// The secret cannot be had.
+    #[error(transparent)]
+    Secret(#[from] block::Error),
+    /// The certificates cannot be had.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// The thread cannot be had.
     #[error("cannot start an I/O thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -82,12 +90,19 @@ pub struct UserObjects {
     defaults: RwLock<Defaults>,
     memory: Mutex<Vec<Memory>>,
     threads: Mutex<Vec<(String, Arc<IoThread>)>>,
+    secrets: Mutex<Vec<String>>,
+    certificates: Mutex<Vec<(String, Arc<X509>)>>,
     graph: Arc<Graph>,
 }
 
 /// Whether the operator can make objects of a type.
 pub fn is_type(name: &str) -> bool {
-    [IO_THREAD, THROTTLE_GROUP].contains(&name) || Backend::new(name).is_some()
+    name == IO_THREAD || is_early(name) || Backend::new(name).is_some()
+}
+
+/// Whether objects of a type are made before all else that may refer to them.
+pub fn is_early(name: &str) -> bool {
+    [THROTTLE_GROUP, SECRET, TLS_X509].contains(&name)
 }
 
 impl UserObjects {
@@ -99,6 +114,8 @@ impl UserObjects {
             defaults,
             memory: Mutex::default(),
             threads: Mutex::default(),
+            secrets: Mutex::default(),
+            certificates: Mutex::default(),
             graph,
         })
     }
@@ -118,8 +135,11 @@ impl UserObjects {
         if config.type_name == IO_THREAD {
             return self.add_io_thread(config);
         }
-        if config.type_name == THROTTLE_GROUP {
-            return self.add_throttle_group(config);
+        match config.type_name.as_str() {
+            THROTTLE_GROUP => return self.add_throttle_group(config),
+            SECRET => return self.add_secret(config),
+            TLS_X509 => return self.add_certificates(config),
+            _ => {}
         }
         let backend = Backend::new(&config.type_name)
             .ok_or_else(|| UserObjectError::Type(config.type_name.clone()))?;
@@ -152,6 +172,39 @@ impl UserObjects {
         }
         self.graph.add_throttle_group(group);
         Ok(())
+    }
+
+    fn add_secret(&self, config: &ObjectConfig) -> Result<(), UserObjectError> {
+        let mut props = SecretProps::default();
+        set_all(&mut props, SECRET, &config.props).map_err(UserObjectError::Property)?;
+        let object = credentials::object(SECRET, &props, SecretProps::specs());
+        if self.container.child(&config.id).is_some() {
+            return Err(UserObjectError::Duplicate(config.id.clone()));
+        }
+        self.graph.secrets().add(&config.id, &props.options())?;
+        self.secrets.lock().push(config.id.clone());
+        self.enter(&config.id, object)
+    }
+
+    fn add_certificates(&self, config: &ObjectConfig) -> Result<(), UserObjectError> {
+        let mut props = X509Props::default();
+        set_all(&mut props, TLS_X509, &config.props).map_err(UserObjectError::Property)?;
+        let object = credentials::object(TLS_X509, &props, X509Props::specs());
+        let certificates = Arc::new(props.load()?);
+        self.enter(&config.id, object)?;
+        self.certificates.lock().push((config.id.clone(), certificates));
+        Ok(())
+    }
+
+    fn enter(&self, id: &str, object: Object) -> Result<(), UserObjectError> {
+        let entered = self.container.add(id, Arc::new(object));
+        entered.map_err(|_| UserObjectError::Duplicate(id.into()))
+    }
+
+    /// The certificates of this id.
+    pub fn certificates(&self, id: &str) -> Option<Arc<X509>> {
+        let certificates = self.certificates.lock();
+        certificates.iter().find(|(known, _)| known == id).map(|(_, found)| found.clone())
     }
 
     /// The I/O threads, with their ids.
@@ -208,6 +261,20 @@ impl UserObjects {
                 self.container.remove(id);
                 return Ok(());
             }
+        }
+        let known = self.secrets.lock().iter().position(|known| known == id);
+        if let Some(at) = known {
+            self.secrets.lock().remove(at);
+            self.graph.secrets().remove(id);
+            self.container.remove(id);
+            return Ok(());
+        }
+        let known = self.certificates.lock().iter().position(|(known, _)| known == id);
+        if let Some(at) = known {
+            // A server that uses them keeps them.
+            self.certificates.lock().remove(at);
+            self.container.remove(id);
+            return Ok(());
         }
         match self.graph.remove_throttle_group(id) {
             None => {}

@@ -3,6 +3,7 @@
 use base::memory::backend::{self, Backend};
 use base::props::{PropSpec, PropValue, Props, help_text};
 
+use machine::credentials::{self, SECRET, TLS_X509};
 use machine::data_files::DataFiles;
 use machine::io_threads::IoThreadProps;
 use machine::objects::IO_THREAD;
@@ -58,7 +59,7 @@ impl Catalog for Listings {
     fn objects(&self) -> String {
         let mut text = "List of user creatable objects:\n".to_owned();
         let names = [IO_THREAD].into_iter().chain(backend::TYPES.iter().copied());
-        let names = names.chain([THROTTLE_GROUP]);
+        let names = names.chain([THROTTLE_GROUP, SECRET, TLS_X509]);
         names.for_each(|name| text.push_str(&format!("  {name}\n")));
         text
     }
@@ -70,6 +71,10 @@ impl Catalog for Listings {
         }
         if type_name == THROTTLE_GROUP {
             return Some(help_text(type_name, throttle_groups::SPECS));
+        }
+        if let Some(specs) = credentials::specs(type_name) {
+            let specs: Vec<_> = specs.iter().map(object_prop).collect();
+            return Some(help_text(type_name, &specs));
         }
         let specs: Vec<_> = Backend::new(type_name)?.specs().iter().map(object_prop).collect();
         Some(help_text(type_name, &specs))

@@ -14,8 +14,7 @@ use crate::config::{
     BlockdevConfig, ConfigError, DeviceConfig, Drive, DriveConfig, Located, MachineConfig,
     ObjectConfig, Origin, PropList,
 };
-use crate::objects::UserObjects;
-use crate::throttle_groups::THROTTLE_GROUP;
+use crate::objects::{UserObjectError, UserObjects, is_early};
 
 /// Types of devices whose presence takes a default drive's place away.
 const REPLACE_CDROM: [&str; 5] = ["ide-cd", "ide-hd", "scsi-cd", "scsi-hd", "ide-drive"];
@@ -36,8 +35,11 @@ pub(super) fn create_limits(
     made: &UserObjects,
 ) -> Result<(), ConfigError> {
     for Located { value: object, origin } in objects {
-        if object.type_name == THROTTLE_GROUP {
-            made.add(object).map_err(|error| ConfigError::at(origin, error.to_string()))?;
+        if is_early(&object.type_name) {
+            made.add(object).map_err(|error| match error {
+                UserObjectError::Secret(_) | UserObjectError::Credentials(_) => super::fault(error),
+                error => ConfigError::at(origin, error.to_string()),
+            })?;
         }
     }
     Ok(())

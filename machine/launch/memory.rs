@@ -8,8 +8,7 @@ use base::props::Size;
 
 use super::fault;
 use crate::config::{ConfigError, Located, MachineConfig, MemoryConfig, NumaNode, NumaPlan};
-use crate::objects::{TakeError, UserObjectError, UserObjects, is_type};
-use crate::throttle_groups::THROTTLE_GROUP;
+use crate::objects::{TakeError, UserObjectError, UserObjects, is_early, is_type};
 
 /// RAM of a machine that was not told how much it has.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -24,9 +23,9 @@ pub(super) fn create_objects(
     objects: &UserObjects,
 ) -> Result<(), ConfigError> {
     for Located { value: object, origin } in &config.objects {
-        // Types of other subsystems are refused by name where they are read; limits are made with the
-        // disks, before the machine.
-        if !is_type(&object.type_name) || object.type_name == THROTTLE_GROUP {
+        // Types of other subsystems are refused by name where they are read; some are made before the
+        // machine.
+        if !is_type(&object.type_name) || is_early(&object.type_name) {
             continue;
         }
         if objects.exists(&object.id) {

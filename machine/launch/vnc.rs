@@ -67,5 +67,17 @@ fn start(
         keymap_chosen: layout.is_some(),
     };
     let id = opts.id.clone().unwrap_or_else(|| vm.vnc().free_id());
-    Server::start(&id, settings, around, None, None)
+    let refused = |error: &dyn std::fmt::Display| VncError::Refused(error.to_string());
+    let password = settings.password_secret.as_ref().map(|id| vm.graph().secrets().get(id));
+    let password = password.transpose().map_err(|error| refused(&error))?;
+    let certificates = settings.tls_creds.as_ref().map(|id| {
+        let found = vm.user_objects().certificates(id);
+        found.ok_or_else(|| refused(&format_args!("No TLS credentials with id '{id}'")))
+    });
+    let tls = certificates.transpose()?;
+    if let Some(tls) = &tls {
+        // A client's are of no use.
+        tls.server()?;
+    }
+    Server::start(&id, settings, around, tls, password.map(|bytes| bytes.to_vec()))
 }

@@ -9,6 +9,7 @@ use base::props::{PropSpec, Props, Value};
 use cpu::accel::{KvmProps, TcgProps};
 use cpu::cpuid::{self, Model};
 use hw::registry::{self, BusKind};
+use machine::credentials;
 use machine::io_threads::IoThreadProps;
 use machine::machines::{Kind, MACHINES};
 use machine::objects;
@@ -48,6 +49,8 @@ const ABSTRACT: &[(&str, &str)] = &[
     ("cpu", "device"),
     ("device", "object"),
     ("event-loop-base", "object"),
+    ("secret_common", "object"),
+    ("tls-creds", "object"),
     ("fw_cfg", "sys-bus-device"),
     ("generic-pc-machine", "x86-machine"),
     ("ide-device", "device"),
@@ -166,6 +169,11 @@ pub(crate) fn all() -> Vec<TypeInfo> {
     types.push(concrete(objects::IO_THREAD.into(), "event-loop-base", specs));
     let specs = throttle_groups::SPECS.to_vec();
     types.push(concrete(throttle_groups::THROTTLE_GROUP.into(), "object", specs));
+    for name in [credentials::SECRET, credentials::TLS_X509] {
+        let specs = credentials::specs(name).unwrap_or_default();
+        let parent = if name == credentials::SECRET { "secret_common" } else { "tls-creds" };
+        types.push(concrete(name.into(), parent, specs.iter().map(objects::listed).collect()));
+    }
     for name in BACKENDS {
         let parent = if ON_DESCRIPTORS.contains(name) { "chardev-fd" } else { "chardev" };
         types.push(concrete(format!("chardev-{name}"), parent, Vec::new()));

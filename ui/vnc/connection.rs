@@ -177,6 +177,8 @@ impl Connection {
             if readable {
                 data.clear();
                 let received = self.wire.receive(&mut data);
+                // Who types or points wants to see what comes of it.
+                (self.nudge)();
                 self.take_in(&data)?;
                 if received.is_err() {
                     // What is to be said may still reach the client.

@@ -16,9 +16,9 @@ mod pixel;
 mod protocol;
 mod server;
 mod servers;
-mod session;
+pub mod session;
 mod tiles;
-mod websocket;
+pub mod websocket;
 mod wire;
 
 use base::chardev::ChardevError;
@@ -26,11 +26,12 @@ use base::options::OptionError;
 use base::tls::TlsError;
 
 pub use options::{GROUP, Settings, Share};
-pub use protocol::Power;
+pub use protocol::{Fault, Power};
 pub use server::{
     Auth, ClientInfo, Endpoint, Event, EventKind, Expiry, Host, Server, Surroundings,
 };
 pub use servers::Servers;
+pub use tiles::Tiles;
 
 /// Why there is no server, or it does not do something.
 #[derive(Debug, thiserror::Error)]

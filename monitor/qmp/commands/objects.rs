@@ -4,6 +4,7 @@ use base::memory::backend::{self, Backend};
 use base::options::check_id;
 use base::props::{PropSpec, Props};
 use machine::config::{ObjectConfig, PropList};
+use machine::credentials::{self, SECRET, TLS_X509};
 use machine::io_threads::IoThreadProps;
 use machine::objects::{IO_THREAD, UserObjectError, is_type};
 use machine::throttle_groups::{self, THROTTLE_GROUP};
@@ -170,6 +171,8 @@ fn member(spec: &PropSpec) -> Member {
         "int" if spec.name.starts_with("x-") => i64::ty(),
         "int" => Vec::<i64>::ty(),
         "ThrottleLimits" => limits(),
+        "QCryptoSecretFormat" => words("QCryptoSecretFormat", &["raw", "base64"]),
+        "QCryptoTLSCredsEndpoint" => words("QCryptoTLSCredsEndpoint", &["client", "server"]),
         _ => String::ty(),
     };
     let optional = !matches!(spec.name, "size" | "mem-path");
@@ -186,9 +189,12 @@ impl Qapi for ObjectOptions {
             .filter_map(|name| Some(variant(name, Backend::new(name)?.specs())));
         let threads = variant(IO_THREAD, IoThreadProps::specs());
         let limits = variant(THROTTLE_GROUP, throttle_groups::SPECS);
-        let variants = backends.chain([threads, limits]);
+        let others = [SECRET, TLS_X509]
+            .into_iter()
+            .filter_map(|name| Some(variant(name, credentials::specs(name)?)));
+        let variants = backends.chain([threads, limits]).chain(others);
         let mut names = backend::TYPES.to_vec();
-        names.extend([IO_THREAD, THROTTLE_GROUP]);
+        names.extend([IO_THREAD, THROTTLE_GROUP, SECRET, TLS_X509]);
         let kinds = Type::Enum { name: "ObjectType", values: names };
         Type::Union {
             name: "ObjectOptions",

@@ -18,7 +18,7 @@ use super::protocol::{self, Fault, Message, Power, encoding, server_message};
 use super::tiles::Tiles;
 use crate::keymap::Keymap;
 use crate::{Cursor, Rect};
-use handshake::Handshake;
+use handshake::{Handshake, Step};
 use updates::Updates;
 
 /// What a client sits at: the guest, and the server that lets clients in.
@@ -167,42 +167,45 @@ impl Session {
 
     /// Takes bytes that came.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<Need, Fault> {
-        let skipped = self.skip.min(bytes.len());
-        self.skip -= skipped;
-        self.input.extend_from_slice(&bytes[skipped..]);
-        loop {
-            let (need, taken) = match &mut self.handshake {
-                Some(handshake) => {
-                    let step =
-                        handshake.step(&self.input, &*self.desk, &self.terms, &mut self.output)?;
-                    (step.need, step.taken)
-                }
-                None => match protocol::parse(&self.input)? {
-                    Some((message, length)) => {
-                        self.handle(message)?;
-                        (None, length)
-                    }
-                    None => (Some(Need::Bytes), 0),
-                },
-            };
-            self.input.drain(..taken);
-            let skipped = self.skip.min(self.input.len());
+        let mut input = std::mem::take(&mut self.input);
+        input.extend_from_slice(bytes);
+        let mut taken = 0;
+        let need = loop {
+            let skipped = self.skip.min(input.len() - taken);
             self.skip -= skipped;
-            self.input.drain(..skipped);
-            if self.handshake.as_ref().is_some_and(Handshake::is_done) {
-                self.handshake = None;
-                self.push_init();
-                self.desk.entered();
-            }
-            match need {
+            taken += skipped;
+            let step = self.step(&input[taken..])?;
+            taken += step.taken;
+            match step.need {
                 // Whoever turns to encryption does not send anything before it is there.
-                Some(Need::Tls) if !self.input.is_empty() => {
+                Some(Need::Tls) if taken < input.len() => {
                     return Err(Fault::Nonsense("data before encryption"));
                 }
-                Some(need) => return Ok(need),
+                Some(need) => break need,
                 None => {}
             }
+        };
+        input.drain(..taken);
+        self.input = input;
+        Ok(need)
+    }
+
+    /// Takes the next message, if it is all there.
+    fn step(&mut self, input: &[u8]) -> Result<Step, Fault> {
+        let Some(handshake) = &mut self.handshake else {
+            let Some((message, taken)) = protocol::parse(input)? else {
+                return Ok(Step { taken: 0, need: Some(Need::Bytes) });
+            };
+            self.handle(message)?;
+            return Ok(Step { taken, need: None });
+        };
+        let step = handshake.step(input, &*self.desk, &self.terms, &mut self.output)?;
+        if handshake.is_done() {
+            self.handshake = None;
+            self.push_init();
+            self.desk.entered();
         }
+        Ok(step)
     }
 
     /// Whether the client sees the screen.

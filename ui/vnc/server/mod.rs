@@ -589,6 +589,9 @@ fn accept(server: &Weak<Server>, listening: &Listening, websocket: bool) {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 /// What a client sits at.
 struct Seat {
     server: Weak<Server>,

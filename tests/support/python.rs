@@ -1,4 +1,5 @@
-//! A Python with QEMU's client library, in a virtual environment beside the guest assets.
+//! A Python with QEMU's client library and a VNC client, in a virtual environment beside the guest
+//! assets.
 
 use crate::assets;
 use anyhow::{Context, Result, bail};
@@ -6,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// What the tests import.
-const PACKAGE: &str = "qemu.qmp";
+const PACKAGES: [&str; 2] = ["qemu.qmp", "vncdotool"];
 
 /// The Python to use: `RHEA_PYTHON`, else the one that [`install`] made, else the system's.
 pub fn program() -> PathBuf {
@@ -26,14 +27,15 @@ pub fn install() -> Result<PathBuf> {
     let directory = directory()?;
     let python = directory.join("bin/python3");
     let works = |python: &PathBuf| {
-        let found = Command::new(python).args(["-c", &format!("import {PACKAGE}")]).output();
+        let import = format!("import {}", PACKAGES.join(", "));
+        let found = Command::new(python).args(["-c", &import]).output();
         found.is_ok_and(|output| output.status.success())
     };
     if works(&python) {
         return Ok(python);
     }
     run(Command::new("python3").args(["-m", "venv"]).arg(&directory))?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PACKAGE]))?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES))?;
     Ok(python)
 }
 

@@ -2,6 +2,7 @@
 //! boots, what an idle guest costs.
 
 use super::results::{Measured, Metric, Unit};
+use super::viewer;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ pub struct Row {
     pub measure: fn(&Assets, &Contender) -> Result<Measured>,
 }
 
-pub const ROWS: [Row; 4] = [
+pub const ROWS: [Row; 6] = [
     Row {
         name: "start-none",
         runs: 15,
@@ -55,6 +56,16 @@ pub const ROWS: [Row; 4] = [
     },
     Row { name: "boot", runs: 3, measure: boot },
     Row { name: "idle", runs: 1, measure: idle },
+    Row {
+        name: "vnc-tight",
+        runs: 3,
+        measure: |_, who| viewer::watch(who, "vnc-tight", viewer::TIGHT),
+    },
+    Row {
+        name: "vnc-zrle",
+        runs: 3,
+        measure: |_, who| viewer::watch(who, "vnc-zrle", viewer::ZRLE),
+    },
 ];
 
 /// From the start of the process to its end, through a QMP handshake.

@@ -6,6 +6,7 @@
 mod machine;
 mod options;
 mod results;
+mod viewer;
 mod workloads;
 
 use crate::process;

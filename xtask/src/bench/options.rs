@@ -7,9 +7,9 @@ use std::path::PathBuf;
 pub const HELP: &str = "\
 Usage: cargo xtask bench [OPTION...] [ROW...]
 
-Rows: start-none, start-pc, boot, idle; the groups of work in a guest integer,
-floating, vector, memory, system, code, smp; or single workloads, as in
-integer/sieve. Without any, all.
+Rows: start-none, start-pc, boot, idle, vnc-tight, vnc-zrle; the groups of
+work in a guest integer, floating, vector, memory, system, code, smp; or single
+workloads, as in integer/sieve. Without any, all.
 
   --repeat N        runs of each (3)
   --accel ARGS      arguments of Rhea's -accel tcg, as in interp=on

@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd};
 
 use base::memory::RamPiece;
+use nix::sys::socket::SockaddrLike;
 
 use crate::Offload;
 
@@ -132,11 +133,35 @@ impl<'a> Frame<'a> {
 /// Sends parts by one `sendmsg`, with these flags; returns how many bytes went.
 pub fn send_parts(fd: impl AsFd, parts: &[Part<'_>], flags: i32) -> io::Result<usize> {
     // SAFETY: all-zero is a valid msghdr: no address, no data, no control message.
+    send_message(fd, parts, flags, unsafe { std::mem::zeroed() })
+}
+
+/// The same to an address.
+pub fn send_parts_to(
+    fd: impl AsFd,
+    parts: &[Part<'_>],
+    flags: i32,
+    to: &impl SockaddrLike,
+) -> io::Result<usize> {
+    // SAFETY: as above.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    // The kernel only reads it, during the call, through which `to` lives.
+    message.msg_name = to.as_ptr().cast_mut().cast();
+    message.msg_namelen = to.len();
+    send_message(fd, parts, flags, message)
+}
+
+/// Sends a message whose address, if any, lives through the call.
+fn send_message(
+    fd: impl AsFd,
+    parts: &[Part<'_>],
+    flags: i32,
+    mut message: libc::msghdr,
+) -> io::Result<usize> {
     message.msg_iov = parts.as_ptr().cast::<libc::iovec>().cast_mut();
     message.msg_iovlen = parts.len().min(libc::UIO_MAXIOV as usize);
-    // SAFETY: `Part` is a transparent iovec; the kernel reads the list and the memory of the parts,
-    // all of which live through the call, and writes nothing.
+    // SAFETY: `Part` is a transparent iovec; the kernel reads the list, the memory of the parts and
+    // the address, all of which live through the call, and writes nothing.
     let sent = unsafe { libc::sendmsg(fd.as_fd().as_raw_fd(), &message, flags) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }

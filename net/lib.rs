@@ -25,16 +25,27 @@
 //! itself. It then sends what waits, and flushes in any case, as the cable may hold the rest of a
 //! frame that it has taken apart.
 
+mod address;
 pub mod cable;
 pub mod checksum;
+mod dgram;
 pub mod end;
 mod error;
 pub mod frame;
+mod hub;
+#[cfg(test)]
+mod links_tests;
 pub mod netdev;
 mod networks;
 pub mod offload;
 pub mod options;
+mod packets;
 pub mod segment;
+mod socket;
+mod stream;
+mod tap;
+#[cfg(test)]
+mod testbed;
 pub mod user;
 
 pub use cable::{Cable, Plug, Side};

@@ -9,7 +9,7 @@ use base::options::{OptionError, check_id, json};
 use serde_json::{Map, Value};
 
 use crate::options::{self, Key, Values};
-use crate::{NetError, Netdev};
+use crate::{NetError, Netdev, Networks};
 
 /// What back ends need from their surroundings.
 #[derive(Clone)]
@@ -21,6 +21,34 @@ pub struct Context {
     pub clocks: Clocks,
     /// For back ends that talk to character devices.
     pub chardevs: Arc<Chardevs>,
+    /// Who is told what happens to connections.
+    pub events: NetEvents,
+    /// All back ends, for those that connect others.
+    pub networks: Arc<Networks>,
+}
+
+/// What happens to the connection of a back end.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // Named as QMP's events and their data are.
+pub enum NetEvent {
+    StreamConnected { netdev: String, address: Value },
+    StreamDisconnected { netdev: String },
+}
+
+/// Takes events, on the loop that serves back ends.
+#[derive(Clone)]
+pub struct NetEvents(Arc<dyn Fn(NetEvent) + Send + Sync>);
+
+impl NetEvents {
+    /// Has `take` called for each event.
+    pub fn new(take: impl Fn(NetEvent) + Send + Sync + 'static) -> Self {
+        NetEvents(Arc::new(take))
+    }
+
+    /// Tells one.
+    pub fn tell(&self, event: NetEvent) {
+        (self.0)(event);
+    }
 }
 
 /// A kind of back ends.
@@ -36,7 +64,15 @@ pub struct NetdevKind {
 }
 
 /// All kinds, in the order of `-netdev help`.
-pub const KINDS: &[&NetdevKind] = &[&crate::user::KIND];
+pub const KINDS: &[&NetdevKind] = &[
+    &crate::socket::KIND,
+    &crate::stream::KIND,
+    &crate::dgram::KIND,
+    &crate::hub::KIND,
+    &crate::tap::KIND,
+    &crate::user::KIND,
+    &crate::tap::BRIDGE,
+];
 
 /// Checks what was given against the keys of a kind.
 type CheckValues = fn(&[Key], &Map<String, Value>) -> Result<Values, NetError>;

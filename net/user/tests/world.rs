@@ -5,13 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::chardev::{Chardevs, EscapeActions};
 use base::clock::Clocks;
 use base::event_loop::EventLoop;
-use base::fdset::FdSets;
 use parking_lot::Mutex;
 
-use crate::netdev::{Context, NetdevSpec};
+use crate::netdev::NetdevSpec;
+use crate::testbed;
 use crate::user::User;
 use crate::user::tcp::segment::{Header, Segment, Seq, SynOptions};
 use crate::user::wire::{ETHERNET, Incoming, IpFields, Mac, Packet, Route, TCP, UDP, UdpHeader};
@@ -21,13 +20,6 @@ pub const GUEST_MAC: Mac = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 pub const GUEST: [u8; 4] = [10, 0, 2, 15];
 pub const HOST: [u8; 4] = [10, 0, 2, 2];
 pub const GATEWAY_MAC: Mac = [0x52, 0x55, 10, 0, 2, 2];
-
-struct NoActions;
-
-impl EscapeActions for NoActions {
-    fn quit(&self) {}
-    fn commit_snapshots(&self) {}
-}
 
 /// A card.
 pub struct Card {
@@ -74,9 +66,7 @@ impl World {
         let handle = event_loop.handle();
         let clocks = Clocks::new();
         clocks.step_by_hand();
-        let fd_sets = Arc::new(FdSets::default());
-        let chardevs = Arc::new(Chardevs::new(handle.clone(), fd_sets, Arc::new(NoActions)));
-        let context = Context { handle, clocks: clocks.clone(), chardevs };
+        let context = testbed::context(handle, &clocks);
         let spec = NetdevSpec::parse(&format!("user,id=u0{options}")).unwrap();
         let netdev = spec.make(&context).unwrap();
         let card =

@@ -1,0 +1,115 @@
+//! Frames in a stream of bytes: each behind its length, four bytes, big-endian.
+
+use std::io::{self, Read};
+
+/// Longer frames do not exist; whoever announces one does not speak this protocol.
+pub(crate) const LONGEST: usize = (64 << 10) + 4096;
+pub(crate) const LENGTH: usize = 4;
+
+/// Takes frames out of a stream.
+pub(crate) struct Deframer {
+    buffer: Box<[u8]>,
+    /// What has been read and not been taken lies between these.
+    start: usize,
+    end: usize,
+}
+
+impl Default for Deframer {
+    fn default() -> Self {
+        Deframer { buffer: vec![0; 2 * (LONGEST + LENGTH)].into(), start: 0, end: 0 }
+    }
+}
+
+impl Deframer {
+    /// Reads once, if there is room. The number of bytes is that of `read`: zero at the end.
+    pub fn fill(&mut self, from: &mut impl Read) -> io::Result<usize> {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        let count = from.read(&mut self.buffer[self.end..])?;
+        self.end += count;
+        Ok(count)
+    }
+
+    /// The next frame, which stays until [`take`](Self::take). A length that no frame has is an
+    /// error: what follows cannot be told apart any more.
+    pub fn next(&self) -> io::Result<Option<&[u8]>> {
+        let ready = &self.buffer[self.start..self.end];
+        let Some((length, rest)) = ready.split_first_chunk::<LENGTH>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length) as usize;
+        if length > LONGEST {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(rest.get(..length))
+    }
+
+    /// The frame that [`next`](Self::next) returned is done with.
+    pub fn take(&mut self) {
+        if let Ok(Some(frame)) = self.next() {
+            self.start += LENGTH + frame.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stream(frames: &[Vec<u8>]) -> Vec<u8> {
+        let framed = |frame: &Vec<u8>| [&(frame.len() as u32).to_be_bytes()[..], frame].concat();
+        frames.iter().flat_map(framed).collect()
+    }
+
+    /// Gives what it has in pieces of the given lengths.
+    struct Pieces<'a>(&'a [u8], Vec<usize>);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+            let count = self.1.pop().unwrap_or(usize::MAX).clamp(1, to.len()).min(self.0.len());
+            to[..count].copy_from_slice(&self.0[..count]);
+            self.0 = &self.0[count..];
+            Ok(count)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_out_as_they_went_in(
+            frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 0..12),
+            pieces in prop::collection::vec(1usize..4000, 0..40),
+        ) {
+            let bytes = stream(&frames);
+            let mut from = Pieces(&bytes, pieces);
+            let mut deframer = Deframer::default();
+            let mut seen = Vec::new();
+            loop {
+                while let Some(frame) = deframer.next().unwrap() {
+                    seen.push(frame.to_vec());
+                    deframer.take();
+                }
+                if deframer.fill(&mut from).unwrap() == 0 {
+                    break;
+                }
+            }
+            prop_assert_eq!(seen, frames);
+        }
+    }
+
+    #[test]
+    fn the_longest_frame_fits_and_a_longer_one_is_an_error() {
+        let longest = vec![7; LONGEST];
+        let mut deframer = Deframer::default();
+        let bytes = stream(std::slice::from_ref(&longest));
+        let mut from = &bytes[..];
+        while deframer.fill(&mut from).unwrap() > 0 {}
+        assert_eq!(deframer.next().unwrap(), Some(&longest[..]));
+        deframer.take();
+        assert_eq!(deframer.next().unwrap(), None);
+        deframer.fill(&mut &(LONGEST as u32 + 1).to_be_bytes()[..]).unwrap();
+        assert!(deframer.next().is_err());
+    }
+}

@@ -2,6 +2,8 @@
 
 use block::backend::Event as BlockEvent;
 
+use net::netdev::NetEvent;
+
 use crate::config::OnWatchdog;
 
 /// The machine's state, as `query-status` names it.
@@ -143,6 +145,8 @@ pub enum VmEvent {
         /// Its path.
         path: String,
     },
+    /// Something happened to the connection of a network.
+    Net(NetEvent),
     /// Something happened to a disk.
     Block(BlockEvent),
     /// Something happened to a viewer.

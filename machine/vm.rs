@@ -20,6 +20,7 @@ use cpu::signals::request;
 use cpu::vcpu::{EventSink, VcpuEvent, Vcpus};
 use hw::pci::PciFunction;
 use hw::usb::UsbBuses;
+use net::netdev::{NetEvent, NetEvents};
 use parking_lot::Mutex;
 use ui::Consoles;
 use ui::vnc::{self, Servers};
@@ -97,6 +98,7 @@ enum Note {
     RtcChanged(i64),
     Block(BlockEvent),
     FilterChanged { name: String, path: String },
+    Net(NetEvent),
     Job(Job),
 }
 
@@ -212,6 +214,12 @@ impl Vm {
     /// Something happened to a client of a server; on the main loop.
     pub fn vnc_happened(&self, event: &vnc::Event) {
         self.tell(&VmEvent::Vnc(event.clone()));
+    }
+
+    /// Takes what happens to the connections of networks.
+    pub fn net_events(self: &Arc<Self>) -> NetEvents {
+        let send = self.note_sender();
+        NetEvents::new(move |event| send(Note::Net(event)))
     }
 
     /// What people see of it.
@@ -369,6 +377,7 @@ impl Vm {
                 Note::FilterChanged { name, path } => {
                     self.tell(&VmEvent::NicRxFilterChanged { name, path });
                 }
+                Note::Net(event) => self.tell(&VmEvent::Net(event)),
                 Note::Job(job) => job(self),
             }
         }

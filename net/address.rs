@@ -4,7 +4,6 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use base::chardev::{Family, SocketAddress};
 use base::options::OptionError;
-use serde_json::{Value, json};
 
 use crate::NetError;
 use crate::options::{Key, Kind, Values, must, opt};
@@ -78,18 +77,4 @@ pub(crate) fn internet(host: &str, port: u16) -> Result<SocketAddr, NetError> {
     found
         .find(SocketAddr::is_ipv4)
         .ok_or_else(|| NetError::Failed(format!("can't resolve host address '{host}'")))
-}
-
-/// QMP's `SocketAddress`, for events.
-pub(crate) fn to_json(address: &SocketAddress) -> Value {
-    match address {
-        SocketAddress::Unix { path, abstract_name: true, tight } => {
-            json!({"type": "unix", "path": path, "abstract": true, "tight": tight})
-        }
-        SocketAddress::Unix { path, .. } => json!({"type": "unix", "path": path}),
-        SocketAddress::Inet { host, port, .. } => {
-            json!({"type": "inet", "host": host, "port": port})
-        }
-        SocketAddress::Fd(number) => json!({"type": "fd", "str": number}),
-    }
 }

@@ -25,8 +25,8 @@ use crate::{Backend, Cable, Frame, NetError, Netdev, Offload, Offloads, Side, ad
 pub static KIND: NetdevKind = NetdevKind {
     name: "dgram",
     keys: &[
-        opt("local", Kind::Object(address::ADDRESS)),
-        opt("remote", Kind::Object(address::ADDRESS)),
+        opt("local", Kind::Object("SocketAddress", address::ADDRESS)),
+        opt("remote", Kind::Object("SocketAddress", address::ADDRESS)),
     ],
     dotted: true,
     make,

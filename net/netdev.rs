@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::chardev::Chardevs;
+use base::chardev::{Chardevs, SocketAddress};
 use base::clock::Clocks;
 use base::event_loop::LoopHandle;
 use base::options::{OptionError, check_id, json};
@@ -28,10 +28,10 @@ pub struct Context {
 }
 
 /// What happens to the connection of a back end.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // Named as QMP's events and their data are.
 pub enum NetEvent {
-    StreamConnected { netdev: String, address: Value },
+    StreamConnected { netdev: String, address: SocketAddress },
     StreamDisconnected { netdev: String },
 }
 

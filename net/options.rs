@@ -23,8 +23,8 @@ pub enum Kind {
     Word(&'static [&'static str]),
     /// Any number of texts: a key that may be repeated, in JSON a list of `{"str": text}`.
     Texts,
-    /// Several values: `key.name=value`, in JSON an object.
-    Object(&'static [Key]),
+    /// Several values: `key.name=value`, in JSON an object of this type.
+    Object(&'static str, &'static [Key]),
 }
 
 /// A key.
@@ -154,7 +154,7 @@ fn text_value(key: &Key, path: &str, value: &Value) -> Result<Value, NetError> {
     let all: &[Value] = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
     match (key.kind, value) {
         (Kind::Texts, _) => return Ok(all.to_vec().into()),
-        (Kind::Object(keys), Value::Object(object)) => {
+        (Kind::Object(_, keys), Value::Object(object)) => {
             let prefix = format!("{path}.");
             let unknown = |key| OptionError::InvalidParameter(key).into();
             return Ok(check(keys, object, &prefix, text_value, unknown)?.0.into());
@@ -168,7 +168,7 @@ fn text_value(key: &Key, path: &str, value: &Value) -> Result<Value, NetError> {
     let expects = |what: &str| NetError::Failed(format!("Parameter '{path}' expects {what}"));
     match key.kind {
         Kind::Text | Kind::Texts => Ok(text.into()),
-        Kind::Object(_) => Err(OptionError::Missing(path.into()).into()),
+        Kind::Object(..) => Err(OptionError::Missing(path.into()).into()),
         Kind::Bool => match text {
             "on" | "yes" | "true" | "y" => Ok(true.into()),
             "off" | "no" | "false" | "n" => Ok(false.into()),
@@ -203,11 +203,11 @@ fn json_value(key: &Key, path: &str, value: &Value) -> Result<Value, NetError> {
         }
         (Kind::Uint(_), _) => Err(wrong("integer")),
         (Kind::Size, _) => value.as_u64().map(Value::from).ok_or_else(|| wrong("integer")),
-        (Kind::Object(keys), Value::Object(object)) => {
+        (Kind::Object(_, keys), Value::Object(object)) => {
             let prefix = format!("{path}.");
             Ok(check(keys, object, &prefix, json_value, NetError::Unexpected)?.0.into())
         }
-        (Kind::Object(_), _) => Err(wrong("object")),
+        (Kind::Object(..), _) => Err(wrong("object")),
         (Kind::Texts, Value::Array(list)) => {
             let texts: Result<Vec<Value>, NetError> = list
                 .iter()
@@ -256,7 +256,10 @@ mod tests {
         opt("queues", Kind::Uint(32)),
         opt("hostfwd", Kind::Texts),
         opt("vhost", Kind::Word(&["on", "off"])),
-        opt("addr", Kind::Object(&[must("host", Kind::Text), opt("port", Kind::Uint(16))])),
+        opt(
+            "addr",
+            Kind::Object("Address", &[must("host", Kind::Text), opt("port", Kind::Uint(16))]),
+        ),
     ];
 
     fn text(text: &str, dotted: bool) -> Result<Values, String> {

@@ -127,6 +127,8 @@ pub fn launch(
         handle: host.main_loop.clone(),
         clocks: host.clocks.clone(),
         chardevs: chardevs.clone(),
+        events: vm.net_events(),
+        networks: vm.networks().networks().clone(),
     });
     let failure: Arc<Mutex<Option<ConfigError>>> = Arc::default();
     let launched = Launched {

@@ -10,11 +10,12 @@ use block::backend::{ErrorAction, Event as BlockEvent, Operation};
 use block::job::Status;
 use machine::config::OnWatchdog;
 use machine::run_state::{Cause, VmEvent};
+use net::netdev::NetEvent;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::Session;
-use super::commands::vnc;
+use super::commands::vnc::{self, FlatAddress};
 use crate::qapi::{Qapi, Type};
 use crate::target::Target;
 use crate::{qapi_struct, qapi_words};
@@ -102,6 +103,19 @@ qapi_struct! {
 }
 
 qapi_struct! {
+    /// Somebody is at the other end of a network.
+    struct StreamConnected {
+        "netdev-id" netdev: String,
+        "addr" address: FlatAddress,
+    }
+}
+
+qapi_struct! {
+    /// Nobody is there any more.
+    struct StreamDisconnected { "netdev-id" netdev: String }
+}
+
+qapi_struct! {
     /// A job has come to another state.
     pub struct JobStatusChange { "id" id: String, "status" status: Status }
 }
@@ -117,6 +131,8 @@ pub(super) const EVENTS: &[EventKind] = &[
     ("GUEST_CRASHLOADED", Panic::ty),
     ("GUEST_PANICKED", Panic::ty),
     ("JOB_STATUS_CHANGE", JobStatusChange::ty),
+    ("NETDEV_STREAM_CONNECTED", StreamConnected::ty),
+    ("NETDEV_STREAM_DISCONNECTED", StreamDisconnected::ty),
     ("NIC_RX_FILTER_CHANGED", FilterChanged::ty),
     ("POWERDOWN", <()>::ty),
     ("RESET", Ending::ty),
@@ -162,6 +178,15 @@ fn describe(target: &Target, event: &VmEvent) -> Option<(&'static str, Option<Va
         VmEvent::NicRxFilterChanged { name, path } => {
             let event = FilterChanged { name: Some(name.clone()), path: path.clone() };
             ("NIC_RX_FILTER_CHANGED", event.write())
+        }
+        VmEvent::Net(NetEvent::StreamConnected { netdev, address }) => {
+            let address = FlatAddress(address.clone());
+            let event = StreamConnected { netdev: netdev.clone(), address };
+            ("NETDEV_STREAM_CONNECTED", event.write())
+        }
+        VmEvent::Net(NetEvent::StreamDisconnected { netdev }) => {
+            let event = StreamDisconnected { netdev: netdev.clone() };
+            ("NETDEV_STREAM_DISCONNECTED", event.write())
         }
         VmEvent::Block(event) => return describe_block(event),
         VmEvent::Vnc(event) => vnc::describe(event),

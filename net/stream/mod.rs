@@ -28,7 +28,7 @@ use connection::Connection;
 pub static KIND: NetdevKind = NetdevKind {
     name: "stream",
     keys: &[
-        must("addr", Kind::Object(address::ADDRESS)),
+        must("addr", Kind::Object("SocketAddress", address::ADDRESS)),
         opt("server", Kind::Bool),
         opt("reconnect", Kind::Uint(32)),
         opt("reconnect-ms", Kind::Int),
@@ -214,7 +214,7 @@ impl Stream {
         }
         *self.state.lock() = State::Connected { connection, watch };
         let address = match &self.role {
-            Role::Server(address) | Role::Client { address, .. } => address::to_json(address),
+            Role::Server(address) | Role::Client { address, .. } => address.clone(),
         };
         self.events.tell(NetEvent::StreamConnected { netdev: self.id.clone(), address });
         // Whoever was full while nobody listened goes on.

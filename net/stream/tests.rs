@@ -1,7 +1,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use serde_json::json;
+use base::chardev::SocketAddress;
 
 use crate::Delivery;
 use crate::netdev::NetEvent;
@@ -23,7 +23,7 @@ fn frames_cross_in_both_directions() {
     bed.until(|bed| connected(bed) == 2);
     let event = NetEvent::StreamConnected {
         netdev: "b".into(),
-        address: json!({"type": "unix", "path": path}),
+        address: SocketAddress::Unix { path: path.clone(), abstract_name: false, tight: true },
     };
     assert!(bed.events.lock().contains(&event));
     assert_eq!(client.netdev.backend.info(), format!("unix:{path}"));

@@ -8,6 +8,7 @@ use net::options::{Key, Kind};
 use serde_json::{Map, Value};
 
 use super::objects::ObjectId;
+use super::vnc::FlatAddress;
 use crate::qapi::{ErrorClass, Member, Members, Qapi, QmpError, Type};
 use crate::qmp::Call;
 use crate::{qapi_struct, qapi_words};
@@ -68,7 +69,8 @@ fn key_type(key: &Key) -> Type {
             let text = Member { name: "str", ty: String::ty(), optional: false };
             Type::Array(Box::new(Type::Object { name: "String", members: vec![text] }))
         }
-        Kind::Object(keys) => object(key.name, keys),
+        Kind::Object("SocketAddress", _) => FlatAddress::ty(),
+        Kind::Object(name, keys) => object(name, keys),
     }
 }
 

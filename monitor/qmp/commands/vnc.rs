@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::chardev::{Family, SocketAddress};
-use serde_json::Value;
+use serde_json::{Value, json};
 use ui::vnc::{self, ClientInfo, Endpoint, Expiry, Server, VncError};
 
 use super::chardev_add::{FdAddress, InetAddress, UnixAddress};
@@ -430,7 +430,8 @@ pub(in crate::qmp) fn display_reload(
 }
 
 /// Where a socket is, in the form without a layer around it.
-pub(in crate::qmp) struct FlatAddress(SocketAddress);
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::qmp) struct FlatAddress(pub SocketAddress);
 
 impl Qapi for FlatAddress {
     fn ty() -> Type {
@@ -471,7 +472,16 @@ impl Qapi for FlatAddress {
     }
 
     fn write(self) -> Option<Value> {
-        None
+        Some(match self.0 {
+            SocketAddress::Inet { host, port, .. } => {
+                json!({"host": host, "port": port, "type": "inet"})
+            }
+            SocketAddress::Unix { path, abstract_name: true, tight } => {
+                json!({"path": path, "abstract": true, "tight": tight, "type": "unix"})
+            }
+            SocketAddress::Unix { path, .. } => json!({"path": path, "type": "unix"}),
+            SocketAddress::Fd(number) => json!({"str": number, "type": "fd"}),
+        })
     }
 }
 

@@ -11,8 +11,8 @@ use base::event_loop::EventLoop;
 use base::fdset::FdSets;
 use block::schema::Form;
 use machine::config::{
-    AccelConfig, BlockdevConfig, DeviceConfig, Identity, Located, MachineConfig, OnShutdown,
-    Origin, PropList,
+    AccelConfig, BlockdevConfig, DeviceConfig, Identity, Located, MachineConfig, NetworkConfig,
+    OnShutdown, Origin, PropList,
 };
 use machine::launch::{Host, Launched, launch};
 use machine::run_state::Cause;
@@ -36,6 +36,8 @@ const DEVICES: &[(&str, &[(&str, &str)])] = &[
     ("vmgenid", &[("guid", "324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87")]),
     ("vmcoreinfo", &[]),
     ("virtio-blk-pci", &[("drive", DISK), ("packed", "on")]),
+    ("e1000", &[("romfile", "")]),
+    ("virtio-net-pci", &[("romfile", "")]),
 ];
 
 /// Name of the disk.

@@ -35,9 +35,9 @@ use crate::misc::pci_testdev::{PciTestdev, PciTestdevProps};
 use crate::misc::pvpanic::{self, Pvpanic, PvpanicPciProps, PvpanicProps};
 use crate::misc::vmcoreinfo::VmCoreInfo;
 use crate::misc::vmgenid::{VmGenId, VmGenIdProps, as_guid};
-use crate::net::card::{CardError, NicPlace, Nics};
+use crate::net::card::{CardError, NicPlace, NicProps, Nics};
 use crate::net::e1000::{E1000, E1000Props};
-use crate::pci::{PciBus, PciError};
+use crate::pci::{PciBus, PciError, PciFunction};
 use crate::storage::fdc::Fdc;
 use crate::storage::floppy::{self, FloppyError, FloppyFact, FloppyProps};
 use crate::storage::ide::{self, CdProps, CfProps, HdProps, IdeDisk, IdeError};
@@ -796,13 +796,25 @@ fn virtio_net(
         nics: slots.nics().clone(),
         msi: slots.msi(),
     };
-    Net::plug(placement, net)?;
+    let function = Net::plug(placement, net)?;
+    tell_boot_index(&net.nic, &function, slots);
     Ok(())
+}
+
+/// Tells firmware's name of a network card, if it has a place among what is booted from.
+fn tell_boot_index(props: &NicProps, card: &PciFunction, slots: &mut dyn Slots) {
+    if let Some(index) = props.bootindex {
+        let (slot, function) = (card.devfn() >> 3, card.devfn() & 7);
+        let part = if function > 0 { format!(",{function:x}") } else { String::new() };
+        let path = format!("/pci@i0cf8/ethernet@{slot:x}{part}/ethernet-phy@0");
+        slots.tell(Fact::Bootable { index, path });
+    }
 }
 
 fn e1000(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     let props: E1000Props = parse("e1000", settings)?;
-    E1000::plug(nic_place(slots), &props)?;
+    let function = E1000::plug(nic_place(slots), &props)?;
+    tell_boot_index(&props.nic, &function, slots);
     Ok(())
 }
 

@@ -111,6 +111,16 @@ impl PciBus {
         })
     }
 
+    /// Properties with the ROM that devices of this type usually have, if the operator has named none
+    /// and the distribution has it.
+    pub fn with_usual_rom(&self, props: &PciProps, name: &str) -> PciProps {
+        let mut props = props.clone();
+        if props.romfile.is_none() && self.rom_files.find(name).is_some() {
+            props.romfile = Some(name.into());
+        }
+        props
+    }
+
     /// Whether there is a place for a device, for those who have something else to do before they plug
     /// it.
     pub fn check_place(&self, name: &str, props: &PciProps) -> Result<(), PciError> {

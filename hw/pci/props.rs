@@ -6,7 +6,7 @@ use super::config::{ConfigSpace, reg};
 use super::rom::ANY_SIZE;
 
 /// Where a device sits on its bus.
-#[derive(Debug, Props)]
+#[derive(Clone, Debug, Props)]
 pub struct PciProps {
     /// Slot and function.
     pub addr: PciAddr,

@@ -42,6 +42,9 @@ const IDENTITY: Identity = Identity {
     interrupt_pin: 1,
 };
 
+/// iPXE for it.
+const ROM: &str = "efi-e1000.rom";
+
 /// Regions.
 const MEMORY: u32 = 0;
 const PORTS: u32 = 1;
@@ -187,7 +190,8 @@ impl E1000 {
         let NicPlace { bus, clocks, main_loop, nics, identity } = place;
         bus.check_place("e1000", &props.pci)?;
         let socket = nics.connect("e1000", &identity, &props.nic)?;
-        let function = bus.plug("e1000", &props.pci, config, |wires| {
+        let pci = bus.with_usual_rom(&props.pci, ROM);
+        let function = bus.plug("e1000", &pci, config, |wires| {
             let device = device::share(|me| {
                 let end = E1000End::new(me, socket.plug(0), &main_loop);
                 E1000 {

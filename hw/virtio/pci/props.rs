@@ -96,7 +96,7 @@ pub enum VirtioPciError {
 }
 
 /// Properties of virtio devices on the PCI bus.
-#[derive(Debug, Props)]
+#[derive(Clone, Debug, Props)]
 pub struct VirtioPciProps {
     /// Place on the bus.
     #[prop(flatten)]

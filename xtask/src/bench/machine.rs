@@ -1,6 +1,7 @@
 //! Rows about the emulator as a program: how fast it starts, how fast a guest
 //! boots, what an idle guest costs.
 
+use super::network;
 use super::results::{Measured, Metric, Unit};
 use super::viewer;
 use anyhow::{Context, Result};
@@ -41,7 +42,7 @@ pub struct Row {
     pub measure: fn(&Assets, &Contender) -> Result<Measured>,
 }
 
-pub const ROWS: [Row; 6] = [
+pub const ROWS: [Row; 8] = [
     Row {
         name: "start-none",
         runs: 15,
@@ -66,6 +67,11 @@ pub const ROWS: [Row; 6] = [
         runs: 3,
         measure: |_, who| viewer::watch(who, "vnc-zrle", viewer::ZRLE),
     },
+        name: "network-virtio",
+        runs: 3,
+        measure: |_, who| network::measure(who, "virtio-net-pci"),
+    },
+    Row { name: "network-e1000", runs: 3, measure: |_, who| network::measure(who, "e1000") },
 ];
 
 /// From the start of the process to its end, through a QMP handshake.

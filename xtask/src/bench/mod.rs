@@ -4,6 +4,7 @@
 //! falls on all of them; tables show medians, and ratios of medians.
 
 mod machine;
+mod network;
 mod options;
 mod results;
 mod viewer;

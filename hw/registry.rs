@@ -10,7 +10,7 @@ use base::device::{AnyDevice, Shared};
 use base::event_loop::LoopHandle;
 use base::input::Router;
 use base::interrupt::MsiSink;
-use base::memory::RamBlock;
+use base::memory::{AddressSpace, Dma, RamBlock};
 use base::object::Property;
 use base::props::{
     ChardevId, DriveId, LinkId, PropError, PropInput, PropSpec, Props, UuidOrAuto, help_text,
@@ -23,6 +23,7 @@ use crate::char::debugcon::{self, Debugcon};
 use crate::char::parallel::{self, Parallel};
 use crate::char::pci_serial::{self, PciSerialError, PciSerialProps};
 use crate::char::serial::{self, Serial};
+use crate::display::ramfb::{Ramfb, RamfbError, RamfbProps};
 use crate::display::std_vga::{
     self, BochsDisplayProps, IsaVgaProps, SecondaryVgaProps, Sockets, StdVgaProps, VgaError,
 };
@@ -47,6 +48,7 @@ use crate::usb::props::{HubProps, KeyboardProps, MouseProps, TabletProps, UsbDev
 use crate::usb::uhci::{self, Uhci, UhciProps};
 use crate::usb::{self, Newcomer, UsbBuses, UsbError};
 use crate::virtio::blk::{Blk, BlkError, BlkProps, Placement};
+use crate::virtio::gpu::{self, GpuError, GpuPciProps};
 use crate::virtio::net::{self as virtio_net, Net, NetError, NetProps};
 use crate::virtio::pci::{InterfaceProps, Interfaces, Place, VirtioPciProps};
 use crate::watchdog::i6300esb::{I6300Esb, I6300EsbProps};
@@ -201,6 +203,8 @@ pub trait Slots {
     fn nics(&self) -> &Arc<Nics>;
     /// Firmware configuration.
     fn fw_cfg(&self) -> &Shared<FwCfg>;
+    /// Memory as devices see it.
+    fn memory(&self) -> &AddressSpace;
     /// Has stores of the guest to this memory noticed by who asks for dirty pages, however the guest is
     /// run.
     fn watch_stores(&self, memory: &Arc<RamBlock>);
@@ -288,6 +292,12 @@ pub enum DeviceError {
     /// A display adapter.
     #[error(transparent)]
     Vga(#[from] VgaError),
+    /// A graphics adapter of virtio.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// A frame buffer in RAM.
+    #[error(transparent)]
+    Ramfb(#[from] RamfbError),
     /// An IDE drive.
     #[error(transparent)]
     Ide(#[from] IdeError),
@@ -870,6 +880,29 @@ fn std_vga(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     with_sockets(slots, |sockets| std_vga::plug_vga(&mut props, sockets))
 }
 
+fn virtio_gpu_pci(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: GpuPciProps = parse("virtio-gpu-pci", settings)?;
+    let Identity { id, path } = slots.identity();
+    let sockets = gpu::Sockets {
+        bus: slots.pci(),
+        msi: slots.msi(),
+        event_loop: slots.main_loop().clone(),
+        consoles: slots.consoles(),
+        place: HeadPlace { device: id, path, head: 0 },
+    };
+    Ok(gpu::plug(&props, sockets)?)
+}
+
+fn ramfb(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let _: RamfbProps = parse("ramfb", settings)?;
+    let (memory, roms) = (Dma::new(slots.memory().clone()), slots.pci().rom_files());
+    let device = Ramfb::create(memory, slots.fw_cfg(), roms)?;
+    let Identity { id, path } = slots.identity();
+    slots.consoles().add("ramfb", HeadPlace { device: id, path, head: 0 }, device.clone());
+    slots.add(device);
+    Ok(())
+}
+
 fn secondary_vga(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     let props: SecondaryVgaProps = parse("secondary-vga", settings)?;
     with_sockets(slots, |sockets| std_vga::plug_secondary(&props, sockets))
@@ -973,6 +1006,8 @@ types! {
     "piix3-usb-uhci", Pci, Usb, None, UhciProps, piix3_usb_uhci;
     "pvpanic", Isa, Misc, None, PvpanicProps, pvpanic;
     "pvpanic-pci", Pci, Misc, None, PvpanicPciProps, pvpanic_pci;
+    "ramfb", None, Display, Some("ram framebuffer standalone device"), RamfbProps, ramfb;
+    "secondary-vga", Pci, Display, None, SecondaryVgaProps, secondary_vga;
     "usb-hub", Usb, Bridge, None, HubProps, usb_hub;
     "usb-kbd", Usb, Input, None, KeyboardProps, usb_kbd;
     "usb-mouse", Usb, Input, None, MouseProps, usb_mouse;
@@ -980,7 +1015,7 @@ types! {
     "virtio-blk-pci" alias "virtio-blk" of "virtio-blk-device", Pci, Storage, None, VirtioBlkPciProps, virtio_blk_pci;
     "virtio-blk-pci-non-transitional" of "virtio-blk-device", Pci, Storage, None, VirtioBlkProps, virtio_blk_non_transitional;
     "virtio-blk-pci-transitional" of "virtio-blk-device", Pci, Storage, None, VirtioBlkProps, virtio_blk_transitional;
-    "secondary-vga", Pci, Display, None, SecondaryVgaProps, secondary_vga;
+    "virtio-gpu-pci" alias "virtio-gpu" of "virtio-gpu-device", Pci, Display, None, GpuPciProps, virtio_gpu_pci;
     "virtio-net-pci" alias "virtio-net" of "virtio-net-device", Pci, Network, None, VirtioNetPciProps, virtio_net_pci;
     "virtio-net-pci-non-transitional" of "virtio-net-device", Pci, Network, None, VirtioNetProps, virtio_net_non_transitional;
     "virtio-net-pci-transitional" of "virtio-net-device", Pci, Network, None, VirtioNetProps, virtio_net_transitional;

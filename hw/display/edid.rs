@@ -27,9 +27,12 @@ mod tag {
 const ESTABLISHED: [(u32, u32, usize, u8); 3] =
     [(640, 480, 35, 5), (800, 600, 35, 0), (1024, 768, 36, 3)];
 
+/// A bit of a descriptor, if there is one: byte, bit.
+type Bit = Option<(usize, u8)>;
+
 /// Other sizes in order of preference; those that have no more room among the standard timings are
 /// told of by a bit of the descriptor of established timings III, if there is one.
-const OTHERS: [(u32, u32, Option<(usize, u8)>); 14] = [
+const OTHERS: [(u32, u32, Bit); 14] = [
     (2048, 1152, None),
     (1920, 1080, None),
     (1920, 1200, None),

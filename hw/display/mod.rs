@@ -1,5 +1,7 @@
 //! Display adapters.
 
 pub mod edid;
+pub mod pixels;
+pub mod ramfb;
 pub mod std_vga;
 pub mod vga;

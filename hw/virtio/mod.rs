@@ -10,6 +10,7 @@ pub mod blk;
 mod device;
 mod driver;
 pub mod features;
+pub mod gpu;
 pub mod net;
 pub mod pci;
 pub mod queue;

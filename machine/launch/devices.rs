@@ -8,7 +8,7 @@ use base::device::{AnyDevice, Shared};
 use base::event_loop::LoopHandle;
 use base::input::Router;
 use base::interrupt::MsiSink;
-use base::memory::RamBlock;
+use base::memory::{AddressSpace, RamBlock};
 use base::object::{Object, Property};
 use base::options::config::GlobalProp;
 use base::props::PropInput;
@@ -164,6 +164,9 @@ impl Slots for Equipment<'_> {
     }
     fn fw_cfg(&self) -> &Shared<FwCfg> {
         &self.pc.fw_cfg
+    }
+    fn memory(&self) -> &AddressSpace {
+        &self.pc.map.memory
     }
     fn watch_stores(&self, memory: &Arc<RamBlock>) {
         if let Some(kvm) = &self.means.kvm {

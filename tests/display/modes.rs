@@ -58,7 +58,7 @@ fn planar_modes() -> Result<()> {
     let high = || mode(0x12).fill_planes(GRAPHICS, 19200);
     show("planar-panned", high().attribute(0x13, 3))?;
     show("planar-masked", high().attribute(0x12, 5))?;
-    show("planar-selected", high().attribute(0x14, 5).attribute(0x10, 0x81))?;
+    show("planar-selected", high().attribute(0x14, 1).attribute(0x10, 0x81))?;
     show("planar-wide", high().register(CRTC, 0x13, 50))?;
     let split = high().register(CRTC, 0x18, 100).register(CRTC, 7, 0x2e).register(CRTC, 9, 0);
     show("planar-split", split)

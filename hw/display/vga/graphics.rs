@@ -4,6 +4,7 @@ use base::memory::{Client, PAGE_SIZE, RamBlock};
 use ui::{Damage, Surface};
 
 use super::picture::{Graphics, Picture, Pixels};
+use crate::display::pixels::{Order, rgb15, rgb16, rgb24, rgb32};
 
 /// Scratch space of drawing.
 #[derive(Default)]
@@ -174,7 +175,10 @@ fn convert(bytes: &[u8], picture: &Picture, graphics: &Graphics, pixels: &mut [u
         Pixels::Rgb15 => rgb15(bytes, graphics.big_endian, pixels),
         Pixels::Rgb16 => rgb16(bytes, graphics.big_endian, pixels),
         Pixels::Rgb24 => rgb24(bytes, graphics.big_endian, pixels),
-        Pixels::Rgb32 => rgb32(bytes, graphics.big_endian, pixels),
+        Pixels::Rgb32 => {
+            let order = if graphics.big_endian { Order::Xrgb } else { Order::Bgrx };
+            rgb32(bytes, order, pixels);
+        }
     }
 }
 
@@ -223,51 +227,5 @@ fn indexed(bytes: &[u8], colors: &[u32], pixels: &mut [u32]) {
     let Some(colors) = colors.first_chunk::<256>() else { return };
     for (pixel, &index) in pixels.iter_mut().zip(bytes) {
         *pixel = colors[usize::from(index)];
-    }
-}
-
-fn halfword(bytes: [u8; 2], big_endian: bool) -> u32 {
-    let value = if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) };
-    value.into()
-}
-
-/// Five bits as eight: the highest fill up.
-fn five(value: u32) -> u32 {
-    let value = value & 0x1f;
-    value << 3 | value >> 2
-}
-
-fn rgb15(bytes: &[u8], big_endian: bool, pixels: &mut [u32]) {
-    for (pixel, bytes) in pixels.iter_mut().zip(bytes.as_chunks().0) {
-        let value = halfword(*bytes, big_endian);
-        *pixel = five(value >> 10) << 16 | five(value >> 5) << 8 | five(value);
-    }
-}
-
-fn rgb16(bytes: &[u8], big_endian: bool, pixels: &mut [u32]) {
-    for (pixel, bytes) in pixels.iter_mut().zip(bytes.as_chunks().0) {
-        let value = halfword(*bytes, big_endian);
-        let green = value >> 5 & 0x3f;
-        *pixel = five(value >> 11) << 16 | (green << 2 | green >> 4) << 8 | five(value);
-    }
-}
-
-fn rgb24(bytes: &[u8], big_endian: bool, pixels: &mut [u32]) {
-    for (pixel, bytes) in pixels.iter_mut().zip(bytes.as_chunks::<3>().0) {
-        let [a, b, c] = bytes.map(u32::from);
-        *pixel = if big_endian { a << 16 | b << 8 | c } else { c << 16 | b << 8 | a };
-    }
-}
-
-fn rgb32(bytes: &[u8], big_endian: bool, pixels: &mut [u32]) {
-    let chunks = bytes.as_chunks().0;
-    if big_endian {
-        for (pixel, bytes) in pixels.iter_mut().zip(chunks) {
-            *pixel = u32::from_be_bytes(*bytes) & 0xff_ffff;
-        }
-    } else {
-        for (pixel, bytes) in pixels.iter_mut().zip(chunks) {
-            *pixel = u32::from_le_bytes(*bytes) & 0xff_ffff;
-        }
     }
 }

@@ -67,6 +67,7 @@ pub const ROWS: [Row; 8] = [
         runs: 3,
         measure: |_, who| viewer::watch(who, "vnc-zrle", viewer::ZRLE),
     },
+    Row {
         name: "network-virtio",
         runs: 3,
         measure: |_, who| network::measure(who, "virtio-net-pci"),

@@ -3,11 +3,12 @@
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use crate::luks::Volume;
-use crate::node::{Claim, Permissions, Role};
+use crate::node::{Claim, Node, Permissions, Role};
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -109,6 +110,11 @@ pub trait Driver: Send + Sync {
     /// The backing file as the image names it: (name, format).
     fn backing_name(&self) -> Option<(String, Option<String>)> {
         None
+    }
+
+    /// From now on a node shows where the image has nothing; it had none before.
+    fn set_backing(&self, _node: &Arc<Node>) -> Result<()> {
+        Err(Error::unsupported("The overlay does not support backing images"))
     }
 
     /// What the image says of itself, as `ImageInfoSpecific` has it.

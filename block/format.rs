@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::copy_on_read::CopyOnRead;
 use crate::driver::Driver;
 use crate::file::HostKind;
-use crate::formats::{parallels, qcow1, vdi, vmdk, vpc};
+use crate::formats::{parallels, qcow1, qed, vdi, vmdk, vpc};
 use crate::luks::{self, Luks};
 use crate::node::Node;
 use crate::null::Null;
@@ -37,7 +37,7 @@ pub struct Format {
 pub const PROTOCOLS: [&str; 5] = ["file", "host_cdrom", "host_device", "null-aio", "null-co"];
 
 /// All formats, and filters, which are opened like formats.
-pub const FORMATS: [Format; 10] = [
+pub const FORMATS: [Format; 11] = [
     Format {
         name: "parallels",
         probe: parallels::probe,
@@ -45,6 +45,7 @@ pub const FORMATS: [Format; 10] = [
         open: parallels::open,
     },
     Format { name: "qcow", probe: qcow1::probe, keeps_tables: true, open: qcow1::open },
+    Format { name: "qed", probe: qed::probe, keeps_tables: true, open: qed::open },
     Format { name: "vdi", probe: vdi::probe, keeps_tables: true, open: vdi::open },
     Format { name: "vmdk", probe: vmdk::probe, keeps_tables: true, open: vmdk::open },
     Format { name: "vpc", probe: vpc::probe, keeps_tables: true, open: vpc::open },
@@ -157,7 +158,9 @@ fn open_raw<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
     Box::pin(async move {
         let offset = builder.options.size("offset")?.unwrap_or(0);
         let size = builder.options.size("size")?;
-        Ok(Box::new(Raw::new(file, offset, size)?) as Box<dyn Driver>)
+        let raw = Raw::new(file, offset, size)?;
+        let raw = if builder.guessed { raw.guessed() } else { raw };
+        Ok(Box::new(raw) as Box<dyn Driver>)
     })
 }
 

@@ -69,6 +69,11 @@ impl Graph {
         &self.secrets
     }
 
+    /// Who hears what happens.
+    pub fn events(&self) -> &Arc<dyn EventSink> {
+        &self.events
+    }
+
     /// Work under way.
     pub fn jobs(&self) -> &Arc<Jobs> {
         &self.jobs

@@ -3,8 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use crate::Result;
+use crate::driver::Driver;
 use crate::node::{Node, Role};
 use crate::open::full_backing_name;
+use crate::tools::{snapshot, text};
 
 /// `ImageInfo` of a node; with `chain` also of what backs it.
 pub fn image(node: &Node, chain: bool) -> Result<Map<String, Value>> {
@@ -47,4 +49,89 @@ pub(crate) fn add_own(info: &mut Map<String, Value>, node: &Node) -> Result<()> 
 /// How many backing files there are below a node.
 pub fn backing_depth(node: &Node) -> u64 {
     node.child(Role::Backing).map_or(0, |backing| 1 + backing_depth(backing))
+}
+
+/// An image in words; one that is a `protocol` below another in some of its own.
+pub(crate) fn in_words(node: &Node, indent: &str, protocol: bool) -> Result<String> {
+    let driver = node.driver();
+    let (name, len) = (node.filename(), node.len()?);
+    let mut out = String::new();
+    let mut line = |text: String| out += &format!("{indent}{text}\n");
+    let size = format!("{} ({len} bytes)", text::size(len));
+    if protocol {
+        line(format!("filename: {name}"));
+        line(format!("protocol type: {}", driver.name()));
+        line(format!("file length: {size}"));
+    } else {
+        line(format!("image: {name}"));
+        line(format!("file format: {}", driver.name()));
+        line(format!("virtual size: {size}"));
+    }
+    let disk_size = driver.allocated_size()?.map_or("unavailable".into(), text::size);
+    line(format!("disk size: {disk_size}"));
+    if driver.is_encrypted() {
+        line("encrypted: yes".into());
+    }
+    if let Some(size) = driver.cluster_size() {
+        line(format!("cluster_size: {size}"));
+    }
+    if driver.is_dirty() {
+        line("cleanly shut down: no".into());
+    }
+    if let Some((backing, format)) = driver.backing_name() {
+        let full = full_backing_name(name, &backing);
+        let actual = match full == backing {
+            true => String::new(),
+            false => format!(" (actual path: {full})"),
+        };
+        line(format!("backing file: {backing}{actual}"));
+        if let Some(format) = format {
+            line(format!("backing file format: {format}"));
+        }
+    }
+    for row in snapshot::table(node)?.lines() {
+        out += &format!("{indent}{row}\n");
+    }
+    out += &specific_text(driver, indent);
+    Ok(out)
+}
+
+/// An image in words, and all that back it.
+pub fn chain_text(node: &Node) -> Result<String> {
+    let below = node.child(Role::Backing).map(|backing| chain_text(backing)).transpose()?;
+    Ok(in_words(node, "", false)? + &below.unwrap_or_default())
+}
+
+/// What a format says of itself, for people.
+pub(crate) fn specific_text(driver: &dyn Driver, indent: &str) -> String {
+    let Some(info) = driver.specific_info().filter(|info| !info.is_empty()) else {
+        return String::new();
+    };
+    let mut out = format!("{indent}Format specific information:\n");
+    write_map(&info, &format!("{indent}    "), &mut out);
+    out
+}
+
+fn write_map(map: &Map<String, Value>, indent: &str, out: &mut String) {
+    for (key, value) in map {
+        write_value(&key.replace('-', " "), value, indent, out);
+    }
+}
+
+fn write_value(key: &str, value: &Value, indent: &str, out: &mut String) {
+    let deeper = format!("{indent}    ");
+    match value {
+        Value::Object(map) => {
+            *out += &format!("{indent}{key}:\n");
+            write_map(map, &deeper, out);
+        }
+        Value::Array(list) => {
+            *out += &format!("{indent}{key}:\n");
+            for (i, value) in list.iter().enumerate() {
+                write_value(&format!("[{i}]"), value, &deeper, out);
+            }
+        }
+        Value::String(text) => *out += &format!("{indent}{key}: {text}\n"),
+        scalar => *out += &format!("{indent}{key}: {scalar}\n"),
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Hold};
 use crate::driver::Preallocation;
 use crate::engine::block_on;
 use crate::graph::Graph;
@@ -159,6 +159,22 @@ impl Graph {
         Ok(())
     }
 
+    /// Takes the image from a drive, whatever device has it, and forgets the drive.
+    pub fn remove_drive(&self, backend: &Arc<Backend>) -> Result<()> {
+        {
+            let _hold = backend.hold();
+            if let Some(node) = backend.node() {
+                block_on(node.flush())?;
+            }
+            backend.set_node(None)?;
+        }
+        backend.forget();
+        if !backend.is_used() {
+            self.remove_backend(backend);
+        }
+        Ok(())
+    }
+
     /// The back ends whose medium a node is.
     pub fn users(&self, node: &Arc<Node>) -> Vec<Arc<Backend>> {
         let over =
@@ -186,21 +202,37 @@ impl Graph {
 
     /// Has writes to a disk go to a new file over it.
     pub fn snapshot(&self, node: &Arc<Node>, snapshot: &Snapshot<'_>) -> Result<()> {
-        let users = self.users(node);
-        if let Some((holder, _)) =
-            node.parents().into_iter().find(|(holder, _)| holder.starts_with("node "))
-        {
-            let holder = holder.trim_start_matches("node ");
-            let name = node.name();
-            return fault(format!("Node '{name}' is busy: node is used as backing hd of {holder}"));
+        let draft = self.draft_snapshot(node, snapshot)?;
+        self.finish_snapshot(draft)
+    }
+
+    /// Has writes to a disk go to a node that is there already, and has nothing.
+    pub fn snapshot_to(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<()> {
+        let draft = self.draft_snapshot_to(node, overlay)?;
+        self.finish_snapshot(draft)
+    }
+
+    /// Refuses to put something over a node that is not the top of its disk.
+    fn check_top(&self, node: &Arc<Node>) -> Result<()> {
+        match node.parents().into_iter().find(|(holder, _)| holder.starts_with("node ")) {
+            None => Ok(()),
+            Some((holder, _)) => {
+                let (name, holder) = (node.name(), holder.trim_start_matches("node "));
+                fault(format!("Node '{name}' is busy: node is used as backing hd of {holder}"))
+            }
         }
+    }
+
+    /// Makes an overlay that nobody uses before [`Self::finish_snapshot`]. Dropping it takes it back.
+    pub fn draft_snapshot(&self, node: &Arc<Node>, snapshot: &Snapshot<'_>) -> Result<Draft> {
+        self.check_top(node)?;
         if let Some(name) = snapshot.node_name {
             self.check_name(name)?;
         }
         if snapshot.create {
             self.create_overlay(node, snapshot)?;
         }
-        let _holds: Vec<_> = users.iter().map(Backend::hold).collect();
+        let holds = self.users(node).iter().map(Backend::hold).collect();
         block_on(node.flush())?;
         let mut options = Options::default();
         options.set("driver", "qcow2");
@@ -211,11 +243,41 @@ impl Graph {
         if node.manner().no_flush {
             options.set("cache.no-flush", true);
         }
+        if node.manner().direct {
+            options.set("cache.direct", true);
+        }
         if node.manner().discard {
             options.set("discard", "unmap");
         }
         let how = self.how();
         let overlay = block_on(open_tree(Some(snapshot.file), options, &how, Some(self)))?.node;
+        Ok(Draft { node: node.clone(), overlay, _holds: holds })
+    }
+
+    /// The same with a node that is there.
+    pub fn draft_snapshot_to(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<Draft> {
+        self.check_top(node)?;
+        if overlay.is_used() || !self.users(overlay).is_empty() {
+            return fault("The overlay is already in use".into());
+        }
+        if overlay.child(Role::Backing).is_some() {
+            return fault("The overlay already has a backing image".into());
+        }
+        if overlay.driver().name() != "qcow2" {
+            return fault("The overlay does not support backing images".into());
+        }
+        let holds = self.users(node).iter().map(Backend::hold).collect();
+        block_on(node.flush())?;
+        Ok(Draft { node: node.clone(), overlay: overlay.clone(), _holds: holds })
+    }
+
+    /// Puts the overlay where the node was.
+    pub fn finish_snapshot(&self, draft: Draft) -> Result<()> {
+        let Draft { node, overlay, .. } = &draft;
+        let users = self.users(node);
+        if overlay.child(Role::Backing).is_none() {
+            overlay.set_backing(node)?;
+        }
         for user in &users {
             user.set_node(Some(overlay.clone()))?;
         }
@@ -242,6 +304,13 @@ impl Graph {
             qcow2::create(&file, &options).await
         })
     }
+}
+
+/// An overlay that is ready. Until it is dropped, requests to the disk wait.
+pub struct Draft {
+    node: Arc<Node>,
+    overlay: Arc<Node>,
+    _holds: Vec<Hold>,
 }
 
 /// An overlay to be.

@@ -1,11 +1,12 @@
 //! Nodes of the graph, and who may do what with them.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::backend::{Event, EventSink};
 use crate::driver::{Breakpoints, Driver, Extent, Io, Preallocation, ZeroFlags};
 use crate::vector::Vector;
 use crate::{Error, Result};
@@ -204,7 +205,18 @@ pub struct Node {
     manner: RwLock<Manner>,
     driver: Box<dyn Driver>,
     children: Vec<(Role, Child)>,
+    /// What backs it, where that came later.
+    late_backing: OnceLock<(Role, Child)>,
     parents: Mutex<Vec<Parent>>,
+    threshold: Threshold,
+}
+
+/// The offset that writes stay below, else somebody is told, once.
+#[derive(Default)]
+struct Threshold {
+    /// 0: there is none.
+    offset: AtomicU64,
+    events: OnceLock<Arc<dyn EventSink>>,
 }
 
 /// A parent's hold on a node. The claim ends when it is dropped.
@@ -292,7 +304,17 @@ impl Node {
         let parents = Mutex::new(Vec::new());
         let (filename, manner) = (filename.to_owned(), RwLock::new(manner));
         let read_only = AtomicBool::new(read_only);
-        Arc::new(Self { name, filename, read_only, manner, driver, children, parents })
+        Arc::new(Self {
+            name,
+            filename,
+            read_only,
+            manner,
+            driver,
+            children,
+            late_backing: OnceLock::new(),
+            parents,
+            threshold: Threshold::default(),
+        })
     }
 
     /// How it treats requests.
@@ -332,12 +354,52 @@ impl Node {
 
     /// The child in a role.
     pub fn child(&self, role: Role) -> Option<&Arc<Node>> {
-        self.children.iter().find(|(at, _)| *at == role).map(|(_, child)| &child.node)
+        self.children().find(|(at, _)| *at == role).map(|(_, child)| child)
     }
 
     /// All children, in the order in which they were attached.
     pub fn children(&self) -> impl Iterator<Item = (Role, &Arc<Node>)> {
-        self.children.iter().map(|(role, child)| (*role, &child.node))
+        self.holds().map(|(role, child)| (*role, &child.node))
+    }
+
+    fn holds(&self) -> impl Iterator<Item = &(Role, Child)> {
+        self.children.iter().chain(self.late_backing.get())
+    }
+
+    /// From now on a node shows where this one, which had nothing below, has nothing.
+    pub fn set_backing(&self, node: &Arc<Node>) -> Result<()> {
+        let taken = || Error::invalid("The overlay already has a backing image");
+        if self.child(Role::Backing).is_some() {
+            return Err(taken());
+        }
+        let claim = Claim::HOLDER;
+        let child = node.attach(&format!("node '{}'", self.name), Role::Backing, claim)?;
+        self.driver.set_backing(node)?;
+        self.late_backing.set((Role::Backing, child)).map_err(|_| taken())
+    }
+
+    /// The offset that writes stay below, or 0.
+    pub fn write_threshold(&self) -> u64 {
+        self.threshold.offset.load(Ordering::Relaxed)
+    }
+
+    /// Has the first write that goes beyond an offset told; 0 for none.
+    pub fn set_write_threshold(&self, offset: u64, events: &Arc<dyn EventSink>) {
+        self.threshold.events.get_or_init(|| events.clone());
+        self.threshold.offset.store(offset, Ordering::Relaxed);
+    }
+
+    fn watch_threshold(&self, end: u64) {
+        let threshold = self.write_threshold();
+        if threshold == 0 || end <= threshold {
+            return;
+        }
+        let offset = &self.threshold.offset;
+        let mine = offset.compare_exchange(threshold, 0, Ordering::Relaxed, Ordering::Relaxed);
+        if let (Ok(_), Some(events)) = (mine, self.threshold.events.get()) {
+            let (node, exceeded) = (self.name.clone(), end - threshold);
+            events.tell(Event::WriteThreshold { node, exceeded, threshold });
+        }
     }
 
     /// Takes a hold on the node, unless that conflicts with somebody else's. `name` is what messages
@@ -396,7 +458,7 @@ impl Node {
             above.shares = Permissions::ALL;
         }
         self.driver.set_claim(above)?;
-        for (role, child) in &self.children {
+        for (role, child) in self.holds() {
             let below = self.driver.child_claim(*role, above, self.is_read_only()).with(child.base);
             let Some(before) = child.exchange(below).filter(|before| *before != below) else {
                 continue;
@@ -451,6 +513,7 @@ impl Node {
     pub fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
         Box::pin(async move {
             self.check_write()?;
+            self.watch_threshold(at.saturating_add(from.len() as u64));
             let detect = self.manner().detect_zeroes;
             if detect != DetectZeroes::Off && from.is_zero() {
                 let flags = ZeroFlags { unmap: detect == DetectZeroes::Unmap };
@@ -473,6 +536,7 @@ impl Node {
     pub fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Io<'_, ()> {
         Box::pin(async move {
             self.check_write()?;
+            self.watch_threshold(at.saturating_add(len));
             let flags = ZeroFlags { unmap: flags.unmap && self.manner().discard };
             self.driver.write_zeroes(at, len, flags).await
         })

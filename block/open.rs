@@ -151,6 +151,7 @@ fn open_node<'a>(
             node_name: node_name.unwrap_or_else(node::generated_name),
             manner: Manner { discard: place == Place::File, ..Manner::default() },
             auto_read_only: false,
+            guessed: false,
             how: OpenOptions { format: None, ..how.clone() },
             options,
             depth,
@@ -173,6 +174,8 @@ pub struct Builder<'a, 'b> {
     pub name: String,
     /// What is said of it and of its children.
     pub options: Options,
+    /// The format was looked for.
+    pub guessed: bool,
     node_name: String,
     how: OpenOptions,
     manner: Manner,
@@ -296,6 +299,7 @@ impl Builder<'_, '_> {
             Some(format) => format,
             None => {
                 let found = format::probe(&file).await?;
+                self.guessed = true;
                 if found == "raw" && self.how.purpose != Purpose::Read && place == Place::Top {
                     self.around.warnings.push(raw_warning(name.unwrap_or(file.filename())));
                 }

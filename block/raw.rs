@@ -13,7 +13,11 @@ pub struct Raw {
     file: Arc<Node>,
     offset: u64,
     size: Option<u64>,
+    guessed: bool,
 }
+
+/// What a format is recognised by.
+const PROBED: u64 = 512;
 
 impl Raw {
     /// The whole file, or what begins at `offset` and is `size` long.
@@ -45,7 +49,28 @@ impl Raw {
         if size.is_some_and(|size| size % 512 != 0) {
             return Err(Error::invalid("Specified size is not multiple of 512"));
         }
-        Ok(Self { name, file, offset, size })
+        Ok(Self { name, file, offset, size, guessed: false })
+    }
+
+    /// Nobody said that it is raw: it shall not become an image of another format, whose backing file
+    /// could be any file of the host.
+    pub fn guessed(self) -> Self {
+        Self { guessed: true, ..self }
+    }
+
+    async fn check_front(&self, at: u64, from: &Vector) -> Result<()> {
+        if !self.guessed || at >= PROBED || from.is_empty() {
+            return Ok(());
+        }
+        let len = self.len()?.min(PROBED) as usize;
+        let front = Vector::zeroed(len);
+        self.file.driver().read(self.offset, front.clone()).await?;
+        let part = from.slice(0, len.saturating_sub(at as usize));
+        front.write(at as usize, &part.to_vec());
+        match crate::format::probe_bytes(&front.to_vec()) {
+            "raw" => Ok(()),
+            _ => Err(Error::from_errno(libc::EPERM)),
+        }
     }
 
     fn place(&self, at: u64, len: u64) -> Result<u64> {
@@ -77,7 +102,11 @@ impl Driver for Raw {
     }
 
     fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
-        Box::pin(async move { self.file.write(self.place(at, from.len() as u64)?, from).await })
+        Box::pin(async move {
+            let place = self.place(at, from.len() as u64)?;
+            self.check_front(at, &from).await?;
+            self.file.write(place, from).await
+        })
     }
 
     fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Io<'_, ()> {

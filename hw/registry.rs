@@ -754,7 +754,13 @@ fn virtio_blk(
         processors: slots.processors(),
         msi: slots.msi(),
     };
-    Blk::plug(placement, blk, backend)?;
+    let function = Blk::plug(placement, blk, backend)?;
+    if let Some(index) = blk.disk.bootindex {
+        let (slot, number) = (function.devfn() >> 3, function.devfn() & 7);
+        let number = if number == 0 { String::new() } else { format!(",{number:x}") };
+        let path = format!("/pci@i0cf8/scsi@{slot:x}{number}/disk@0,0");
+        slots.tell(Fact::Bootable { index, path });
+    }
     Ok(())
 }
 

@@ -139,6 +139,7 @@ struct Medium {
 /// A device's end of the graph.
 pub struct Backend {
     name: String,
+    forgotten: AtomicBool,
     info: DriveInfo,
     helper: Arc<Helper>,
     events: Arc<dyn EventSink>,
@@ -161,6 +162,7 @@ impl Backend {
         let state = State { policy: info.policy, ..State::default() };
         Arc::new(Self {
             name: name.to_owned(),
+            forgotten: AtomicBool::new(false),
             info,
             helper: helper.clone(),
             events: events.clone(),
@@ -172,9 +174,14 @@ impl Backend {
         })
     }
 
-    /// `-drive`'s id; empty if the device names a node.
+    /// `-drive`'s id; empty if the device names a node, or after `drive_del`.
     pub fn name(&self) -> &str {
-        &self.name
+        if self.forgotten.load(Ordering::Relaxed) { "" } else { &self.name }
+    }
+
+    /// The operator does not know it by its name any more.
+    pub fn forget(&self) {
+        self.forgotten.store(true, Ordering::Relaxed);
     }
 
     /// What `-drive` told of it.
@@ -241,7 +248,7 @@ impl Backend {
 
     /// As messages about permissions name it.
     fn holder(&self, what: &Use) -> String {
-        let name = if self.name.is_empty() { &what.path } else { &self.name };
+        let name = if self.name().is_empty() { &what.path } else { self.name() };
         format!("block device '{name}'")
     }
 

@@ -136,6 +136,22 @@ pub enum Event {
         /// The state.
         status: crate::job::Status,
     },
+    /// An image cannot be right.
+    ImageCorrupted {
+        /// Name of its node.
+        node: String,
+        /// What was found.
+        found: crate::qcow2::Corruption,
+    },
+    /// A write went beyond the threshold of a node, which has none any more.
+    WriteThreshold {
+        /// Name of the node.
+        node: String,
+        /// Bytes beyond.
+        exceeded: u64,
+        /// The threshold.
+        threshold: u64,
+    },
     /// A tray has moved.
     TrayMoved {
         /// Name of the back end.

@@ -4,6 +4,7 @@ mod blocks;
 mod bytes;
 pub mod parallels;
 pub mod qcow1;
+pub mod qed;
 pub mod vdi;
 pub mod vmdk;
 pub mod vpc;

@@ -229,7 +229,7 @@ impl Qcow2 {
                     continue;
                 }
                 let own = shape.host(old)?.filter(|_| old.is_copied());
-                if self.backing.is_none() {
+                if self.backing.get().is_none() {
                     meta.set_entry(at, super::entry::Entry::default()).await?;
                     meta.free_entry(old, super::meta::Why::Other)?;
                     continue;

@@ -5,12 +5,14 @@ use serde_json::{Map, Value, json};
 use super::header::{self, Encryption};
 use super::{Purpose, Qcow2};
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::driver::{
     BitmapChange, BitmapInfo, Bitmaps, CheckReport, Driver, Extent, Io, Preallocation, Repair,
     Snapshot, SnapshotTime, Snapshots, ZeroFlags,
 };
 use crate::luks::Volume;
+use crate::node::Node;
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -118,6 +120,11 @@ impl Driver for Qcow2 {
     fn backing_name(&self) -> Option<(String, Option<String>)> {
         let header = self.header();
         Some((header.backing_file.clone()?, header.backing_format.clone()))
+    }
+
+    fn set_backing(&self, node: &Arc<Node>) -> Result<()> {
+        let taken = |_| Error::invalid("The overlay already has a backing image");
+        self.backing.set(node.clone()).map_err(taken)
     }
 
     fn specific_info(&self) -> Option<Map<String, Value>> {

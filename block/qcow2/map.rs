@@ -113,7 +113,7 @@ impl Qcow2 {
         let offset = run.host.filter(|_| self.crypt.is_none());
         Ok(match run.kind {
             Kind::Unallocated => {
-                Extent { allocated: false, zero: self.backing.is_none(), ..extent }
+                Extent { allocated: false, zero: self.backing.get().is_none(), ..extent }
             }
             Kind::Zero => Extent { zero: true, offset, ..extent },
             Kind::Data => Extent { data: true, offset, ..extent },
@@ -162,12 +162,12 @@ impl Qcow2 {
 
     /// Reads from a backing file that may be shorter.
     async fn read_backing(&self, at: u64, into: Vector) -> Result<()> {
-        let there = match &self.backing {
+        let there = match self.backing.get() {
             Some(backing) => backing.len()?.saturating_sub(at).min(into.len() as u64) as usize,
             None => 0,
         };
         into.slice(there, into.len()).fill(0);
-        match &self.backing {
+        match self.backing.get() {
             Some(backing) if there > 0 => backing.read(at, into.slice(0, there)).await,
             _ => Ok(()),
         }

@@ -33,8 +33,8 @@ mod snapshot;
 mod write;
 mod zero;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use async_lock::RwLock;
 use parking_lot::Mutex;
@@ -60,7 +60,8 @@ use crate::{Error, Result};
 /// An open image.
 pub struct Qcow2 {
     file: Arc<Node>,
-    backing: Option<Arc<Node>>,
+    /// Where there was none, one may come.
+    backing: OnceLock<Arc<Node>>,
     data_file: Option<Arc<Node>>,
     settings: Settings,
     gate: RwLock<()>,
@@ -131,7 +132,7 @@ impl Qcow2 {
         let bitmaps = LiveBitmaps::load(&file, &header).await?;
         let image = Self {
             bitmaps,
-            backing: settings.backing.clone(),
+            backing: settings.backing.clone().map(OnceLock::from).unwrap_or_default(),
             data_file,
             gate: RwLock::new(()),
             flights: Arc::default(),
@@ -189,17 +190,9 @@ impl Qcow2 {
         let writable = self.settings.purpose != Purpose::Read && !self.file.is_read_only();
         corruption.fatal &= writable;
         if !self.complained.swap(true, Ordering::Relaxed) {
-            let text = &corruption.message;
             match &self.settings.on_corruption {
                 Some(tell) => tell(&corruption),
-                None if corruption.fatal => eprintln!(
-                    "qcow2: Marking image as corrupt: {text}; further corruption events will be \
-                     suppressed"
-                ),
-                None => eprintln!(
-                    "qcow2: Image is corrupt: {text}; further non-fatal corruption events will be \
-                     suppressed"
-                ),
+                None => corruption.announce(),
             }
         }
         if corruption.fatal && !self.dead.swap(true, Ordering::Relaxed) {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::header::{Encryption, Header};
-use super::{Qcow2, Settings};
+use super::{Corruption, OnCorruption, Qcow2, Settings};
+use crate::backend::Event;
 use crate::format::Opening;
 use crate::node::Node;
 use crate::open::Builder;
@@ -103,6 +104,15 @@ pub(crate) fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Ope
         let header = Qcow2::read_header(&file).await?;
         let mut settings = Settings::new(builder.purpose());
         settings.take(&mut builder.options)?;
+        settings.on_corruption = builder.graph().map(|graph| {
+            let (events, node) = (graph.events().clone(), builder.node_name().to_owned());
+            let tell = move |found: &Corruption| {
+                found.announce();
+                let found = found.clone();
+                events.tell(Event::ImageCorrupted { node: node.clone(), found });
+            };
+            Arc::new(tell) as OnCorruption
+        });
         settings.no_data = builder.how().no_io;
         check_encryption(&header, builder.options.text("encrypt.format").as_deref())?;
         if let Some(id) = builder.options.text("encrypt.key-secret") {

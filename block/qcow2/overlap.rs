@@ -56,6 +56,23 @@ pub struct Corruption {
     pub fatal: bool,
 }
 
+impl Corruption {
+    /// Says it on standard error.
+    pub fn announce(&self) {
+        let text = &self.message;
+        match self.fatal {
+            true => eprintln!(
+                "qcow2: Marking image as corrupt: {text}; further corruption events will be \
+                 suppressed"
+            ),
+            false => eprintln!(
+                "qcow2: Image is corrupt: {text}; further non-fatal corruption events will be \
+                 suppressed"
+            ),
+        }
+    }
+}
+
 /// The clusters of the file that hold metadata, by their number.
 #[derive(Default)]
 pub struct Places(HashMap<u64, Place>);

@@ -41,7 +41,7 @@ impl Qcow2 {
         }
         // What was behind the old end must not appear: the rest of its cluster, or the backing file.
         let whole = |at: u64| at.next_multiple_of(self.shape().cluster());
-        let behind = match &self.backing {
+        let behind = match self.backing.get() {
             Some(backing) => whole(backing.len()?.min(len)),
             None => 0,
         };

@@ -19,7 +19,7 @@ impl Qcow2 {
         let first = at.next_multiple_of(sub).min(end);
         let last = if end == disk_end { end } else { (end & !(sub - 1)).max(first) };
         self.write_plain_zeroes(at, first - at).await?;
-        let needs_flag = !self.shape().zero_flag && self.backing.is_some();
+        let needs_flag = !self.shape().zero_flag && self.backing.get().is_some();
         if needs_flag || self.shape().data_file && self.raw_data_file {
             self.write_plain_zeroes(first, last - first).await?;
         } else {
@@ -46,7 +46,7 @@ impl Qcow2 {
             let run = self.find(at + done, (len - done).min(1 << 20), false).await?;
             let is_zero = match run.kind {
                 Kind::Zero => true,
-                Kind::Unallocated => self.backing.is_none(),
+                Kind::Unallocated => self.backing.get().is_none(),
                 Kind::Data | Kind::Compressed => false,
             };
             if !is_zero {
@@ -60,7 +60,7 @@ impl Qcow2 {
     /// Discards a range. The caller holds the gate.
     pub(super) async fn discard_range(&self, at: u64, len: u64) -> Result<()> {
         let (cluster, end) = (self.shape().cluster(), at + len);
-        if !self.shape().zero_flag && self.backing.is_some() {
+        if !self.shape().zero_flag && self.backing.get().is_some() {
             // What is behind would show.
             return Err(Error::from_errno(libc::ENOTSUP));
         }
@@ -100,7 +100,7 @@ impl Qcow2 {
                 // Where there is no table there is nothing to discard.
                 let idle = match change(at, to) {
                     Change::Drop => true,
-                    Change::Discard => self.backing.is_none(),
+                    Change::Discard => self.backing.get().is_none(),
                     Change::Zero { .. } => false,
                 };
                 if idle && meta.l2_offset(meta.indices(at).0)?.is_none() {
@@ -143,7 +143,7 @@ impl Qcow2 {
             },
             Change::Discard => match own.filter(|_| shape.zero_flag) {
                 _ if shape.is_zero(old) && host.is_none() => return Ok(()),
-                _ if shape.is_empty(old) && self.backing.is_none() => return Ok(()),
+                _ if shape.is_empty(old) && self.backing.get().is_none() => return Ok(()),
                 Some(host) if self.settings.discard_no_unref => zero(Some(host)),
                 _ => zero(None),
             },

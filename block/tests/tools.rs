@@ -78,3 +78,28 @@ fn what_one_writes_the_other_reads() {
         "vmdk -o zeroed_grain=on",
     ]);
 }
+
+#[test]
+fn qed_is_read() {
+    beside::read_alike(
+        "img create -q -f raw base 40M
+io -f raw -c 'write -P 1 0 30M' base
+img create -q -f qed a.qed 100M
+io -f qed -c 'write -P 2 100k 300k' -c 'write -z 128k 64k' -c 'write -P 3 90M 1M' a.qed
+img create -q -f qed -b base -F raw b.qed
+io -f qed -c 'write -P 4 5M 100k' -c 'write -z 10M 1M' b.qed
+img create -q -f qed -o cluster_size=4k -b a.qed -F qed c.qed 200M
+io -f qed -c 'write -P 5 1k 1k' -c 'write -P 6 150M 10k' c.qed",
+        &[
+            "info a.qed",
+            "info --backing-chain c.qed",
+            "info --output=json b.qed",
+            "map --output=json a.qed",
+            "map --output=json c.qed",
+            "convert -O raw a.qed {}",
+            "convert -f qed -O raw b.qed {}",
+            "convert -O raw c.qed {}",
+            "compare a.qed c.qed",
+        ],
+    );
+}

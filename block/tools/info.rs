@@ -8,9 +8,8 @@ use serde_json::{Map, Value, json};
 use super::access::Access;
 use super::args::common::{FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, SHARE};
 use super::args::{Args, Command, flag};
-use super::{Failure, Outcome, Output, snapshot, text};
+use super::{Failure, Outcome, Output, text};
 use crate::Result;
-use crate::driver::Driver;
 use crate::format::PROTOCOLS;
 use crate::node::{Node, Role};
 use crate::open::full_backing_name;
@@ -95,84 +94,13 @@ fn human(node: &Node) -> Result<String> {
 
 fn write_node(node: &Node, path: &str, indent: &str, child: bool, out: &mut String) -> Result<()> {
     let driver = node.driver();
-    let (name, len) = (node.filename(), node.len()?);
-    let mut line = |text: String| *out += &format!("{indent}{text}\n");
     // A protocol below an image is told in words of its own.
     let protocol = child && PROTOCOLS.contains(&driver.name()) && node.child(Role::Image).is_none();
-    let size = format!("{} ({len} bytes)", text::size(len));
-    if protocol {
-        line(format!("filename: {name}"));
-        line(format!("protocol type: {}", driver.name()));
-        line(format!("file length: {size}"));
-    } else {
-        line(format!("image: {name}"));
-        line(format!("file format: {}", driver.name()));
-        line(format!("virtual size: {size}"));
-    }
-    let disk_size = driver.allocated_size()?.map_or("unavailable".into(), text::size);
-    line(format!("disk size: {disk_size}"));
-    if driver.is_encrypted() {
-        line("encrypted: yes".into());
-    }
-    if let Some(size) = driver.cluster_size() {
-        line(format!("cluster_size: {size}"));
-    }
-    if driver.is_dirty() {
-        line("cleanly shut down: no".into());
-    }
-    if let Some((backing, format)) = driver.backing_name() {
-        let full = full_backing_name(name, &backing);
-        let actual = match full == backing {
-            true => String::new(),
-            false => format!(" (actual path: {full})"),
-        };
-        line(format!("backing file: {backing}{actual}"));
-        if let Some(format) = format {
-            line(format!("backing file format: {format}"));
-        }
-    }
-    for row in snapshot::table(node)?.lines() {
-        *out += &format!("{indent}{row}\n");
-    }
-    *out += &specific_text(driver, indent);
+    *out += &crate::info::in_words(node, indent, protocol)?;
     for (role, child) in shown_children(node) {
         let path = format!("{path}/{}", role.name());
         *out += &format!("{indent}Child node '{path}':\n");
         write_node(child, &path, &format!("{indent}    "), true, out)?;
     }
     Ok(())
-}
-
-/// What a format says of itself, for people.
-pub(super) fn specific_text(driver: &dyn Driver, indent: &str) -> String {
-    let Some(info) = driver.specific_info().filter(|info| !info.is_empty()) else {
-        return String::new();
-    };
-    let mut out = format!("{indent}Format specific information:\n");
-    write_map(&info, &format!("{indent}    "), &mut out);
-    out
-}
-
-fn write_map(map: &Map<String, Value>, indent: &str, out: &mut String) {
-    for (key, value) in map {
-        write_value(&key.replace('-', " "), value, indent, out);
-    }
-}
-
-fn write_value(key: &str, value: &Value, indent: &str, out: &mut String) {
-    let deeper = format!("{indent}    ");
-    match value {
-        Value::Object(map) => {
-            *out += &format!("{indent}{key}:\n");
-            write_map(map, &deeper, out);
-        }
-        Value::Array(list) => {
-            *out += &format!("{indent}{key}:\n");
-            for (i, value) in list.iter().enumerate() {
-                write_value(&format!("[{i}]"), value, &deeper, out);
-            }
-        }
-        Value::String(text) => *out += &format!("{indent}{key}: {text}\n"),
-        scalar => *out += &format!("{indent}{key}: {scalar}\n"),
-    }
 }

@@ -22,8 +22,8 @@ mod output;
 mod progress;
 mod rebase;
 mod resize;
-mod snapshot;
-mod text;
+pub(crate) mod snapshot;
+pub(crate) mod text;
 
 use std::io::Write;
 

@@ -106,7 +106,7 @@ fn now() -> SnapshotTime {
 }
 
 /// The list for people; empty when there is nothing to list.
-pub(super) fn table(node: &Node) -> Result<String> {
+pub(crate) fn table(node: &Node) -> Result<String> {
     let Some(snapshots) = node.driver().snapshots() else { return Ok(String::new()) };
     let list = block_on(snapshots.list())?;
     if list.is_empty() {

@@ -371,6 +371,7 @@ impl Equipment<'_> {
         let (functions, facts) = (self.functions(), self.facts.len());
         let buses = self.means.usb.all().len();
         kind.realize(&settings, self)?;
+        self.check_boot_indices(facts).map_err(Refusal::Place)?;
         let devfn = self.functions().into_iter().find(|devfn| !functions.contains(devfn));
         if let (Some(id), Some(function)) =
             (&device.id, devfn.and_then(|devfn| self.pc.pci.function(devfn)))
@@ -389,6 +390,23 @@ impl Equipment<'_> {
         });
         self.tree.device(object.with(place).with(port.into_iter().flatten()));
         Ok(Added { kind, identity, devfn, usb: self.usb.take() })
+    }
+
+    /// Refuses a place in the boot order that is taken; `new` is the first fact about the new device.
+    fn check_boot_indices(&self, new: usize) -> Result<(), String> {
+        let indices = |facts: &[Fact]| -> Vec<i32> {
+            let index = |fact: &Fact| match fact {
+                Fact::Bootable { index, .. } if *index >= 0 => Some(*index),
+                _ => None,
+            };
+            facts.iter().filter_map(index).collect()
+        };
+        let (before, added) = self.facts.split_at(new);
+        let taken = indices(before);
+        match indices(added).into_iter().find(|index| taken.contains(index)) {
+            Some(index) => Err(format!("The bootindex {index} has already been used")),
+            None => Ok(()),
+        }
     }
 
     fn functions(&self) -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use base::options::Opts;
 use block::backend::{Backend, DriveInfo, Interface, Media};
 use block::engine::block_on;
 use block::graph::Graph;
@@ -169,6 +170,19 @@ impl Drives {
         }
         Ok(())
     }
+}
+
+/// Adds a drive that devices can refer to, while the machine runs (`drive_add`).
+pub fn add_drive(opts: Opts, graph: &Graph) -> Result<(), ConfigError> {
+    if let Some(id) = opts.id.as_ref().filter(|id| graph.backend(id).is_some()) {
+        return Err(ConfigError::new(format!("Duplicate ID '{id}' for drive")));
+    }
+    let drive = Drive::from_config(&DriveConfig { opts, interface: None }, Interface::Ide)?;
+    if drive.info.interface != Interface::None {
+        let number = drive.info.interface as u32;
+        return Err(ConfigError::new(format!("Can't hot-add drive to type {number}")));
+    }
+    open(&drive, drive.snapshot.unwrap_or(false), graph).map(drop).map_err(super::fault)
 }
 
 /// Opens a drive's image and makes its back end.

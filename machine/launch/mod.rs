@@ -25,6 +25,8 @@ mod processors;
 mod tree;
 mod vnc;
 
+pub use drives::add_drive;
+
 use std::sync::Arc;
 
 use accelerator::Accelerator;

@@ -1,6 +1,8 @@
 //! Disks, as people see and change them.
 
+use base::options::{Keyval, ParsedOpts};
 use block::media::Snapshot;
+use block::schema::Form;
 use block::throttle::{Group, Kind, Limits};
 
 use super::command::{Context, Printed, refuse, silence};
@@ -8,7 +10,7 @@ use super::vnc;
 use super::words::Arguments;
 use crate::qapi::{Qapi, QmpError};
 use crate::qmp::block_commands::device::ReadOnlyMode;
-use crate::qmp::block_commands::query::{drive_stats, drives};
+use crate::qmp::block_commands::query::{drive_stats, drives, named_nodes};
 use crate::qmp::block_commands::{self, Found};
 use crate::target::Target;
 
@@ -22,17 +24,93 @@ fn drive(target: &Target, name: &str) -> Result<Found, QmpError> {
 }
 
 pub(super) fn info(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
+    let mut nodes = false;
+    let mut verbose = false;
+    while !arguments.at_end() && arguments.0.starts_with('-') {
+        nodes |= arguments.flag('n').unwrap_or(false);
+        verbose |= arguments.flag('v').unwrap_or(false);
+        if arguments.0.starts_with('-') {
+            arguments.flag('n').map_err(|option| format!("info block: {option}"))?;
+        }
+    }
     let name = arguments.word().map(str::to_owned);
     arguments.end("block")?;
-    let shown = drives(context)?.into_iter().filter_map(Qapi::write).filter(|drive| {
-        let is = |key: &str| drive[key].as_str() == name.as_deref();
-        name.is_none() || is("device") || is("qdev")
-    });
-    let texts: Vec<String> = shown.map(|drive| describe(&drive)).collect();
-    match name {
-        Some(name) if texts.is_empty() => refuse(&format!("Device '{name}' not found")),
-        _ => Ok(texts.join("\n")),
+    let mut out = String::new();
+    // All but the first of the list have an empty line before them, also one that is asked for.
+    let lead = |position: usize| if position > 0 { "\n" } else { "" };
+    for (at, drive) in drives(context)?.into_iter().enumerate().filter(|_| !nodes) {
+        let called = [Some(&drive.device), drive.qdev.as_ref()];
+        if name.as_ref().is_some_and(|name| !called.contains(&Some(name))) {
+            continue;
+        }
+        let node = drive.inserted.as_ref().and_then(|info| info.node_name.clone());
+        out += lead(at);
+        out += &drive.write().as_ref().map(describe).unwrap_or_default();
+        if let Some(node) = node.filter(|_| verbose) {
+            out += &images(context, &node)?;
+        }
     }
+    if !out.is_empty() || name.is_none() && !nodes {
+        return Ok(out);
+    }
+    for (at, info) in named_nodes(context)?.into_iter().enumerate() {
+        let node = info.node_name.clone().unwrap_or_default();
+        if name.as_ref().is_some_and(|name| *name != node) {
+            continue;
+        }
+        out += lead(at);
+        out += &describe(&serde_json::json!({"device": "", "inserted": info.write()}));
+        if verbose {
+            out += &images(context, &node)?;
+        }
+    }
+    Ok(out)
+}
+
+/// The images of a node, as `qemu-img info` has them.
+fn images(context: &Context<'_>, node: &str) -> Result<String, QmpError> {
+    let node = context.vm.graph().node(node);
+    let text = node.map(|node| block::info::chain_text(&node)).transpose()?;
+    Ok(format!("\nImages:\n{}", text.unwrap_or_default()))
+}
+
+pub(super) fn drive_add(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
+    let as_node = arguments.flag('n').map_err(|option| format!("drive_add: {option}"))?;
+    arguments.word().ok_or("drive_add: string expected".to_owned())?;
+    let text = arguments.word().ok_or("drive_add: string expected".to_owned())?;
+    arguments.end("drive_add")?;
+    Ok(match add_drive(context, as_node, text) {
+        Ok(()) if as_node => String::new(),
+        Ok(()) => "OK\n".into(),
+        // As QEMU has it, not as an error of the command.
+        Err(fault) => fault + "\n",
+    })
+}
+
+fn add_drive(context: &Context<'_>, as_node: bool, text: &str) -> Result<(), String> {
+    let graph = context.vm.graph();
+    if as_node {
+        let tree = Keyval::parse(text, Some("driver")).map_err(|error| error.to_string())?.tree;
+        if !tree.contains_key("node-name") {
+            return Err("'node-name' needs to be specified".into());
+        }
+        return graph.add_node(&tree, Form::Keyval).map(drop).map_err(|error| error.to_string());
+    }
+    let parsed = ParsedOpts::parse(text, None, |_| false).map_err(|error| error.to_string())?;
+    machine::launch::add_drive(parsed.opts, graph).map_err(|error| error.to_string())
+}
+
+pub(super) fn drive_del(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
+    let name = arguments.word().ok_or("drive_del: string expected".to_owned())?;
+    arguments.end("drive_del")?;
+    let graph = context.vm.graph();
+    let owned = graph.node(name).is_some_and(|node| graph.is_owned(&node));
+    let removed = match graph.backend(name) {
+        _ if owned => graph.remove_node(name).map_err(|error| error.to_string()),
+        Some(drive) => graph.remove_drive(&drive).map_err(|error| error.to_string()),
+        None => Err(format!("Device '{name}' not found")),
+    };
+    Ok(removed.err().map(|fault| fault + "\n").unwrap_or_default())
 }
 
 /// A drive, as `query-block` tells of it.

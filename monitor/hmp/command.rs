@@ -166,6 +166,8 @@ const COMMANDS: &[Command] = commands! {
         target.vm.request_removal(id).map_err(QmpError::from)?;
         silence()
     };
+    "drive_add" "[-n] bus opts" "add a drive, or a node (-n)" block::drive_add;
+    "drive_del" "device" "take a drive's image, and forget the drive" block::drive_del;
     "eject" "[-f] device" "take a medium out (-f: whatever the guest says)" block::eject;
     "gpa2hva" "addr" "show where the emulator has a physical address" |target, arguments| {
         let address = arguments.expression()?;

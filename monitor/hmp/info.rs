@@ -16,7 +16,7 @@ use crate::target::Target;
 const MAX_PAGES: usize = 1 << 16;
 
 pub(super) const INFO: &[Command] = commands! {
-    "block" "[device]" "the drives" block::info;
+    "block" "[-n] [-v] [device]" "the drives (-n: all nodes; -v: and their images)" block::info;
     "blockstats" "" "what drives have done" block::stats;
     "chardev" "" "the character devices" |target, _| {
         let devices = target.chardevs.query();

@@ -78,6 +78,27 @@ qapi_struct! {
 }
 
 qapi_struct! {
+    /// An image cannot be right.
+    pub struct ImageCorrupted {
+        "device" device: String,
+        "node-name" node_name: Option<String>,
+        "msg" msg: String,
+        "offset" offset: Option<u64>,
+        "size" size: Option<u64>,
+        "fatal" fatal: bool,
+    }
+}
+
+qapi_struct! {
+    /// A write went beyond a threshold.
+    pub struct BeyondThreshold {
+        "node-name" node_name: String,
+        "amount-exceeded" amount_exceeded: u64,
+        "write-threshold" write_threshold: u64,
+    }
+}
+
+qapi_struct! {
     /// A drive's tray has moved.
     pub struct TrayMoved {
         "device" device: String,
@@ -125,7 +146,9 @@ pub(super) type EventKind = (&'static str, fn() -> Type);
 
 /// The events there are.
 pub(super) const EVENTS: &[EventKind] = &[
+    ("BLOCK_IMAGE_CORRUPTED", ImageCorrupted::ty),
     ("BLOCK_IO_ERROR", BlockIoError::ty),
+    ("BLOCK_WRITE_THRESHOLD", BeyondThreshold::ty),
     ("DEVICE_DELETED", DeviceDeleted::ty),
     ("DEVICE_TRAY_MOVED", TrayMoved::ty),
     ("GUEST_CRASHLOADED", Panic::ty),
@@ -188,12 +211,12 @@ fn describe(target: &Target, event: &VmEvent) -> Option<(&'static str, Option<Va
             let event = StreamDisconnected { netdev: netdev.clone() };
             ("NETDEV_STREAM_DISCONNECTED", event.write())
         }
-        VmEvent::Block(event) => return describe_block(event),
+        VmEvent::Block(event) => return describe_block(target, event),
         VmEvent::Vnc(event) => vnc::describe(event),
     })
 }
 
-fn describe_block(event: &BlockEvent) -> Option<(&'static str, Option<Value>)> {
+fn describe_block(target: &Target, event: &BlockEvent) -> Option<(&'static str, Option<Value>)> {
     Some(match event.clone() {
         BlockEvent::IoError { path, device, node, operation, action, no_space, reason } => {
             let event = BlockIoError {
@@ -206,6 +229,27 @@ fn describe_block(event: &BlockEvent) -> Option<(&'static str, Option<Value>)> {
                 reason,
             };
             ("BLOCK_IO_ERROR", event.write())
+        }
+        BlockEvent::ImageCorrupted { node, found } => {
+            let graph = target.vm.graph();
+            let over = graph.node(&node).and_then(|node| graph.users(&node).into_iter().next());
+            let event = ImageCorrupted {
+                device: over.map(|drive| drive.name().to_owned()).unwrap_or_default(),
+                node_name: Some(node),
+                msg: found.message,
+                offset: found.offset,
+                size: found.size,
+                fatal: found.fatal,
+            };
+            ("BLOCK_IMAGE_CORRUPTED", event.write())
+        }
+        BlockEvent::WriteThreshold { node, exceeded, threshold } => {
+            let event = BeyondThreshold {
+                node_name: node,
+                amount_exceeded: exceeded,
+                write_threshold: threshold,
+            };
+            ("BLOCK_WRITE_THRESHOLD", event.write())
         }
         BlockEvent::TrayMoved { device, id, open } => {
             ("DEVICE_TRAY_MOVED", TrayMoved { device, id, tray_open: open }.write())

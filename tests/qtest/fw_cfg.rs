@@ -109,6 +109,26 @@ fn files_are_found_in_the_directory() -> Result<()> {
 }
 
 #[test]
+fn disks_have_their_place_in_the_boot_order() -> Result<()> {
+    let mut vm = machine(&[
+        "-drive",
+        "if=none,id=a,driver=null-co",
+        "-device",
+        "virtio-blk-pci,drive=a,bootindex=7,addr=0x15",
+        "-drive",
+        "if=none,id=b,driver=null-co",
+        "-device",
+        "ide-hd,drive=b,bootindex=0",
+    ])?;
+    let test = vm.qtest();
+    let (number, size) = file(test, "bootorder")?;
+    let order = item(test, number, size as usize)?;
+    let expected = b"/pci@i0cf8/ide@1,1/drive@0/disk@0\n/pci@i0cf8/scsi@15/disk@0,0\0";
+    ensure!(order == expected, "{:?}", String::from_utf8_lossy(&order));
+    Ok(())
+}
+
+#[test]
 fn dma_reads_skips_and_pads() -> Result<()> {
     let mut vm = machine(&["-fw_cfg", "name=opt/test,string=hello"])?;
     let test = vm.qtest();

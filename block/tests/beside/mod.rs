@@ -195,6 +195,37 @@ pub fn exchange(kinds: &[&str]) {
     }
 }
 
+/// What QEMU's tools have made by a script, ours read as theirs do: `commands` are of `qemu-img`, with
+/// the name of an output in place of `{}`.
+pub fn read_alike(script: &str, commands: &[&str]) {
+    let Some(pair) = Pair::new() else { return };
+    for line in script.lines() {
+        let words = split(line);
+        let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+        let (code, text) = pair.run_theirs(&words[0], &args);
+        assert_eq!(code, 0, "{line}: {text}");
+    }
+    let dir = pair.theirs.path();
+    for command in commands {
+        let run = |who: &str| {
+            let args: Vec<String> =
+                command.split(' ').map(|word| word.replace("{}", who)).collect();
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let said = match who {
+                "ours" => pair.run_in(dir, "img", &args),
+                _ => pair.run_theirs("img", &args),
+            };
+            (said, std::fs::read(dir.join(who)).ok())
+        };
+        assert!(
+            run("ours") == run("theirs"),
+            "{command}: {:?}\n{:?}",
+            run("ours").0,
+            run("theirs").0
+        );
+    }
+}
+
 /// Words as a shell takes them, with single quotes.
 fn split(line: &str) -> Vec<String> {
     let mut words: Vec<Option<String>> = vec![None];

@@ -7,7 +7,7 @@ use super::opening::{Opening, Reopen};
 use super::{Session, text};
 use crate::driver::{Breakpoints, Preallocation};
 use crate::engine::block_on;
-use crate::tools::info;
+use crate::info;
 
 const fn plain(name: &'static str, run: fn(&mut Session<'_>, &Command, &Given) -> Done) -> Command {
     Command {

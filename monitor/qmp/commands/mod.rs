@@ -52,6 +52,7 @@ macro_rules! commands {
 
 commands! {
     "add-fd" => fds::add_fd,
+    "block-set-write-threshold" => block::block_set_write_threshold,
     "block_resize" => block::block_resize,
     "block_set_io_throttle" => block::block_set_io_throttle,
     "announce-self" => network::announce_self,
@@ -64,6 +65,7 @@ commands! {
     "blockdev-open-tray" => block::blockdev_open_tray,
     "blockdev-remove-medium" => block::blockdev_remove_medium,
     "blockdev-reopen" => block::blockdev_reopen,
+    "blockdev-snapshot" => block::blockdev_snapshot,
     "blockdev-snapshot-sync" => block::blockdev_snapshot_sync,
     "change-vnc-password" => vnc::change_vnc_password,
     "chardev-add" => chardev_add::add,
@@ -142,6 +144,7 @@ commands! {
     "system_wakeup" => machine::system_wakeup,
     "trace-event-get-state" => trace::get_state,
     "trace-event-set-state" => trace::set_state,
+    "transaction" => block::transaction,
     "watchdog-set-action" => machine::watchdog_set_action,
     "x-query-interrupt-controllers" => monitor::interrupt_controllers,
     "x-query-irq" => monitor::interrupts,

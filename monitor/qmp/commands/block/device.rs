@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use block::graph::Graph;
-use block::media::Snapshot;
 use block::node::Node;
 
 use super::drive;
@@ -201,20 +200,22 @@ qapi_struct! {
     }
 }
 
-pub(in crate::qmp) fn blockdev_snapshot_sync(
+qapi_struct! {
+    /// A node, and the offset that its writes stay below.
+    pub(in crate::qmp) struct WriteThreshold {
+        "node-name" node_name: String,
+        "write-threshold" write_threshold: u64,
+    }
+}
+
+pub(in crate::qmp) fn block_set_write_threshold(
     call: &Call<'_>,
-    snapshot: SnapshotSync,
+    WriteThreshold { node_name, write_threshold }: WriteThreshold,
 ) -> Result<(), QmpError> {
     let graph = call.target.vm.graph();
-    let node = node(graph, snapshot.device.as_deref(), snapshot.node_name.as_deref())?;
-    if let Some(format) = snapshot.format.as_deref().filter(|format| *format != "qcow2") {
-        return Err(QmpError::new(format!("Unknown file format '{format}'")));
-    }
-    let overlay = Snapshot {
-        file: &snapshot.snapshot_file,
-        node_name: snapshot.snapshot_node_name.as_deref(),
-        create: snapshot.mode != Some(ImageMode::Existing),
-        announce: &|text| print!("{text}"),
-    };
-    Ok(graph.snapshot(&node, &overlay)?)
+    let node = graph
+        .node(&node_name)
+        .ok_or_else(|| QmpError::new(format!("Device '{node_name}' not found")))?;
+    node.set_write_threshold(write_threshold, graph.events());
+    Ok(())
 }

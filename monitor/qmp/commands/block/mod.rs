@@ -5,6 +5,7 @@ pub(crate) mod device;
 mod nodes;
 pub(crate) mod query;
 mod throttle;
+mod transaction;
 
 use std::sync::Arc;
 
@@ -15,12 +16,13 @@ use crate::qapi::{ErrorClass, QmpError};
 
 pub(in crate::qmp) use create::{blockdev_create, job_dismiss, query_block_jobs, query_jobs};
 pub(in crate::qmp) use device::{
-    block_resize, blockdev_change_medium, blockdev_close_tray, blockdev_insert_medium,
-    blockdev_open_tray, blockdev_remove_medium, blockdev_snapshot_sync, eject,
+    block_resize, block_set_write_threshold, blockdev_change_medium, blockdev_close_tray,
+    blockdev_insert_medium, blockdev_open_tray, blockdev_remove_medium, eject,
 };
 pub(in crate::qmp) use nodes::{blockdev_add, blockdev_del, blockdev_reopen};
 pub(in crate::qmp) use query::{query_block, query_blockstats, query_named_block_nodes};
 pub(in crate::qmp) use throttle::block_set_io_throttle;
+pub(in crate::qmp) use transaction::{blockdev_snapshot, blockdev_snapshot_sync, transaction};
 
 impl From<block::Error> for QmpError {
     fn from(error: block::Error) -> Self {

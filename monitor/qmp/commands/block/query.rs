@@ -142,7 +142,7 @@ fn device_info(node: &Node, drive: Option<&Backend>, chain: bool) -> Result<Devi
             direct: manner.direct,
             no_flush: manner.no_flush,
         },
-        write_threshold: 0,
+        write_threshold: node.write_threshold(),
         active: true,
     })
 }
@@ -193,8 +193,16 @@ pub(in crate::qmp) fn query_named_block_nodes(
     call: &Call<'_>,
     Listing { flat }: Listing,
 ) -> Result<Vec<DeviceInfo>, QmpError> {
-    let nodes = call.target.vm.graph().nodes();
-    let chain = !flat.unwrap_or(false);
+    nodes(call.target, !flat.unwrap_or(false))
+}
+
+/// All nodes, newest first.
+pub(crate) fn named_nodes(target: &crate::target::Target) -> Result<Vec<DeviceInfo>, QmpError> {
+    nodes(target, true)
+}
+
+fn nodes(target: &crate::target::Target, chain: bool) -> Result<Vec<DeviceInfo>, QmpError> {
+    let nodes = target.vm.graph().nodes();
     nodes.iter().rev().map(|node| device_info(node, None, chain)).collect()
 }
 

@@ -71,7 +71,27 @@ const ABSTRACT: &[(&str, &str)] = &[
     ("usb-device", "device"),
     ("usb-hid", "usb-device"),
     ("virtio-blk-pci-base", "virtio-pci"),
+    ("dynamic-sysbus-device", "sys-bus-device"),
+    ("e1000-base", "pci-device"),
+    ("pci-uhci-usb", "pci-device"),
+    ("pci-vga", "pci-device"),
+    ("virtio-gpu-pci-base", "virtio-pci"),
+    ("virtio-gpu-pci-base-type", "virtio-gpu-pci-base"),
+    ("virtio-net-pci-base", "virtio-pci"),
     ("virtio-pci", "pci-device"),
+];
+
+/// Parents that devices do not have from their bus, by what their names begin with.
+const FAMILIES: &[(&str, &str)] = &[
+    ("VGA", "pci-vga"),
+    ("e1000", "e1000-base"),
+    ("piix3-usb-uhci", "pci-uhci-usb"),
+    ("ramfb", "dynamic-sysbus-device"),
+    ("secondary-vga", "pci-vga"),
+    ("usb-hub", "usb-device"),
+    ("virtio-blk-pci", "virtio-blk-pci-base"),
+    ("virtio-gpu-pci", "virtio-gpu-pci-base-type"),
+    ("virtio-net-pci", "virtio-net-pci-base"),
 ];
 
 /// Parts of machines, which nobody adds by name.
@@ -139,15 +159,15 @@ pub(crate) fn all() -> Vec<TypeInfo> {
         types.push(concrete(name.into(), parent, onboard::specs(name).to_vec()));
     }
     for device in registry::all() {
-        let parent = match device.bus {
+        let of_bus = match device.bus {
             BusKind::Isa => "isa-device",
-            BusKind::Pci if device.name.starts_with("virtio-blk-pci") => "virtio-blk-pci-base",
             BusKind::Pci => "pci-device",
             BusKind::Ide => "ide-device",
-            BusKind::Usb if device.name == "usb-hub" => "usb-device",
             BusKind::Usb => "usb-hid",
             BusKind::Floppy | BusKind::None => "device",
         };
+        let family = FAMILIES.iter().find(|(prefix, _)| device.name.starts_with(prefix));
+        let parent = family.map_or(of_bus, |(_, parent)| parent);
         types.push(concrete(device.name.into(), parent, device.specs().to_vec()));
     }
     for machine in MACHINES {

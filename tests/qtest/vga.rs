@@ -153,7 +153,7 @@ fn planes_are_reached_by_write_and_read_modes() -> Result<()> {
     set(test, SEQUENCER, 4, 0x06)?;
     set(test, GRAPHICS, 6, 0x05)?;
     set(test, GRAPHICS, 8, 0xff)?;
-    let mut planes = |test: &mut QTest, mode: u8, value: u8| -> Result<Vec<u8>> {
+    let planes = |test: &mut QTest, mode: u8, value: u8| -> Result<Vec<u8>> {
         test.write(FRAMEBUFFER, &[0x10, 0x11, 0x12, 0x13])?;
         set(test, GRAPHICS, 5, mode)?;
         test.readb(WINDOW)?;

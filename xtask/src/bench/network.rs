@@ -46,9 +46,7 @@ pub fn measure(who: &Contender, card: &str) -> Result<Measured> {
 }
 
 /// Serves one connection; returns its port.
-fn serve(
-    serve: fn(TcpStream) -> io::Result<f64>,
-) -> Result<(u16, JoinHandle<io::Result<f64>>)> {
+fn serve(serve: fn(TcpStream) -> io::Result<f64>) -> Result<(u16, JoinHandle<io::Result<f64>>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
     Ok((port, thread::spawn(move || serve(listener.accept()?.0))))

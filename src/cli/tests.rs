@@ -367,8 +367,6 @@ fn qemu_says_the_same() {
 fn what_this_build_lacks_is_named() {
     for (line, message) in [
         ("-sd x", "-sd x: this kind of drive is not available in this build"),
-        ("-nic user", "-nic user: networks are not available in this build"),
-        ("-net nic -net user", "-net nic: networks are not available in this build"),
         ("-display gtk", "-display gtk: displays are not available in this build"),
         ("-icount 1", "-icount 1: instruction counting is not available in this build"),
         ("-spice port=1", "-spice port=1: displays are not available in this build"),

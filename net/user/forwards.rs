@@ -1,8 +1,16 @@
-//! Ports of the host that lead to guests.
+//! Ports of the host that lead to guests, and addresses of the guest's network that lead to programs of
+//! the host.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
+use nix::errno::Errno;
+
+use super::bridge::Bridge;
 use super::forward::HostForward;
 use super::slots::{Slots, Token};
 use super::socket;
@@ -26,44 +34,96 @@ pub enum Listener {
     Udp(Token),
 }
 
-/// The forwarded ports.
-pub struct Forwards(Slots<Forward>);
+/// The forwards.
+pub struct Forwards {
+    ports: Slots<Forward>,
+    servers: Vec<(SocketAddrV4, Server)>,
+    children: Vec<Child>,
+}
+
+/// What answers at an address of the guest's network.
+pub enum Server {
+    /// A command for each connection.
+    Command(String),
+    /// A character device.
+    Chardev(Arc<Bridge>),
+}
 
 impl Default for Forwards {
     fn default() -> Self {
-        Forwards(Slots::new(MAX_FORWARDS))
+        Forwards { ports: Slots::new(MAX_FORWARDS), servers: Vec::new(), children: Vec::new() }
     }
 }
 
 impl Forwards {
+    /// Adds a server.
+    pub fn add_server(&mut self, at: SocketAddrV4, server: Server) {
+        self.servers.push((at, server));
+    }
+
+    /// A connection to the server at an address, if there is one there.
+    pub fn connect(&mut self, to: SocketAddr) -> Option<Result<OwnedFd, Errno>> {
+        let SocketAddr::V4(to) = to else { return None };
+        let (_, server) = self.servers.iter().find(|(at, _)| *at == to)?;
+        let failed =
+            |error: io::Error| error.raw_os_error().map_or(Errno::ECONNREFUSED, Errno::from_raw);
+        Some(match server {
+            Server::Command(command) => {
+                self.children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+                start(command)
+                    .map(|(child, socket)| {
+                        self.children.push(child);
+                        socket
+                    })
+                    .map_err(failed)
+            }
+            Server::Chardev(bridge) => bridge.connect().map_err(failed),
+        })
+    }
+
     /// Adds one that `make` makes for its token.
     pub fn add(&mut self, make: impl FnOnce(Token) -> Option<Forward>) -> bool {
-        self.0.insert_with(make).is_some()
+        self.ports.insert_with(make).is_some()
     }
 
     /// Takes out what listens at an address.
     pub fn remove(&mut self, udp: bool, host: SocketAddrV4) -> Option<Forward> {
-        let found =
-            self.0.iter().find(|(_, forward)| forward.rule.udp == udp && forward.rule.host == host);
+        let found = self
+            .ports
+            .iter()
+            .find(|(_, forward)| forward.rule.udp == udp && forward.rule.host == host);
         let (token, _) = found?;
-        self.0.remove(token)
+        self.ports.remove(token)
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Forward> {
-        self.0.iter().map(|(_, forward)| forward)
+        self.ports.iter().map(|(_, forward)| forward)
     }
 
     /// Whether an address of the guest's network is a forward to the host.
-    pub fn has_server(&self, _address: Ipv4Addr) -> bool {
-        false
+    pub fn has_server(&self, address: Ipv4Addr) -> bool {
+        self.servers.iter().any(|(at, _)| *at.ip() == address)
     }
 
     /// Takes a connection: its socket, who made it, and for which guest it is.
     pub fn accept(&mut self, token: Token) -> Option<(OwnedFd, SocketAddr, SocketAddr)> {
-        let forward = self.0.get(token)?;
+        let forward = self.ports.get(token)?;
         let Listener::Tcp(listener) = &forward.listener else { return None };
         let (socket, peer) = socket::accept(listener).ok()?;
         Some((socket, peer, SocketAddr::V4(forward.rule.guest)))
     }
+}
+
+/// Starts a command that talks through its stdin and stdout.
+fn start(command: &str) -> io::Result<(Child, OwnedFd)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let input = OwnedFd::from(theirs.try_clone()?);
+    let child = Command::new("/bin/sh")
+        .args(["-c", command])
+        .stdin(Stdio::from(input))
+        .stdout(Stdio::from(OwnedFd::from(theirs)))
+        .spawn()?;
+    Ok((child, ours.into()))
 }

@@ -5,29 +5,35 @@
 //! host itself is reached), a name server (10.0.2.3) and a DHCP server.
 //!
 //! - [`wire`]: headers in and out; [`fragment`]: packets in pieces; [`out`]: frames to the guest
-//! - [`link`]: ARP; [`dhcp`]; [`icmp`]; [`resolver`]: the host's name servers
+//! - [`link`]: ARP; [`ndp`]: the same and routers for IPv6; [`dhcp`], [`dhcp6`]; [`icmp`], [`ping`]; [`tftp`]
+//! - [`resolver`]: the host's name servers
 //! - [`tcp`]: connections, segment by segment; [`udp`]: ports with idle timers
-//! - [`forward`], [`forwards`]: ports of the host that lead to the guest
+//! - [`forward`], [`forwards`]: ports of the host that lead to the guest, and [`bridge`]s to the host
 //! - [`stack`]: all of that together, without threads; [`User`]: the shell around it
 //!
 //! A frame of the guest is worked on in the thread that delivers it, up to the host's socket. Whatever
 //! goes to the guest is sent by the event loop: it reads sockets only when the card takes frames, so
 //! a slow guest slows its peers, and nothing is lost.
 
+mod bridge;
 mod config;
 mod dhcp;
+mod dhcp6;
 mod forward;
 mod forwards;
 mod fragment;
 mod icmp;
 mod info;
 mod link;
+mod ndp;
 mod out;
+mod ping;
 mod resolver;
 mod slots;
 mod socket;
 mod stack;
 mod tcp;
+mod tftp;
 mod udp;
 mod wire;
 
@@ -36,6 +42,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use base::chardev::{ChardevError, Legacy};
 use base::clock::{ClockKind, Clocks, Timer};
 use base::event_loop::{BottomHalf, Watch};
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
@@ -45,9 +52,10 @@ use crate::netdev::{Context, NetdevKind};
 use crate::options::Values;
 use crate::{Backend, Cable, Delivery, End, Frame, NetError, Netdev, Offloads, Plug, Side};
 
+use bridge::Bridge;
 use config::Config;
-use forward::HostForward;
-use forwards::{Forward, Listener};
+use forward::{ForwardTarget, GuestForward, HostForward};
+use forwards::{Forward, Listener, Server};
 use out::OutFrame;
 use stack::{Source, Stack};
 
@@ -92,10 +100,12 @@ impl User {
     fn new(context: &Context, plug: Plug, config: Config) -> Result<Arc<User>, NetError> {
         let system =
             |error: String| NetError::Failed(format!("Could not set up networking: {error}"));
+        socket::raise_descriptor_limit();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC);
         let epoll = Arc::new(epoll.map_err(|error| system(error.to_string()))?);
         let watched = epoll.0.try_clone().map_err(|error| system(error.to_string()))?;
         let forwards = config.host_forwards.clone();
+        let servers = config.guest_forwards.clone();
         let user = Arc::new(User {
             plug,
             clocks: context.clocks.clone(),
@@ -106,6 +116,9 @@ impl User {
         });
         for (text, rule) in forwards {
             user.add_rule(&text, rule)?;
+        }
+        for forward in servers {
+            user.add_server(context, forward)?;
         }
         let call = |what: fn(&User)| {
             let user = Arc::downgrade(&user);
@@ -235,6 +248,31 @@ impl User {
             })
         };
         if added { Ok(()) } else { Err(failed()) }
+    }
+
+    fn add_server(&self, context: &Context, forward: GuestForward) -> Result<(), NetError> {
+        let server = match forward.target {
+            ForwardTarget::Command(command) => Server::Command(command),
+            ForwardTarget::Chardev(text) => {
+                let label = format!("guestfwd.tcp.{}", forward.server.port());
+                let failed = |error: Option<ChardevError>| {
+                    let why = error.map(|error| format!("{error}\n")).unwrap_or_default();
+                    let words = format!("{why}Could not open guest forwarding device '{label}'");
+                    NetError::Failed(words)
+                };
+                let chardev = match Legacy::parse(&label, &text).map_err(failed)? {
+                    Legacy::None => return Err(failed(None)),
+                    Legacy::Existing(id) => context.chardevs.get(&id),
+                    Legacy::New(spec) | Legacy::WithMonitor(spec) => context.chardevs.create(&spec),
+                };
+                let bridge = chardev
+                    .and_then(|chardev| Bridge::new(context.handle.clone(), &chardev))
+                    .map_err(|error| failed(Some(error)))?;
+                Server::Chardev(bridge)
+            }
+        };
+        self.stack.lock().forwards.add_server(forward.server, server);
+        Ok(())
     }
 
     /// `hostfwd_remove`: whether there was such a forward; `None` if the text names none.

@@ -5,13 +5,17 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6, connect,
-    getsockopt, recv, setsockopt, shutdown, socket, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
+    connect, getsockopt, recv, setsockopt, shutdown, socket, sockopt,
 };
 
 /// Flags of every send.
 pub const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+
+/// More than all tables hold.
+const MOST_DESCRIPTORS: u64 = 65536;
 
 /// Begins to connect; how it ends is told by readiness and [`take_error`].
 pub fn tcp_connect(to: SocketAddr) -> Result<OwnedFd, Errno> {
@@ -19,11 +23,7 @@ pub fn tcp_connect(to: SocketAddr) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(family, SockType::Stream, flags, None)?;
     prepare_stream(&fd);
-    let result = match to {
-        SocketAddr::V4(to) => connect(fd.as_raw_fd(), &SockaddrIn::from(to)),
-        SocketAddr::V6(to) => connect(fd.as_raw_fd(), &SockaddrIn6::from(to)),
-    };
-    match result {
+    match connect_to(&fd, to) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(fd),
         Err(error) => Err(error),
     }
@@ -60,6 +60,25 @@ pub fn udp(at: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
+/// A socket for echo requests to an address, if the host allows them to this user.
+pub fn ping(to: SocketAddr) -> Result<UdpSocket, Errno> {
+    let (family, protocol) = match to.is_ipv6() {
+        true => (AddressFamily::Inet6, SockProtocol::IcmpV6),
+        false => (AddressFamily::Inet, SockProtocol::Icmp),
+    };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(family, SockType::Datagram, flags, protocol)?;
+    connect_to(&fd, to)?;
+    Ok(UdpSocket::from(fd))
+}
+
+fn connect_to(fd: &OwnedFd, to: SocketAddr) -> Result<(), Errno> {
+    match to {
+        SocketAddr::V4(to) => connect(fd.as_raw_fd(), &SockaddrIn::from(to)),
+        SocketAddr::V6(to) => connect(fd.as_raw_fd(), &SockaddrIn6::from(to)),
+    }
+}
+
 /// Any address of a family.
 pub fn unspecified(v6: bool) -> SocketAddr {
     if v6 { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() }
@@ -86,4 +105,14 @@ pub fn reset_on_close(fd: impl AsFd) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     // Fails for a socket that is no stream of the network (a command's): closing it is all there is.
     let _ = setsockopt(&fd, sockopt::Linger, &linger);
+}
+
+/// Each connection needs a descriptor: takes as many as this user may have.
+pub fn raise_descriptor_limit() {
+    // With fewer, connections beyond are refused.
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard.min(MOST_DESCRIPTORS)
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(MOST_DESCRIPTORS), hard);
+    }
 }

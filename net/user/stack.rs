@@ -1,6 +1,6 @@
 //! What is done with the guest's frames, and with the host's sockets: everything but threads.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::wire::{
     ARP, BROADCAST, ICMP, ICMP6, Incoming, IpFields, LOW_DELAY, Mac, Packet, Route, TCP, UDP,
     UdpHeader, udp_datagram,
 };
-use super::{dhcp, icmp, socket, udp};
+use super::{dhcp, dhcp6, icmp, ndp, ping, socket, tftp, udp};
 use crate::{Frame, Offload, Part};
 
 /// As many answers may wait for the guest to take them; more are lost.
@@ -37,6 +37,7 @@ pub enum Source {
     Tcp,
     Udp,
     Listener,
+    Ping,
 }
 
 const SOURCE_SHIFT: u32 = 28;
@@ -51,6 +52,7 @@ impl Source {
             0 => Source::Tcp,
             1 => Source::Udp,
             2 => Source::Listener,
+            3 => Source::Ping,
             _ => return None,
         };
         Some((source, Token::from_bits(event & !(0xf << SOURCE_SHIFT))))
@@ -66,7 +68,9 @@ impl Poller {
         let both = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP;
         let flags = match source {
             Source::Tcp => both | EpollFlags::EPOLLET,
-            Source::Udp | Source::Listener => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
+            Source::Udp | Source::Listener | Source::Ping => {
+                EpollFlags::EPOLLIN | EpollFlags::EPOLLET
+            }
         };
         self.0.add(fd, EpollEvent::new(flags, source.event(token)))
     }
@@ -84,6 +88,8 @@ pub struct Stack {
     leases: dhcp::Leases,
     assembly: Assembly,
     resolver: Resolver,
+    tftp: tftp::Server,
+    ping: ping::Table,
     next_expiry: Option<i64>,
 }
 
@@ -101,6 +107,8 @@ impl Stack {
             leases: dhcp::Leases::default(),
             assembly: Assembly::default(),
             resolver: Resolver::default(),
+            tftp: tftp::Server::default(),
+            ping: ping::Table::default(),
             next_expiry: None,
         }
     }
@@ -208,7 +216,13 @@ impl Stack {
         let header = incoming.headers().get(packet.start..).unwrap_or_default();
         let (config, resolver, poller) = (&self.config, &mut self.resolver, &self.poller);
         let now = self.shared.now;
+        let forwards = &mut self.forwards;
         let open = |remote: SocketAddr, token: Token| -> Result<OwnedFd, Errno> {
+            if let Some(result) = forwards.connect(remote) {
+                let socket = result?;
+                poller.add(&socket, Source::Tcp, token)?;
+                return Ok(socket);
+            }
             let target = real_address(config, resolver, remote, now);
             let (target, _) = target.filter(|_| !config.restrict).ok_or(Errno::ECONNREFUSED)?;
             let socket = socket::tcp_connect(target)?;
@@ -223,8 +237,17 @@ impl Stack {
         let Some(udp) = UdpHeader::read(packet, header) else { return };
         let mut payload = vec![0; udp.end - udp.start];
         incoming.frame.copy(udp.start, &mut payload);
-        if packet.source.is_ipv4() && udp.to.port() == dhcp::SERVER_PORT {
-            return self.on_dhcp(incoming, packet.target, &payload);
+        match (udp.to.port(), packet.target) {
+            (dhcp::SERVER_PORT, IpAddr::V4(target)) => {
+                return self.on_dhcp(incoming, target, &payload);
+            }
+            (dhcp6::SERVER_PORT, IpAddr::V6(target)) => {
+                return self.on_dhcp6(incoming, (target, udp.from), &payload);
+            }
+            (tftp::PORT, target) if self.is_host(target) => {
+                return self.on_tftp(incoming, (udp.from, udp.to), &payload);
+            }
+            _ => {}
         }
         if self.config.restrict && !self.udp.is_forwarded(udp.from) {
             return;
@@ -252,9 +275,9 @@ impl Stack {
         }
     }
 
-    fn on_dhcp(&mut self, incoming: &Incoming<'_>, target: IpAddr, payload: &[u8]) {
+    fn on_dhcp(&mut self, incoming: &Incoming<'_>, target: Ipv4Addr, payload: &[u8]) {
         let Some(net) = self.config.v4 else { return };
-        if target != IpAddr::V4(net.host) && target != IpAddr::V4(Ipv4Addr::BROADCAST) {
+        if target != net.host && target != Ipv4Addr::BROADCAST {
             return;
         }
         let answer = dhcp::answer(payload, &self.config, &net, &mut self.leases);
@@ -274,9 +297,64 @@ impl Stack {
         self.shared.out.push(frame.into());
     }
 
+    fn on_dhcp6(
+        &mut self,
+        incoming: &Incoming<'_>,
+        (target, guest): (Ipv6Addr, SocketAddr),
+        payload: &[u8],
+    ) {
+        let Some(net) = self.config.v6.filter(|_| !self.config.restrict) else { return };
+        let meant = target == dhcp6::SERVERS || ndp::ours(&net, target) == Some(net.host);
+        let reply = dhcp6::answer(payload, &self.config, &net).filter(|_| meant);
+        if let Some(reply) = reply {
+            let server = SocketAddr::new(net.host.into(), dhcp6::SERVER_PORT);
+            self.answer_datagram(incoming, (server, guest), &reply);
+        }
+    }
+
+    fn on_tftp(
+        &mut self,
+        incoming: &Incoming<'_>,
+        (client, server): (SocketAddr, SocketAddr),
+        payload: &[u8],
+    ) {
+        let root = self.config.tftp.as_deref();
+        let now = self.shared.now;
+        if let Some(reply) = self.tftp.answer(root, client, server, payload, now) {
+            self.answer_datagram(incoming, (server, client), &reply);
+        }
+    }
+
+    /// Sends a datagram to whoever sent a frame.
+    fn answer_datagram(
+        &mut self,
+        incoming: &Incoming<'_>,
+        (from, to): (SocketAddr, SocketAddr),
+        payload: &[u8],
+    ) {
+        let v6 = from.is_ipv6();
+        let route = Route {
+            source_mac: self.our_mac(v6),
+            target_mac: incoming.source_mac,
+            source: from.ip(),
+            target: to.ip(),
+        };
+        let fields = self.fields(UDP, if v6 { 0 } else { LOW_DELAY });
+        let frame = route.udp_frame(fields, from.port(), to.port(), payload);
+        self.shared.out.push(frame.into());
+    }
+
     fn on_icmp(&mut self, incoming: &Incoming<'_>, packet: &Packet) {
         let v6 = packet.source.is_ipv6();
         let message = incoming.content(packet);
+        if let Some(net) = self.config.v6.filter(|_| v6) {
+            let mac = incoming.source_mac;
+            let answer = ndp::answer(&message, packet, mac, &net, &mut self.shared);
+            if let Some(answer) = answer {
+                self.shared.out.push(answer);
+                return;
+            }
+        }
         if self.is_local(packet.target)
             && let Some(reply) = icmp::echo_reply(&message, v6)
         {
@@ -289,6 +367,34 @@ impl Stack {
             };
             let answer = icmp::frame(&route, 255, 0, reply, &mut self.shared);
             self.shared.out.push(answer);
+            return;
+        }
+        if !self.config.restrict && icmp::echo_reply(&message, v6).is_some() {
+            self.ping(incoming, packet, &message);
+        }
+    }
+
+    /// Passes on an echo request to the world.
+    fn ping(&mut self, incoming: &Incoming<'_>, packet: &Packet, message: &[u8]) {
+        let target = SocketAddr::new(packet.target, 0);
+        let now = self.shared.now;
+        let real = real_address(&self.config, &mut self.resolver, target, now);
+        let result = match real.map(|(real, _)| real.ip()) {
+            Some(real) => {
+                let poller = &self.poller;
+                let register = |socket: &_, token| poller.add(socket, Source::Ping, token);
+                self.ping.send(packet.source, real, message, now, register)
+            }
+            None => return,
+        };
+        if let Err(error) = result {
+            let macs = self.macs(incoming, packet.source.is_ipv6());
+            let (from, to) = (SocketAddr::new(packet.source, 0), target);
+            let begin = (&message[..8], message.len());
+            let reason = icmp::Reason::of(error);
+            let shared = &mut self.shared;
+            let answer = icmp::unreachable(packet.protocol, from, to, begin, reason, macs, shared);
+            self.shared.out.push(answer);
         }
     }
 
@@ -299,7 +405,17 @@ impl Stack {
                 [net.host, net.dns].contains(&address) || net.smb == Some(address)
             }),
             IpAddr::V6(address) => {
-                self.config.v6.is_some_and(|net| [net.host, net.dns].contains(&address))
+                self.config.v6.is_some_and(|net| ndp::ours(&net, address).is_some())
+            }
+        }
+    }
+
+    /// Whether an address is the one that stands for the host.
+    fn is_host(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.config.v4.is_some_and(|net| net.host == address),
+            IpAddr::V6(address) => {
+                self.config.v6.is_some_and(|net| ndp::ours(&net, address) == Some(net.host))
             }
         }
     }
@@ -370,6 +486,7 @@ impl Stack {
             }
             Source::Udp => self.udp.on_readable(token),
             Source::Listener => self.accept(token),
+            Source::Ping => self.ping.on_readable(token),
         }
     }
 
@@ -413,6 +530,18 @@ impl Stack {
             let from = self.shown_address(from);
             self.send_datagram(from, guest, &payload);
         }
+        for reply in self.ping.pump() {
+            if let Some(target_mac) = self.neighbours.find(reply.guest) {
+                let route = Route {
+                    source_mac: self.our_mac(reply.guest.is_ipv6()),
+                    target_mac,
+                    source: reply.from,
+                    target: reply.guest,
+                };
+                let answer = icmp::frame(&route, 64, 0, reply.message, &mut self.shared);
+                self.shared.out.push(answer);
+            }
+        }
         self.ask_neighbours();
     }
 
@@ -422,6 +551,7 @@ impl Stack {
             || !self.shared.wanted.is_empty()
             || self.tcp.has_work()
             || self.udp.has_work()
+            || self.ping.has_work()
     }
 
     /// Takes what is to be sent.
@@ -431,7 +561,7 @@ impl Stack {
 
     /// When [`Self::on_timer`] is to be called.
     pub fn next_deadline(&mut self) -> Option<i64> {
-        let expiry = self.next_expiry.or_else(|| self.udp.next_expiry());
+        let expiry = self.next_expiry.or_else(|| self.expiry());
         self.next_expiry = expiry;
         [self.tcp.next_deadline(), expiry].into_iter().flatten().min()
     }
@@ -440,8 +570,14 @@ impl Stack {
     pub fn on_timer(&mut self) {
         self.tcp.on_timer(&mut self.shared);
         if self.next_expiry.is_some_and(|at| at <= self.shared.now) {
-            self.next_expiry = self.udp.on_timer(self.shared.now);
+            self.udp.on_timer(self.shared.now);
+            self.ping.on_timer(self.shared.now);
+            self.next_expiry = self.expiry();
         }
+    }
+
+    fn expiry(&self) -> Option<i64> {
+        [self.udp.next_expiry(), self.ping.next_expiry()].into_iter().flatten().min()
     }
 }
 
@@ -474,11 +610,12 @@ fn real_address(
         }
         IpAddr::V6(ip) => {
             let net = config.v6?;
-            if ip == net.host {
-                return Some(((std::net::Ipv6Addr::LOCALHOST, port).into(), false));
-            }
-            if ip == net.dns {
-                return Some(((resolver.server(true, now)?, port).into(), true));
+            match ndp::ours(&net, ip) {
+                Some(own) if own == net.host => {
+                    return Some(((Ipv6Addr::LOCALHOST, port).into(), false));
+                }
+                Some(_) => return Some(((resolver.server(true, now)?, port).into(), true)),
+                None => {}
             }
             let mask = u128::MAX.checked_shl(128 - u32::from(net.prefix_len)).unwrap_or(0);
             let inside = u128::from(ip) & mask == u128::from(net.prefix);

@@ -240,8 +240,8 @@ impl Table {
         }
     }
 
-    /// Ends what nobody uses; returns when to look again.
-    pub fn on_timer(&mut self, now: i64) -> Option<i64> {
+    /// Ends what nobody uses.
+    pub fn on_timer(&mut self, now: i64) {
         let expired: Vec<Token> = self
             .flows
             .iter()
@@ -251,7 +251,6 @@ impl Table {
         for token in expired {
             self.remove(token);
         }
-        self.next_expiry()
     }
 
     /// When the next flow ends.

@@ -399,3 +399,37 @@ fn what_a_guest_loses_comes_again() {
     assert!(!world.user().connections().contains("TCP["));
     assert!(stream.read(&mut [0; 1]).is_err());
 }
+
+#[test]
+fn a_command_answers_at_an_address_of_the_network() {
+    let mut world = World::new(",restrict=on,guestfwd=tcp:10.0.2.100:80-cmd:tr a-z A-Z");
+    let mut guest = Guest::open(&mut world, ([10, 0, 2, 100], 80).into());
+    guest.send(&world, FIN | ACK, b"shout");
+    guest.receive_until(&mut world, |guest| guest.flags & FIN != 0);
+    assert_eq!(guest.got, b"SHOUT");
+    let mut again = Guest { port: 40001, ..Guest::new(guest.remote) };
+    again.connect(&mut world);
+    again.send(&world, FIN | ACK, b"again");
+    again.receive_until(&mut world, |guest| guest.flags & FIN != 0);
+    assert_eq!(again.got, b"AGAIN");
+}
+
+#[test]
+fn a_character_device_answers_at_an_address_of_the_network() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let options = format!(",guestfwd=tcp:10.0.2.100:80-tcp:127.0.0.1:{port}");
+    let mut world = World::new(&options);
+    world.turn();
+    let mut stream = accept(&listener);
+    let mut guest = Guest::open(&mut world, ([10, 0, 2, 100], 80).into());
+    guest.send(&world, ACK, b"question");
+    for _ in 0..5 {
+        world.turn();
+    }
+    let mut buffer = [0; 8];
+    stream.read_exact(&mut buffer).unwrap();
+    assert_eq!(&buffer, b"question");
+    stream.write_all(b"answer").unwrap();
+    guest.receive_until(&mut world, |guest| guest.got == b"answer");
+}

@@ -98,6 +98,13 @@ impl World {
         }
     }
 
+    /// The loop does what there is to do now.
+    pub fn spin(&mut self) {
+        for _ in 0..3 {
+            self.event_loop.run_once(&self.clocks, false).unwrap();
+        }
+    }
+
     /// Time passes for the guest.
     pub fn pass(&mut self, seconds: f64) {
         self.clocks.step_to(self.clocks.now_virtual() + (seconds * 1e9) as i64);

@@ -121,7 +121,7 @@ impl HostNetworks {
         } else if !hub.is_empty() && hub.iter().all(|port| !port.is_nic) {
             warnings.push("hub 0 with no nics".into());
         }
-        let at_hub = |name: &str| hub.iter().any(|port| port.name == name);
+        let at_hub = |name: &str| is_at_hub(&hub, name);
         for network in self.networks.list() {
             if !network.cable.occupied(Side::Guest) && !at_hub(network.id()) {
                 warnings.push(format!("netdev {} has no peer", network.id()));
@@ -153,7 +153,7 @@ impl HostNetworks {
                 text += &format!(" \\ hub0port{n}: {row}");
             }
         }
-        let at_hub = |name: &str| hub.iter().any(|port| port.name == name);
+        let at_hub = |name: &str| is_at_hub(&hub, name);
         for network in networks.iter().filter(|network| network.cable.card().is_none()) {
             if !at_hub(network.id()) {
                 text += &network_row(network);
@@ -168,6 +168,12 @@ impl HostNetworks {
         }
         text
     }
+}
+
+/// Whether a card, a back end or a port belongs to the hub of `-net`.
+fn is_at_hub(hub: &[HubPort], name: &str) -> bool {
+    let mut ports = (0..).zip(hub);
+    ports.any(|(n, port)| port.name == name || format!("hub0port{n}") == name)
 }
 
 fn filter(nic: &NicEntry) -> Option<RxFilter> {

@@ -98,27 +98,30 @@ impl PciBus {
         &self,
         name: &str,
         props: &PciProps,
+        config: ConfigSpace,
+        build: impl FnOnce(PciWires) -> (Shared<D>, Vec<(usize, Region)>),
+    ) -> Result<Arc<PciFunction>, PciError> {
+        self.plug_with_rom(name, props, None, config, build)
+    }
+
+    /// As [`Self::plug`], for a type whose devices have an expansion ROM unless the operator wants
+    /// another or none.
+    pub fn plug_with_rom<D: PciDevice>(
+        &self,
+        name: &str,
+        props: &PciProps,
+        usual_rom: Option<&str>,
         mut config: ConfigSpace,
         build: impl FnOnce(PciWires) -> (Shared<D>, Vec<(usize, Region)>),
     ) -> Result<Arc<PciFunction>, PciError> {
         let devfn = self.place(name, props.devfn())?;
         props.apply(&mut config);
-        let rom = rom::load(props, &mut config, &*self.rom_files)?;
+        let rom = rom::load(props, usual_rom, &mut config, &*self.rom_files)?;
         self.seat(name, devfn, config, |wires| {
             let (device, mut bars) = build(wires);
             bars.extend(rom.map(|region| (ROM_BAR, region)));
             (device, bars)
         })
-    }
-
-    /// Properties with the ROM that devices of this type usually have, if the operator has named none
-    /// and the distribution has it.
-    pub fn with_usual_rom(&self, props: &PciProps, name: &str) -> PciProps {
-        let mut props = props.clone();
-        if props.romfile.is_none() && self.rom_files.find(name).is_some() {
-            props.romfile = Some(name.into());
-        }
-        props
     }
 
     /// Whether there is a place for a device, for those who have something else to do before they plug

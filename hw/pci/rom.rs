@@ -64,20 +64,28 @@ pub enum RomError {
 pub(super) const ANY_SIZE: u32 = u32::MAX;
 const MAX_SIZE: u64 = 2 << 30;
 
-/// Loads the ROM that the properties name. What is returned is to be shown through [`ROM_BAR`], which
+/// Loads the ROM that the properties name, or the `usual` one if they name none and the distribution
+/// has it. What is returned is to be shown through [`ROM_BAR`], which
 /// is declared then.
 pub(super) fn load(
     props: &PciProps,
+    usual: Option<&str>,
     config: &mut ConfigSpace,
     files: &dyn RomFiles,
 ) -> Result<Option<Region>, RomError> {
     if props.romsize != ANY_SIZE && !props.romsize.is_power_of_two() {
         return Err(RomError::NoPowerOfTwo(props.romsize));
     }
-    let Some(name) = props.romfile.as_deref().filter(|name| !name.is_empty()) else {
-        return Ok(None);
+    let found = |name: &&str| files.find(name).is_some();
+    let (name, is_usual) = match (props.romfile.as_deref(), usual.filter(found)) {
+        (Some(""), _) | (None, None) => return Ok(None),
+        (Some(name), _) => (name, false),
+        (None, Some(name)) => (name, true),
     };
-    let image = read(name, files)?;
+    let mut image = read(name, files)?;
+    if is_usual {
+        adopt(&mut image, config);
+    }
     let len = image.len() as u64;
     if props.rombar == 0 {
         const DISPLAY: u8 = 3;
@@ -102,6 +110,26 @@ pub(super) fn load(
 pub fn give_to_firmware(name: &str, display: bool, files: &dyn RomFiles) -> Result<(), RomError> {
     let image = read(name, files)?;
     Ok(files.give_to_firmware(name, image, display)?)
+}
+
+/// Has an image that serves several devices name this one (PCI Firmware 3.0, 5.1.2): firmware runs no
+/// other's. The sum of its bytes stays as it is.
+fn adopt(image: &mut [u8], config: &ConfigSpace) {
+    const DATA_AT: usize = 0x18;
+    const IDS: usize = 4;
+    /// A byte that nothing else uses.
+    const FILLER: usize = 6;
+    let Some([low, high]) = image.get(DATA_AT..DATA_AT + 2) else { return };
+    let data = usize::from(u16::from_le_bytes([*low, *high]));
+    if image.get(data..data + IDS) != Some(b"PCIR") {
+        return;
+    }
+    let own = config.u32(reg::VENDOR).to_le_bytes();
+    let Some(ids) = image.get_mut(data + IDS..data + 2 * IDS) else { return };
+    let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    let change = sum(ids).wrapping_sub(sum(&own));
+    ids.copy_from_slice(&own);
+    image[FILLER] = image[FILLER].wrapping_add(change);
 }
 
 fn read(name: &str, files: &dyn RomFiles) -> Result<Vec<u8>, RomError> {
@@ -170,20 +198,35 @@ pub(crate) mod tests {
     fn the_bar_is_as_large_as_the_image_needs() {
         let (_file, props) = image(3000);
         let mut config = config(0xff_0000);
-        let region = load(&props, &mut config, &PlainFiles::default()).unwrap();
+        let region = load(&props, None, &mut config, &PlainFiles::default()).unwrap();
         assert!(region.is_some());
         config.write(reg::ROM, 4, 0xffff_fffe);
         assert_eq!(config.u32(reg::ROM), 0xffff_f000);
         let larger = PciProps { romsize: 0x1_0000, ..props };
-        load(&larger, &mut config, &PlainFiles::default()).unwrap();
+        load(&larger, None, &mut config, &PlainFiles::default()).unwrap();
         assert_eq!(config.bars()[ROM_BAR].unwrap().size, 0x1_0000);
+    }
+
+    #[test]
+    fn the_usual_image_takes_the_devices_ids() {
+        let mut bytes = vec![0; 64];
+        bytes[0x18] = 0x20;
+        bytes[0x20..0x28].copy_from_slice(b"PCIR\xf4\x1a\x41\x10");
+        let mut adopted = bytes.clone();
+        adopt(&mut adopted, &config(0));
+        assert_eq!(adopted[0x24..0x28], [0x34, 0x12, 0x11, 0x11]);
+        let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        assert_eq!(sum(&adopted), sum(&bytes));
+        let mut odd = vec![0xff; 0x1a];
+        adopt(&mut odd, &config(0));
+        assert_eq!(odd, [0xff; 0x1a]);
     }
 
     /// QEMU's words.
     #[test]
     fn unfit_images_are_refused() {
         let refusal = |props: &PciProps| {
-            load(props, &mut config(0), &PlainFiles::default()).err().unwrap().to_string()
+            load(props, None, &mut config(0), &PlainFiles::default()).err().unwrap().to_string()
         };
         let (file, small) = image(3000);
         let name = file.path().display();
@@ -206,7 +249,7 @@ pub(crate) mod tests {
         let props = PciProps { rombar: 0, ..props };
         let files = PlainFiles::default();
         for class in [0x03_0000, 0x02_0000] {
-            assert!(load(&props, &mut config(class), &files).unwrap().is_none());
+            assert!(load(&props, None, &mut config(class), &files).unwrap().is_none());
         }
         let given: Vec<_> =
             files.0.lock().iter().map(|(_, len, display)| (*len, *display)).collect();

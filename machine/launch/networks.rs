@@ -118,6 +118,13 @@ fn own(
     Ok(id)
 }
 
+/// A port of the hub of `-net`; that of a back end is connected to it.
+fn hub_port(id: &str, backend: Option<&str>) -> NetdevConfig {
+    let keys = [("type", "hubport"), ("id", id), ("hubid", "0")];
+    let keys = keys.into_iter().chain(backend.map(|backend| ("netdev", backend)));
+    NetdevConfig::Keys(keys.map(|(key, value)| (key.to_owned(), value.into())).collect())
+}
+
 impl Cards {
     /// Adds a card, if there is such a type.
     fn add(
@@ -153,7 +160,8 @@ impl Cards {
         self.list.push(BoardCard { device: Located::new(device, origin), at_hub });
     }
 
-    /// Connects what `-net` makes: one card to one back end.
+    /// Connects what `-net` makes: one card to one back end directly, as a hub of two would, and more
+    /// of them by the ports of a hub.
     fn connect_hub(
         &mut self,
         networks: &NetworkConfig,
@@ -161,31 +169,55 @@ impl Cards {
         ids: &mut Ids,
         has_slots: bool,
     ) -> Result<(), ConfigError> {
-        let mut backends = Vec::new();
+        let at_hub = |net: &&Located<LegacyNet>| match &net.value {
+            LegacyNet::Nic(nic) => nic.network.is_none(),
+            LegacyNet::Netdev(_) => true,
+        };
+        let is_nic = |net: &&Located<LegacyNet>| matches!(net.value, LegacyNet::Nic(_));
+        let members = networks.legacy.iter().filter(at_hub);
+        let (nics, backends): (Vec<_>, Vec<_>) = members.partition(is_nic);
+        let direct = nics.len() <= 1 && backends.len() <= 1;
+        let mut direct_peer = None;
         for Located { value, origin } in &networks.legacy {
-            if let LegacyNet::Netdev(tree) = value {
-                // A card has a number, too.
-                let id = own(host, tree, ids, origin)?;
-                self.hub.push(HubPort { name: id.clone(), is_nic: false });
-                backends.push(id);
-            } else {
-                ids.next();
-                self.hub.push(HubPort { name: String::new(), is_nic: true });
-            }
-        }
-        let mut peers = backends.into_iter();
-        for Located { value, origin } in &networks.legacy {
-            let LegacyNet::Nic(nic) = value else { continue };
-            match &nic.network {
-                Some(NicNetwork::Named(id)) => {
+            let port = format!("hub0port{}", self.hub.len());
+            match value {
+                LegacyNet::Netdev(tree) => {
+                    let id = own(host, tree, ids, origin)?;
+                    match direct {
+                        true => direct_peer = Some(id.clone()),
+                        false => make(host, &hub_port(&port, Some(&id)), origin)?,
+                    }
+                    self.hub.push(HubPort { name: id, is_nic: false });
+                }
+                LegacyNet::Nic(NicConfig { network: Some(NicNetwork::Named(id)), .. }) => {
                     if host.networks().get(id).is_none() {
                         let text = format!("netdev '{id}' not found");
                         return Err(ConfigError::at(origin, text));
                     }
-                    self.add(nic, Some(id.clone()), false, origin, has_slots);
                 }
-                _ => self.add(nic, peers.next(), true, origin, has_slots),
+                LegacyNet::Nic(_) => {
+                    // A card has a number, too.
+                    ids.next();
+                    if !direct {
+                        make(host, &hub_port(&port, None), origin)?;
+                    }
+                    self.hub.push(HubPort { name: port, is_nic: true });
+                }
             }
+        }
+        let mut ports = self.hub.iter().filter(|port| port.is_nic).map(|port| port.name.clone());
+        let mut cards = Vec::new();
+        for Located { value, origin } in &networks.legacy {
+            let LegacyNet::Nic(nic) = value else { continue };
+            let (network, at_hub) = match &nic.network {
+                Some(NicNetwork::Named(id)) => (Some(id.clone()), false),
+                _ if direct => (direct_peer.clone(), true),
+                _ => (ports.next(), true),
+            };
+            cards.push((nic, network, at_hub, origin));
+        }
+        for (nic, network, at_hub, origin) in cards {
+            self.add(nic, network, at_hub, origin, has_slots);
         }
         Ok(())
     }

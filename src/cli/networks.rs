@@ -83,7 +83,8 @@ fn nic(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
     keys.entry("type").or_insert_with(|| "user".into());
     check(&keys, origin)?;
     let network = Some(NicNetwork::Own(keys));
-    let nic = NicConfig { model, mac, id, network, ..NicConfig::default() };
+    // QEMU's -nic gives no vectors, -net does.
+    let nic = NicConfig { model, mac, id, network, vectors: Some(0), ..NicConfig::default() };
     networks.nics.push(Located::new(nic, origin));
     Ok(())
 }

@@ -91,6 +91,17 @@ fn split(line: &str) -> Vec<&str> {
 
 /// Command lines that QEMU 10.0.2 refuses, and its words after `qemu-system-x86_64: `.
 const REFUSED: &[(&str, &str)] = &[
+    ("-nic user,foo=1", "-nic user,foo=1: Invalid parameter 'foo'"),
+    ("-nic foo", "-nic foo: Parameter 'type' does not accept value 'foo'"),
+    (
+        "-nic user,mac=01:00:00:00:00:01",
+        "-nic user,mac=01:00:00:00:00:01: NIC cannot have multicast MAC address",
+    ),
+    ("-nic user,id=a -nic user,id=a", "-nic user,id=a: Duplicate ID 'a' for nic"),
+    ("-net nic,name=x", "-net nic,name=x: Invalid parameter 'name'"),
+    ("-netdev user", "-netdev user: Parameter 'id' is missing"),
+    ("-netdev foo,id=n", "-netdev foo,id=n: Parameter 'type' does not accept value 'foo'"),
+    ("-netdev user,id=n -netdev user,id=n", "-netdev user,id=n: Duplicate ID 'n' for netdev"),
     ("-foo", "-foo: invalid option"),
     ("--foo", "--foo: invalid option"),
     ("-", "-: invalid option"),

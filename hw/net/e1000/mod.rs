@@ -190,8 +190,7 @@ impl E1000 {
         let NicPlace { bus, clocks, main_loop, nics, identity } = place;
         bus.check_place("e1000", &props.pci)?;
         let socket = nics.connect("e1000", &identity, &props.nic)?;
-        let pci = bus.with_usual_rom(&props.pci, ROM);
-        let function = bus.plug("e1000", &pci, config, |wires| {
+        let function = bus.plug_with_rom("e1000", &props.pci, Some(ROM), config, |wires| {
             let device = device::share(|me| {
                 let end = E1000End::new(me, socket.plug(0), &main_loop);
                 E1000 {

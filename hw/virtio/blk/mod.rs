@@ -24,7 +24,8 @@ pub use props::{BlkError, BlkProps};
 use disk::{Disk, Shown};
 use worker::Worker;
 
-const KIND: Kind = Kind { id: 2, transitional: ids::QUMRANET_VIRTIO_BLOCK, class: 0x01_0000 };
+const KIND: Kind =
+    Kind { id: 2, transitional: ids::QUMRANET_VIRTIO_BLOCK, class: 0x01_0000, rom: None };
 
 /// Feature bits (5.2.3).
 mod feature {

@@ -21,7 +21,7 @@ use protocol::{HEADER, Header, MAX_SCANOUTS};
 use screen::Screen;
 
 /// There is none of it for legacy drivers.
-const KIND: Kind = Kind { id: 16, transitional: 0, class: 0x03_8000 };
+const KIND: Kind = Kind { id: 16, transitional: 0, class: 0x03_8000, rom: None };
 
 /// Monitors can be asked what they are (5.7.3).
 const FEATURE_EDID: u64 = 1 << 1;

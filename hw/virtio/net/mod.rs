@@ -18,7 +18,7 @@ use net::{Cable, End, Offloads};
 use parking_lot::Mutex;
 
 use super::features::VERSION_1;
-use super::pci::{Kind, Place, Shape, VirtioPci, VirtioPciError, VirtioPciProps, Wiring};
+use super::pci::{Kind, Place, Shape, VirtioPci, VirtioPciError, Wiring};
 use super::{Model, ToDriver};
 use crate::net::card::{Card, Nics, RxFilter, Socket};
 use crate::pci::{PciBus, PciFunction, ids};
@@ -34,7 +34,8 @@ use transmit::Sender;
 /// iPXE for it.
 const ROM: &str = "efi-virtio.rom";
 
-const KIND: Kind = Kind { id: 1, transitional: ids::QUMRANET_VIRTIO_NET, class: 0x02_0000 };
+const KIND: Kind =
+    Kind { id: 1, transitional: ids::QUMRANET_VIRTIO_NET, class: 0x02_0000, rom: Some(ROM) };
 
 /// Feature bits (5.1.3).
 mod feature {
@@ -255,9 +256,6 @@ impl Net {
         }
         let shape = Shape { queue_sizes, config_len: config_len(offered) };
         let path = format!("{}/virtio-backend", identity.path);
-        let pci = bus.with_usual_rom(&place.props.pci, ROM);
-        let transport = VirtioPciProps { pci, ..place.props.clone() };
-        let place = Place { props: &transport, ..place };
         let function = VirtioPci::plug(bus, &KIND, place, &shape, msi, |wiring| {
             Box::new(Net::new(wiring, socket, offered, shown, nics, &main_loop, path))
         })?;

@@ -114,7 +114,7 @@ impl VirtioPci {
         if interfaces.legacy {
             config.add_bar(LEGACY_BAR, Bar { kind: BarKind::Io, size: legacy_size });
         }
-        let function = bus.plug(name, &props.pci, config, |wires| {
+        let function = bus.plug_with_rom(name, &props.pci, kind.rom, config, |wires| {
             let (msix, msix_region) = msix.unzip();
             let interrupts = Arc::new(PciInterrupts::new(wires.intx, msix));
             let driver = Arc::new(ToDriver::new(Box::new(interrupts.clone())));

@@ -17,6 +17,8 @@ pub struct Kind {
     pub transitional: u16,
     /// PCI class.
     pub class: u32,
+    /// The expansion ROM that such devices have unless told otherwise.
+    pub rom: Option<&'static str>,
 }
 
 impl Kind {

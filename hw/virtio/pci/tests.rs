@@ -12,7 +12,7 @@ use crate::virtio::features;
 const BAR4: u64 = 0xfe80_0000;
 const MSIX_TABLE: u64 = 0xfe00_0000;
 const PORTS: u64 = 0xc000;
-const KIND: Kind = Kind { id: 2, transitional: 0x1001, class: 0x01_0000 };
+const KIND: Kind = Kind { id: 2, transitional: 0x1001, class: 0x01_0000, rom: None };
 
 #[derive(Default)]
 struct Messages(Mutex<Vec<u32>>);

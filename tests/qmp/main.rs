@@ -1,6 +1,7 @@
 //! The machine protocol, on machines that do not run.
 
 mod disks;
+mod network;
 
 use anyhow::{Result, ensure};
 use serde_json::json;

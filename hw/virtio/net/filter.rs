@@ -47,7 +47,7 @@ impl Filter {
             no_broadcast: false,
             unicast: Table::default(),
             multicast: Table::default(),
-            vlans: vec![0; VLANS / 64],
+            vlans: vec![!0; VLANS / 64],
         }
     }
 
@@ -106,11 +106,12 @@ impl Filter {
             multicast: mode(self.no_multicast, self.all_multicast),
             unicast: mode(self.no_unicast, self.all_unicast),
             vlan: if by_vlan { RxMode::Normal } else { RxMode::All },
-            broadcast_allowed: !self.no_broadcast,
+            // The other way round, as QEMU tells it.
+            broadcast_allowed: self.no_broadcast,
             multicast_overflow: self.multicast.overflow,
             unicast_overflow: self.unicast.overflow,
             main_mac: self.mac,
-            vlan_table: (0..VLANS as u16).filter(|&id| by_vlan && self.has_vlan(id)).collect(),
+            vlan_table: (0..VLANS as u16).rev().filter(|&id| self.has_vlan(id)).collect(),
             unicast_table: self.unicast.addresses.clone(),
             multicast_table: self.multicast.addresses.clone(),
         }
@@ -157,6 +158,7 @@ mod tests {
     fn virtual_networks_are_named() {
         let mut filter = Filter::new(MacAddr(OWN));
         filter.promiscuous = false;
+        filter.passes_vlans(false);
         assert!(!filter.wants(&header(OWN, Some(7))));
         assert!(filter.set_vlan(7, true) && filter.wants(&header(OWN, Some(7))));
         assert!(!filter.wants(&header(OWN, Some(8))));

@@ -58,6 +58,16 @@ impl Testbed {
         let ram = Arc::new(RamBlock::anonymous("ram", RAM)?);
         root.add(&Region::ram(ram.clone()), 0, 0);
         let memory = AddressSpace::new("memory", root.clone());
+        Ok(Self::with_memory(ram, memory))
+    }
+
+    /// Another processor with the same memory.
+    #[cfg(test)]
+    pub(crate) fn beside(&self) -> Self {
+        Self::with_memory(self.ram.clone(), self.cpu.bus.memory.clone())
+    }
+
+    fn with_memory(ram: Arc<RamBlock>, memory: AddressSpace) -> Self {
         let bus = Bus {
             smm: memory.clone(),
             memory,
@@ -75,13 +85,20 @@ impl Testbed {
         let cpu = Cpu::new(0, Arc::new(model), bus, Arc::new(Signals::default()));
         let mut bed = Testbed { cpu, ram };
         bed.enter_long_mode();
-        Ok(bed)
+        bed
     }
 
     /// Has the code translated, not interpreted.
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     pub fn translate(&mut self) -> Result<(), crate::jit::TranslatorError> {
         self.cpu.translate_by(&crate::jit::Translator::new(16 << 20)?);
+        Ok(())
+    }
+
+    /// Has the code translated and interpreted, and both compared.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    pub fn check(&mut self) -> Result<(), crate::jit::TranslatorError> {
+        self.cpu.translate_by(&crate::jit::Translator::in_lock_step(16 << 20)?);
         Ok(())
     }
 

@@ -3,11 +3,13 @@
 //! An input is a list of steps, made of the fuzzer's bytes by [`arbitrary`].
 
 mod board;
+mod code;
 mod disk;
 mod steps;
 mod wire;
 
 pub use board::Board;
+pub use code::Code;
 pub use disk::Memory;
 pub use steps::{Place, Size, Step, knock};
 pub use wire::{Socket, Wire};

@@ -136,7 +136,9 @@ fn is_fickle(raw: &Instruction) -> bool {
             | M::Fyl2xp1
     );
     let random = |set: &C| matches!(set, C::RDRAND | C::RDSEED);
-    approximate || raw.cpuid_features().iter().any(random)
+    // Nobody can tell whether it was taken.
+    let to_next = raw.is_jcc_short_or_near() && raw.near_branch_target() == raw.next_ip();
+    approximate || to_next || raw.cpuid_features().iter().any(random)
 }
 
 impl Plan {
@@ -324,6 +326,10 @@ impl Cpu {
             }
             match end {
                 End::No => self.state.rip = self.next_rip(op),
+                // A repeated one takes a rest after fewer steps here.
+                _ if raw.is_string_instruction() && self.state.rip == self.this_rip(op) => {
+                    return None;
+                }
                 _ if self.state.rip != self.next_rip(op) => break,
                 _ => {}
             }

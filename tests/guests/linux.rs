@@ -35,6 +35,24 @@ fn the_interpreter_boots_two_processors_and_powers_off() -> Result<()> {
 }
 
 #[test]
+#[ignore = "a soak test"]
+fn the_engines_agree_about_a_whole_boot() -> Result<()> {
+    let program = testbed::program();
+    if testbed::is_reference(&program) {
+        testbed::skip("the reference emulator has one engine for all");
+        return Ok(());
+    }
+    let assets = assets::get()?;
+    let ended = Launch::headless(program)
+        .args(["-accel", "tcg,check=on", "-cpu", "max"])
+        .guest(&assets.cloud_kernel(), &assets, "poweroff")
+        .run()?;
+    ensure!(ended.stdout.contains(READY), "no user space:\n{}{}", ended.stdout, ended.stderr);
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(())
+}
+
+#[test]
 fn the_generic_kernel_boots_and_powers_off() -> Result<()> {
     let assets = assets::get()?;
     let ended = machine().guest(&assets.generic_kernel(), &assets, "poweroff").run()?;

@@ -51,12 +51,12 @@ impl Said {
     }
 }
 
-/// The accelerators to run on: both engines of ours, unless one is asked for.
+/// The accelerators to run on: both engines of ours, also in lock-step, unless one is asked for.
 fn accelerators(program: &Path) -> Vec<String> {
     match std::env::var("RHEA_ACCEL") {
         Ok(accel) => vec![accel],
         Err(_) if testbed::is_reference(program) => vec!["tcg".into()],
-        Err(_) => vec!["tcg".into(), "tcg,interp=on".into()],
+        Err(_) => ["tcg", "tcg,interp=on", "tcg,check=on"].map(String::from).into(),
     }
 }
 

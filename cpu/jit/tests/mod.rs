@@ -2,6 +2,7 @@
 
 mod flow;
 mod generate;
+mod proof;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic as M, OpKind};
 

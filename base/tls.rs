@@ -104,7 +104,10 @@ fn server_config(options: &X509Options) -> Result<Arc<ServerConfig>, TlsError> {
     } else {
         builder.with_no_client_auth()
     };
-    let config = builder.with_single_cert(chain, key).map_err(|error| unusable(&error))?;
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| unusable(&error))?;
+    // Nobody resumes a session, and viewers are known that wait for ever if tickets and the first data
+    // come at once.
+    config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 

@@ -6,7 +6,7 @@ use machine::launch::display::{ADAPTERS, is_available};
 use ui::vnc::GROUP as VNC;
 
 use super::table::CliOption;
-use super::{Builder, Done, fault, refused};
+use super::{Builder, Done, Exit, Stop, fault, refused};
 
 pub(super) const OPTIONS: &[CliOption] = &[
     CliOption::text(
@@ -22,7 +22,8 @@ pub(super) const OPTIONS: &[CliOption] = &[
         "serve the screen over a network by VNC",
         &VNC,
         vnc,
-    ),
+    )
+    .with_first_look(vnc_help),
     CliOption::flag(
         &["nographic"],
         "no display; serial port and monitor share the terminal",
@@ -95,6 +96,13 @@ fn display(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
         _ if DISPLAYS.contains(&kind) => fault(origin, refused::DISPLAYS),
         _ => fault(origin, format!("Parameter 'type' does not accept value '{kind}'")),
     }
+}
+
+fn vnc_help(_: &mut Builder<'_, '_>, text: &str, _: &Origin) -> Result<bool, Stop> {
+    if is_help(text) {
+        return Err(Stop::Exit(Exit { status: 1, output: VNC.help_text() }));
+    }
+    Ok(false)
 }
 
 fn vnc(builder: &mut Builder<'_, '_>, opts: Opts, origin: &Origin) -> Done {

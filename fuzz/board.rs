@@ -36,6 +36,16 @@ const DEVICES: &[(&str, &[(&str, &str)])] = &[
     ("vmgenid", &[("guid", "324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87")]),
     ("vmcoreinfo", &[]),
     ("virtio-blk-pci", &[("drive", DISK), ("packed", "on")]),
+    ("virtio-keyboard-pci", &[]),
+    // Each controller has a hub with something behind it.
+    ("piix3-usb-uhci", &[]),
+    ("usb-tablet", &[]),
+    ("usb-hub", &[]),
+    ("usb-mouse", &[("port", "2.1")]),
+    ("qemu-xhci", &[]),
+    ("usb-kbd", &[]),
+    ("usb-hub", &[]),
+    ("usb-tablet", &[("port", "2.1")]),
     ("e1000", &[("romfile", "")]),
     ("virtio-net-pci", &[("romfile", "")]),
 ];

@@ -46,11 +46,14 @@ use crate::storage::piix3_ide::Piix3Ide;
 use crate::usb::hid::Kind;
 use crate::usb::props::{HubProps, KeyboardProps, MouseProps, TabletProps, UsbDeviceError};
 use crate::usb::uhci::{self, Uhci, UhciProps};
+use crate::usb::xhci::{self, NecXhciProps, XhciProps};
 use crate::usb::{self, Newcomer, UsbBuses, UsbError};
+use crate::virtio;
 use crate::virtio::blk::{Blk, BlkError, BlkProps, Placement};
 use crate::virtio::gpu::{self, GpuError, GpuPciProps};
+use crate::virtio::input::{InputProps, WheelProps};
 use crate::virtio::net::{self as virtio_net, Net, NetError, NetProps};
-use crate::virtio::pci::{InterfaceProps, Interfaces, Place, VirtioPciProps};
+use crate::virtio::pci::{InterfaceProps, Interfaces, Place, VirtioPciError, VirtioPciProps};
 use crate::watchdog::i6300esb::{I6300Esb, I6300EsbProps};
 use crate::watchdog::ib700::{self, Ib700};
 
@@ -286,6 +289,9 @@ pub enum DeviceError {
     /// A network card.
     #[error(transparent)]
     Card(#[from] CardError),
+    /// The transport of a virtio device.
+    #[error(transparent)]
+    Virtio(#[from] VirtioPciError),
     /// A network card.
     #[error(transparent)]
     VirtioNet(#[from] NetError),
@@ -844,6 +850,65 @@ fn nic_place(slots: &dyn Slots) -> NicPlace<'_> {
     }
 }
 
+#[derive(Debug, Props)]
+struct VirtioKeyboardProps {
+    #[prop(flatten)]
+    input: InputProps,
+    #[prop(flatten)]
+    pci: VirtioPciProps,
+    #[prop(flatten)]
+    interfaces: InterfaceProps,
+}
+
+#[derive(Debug, Props)]
+struct VirtioPointerProps {
+    #[prop(flatten)]
+    keyboard: VirtioKeyboardProps,
+    #[prop(flatten)]
+    wheel: WheelProps,
+}
+
+fn virtio_keyboard(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "virtio-keyboard-pci";
+    let props: VirtioKeyboardProps = parse(name, settings)?;
+    virtio_input(name, virtio::input::Kind::Keyboard, props, false, slots)
+}
+
+fn virtio_mouse(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "virtio-mouse-pci";
+    let props: VirtioPointerProps = parse(name, settings)?;
+    let wheel_axis = props.wheel.wheel_axis;
+    virtio_input(name, virtio::input::Kind::Mouse, props.keyboard, wheel_axis, slots)
+}
+
+fn virtio_tablet(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "virtio-tablet-pci";
+    let props: VirtioPointerProps = parse(name, settings)?;
+    let wheel_axis = props.wheel.wheel_axis;
+    virtio_input(name, virtio::input::Kind::Tablet, props.keyboard, wheel_axis, slots)
+}
+
+fn virtio_input(
+    type_name: &'static str,
+    kind: virtio::input::Kind,
+    mut props: VirtioKeyboardProps,
+    wheel_axis: bool,
+    slots: &mut dyn Slots,
+) -> Done {
+    props.pci.prefer_vectors(virtio::input::VECTORS);
+    // There never were legacy drivers.
+    let modern = !props.interfaces.disable_modern;
+    let interfaces = Interfaces { legacy: false, modern };
+    let seat = virtio::input::Seat {
+        bus: slots.pci(),
+        place: Place { type_name, interfaces, props: &props.pci },
+        msi: slots.msi(),
+        router: slots.input(),
+    };
+    virtio::input::plug(seat, kind, &props.input, wheel_axis)?;
+    Ok(())
+}
+
 fn ide_hd(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     let props: HdProps = parse("ide-hd", settings)?;
     ide::add_disk(&props, slots)
@@ -937,6 +1002,26 @@ fn piix3_usb_uhci(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     Ok(())
 }
 
+fn xhci_seat(slots: &dyn Slots) -> xhci::Seat<'_> {
+    xhci::Seat {
+        pci: slots.pci(),
+        id: slots.identity().id,
+        msi: slots.msi(),
+        buses: slots.usb(),
+        clocks: slots.clocks(),
+    }
+}
+
+fn qemu_xhci(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: XhciProps = parse(xhci::TYPE, settings)?;
+    Ok(xhci::plug(xhci_seat(slots), &props)?)
+}
+
+fn nec_usb_xhci(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: NecXhciProps = parse(xhci::NEC_TYPE, settings)?;
+    Ok(xhci::plug_nec(xhci_seat(slots), &props)?)
+}
+
 fn attach(slots: &mut dyn Slots, newcomer: Result<Newcomer, UsbDeviceError>) -> Done {
     Ok(slots.attach_usb(newcomer?).map_err(UsbDeviceError::from)?)
 }
@@ -1006,6 +1091,7 @@ types! {
     "isa-parallel", Isa, Input, None, ParallelProps, isa_parallel;
     "isa-serial", Isa, Input, None, SerialProps, isa_serial;
     "isa-vga", Isa, Display, None, IsaVgaProps, isa_vga;
+    "nec-usb-xhci", Pci, Usb, None, NecXhciProps, nec_usb_xhci;
     "pc-testdev", Isa, Misc, None, NoProps, pc_testdev;
     "pci-serial", Pci, Input, None, PciSerialProps, pci_serial;
     "pci-testdev", Pci, Misc, Some("PCI Test Device"), PciTestdevProps, pci_testdev;
@@ -1014,6 +1100,7 @@ types! {
     "pvpanic-pci", Pci, Misc, None, PvpanicPciProps, pvpanic_pci;
     "ramfb", None, Display, Some("ram framebuffer standalone device"), RamfbProps, ramfb;
     "secondary-vga", Pci, Display, None, SecondaryVgaProps, secondary_vga;
+    "qemu-xhci", Pci, Usb, None, XhciProps, qemu_xhci;
     "usb-hub", Usb, Bridge, None, HubProps, usb_hub;
     "usb-kbd", Usb, Input, None, KeyboardProps, usb_kbd;
     "usb-mouse", Usb, Input, None, MouseProps, usb_mouse;
@@ -1022,9 +1109,12 @@ types! {
     "virtio-blk-pci-non-transitional" of "virtio-blk-device", Pci, Storage, None, VirtioBlkProps, virtio_blk_non_transitional;
     "virtio-blk-pci-transitional" of "virtio-blk-device", Pci, Storage, None, VirtioBlkProps, virtio_blk_transitional;
     "virtio-gpu-pci" alias "virtio-gpu" of "virtio-gpu-device", Pci, Display, None, GpuPciProps, virtio_gpu_pci;
+    "virtio-keyboard-pci" alias "virtio-keyboard" of "virtio-keyboard-device", Pci, Input, None, VirtioKeyboardProps, virtio_keyboard;
+    "virtio-mouse-pci" alias "virtio-mouse" of "virtio-mouse-device", Pci, Input, None, VirtioPointerProps, virtio_mouse;
     "virtio-net-pci" alias "virtio-net" of "virtio-net-device", Pci, Network, None, VirtioNetPciProps, virtio_net_pci;
     "virtio-net-pci-non-transitional" of "virtio-net-device", Pci, Network, None, VirtioNetProps, virtio_net_non_transitional;
     "virtio-net-pci-transitional" of "virtio-net-device", Pci, Network, None, VirtioNetProps, virtio_net_transitional;
+    "virtio-tablet-pci" alias "virtio-tablet" of "virtio-tablet-device", Pci, Input, None, VirtioPointerProps, virtio_tablet;
     "vmcoreinfo", None, Misc, None, NoProps, vmcoreinfo;
     "vmgenid", None, Misc, None, VmGenIdProps, vmgenid;
 }

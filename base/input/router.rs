@@ -321,6 +321,11 @@ impl Registration {
         }
     }
 
+    /// The lights as they are.
+    pub fn leds(&self) -> Leds {
+        self.router.upgrade().map(|router| router.leds()).unwrap_or_default()
+    }
+
     /// The guest switches lights of the device.
     pub fn set_leds(&self, leds: Leds) {
         if let Some(router) = self.router.upgrade() {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use base::device::{self, Device, Shared, WeakShared};
-use base::input::{InputEvent, InputSink, Kinds, Registration, Router};
+use base::input::{Axis, InputEvent, InputSink, Kinds, Registration, Router};
 use base::irq::IrqLine;
 use base::memory::{AccessSizes, Region};
 use base::request::{Request, RequestSink, WakeReason};
@@ -180,6 +180,13 @@ impl I8042 {
             router.register("QEMU PS/2 Mouse", Kinds::BUTTON | Kinds::REL, None, mouse),
         ];
         device.lock().inputs = Some(registrations);
+    }
+
+    /// Has the mouse send a report that tells nothing: there is something elsewhere.
+    pub fn nudge(device: &Shared<I8042>) {
+        let mut controller = device.lock();
+        controller.st.mouse.pointer(&[InputEvent::Rel(Axis::X, 0)]);
+        controller.update();
     }
 
     fn status(&self) -> u8 {

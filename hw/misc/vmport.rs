@@ -1,7 +1,11 @@
 //! The back door of VMware's machines, by which guests ask what they run on (VMware knowledge base,
 //! article 1009458, and the descriptions of the commands that its guest tools use).
 
+use std::sync::Arc;
+
 use base::backdoor::{Backdoor, CallRegisters};
+
+use crate::input::vmmouse::VmMouse;
 
 /// The port.
 pub const VMPORT: u16 = 0x5658;
@@ -35,6 +39,8 @@ pub struct VmPort {
     pub uuid: [u8; 16],
     /// Whether the x2APIC can be used.
     pub x2apic: bool,
+    /// The pointer, which comes with a PS/2 mouse.
+    pub mouse: Option<Arc<VmMouse>>,
 }
 
 impl Backdoor for VmPort {
@@ -66,6 +72,7 @@ impl Backdoor for VmPort {
             command::GET_VCPU_INFO => {
                 registers.eax = if self.x2apic { VCPU_LEGACY_X2APIC } else { 0 };
             }
+            _ if self.mouse.as_ref().is_some_and(|mouse| mouse.call(registers)) => {}
             _ => registers.eax = NONE,
         }
     }
@@ -78,8 +85,8 @@ mod tests {
     /// Recorded from QEMU 10.0.2: EAX, EBX, ECX and EDX after a command.
     #[test]
     fn answers() {
-        let port =
-            VmPort { ram: 256 << 20, uuid: std::array::from_fn(|n| 0x11 * n as u8), x2apic: false };
+        let uuid = std::array::from_fn(|n| 0x11 * n as u8);
+        let port = VmPort { ram: 256 << 20, uuid, x2apic: false, mouse: None };
         for (eax, ecx, answer) in [
             (MAGIC, 0x0a, [6, MAGIC, 2, 0x5658]),
             (MAGIC, 0x1_000a, [6, MAGIC, 2, 0x5658]),

@@ -82,16 +82,45 @@ impl Msix {
         bar: usize,
         sink: Arc<dyn MsiSink>,
     ) -> (Arc<Self>, Region) {
+        let at = config.add_capability(ID, LEN);
+        let (msix, size) = Self::make(config, vectors, (bar, 0), at, sink);
+        config.add_bar(bar, Bar { kind: BarKind::Memory32 { prefetchable: false }, size });
+        let region = Region::io(&format!("{name}-msix"), size, msix.clone());
+        (msix, region)
+    }
+
+    /// Adds the capability at `at`, with the table at `place`, an offset in a BAR that is shared.
+    /// Returns the region to be put there, too.
+    pub fn add_inside(
+        config: &mut ConfigSpace,
+        name: &str,
+        vectors: u16,
+        place: (usize, u32),
+        at: usize,
+        sink: Arc<dyn MsiSink>,
+    ) -> (Arc<Self>, Region) {
+        config.add_capability_at(ID, at, LEN);
+        let (msix, size) = Self::make(config, vectors, place, at, sink);
+        let region = Region::io(&format!("{name}-msix"), size, msix.clone());
+        (msix, region)
+    }
+
+    /// Fills the capability in; returns the size of the table with what belongs to it, too.
+    fn make(
+        config: &mut ConfigSpace,
+        vectors: u16,
+        (bar, offset): (usize, u32),
+        at: usize,
+        sink: Arc<dyn MsiSink>,
+    ) -> (Arc<Self>, u64) {
         let vectors = vectors.clamp(1, MAX_VECTORS);
         let table = ENTRY * u64::from(vectors);
         let pending_at = table.max(PAGE / 2);
         let size = (pending_at + 8 * u64::from(vectors).div_ceil(64)).next_power_of_two().max(PAGE);
-        config.add_bar(bar, Bar { kind: BarKind::Memory32 { prefetchable: false }, size });
-        let at = config.add_capability(ID, LEN);
         config.set_u16(at + CONTROL, vectors - 1);
         config.allow_u16(at + CONTROL, ENABLE | MASK_ALL);
-        config.set_u32(at + TABLE, bar as u32);
-        config.set_u32(at + PENDING, pending_at as u32 | bar as u32);
+        config.set_u32(at + TABLE, offset | bar as u32);
+        config.set_u32(at + PENDING, (offset + pending_at as u32) | bar as u32);
         let msix = Arc::new(Msix {
             sink,
             at,
@@ -101,8 +130,7 @@ impl Msix {
             masked: AtomicBool::new(false),
             st: Mutex::new(MsixState::at_reset(vectors)),
         });
-        let region = Region::io(&format!("{name}-msix"), size, msix.clone());
-        (msix, region)
+        (msix, size)
     }
 
     /// To be called whenever the configuration space has been written.

@@ -1,5 +1,6 @@
 //! A bus: the ports of a controller and of the hubs behind it, and who is plugged in where.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -138,19 +139,18 @@ impl UsbBus {
         self.controller.get_or_init(|| format!("0000:00:{:02x}.{}", devfn >> 3, devfn & 7));
     }
 
-    /// Adds ports, which are named by numbers after `prefix`.
+    /// Adds root ports.
     pub fn add_ports<O: PortOwner + 'static>(
         &self,
-        prefix: &str,
-        count: usize,
+        indices: Range<usize>,
         speeds: &'static [Speed],
         owner: &Weak<O>,
     ) {
         let port = |index: usize| {
             let owner: Weak<dyn PortOwner> = owner.clone();
-            Port { path: format!("{prefix}{}", index + 1), speeds, owner, index }
+            Port { path: (index + 1).to_string(), speeds, owner, index }
         };
-        self.ports.lock().free.extend((0..count).map(port));
+        self.ports.lock().free.extend(indices.map(port));
     }
 
     /// Attaches a device, and before it a hub if only one port is left. Returns what was attached, in
@@ -247,6 +247,7 @@ impl UsbBus {
                 continue;
             };
             let (port, device) = ports.used.remove(at);
+            device.detach();
             let prefix = format!("{}.", port.path);
             ports.free.retain(|free| !free.path.starts_with(&prefix));
             let (owner, index) = (port.owner.upgrade(), port.index);

@@ -1,5 +1,6 @@
 //! Any device: the requests that all of them answer (USB 2.0, 9.4), and its place on a bus.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use base::state::State;
@@ -92,8 +93,6 @@ enum Stage {
     Sending,
     /// The device receives.
     Receiving,
-    /// Nothing but the handshake is missing.
-    Confirming,
     /// The request was refused, or there is none.
     Refused,
 }
@@ -125,6 +124,8 @@ pub struct UsbDevice {
     pub speed: Speed,
     serial: String,
     hub: Option<Arc<dyn Downstream>>,
+    /// Nobody answers any more once it has been taken away.
+    attached: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -148,6 +149,7 @@ impl UsbDevice {
             speed,
             serial,
             hub: function.hub().cloned(),
+            attached: AtomicBool::new(true),
             inner: Mutex::new(Inner { st: DeviceState::default(), function }),
         })
     }
@@ -171,6 +173,11 @@ impl UsbDevice {
         behind.iter().find_map(|device| device.find(address))
     }
 
+    /// It has been taken away.
+    pub(super) fn detach(&self) {
+        self.attached.store(false, Ordering::Release);
+    }
+
     /// The bus is reset.
     pub fn reset(&self) {
         let mut inner = self.inner.lock();
@@ -180,6 +187,9 @@ impl UsbDevice {
 
     /// Does a packet.
     pub fn handle(&self, packet: &mut Packet) -> Reply {
+        if !self.attached.load(Ordering::Acquire) {
+            return Reply::Silence;
+        }
         let mut inner = self.inner.lock();
         if packet.endpoint == 0 {
             return inner.control(self, packet);
@@ -215,7 +225,7 @@ impl Inner {
                 Reply::Done
             }
             // The host has enough.
-            (Token::Out, Stage::Sending | Stage::Confirming) => {
+            (Token::Out, Stage::Sending) => {
                 self.st.stage = Stage::Idle;
                 Reply::Done
             }

@@ -18,6 +18,7 @@ pub mod hub;
 pub mod packet;
 pub mod props;
 pub mod uhci;
+pub mod xhci;
 
 pub use bus::{Newcomer, UsbBus, UsbBuses, UsbError};
 pub use device::UsbDevice;

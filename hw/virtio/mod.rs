@@ -11,6 +11,7 @@ mod device;
 mod driver;
 pub mod features;
 pub mod gpu;
+pub mod input;
 pub mod net;
 pub mod pci;
 pub mod queue;

@@ -218,8 +218,7 @@ impl Board<'_> {
             tree.chip(self.isa(bus, "i8042", &irqs).with(Property::snapshot(props)));
             if self.vmport {
                 tree.chip(self.isa(bus, "vmport", &[]));
-                // The mouse behind it.
-                tree.skip(1);
+                tree.chip(self.isa(bus, "vmmouse", &[]));
             }
             tree.chip(self.isa(bus, "port92", &[]));
         }

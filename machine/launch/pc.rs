@@ -17,6 +17,7 @@ use hw::acpi::pci_hotplug::PCI_HOTPLUG_PORT;
 use hw::firmware::acpi::{self, FloppyDrive, LegacyPort};
 use hw::firmware::smbios;
 use hw::input::I8042;
+use hw::input::vmmouse::VmMouse;
 use hw::misc::vmport::VmPort;
 use hw::pci::piix4_pm::PmConfig;
 use hw::pci::{PciFunction, devfn};
@@ -172,11 +173,13 @@ pub(super) fn build(
     let map = PcMemory::new(ram.region, ram.size, props.max_below_4g());
     let a20 = Arc::new(AtomicBool::new(true));
     let timer = props.pit.resolve(true).then_some(chips.kernel_pit.lost_tick_policy);
+    let mouse = (props.vmport.resolve(true) && props.i8042).then(|| VmMouse::new(vm.input()));
     let backdoor: Option<Arc<dyn Backdoor>> = props.vmport.resolve(true).then(|| {
         Arc::new(VmPort {
             ram: ram.size,
             uuid: config.identity.uuid.map_or([0; 16], |uuid| uuid.0),
             x2apic: accelerator.is_kvm() && processors.has_x2apic(),
+            mouse: mouse.clone(),
         }) as _
     });
     let fpu_interrupt = Arc::<Patch>::default();
@@ -266,6 +269,12 @@ pub(super) fn build(
     wired.connect_pic(&pc.int_ack());
     if let Some(keyboard) = &pc.keyboard {
         I8042::connect(keyboard, vm.input());
+        if let Some(mouse) = &mouse {
+            mouse.connect(keyboard);
+        }
+    }
+    if let Some(mouse) = mouse {
+        pc.add_device(mouse);
     }
     if props.usb {
         let seat = uhci::Seat::Board(devfn(1, 2));

@@ -77,7 +77,13 @@ const ABSTRACT: &[(&str, &str)] = &[
     ("pci-vga", "pci-device"),
     ("virtio-gpu-pci-base", "virtio-pci"),
     ("virtio-gpu-pci-base-type", "virtio-gpu-pci-base"),
+    ("pci-xhci", "pci-device"),
+    ("virtio-input-hid-pci", "virtio-input-pci"),
+    ("virtio-input-pci", "virtio-pci"),
+    ("virtio-keyboard-pci-base-type", "virtio-input-hid-pci"),
+    ("virtio-mouse-pci-base-type", "virtio-input-hid-pci"),
     ("virtio-net-pci-base", "virtio-pci"),
+    ("virtio-tablet-pci-base-type", "virtio-input-hid-pci"),
     ("virtio-pci", "pci-device"),
 ];
 
@@ -85,13 +91,18 @@ const ABSTRACT: &[(&str, &str)] = &[
 const FAMILIES: &[(&str, &str)] = &[
     ("VGA", "pci-vga"),
     ("e1000", "e1000-base"),
+    ("nec-usb-xhci", "pci-xhci"),
     ("piix3-usb-uhci", "pci-uhci-usb"),
+    ("qemu-xhci", "pci-xhci"),
     ("ramfb", "dynamic-sysbus-device"),
     ("secondary-vga", "pci-vga"),
     ("usb-hub", "usb-device"),
     ("virtio-blk-pci", "virtio-blk-pci-base"),
     ("virtio-gpu-pci", "virtio-gpu-pci-base-type"),
+    ("virtio-keyboard-pci", "virtio-keyboard-pci-base-type"),
+    ("virtio-mouse-pci", "virtio-mouse-pci-base-type"),
     ("virtio-net-pci", "virtio-net-pci-base"),
+    ("virtio-tablet-pci", "virtio-tablet-pci-base-type"),
 ];
 
 /// Parts of machines, which nobody adds by name.
@@ -122,6 +133,7 @@ const PARTS: &[(&str, &str)] = &[
     ("piix3-ide", "pci-ide"),
     ("port92", "isa-device"),
     ("usb-bus", "bus"),
+    ("vmmouse", "isa-device"),
     ("vmport", "isa-device"),
 ];
 

@@ -15,7 +15,7 @@ use base::clock::Clocks;
 use base::event_loop::EventLoop;
 use base::fdset::FdSets;
 use net::checksum::{Sum, pseudo_header};
-use net::netdev::{Context, NetdevSpec};
+use net::netdev::{Context, NetEvents, NetdevSpec};
 use net::{
     Checksum, Delivery, End, Frame, Gso, GsoKind, Netdev, Offload, Offloads, Part, Plug, Side,
 };
@@ -106,7 +106,13 @@ impl Bench {
         clocks.start_virtual();
         let fd_sets = Arc::new(FdSets::default());
         let chardevs = Arc::new(Chardevs::new(handle.clone(), fd_sets, Arc::new(NoActions)));
-        let context = Context { handle, clocks: clocks.clone(), chardevs };
+        let context = Context {
+            handle,
+            clocks: clocks.clone(),
+            chardevs,
+            events: NetEvents::new(|_| ()),
+            networks: Arc::default(),
+        };
         let netdev = NetdevSpec::parse("user,id=bench")?.make(&context)?;
         let got = Mutex::new((VecDeque::new(), vec![0; 1 << 17]));
         let card = Arc::new(Card { got, accepts });

@@ -35,6 +35,27 @@ fn seabios_logs_to_its_debug_port() -> Result<()> {
     Ok(())
 }
 
+/// SeaBIOS has drivers of its own for controllers, hubs and keyboards.
+#[test]
+fn seabios_reads_usb_keyboards() -> Result<()> {
+    let assets = assets::get()?;
+    for devices in [
+        &["-usb", "-device", "usb-kbd"][..],
+        &["-device", "qemu-xhci", "-device", "usb-hub", "-device", "usb-kbd,port=1.3"],
+    ] {
+        let mut vm = machine()
+            .args(["-bios".as_ref(), assets.seabios().join("bios-256k.bin").as_os_str()])
+            .args(["-boot", "menu=on,splash-time=5000"])
+            .args(devices)
+            .qmp()
+            .spawn()?;
+        vm.expect("Press ESC for boot menu.")?;
+        vm.qmp().hmp("sendkey esc")?;
+        vm.expect("Select boot device:").with_context(|| format!("no key by {devices:?}"))?;
+    }
+    Ok(())
+}
+
 /// An option ROM (PCI firmware specification 3.0, 5.1) that writes a word to the debug port.
 fn option_rom(vendor: u16, device: u16, word: &str) -> Vec<u8> {
     const CODE: usize = 0x40;

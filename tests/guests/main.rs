@@ -3,6 +3,7 @@
 mod debian;
 mod disks;
 mod firmware;
+mod input;
 mod linux;
 mod nested;
 mod network;

@@ -28,6 +28,7 @@ mod rtc;
 mod smbus;
 mod test_devices;
 mod uart;
+mod usb;
 mod vga;
 mod virtio;
 

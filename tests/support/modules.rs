@@ -53,6 +53,29 @@ const NETWORK: Set = Set {
     place: "network-modules",
 };
 
+/// Drivers of USB and of what people type and point with; `guest/input` loads them.
+const INPUT: Set = Set {
+    kernel: "linux-image-amd64",
+    modules: &[
+        "usb-common",
+        "usbcore",
+        "uhci-hcd",
+        "xhci-hcd",
+        "xhci-pci",
+        "hid",
+        "hid-generic",
+        "usbhid",
+        "evdev",
+        "virtio_ring",
+        "virtio",
+        "virtio_pci_modern_dev",
+        "virtio_pci_legacy_dev",
+        "virtio_pci",
+        "virtio_input",
+    ],
+    place: "input-modules",
+};
+
 /// Bump when the lists above change.
 const LAYOUT: &str = "rhea modules 1\n";
 
@@ -72,6 +95,11 @@ pub fn get() -> Result<Modular> {
 /// The kernel and the guest with drivers of network cards.
 pub fn network() -> Result<Modular> {
     prepare(&NETWORK)
+}
+
+/// The kernel and the guest with drivers of what people type and point with.
+pub fn input() -> Result<Modular> {
+    prepare(&INPUT)
 }
 
 fn prepare(set: &Set) -> Result<Modular> {

@@ -182,7 +182,7 @@ impl Uhci {
             let device = device::share(|me| {
                 let timer = device::timer(me, clocks, ClockKind::Virtual, Uhci::tick);
                 attention.connect(timer);
-                bus.add_ports("", PORTS, SPEEDS, me);
+                bus.add_ports(0..PORTS, SPEEDS, me);
                 Uhci {
                     bandwidth: props.bandwidth,
                     max_frames: props.maxframes.into(),

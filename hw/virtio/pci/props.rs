@@ -162,6 +162,13 @@ impl VirtioPciProps {
         Ok(())
     }
 
+    /// Has so many vectors unless told otherwise.
+    pub fn prefer_vectors(&mut self, vectors: u32) {
+        if self.vectors == ENOUGH {
+            self.vectors = vectors;
+        }
+    }
+
     /// How many vectors a device with so many queues has.
     pub(super) fn vectors(&self, queues: usize) -> u32 {
         if self.vectors == ENOUGH { queues as u32 + 1 } else { self.vectors }

@@ -372,7 +372,7 @@ impl Cpu {
                 let on_the_way = self.state.rip != target && before(rip, self.state.rip);
                 if on_the_way { Ran::Partly } else { Ran::Whole(Way::Left) }
             }
-            Err(Left::End) if self.state.rip == target => Ran::Whole(Way::On),
+            // Though a jump may lead there too.
             Err(Left::End) if before(rip, self.state.rip) => Ran::Partly,
             Err(Left::End) => Ran::Whole(Way::On),
             Err(Left::Fault) => Ran::Whole(Way::Fault),

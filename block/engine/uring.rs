@@ -188,14 +188,13 @@ impl Shared {
         self.push(&entry);
     }
 
-    /// Takes what is done until the end comes.
+    /// Takes what is done until the end has come, and nothing is in the kernel any more.
     fn reap(&self) {
-        let mut ended = Vec::new();
-        loop {
+        let (mut ended, mut last, mut idle) = (Vec::new(), false, false);
+        while !(last && idle) {
             if self.ring.submit_and_wait(1).is_err() {
                 std::thread::yield_now();
             }
-            let mut last = false;
             {
                 let mut queue = self.queue.lock();
                 // SAFETY: this thread alone has the completion queue.
@@ -203,12 +202,10 @@ impl Shared {
                     last |= entry.user_data() == END;
                     ended.extend(self.end(&mut queue, entry.user_data(), entry.result()));
                 }
+                idle = queue.flights.len() == queue.free.len();
             }
             for (outcome, result) in ended.drain(..) {
                 Outcome::tell(&outcome, result);
-            }
-            if last {
-                return;
             }
         }
     }

@@ -7,9 +7,9 @@ use std::os::fd::AsFd;
 use async_lock::RwLock;
 
 use super::HostFile;
-use crate::Result;
 use crate::engine::HostOp;
 use crate::vector::Vector;
+use crate::{Error, Result};
 
 /// Every disk takes this.
 const PAGE: u64 = 4096;
@@ -36,6 +36,15 @@ impl Direct {
         Self { block, parts: RwLock::new(()) }
     }
 
+    /// Refuses what is beyond the end of any file.
+    fn check(at: u64, len: usize) -> Result<()> {
+        const END: u64 = i64::MAX as u64 - PAGE;
+        match at.checked_add(len as u64) {
+            Some(end) if end <= END => Ok(()),
+            _ => Err(Error::from_errno(libc::EFBIG)),
+        }
+    }
+
     fn is_whole(&self, at: u64, len: usize) -> bool {
         at.is_multiple_of(self.block) && (len as u64).is_multiple_of(self.block)
     }
@@ -47,6 +56,7 @@ impl Direct {
     }
 
     pub(super) async fn read(&self, host: &HostFile, at: u64, into: Vector) -> Result<()> {
+        Self::check(at, into.len())?;
         if self.is_whole(at, into.len()) && into.is_aligned(self.block as usize) {
             return host.submit(HostOp::Read { at, into, cached: false }).await;
         }
@@ -65,6 +75,7 @@ impl Direct {
     }
 
     pub(super) async fn write(&self, host: &HostFile, at: u64, from: Vector) -> Result<()> {
+        Self::check(at, from.len())?;
         if !self.is_whole(at, from.len()) {
             let _alone = self.parts.write().await;
             return self.write_parts(host, at, from).await;

@@ -19,7 +19,7 @@ use base::clock::{ClockKind, Clocks};
 use base::device::{self, Device};
 use base::interrupt::MsiSink;
 use base::memory::{AccessSizes, Region};
-use base::props::{LinkId, OnOffAuto, Props};
+use base::props::{OnOffAuto, Props};
 use base::state::State;
 
 use super::attention::Attention;
@@ -110,8 +110,6 @@ pub struct XhciProps {
         help = "When true, disables interrupter mapping for pin-based IRQ mode. Intended to be used with guest drivers with questionable behaviour, such as macOS's."
     )]
     pub conditional_intr_mapping: bool,
-    /// For another kind of machine.
-    pub host: Option<LinkId>,
     /// Messages without a table, which this controller does not send.
     pub msi: OnOffAuto,
     /// Messages by a table.

@@ -247,12 +247,12 @@ impl UsbBus {
                 continue;
             };
             let (port, device) = ports.used.remove(at);
-            device.detach();
             let prefix = format!("{}.", port.path);
             ports.free.retain(|free| !free.path.starts_with(&prefix));
             let (owner, index) = (port.owner.upgrade(), port.index);
             ports.free.push(port);
             drop(ports);
+            device.detach();
             if let Some(owner) = owner {
                 owner.detached(index);
             }

@@ -51,6 +51,8 @@ pub trait Function: Send {
     fn transfer(&mut self, packet: &mut Packet) -> Reply;
     /// The bus is reset.
     fn reset(&mut self);
+    /// It has been taken away; somebody may keep it for a while.
+    fn detached(&mut self) {}
     /// The ports that it adds to the bus.
     fn hub(&self) -> Option<&Arc<dyn Downstream>> {
         None
@@ -176,6 +178,7 @@ impl UsbDevice {
     /// It has been taken away.
     pub(super) fn detach(&self) {
         self.attached.store(false, Ordering::Release);
+        self.inner.lock().function.detached();
     }
 
     /// The bus is reset.

@@ -220,7 +220,7 @@ fn devices_come_and_go() -> Result<()> {
             Some("Invalid usb version 3 for usb hid device"),
         ),
         (json!({"driver": "usb-mouse", "id": "t"}), Some("Duplicate device ID 't'")),
-        (json!({"driver": "usb-mouse", "id": "m"}), None),
+        (json!({"driver": "usb-mouse", "id": "m", "port": "2.2"}), None),
     ] {
         let reply = qmp.call(&json!({"execute": "device_add", "arguments": options}))?;
         let text = reply["error"]["desc"].as_str();

@@ -230,6 +230,13 @@ impl Function for HidFunction {
         packet.answer(&report)
     }
 
+    fn detached(&mut self) {
+        let mut hid = self.hid.lock();
+        hid.repeat.cancel();
+        // Others get the events from now on.
+        hid.input = None;
+    }
+
     fn reset(&mut self) {
         let mut hid = self.hid.lock();
         hid.repeat.cancel();

@@ -353,6 +353,8 @@ fn a_device_behind_a_hub_is_reached_by_its_route() {
     bed.ask();
     let keyboard = bed.bus.at_port("1.2").unwrap();
     bed.bus.detach(&keyboard);
+    let key = [InputEvent::Key(KeyCode::C, true)];
+    assert!(bed.router.check(None, &key).is_err(), "it takes no keys any more");
     bed.clocks.step_to(2);
     assert_eq!(bed.events(), [(kind::TRANSFER_EVENT, code::TRANSACTION)]);
 }

@@ -17,6 +17,7 @@ use super::display;
 use super::info::INFO;
 use super::input;
 use super::memory;
+use super::user_net;
 use super::vnc;
 use super::words::{Arguments, Format};
 use crate::qapi::QmpError;
@@ -193,6 +194,10 @@ const COMMANDS: &[Command] = commands! {
         })
     };
     "help|?" "[cmd]" "say what commands do" |_, arguments| Ok(help(arguments));
+    "hostfwd_add" "[netdev_id] [tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport"
+        "have a port of the host lead to the guest" user_net::hostfwd_add;
+    "hostfwd_remove" "[netdev_id] [tcp|udp]:[hostaddr]:hostport" "end such a forward"
+        user_net::hostfwd_remove;
     "netdev_add" "[type],id=str[,prop=value][,...]" "make a network" |target, arguments| {
         let text = arguments.word().ok_or("netdev_add: string expected".to_owned())?;
         arguments.end("netdev_add")?;

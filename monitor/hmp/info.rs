@@ -7,6 +7,7 @@ use super::block;
 use super::command::{Command, Context, Printed, commands, refuse, silence};
 use super::input;
 use super::tree;
+use super::user_net;
 use super::vnc;
 use super::words::Arguments;
 use crate::paging::{Page, entry};
@@ -111,6 +112,7 @@ pub(super) const INFO: &[Command] = commands! {
         Ok(names.map(|name| format!("{name} : state {}\n", u8::from(on.contains(&name)))).collect())
     };
     "usb" "" "the USB devices" |target, _| Ok(target.usb_report()?);
+    "usernet" "" "what goes through the user-mode networks" user_net::info;
     "uuid" "" "the guest's UUID" |target, _| Ok(target.uuid() + "\n");
     "version" "" "the version of QEMU that this program stands for" |_, _| {
         let (number, package) = Target::version();

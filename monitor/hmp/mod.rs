@@ -8,6 +8,7 @@ mod input;
 mod memory;
 mod readline;
 mod tree;
+mod user_net;
 mod vnc;
 mod words;
 

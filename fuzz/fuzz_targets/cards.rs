@@ -8,9 +8,7 @@ use std::sync::{Arc, Weak};
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use machine::run_state::Cause;
-use net::{
-    Checksum, Delivery, End, Frame, Gso, GsoKind, Offload, Offloads, Part, Plug, Side,
-};
+use net::{Checksum, Delivery, End, Frame, Gso, GsoKind, Offload, Offloads, Part, Plug, Side};
 use rhea_fuzz::{Board, Place, Step};
 
 const ADDRESS: u64 = 0xcf8;

@@ -21,17 +21,37 @@ use parking_lot::Mutex;
 #[derive(Arbitrary, Debug)]
 enum Action {
     /// Any bytes behind a plausible Ethernet header.
-    Frame { v6: bool, bytes: Vec<u8>, large: bool },
+    Frame {
+        v6: bool,
+        bytes: Vec<u8>,
+        large: bool,
+    },
     /// A segment near what is expected.
-    Segment { port: u8, seq: i16, ack: i16, flags: u8, window: u16, options: Vec<u8>, len: u16 },
+    Segment {
+        port: u8,
+        seq: i16,
+        ack: i16,
+        flags: u8,
+        window: u16,
+        options: Vec<u8>,
+        len: u16,
+    },
     /// The server writes, reads, stops, or goes.
-    Write { len: u16 },
-    Read { len: u16 },
+    Write {
+        len: u16,
+    },
+    Read {
+        len: u16,
+    },
     Shut,
     Close,
     /// The card takes so many frames.
-    Room { frames: u8 },
-    Pass { milliseconds: u32 },
+    Room {
+        frames: u8,
+    },
+    Pass {
+        milliseconds: u32,
+    },
 }
 
 struct NoActions;

@@ -51,6 +51,10 @@ impl Said {
     }
 }
 
+/// A kernel whose processors wait for each other in loops, which lock-step takes too long for: it
+/// executes everything twice and takes back what the first time has stored.
+const NOT_IN_LOCK_STEP: &str = "smp";
+
 /// The accelerators to run on: both engines of ours, also in lock-step, unless one is asked for.
 fn accelerators(program: &Path) -> Vec<String> {
     match std::env::var("RHEA_ACCEL") {
@@ -84,7 +88,11 @@ fn check(kernel: &str) -> Result<()> {
     if testbed::is_reference(&program) {
         return check_reference(program, kernel);
     }
+    let checked = |accel: &String| accel.contains("check=on");
     for accel in accelerators(&program) {
+        if checked(&accel) && kernel == NOT_IN_LOCK_STEP {
+            continue;
+        }
         let said = run_on(program.clone(), &accel, kernel)?;
         let failures: Vec<_> =
             said.text.lines().filter(|line| line.starts_with("not ok")).collect();

@@ -129,7 +129,7 @@ impl Qed {
         }
         let end = at.checked_add(self.header.table);
         let inside = end.is_some_and(|end| self.file.len().is_ok_and(|len| end <= len));
-        if at % self.header.cluster != 0 || !inside {
+        if !at.is_multiple_of(self.header.cluster) || !inside {
             return Err(Error::from_errno(libc::EIO));
         }
         let bytes = self.file.read_bytes(at, self.header.table as usize).await?;

@@ -51,8 +51,8 @@ impl Said {
     }
 }
 
-/// A kernel whose processors wait for each other in loops, which lock-step takes too long for: it
-/// executes everything twice and takes back what the first time has stored.
+/// A kernel whose processors wait for each other in loops. Lock-step, which executes everything twice and
+/// takes back what the first time has stored, does not bring it to its end in time.
 const NOT_IN_LOCK_STEP: &str = "smp";
 
 /// The accelerators to run on: both engines of ours, also in lock-step, unless one is asked for.

@@ -123,9 +123,14 @@ impl Bed {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !so(self) {
             assert!(Instant::now() < deadline, "waited in vain; events: {:?}", self.events.lock());
-            let _delay = self.event_loop.handle().after(Duration::from_millis(2), || ());
-            self.event_loop.run_once(&(), true).unwrap();
+            self.turn();
         }
+    }
+
+    /// The loop runs for a moment.
+    pub fn turn(&mut self) {
+        let _delay = self.event_loop.handle().after(Duration::from_millis(2), || ());
+        self.event_loop.run_once(&(), true).unwrap();
     }
 
     /// The loop runs until a card has got so many frames.

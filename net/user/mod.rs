@@ -39,6 +39,7 @@ mod wire;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -68,6 +69,9 @@ const BATCH: usize = 512 * 1024;
 /// As many batches are sent before the loop does something else.
 const BATCHES: usize = 8;
 
+/// What would share a directory by `smb=`.
+const SMB_SERVER: &str = "/usr/sbin/smbd";
+
 /// The user-mode network.
 pub struct User {
     plug: Plug,
@@ -91,6 +95,12 @@ struct Parts {
 
 fn make(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetError> {
     let config = Config::new(values)?;
+    if config.smb.is_some() {
+        return Err(NetError::failed(match Path::new(SMB_SERVER).exists() {
+            true => "'smb' is not available in this build".to_string(),
+            false => format!("Could not find '{SMB_SERVER}', please install it"),
+        }));
+    }
     let cable = Cable::new(id);
     let backend = User::new(context, cable.plug(Side::Host, 0), config)?;
     Ok(Netdev { kind: KIND.name, cable, backend })

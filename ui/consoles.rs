@@ -77,7 +77,8 @@ impl Consoles {
     /// Adds a head.
     pub fn add(&self, label: &str, place: Place, adapter: Arc<dyn Adapter>) -> Arc<Console> {
         let mut list = self.list.write();
-        let console = Console::new(list.len(), label, place, adapter, self.pace.clone());
+        let index = list.last().map_or(0, |last| last.index() + 1);
+        let console = Console::new(index, label, place, adapter, self.pace.clone());
         list.push(console.clone());
         console
     }

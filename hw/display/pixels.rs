@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn every_kind_shows_the_same_colours() {
         assert_eq!(one(|p| rgb15(&[0x1f, 0x7c], false, p)), 0xff00ff);
-        assert_eq!(one(|p| rgb15(&[0x02, 0x00], true, p)), 0x008200);
+        assert_eq!(one(|p| rgb15(&[0x02, 0x00], true, p)), 0x008400);
         assert_eq!(one(|p| rgb16(&[0xe0, 0x07], false, p)), 0x00ff00);
         assert_eq!(one(|p| rgb24(&[1, 2, 3], false, p)), 0x030201);
         assert_eq!(one(|p| rgb24(&[1, 2, 3], true, p)), 0x010203);

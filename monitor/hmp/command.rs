@@ -96,11 +96,6 @@ macro_rules! commands {
 pub(super) use commands;
 
 const COMMANDS: &[Command] = commands! {
-    "block_resize" "device size" "set the length of a disk" block::resize;
-    "block_set_io_throttle" "device bps bps_rd bps_wr iops iops_rd iops_wr" "limit a drive"
-        block::throttle;
-    "change" "[-f] device filename [format [read-only-mode]]" "exchange a medium, or VNC's password"
-        block::change;
     "announce_self" "[interfaces] [id]" "tell networks where the guest is" |target, arguments| {
         let interfaces = arguments.word().map(|list| list.split(',').map(str::to_owned).collect());
         let id = arguments.word().map(str::to_owned);
@@ -111,6 +106,11 @@ const COMMANDS: &[Command] = commands! {
         });
         silence()
     };
+    "block_resize" "device size" "set the length of a disk" block::resize;
+    "block_set_io_throttle" "device bps bps_rd bps_wr iops iops_rd iops_wr" "limit a drive"
+        block::throttle;
+    "change" "[-f] device filename [format [read-only-mode]]" "exchange a medium, or VNC's password"
+        block::change;
     "chardev-add" "args" "make a character device" |target, arguments| {
         let text = arguments.word().ok_or("chardev-add: string expected".to_owned())?;
         arguments.end("chardev-add")?;
@@ -170,6 +170,8 @@ const COMMANDS: &[Command] = commands! {
     "drive_add" "[-n] bus opts" "add a drive, or a node (-n)" block::drive_add;
     "drive_del" "device" "take a drive's image, and forget the drive" block::drive_del;
     "eject" "[-f] device" "take a medium out (-f: whatever the guest says)" block::eject;
+    "expire_password" "protocol time [-d display]" "say until when a viewer's password counts"
+        vnc::expire_password;
     "gpa2hva" "addr" "show where the emulator has a physical address" |target, arguments| {
         let address = arguments.expression()?;
         arguments.end("gpa2hva")?;
@@ -198,30 +200,6 @@ const COMMANDS: &[Command] = commands! {
         "have a port of the host lead to the guest" user_net::hostfwd_add;
     "hostfwd_remove" "[netdev_id] [tcp|udp]:[hostaddr]:hostport" "end such a forward"
         user_net::hostfwd_remove;
-    "netdev_add" "[type],id=str[,prop=value][,...]" "make a network" |target, arguments| {
-        let text = arguments.word().ok_or("netdev_add: string expected".to_owned())?;
-        arguments.end("netdev_add")?;
-        let spec = NetdevSpec::parse(text).map_err(QmpError::from)?;
-        target.vm.networks().add(&spec).map_err(QmpError::from)?;
-        silence()
-    };
-    "netdev_del" "id" "remove a network" |target, arguments| {
-        let id = arguments.word().ok_or("netdev_del: string expected".to_owned())?;
-        arguments.end("netdev_del")?;
-        target.vm.networks().remove(id).map_err(QmpError::from)?;
-        silence()
-    };
-    "set_link" "name on|off" "plug in or pull the cable of a card or a network" |target, arguments| {
-        let name = arguments.word().ok_or("set_link: string expected".to_owned())?;
-        let up = match arguments.word() {
-            Some("on") => true,
-            Some("off") => false,
-            _ => return refuse("set_link: expected 'on' or 'off'"),
-        };
-        arguments.end("set_link")?;
-        target.vm.networks().set_link(name, up).map_err(QmpError::from)?;
-        silence()
-    };
     "i" "/fmt addr" "read an I/O port" |target, arguments| {
         let size = port_size(arguments.format()?);
         let port = arguments.expression()? & 0xffff;
@@ -231,8 +209,6 @@ const COMMANDS: &[Command] = commands! {
         let (suffix, digits) = (port_suffix(size), usize::from(size) * 2);
         Ok(format!("port{suffix}[0x{port:04x}] = 0x{value:0digits$x}\n"))
     };
-    "expire_password" "protocol time [-d display]" "say until when a viewer's password counts"
-        vnc::expire_password;
     "info" "[subcommand]" "show something about the machine" info;
     "log" "item1[,...]" "choose what is logged" |_, arguments| {
         let items = arguments.word().ok_or("log: string expected".to_owned())?;
@@ -262,6 +238,19 @@ const COMMANDS: &[Command] = commands! {
     "mouse_button" "state" "press and release mouse buttons (1=L, 2=R, 4=M)" input::mouse_button;
     "mouse_move" "dx dy [dz]" "move the mouse" input::mouse_move;
     "mouse_set" "index" "choose the mouse that gets events" input::mouse_set;
+    "netdev_add" "[type],id=str[,prop=value][,...]" "make a network" |target, arguments| {
+        let text = arguments.word().ok_or("netdev_add: string expected".to_owned())?;
+        arguments.end("netdev_add")?;
+        let spec = NetdevSpec::parse(text).map_err(QmpError::from)?;
+        target.vm.networks().add(&spec).map_err(QmpError::from)?;
+        silence()
+    };
+    "netdev_del" "id" "remove a network" |target, arguments| {
+        let id = arguments.word().ok_or("netdev_del: string expected".to_owned())?;
+        arguments.end("netdev_del")?;
+        target.vm.networks().remove(id).map_err(QmpError::from)?;
+        silence()
+    };
     "nmi" "" "send every processor a non-maskable interrupt" |target, _| {
         target.inject_nmi()?;
         silence()
@@ -350,6 +339,17 @@ const COMMANDS: &[Command] = commands! {
     "screendump" "filename [-f format] [device [head]]" "save a picture of a screen" display::screendump;
     "sendkey" "keys [hold_ms]" "press keys (for example ctrl-alt-f1), by default for 10 ms"
         input::sendkey;
+    "set_link" "name on|off" "plug in or pull the cable of a card or a network" |target, arguments| {
+        let name = arguments.word().ok_or("set_link: string expected".to_owned())?;
+        let up = match arguments.word() {
+            Some("on") => true,
+            Some("off") => false,
+            _ => return refuse("set_link: expected 'on' or 'off'"),
+        };
+        arguments.end("set_link")?;
+        target.vm.networks().set_link(name, up).map_err(QmpError::from)?;
+        silence()
+    };
     "set_password" "protocol password [-d display] [action-if-connected]"
         "set the password of viewers" vnc::set_password;
     "snapshot_blkdev" "[-n] device [new-image-file [format]]" "put an overlay over a disk"

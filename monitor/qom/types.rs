@@ -8,7 +8,7 @@ use base::memory::backend::{self, Backend};
 use base::props::{PropSpec, Props, Value};
 use cpu::accel::{KvmProps, TcgProps};
 use cpu::cpuid::{self, Model};
-use hw::registry::{self, BusKind};
+use hw::registry;
 use machine::credentials;
 use machine::io_threads::IoThreadProps;
 use machine::machines::{Kind, MACHINES};
@@ -87,24 +87,6 @@ const ABSTRACT: &[(&str, &str)] = &[
     ("virtio-pci", "pci-device"),
 ];
 
-/// Parents that devices do not have from their bus, by what their names begin with.
-const FAMILIES: &[(&str, &str)] = &[
-    ("VGA", "pci-vga"),
-    ("e1000", "e1000-base"),
-    ("nec-usb-xhci", "pci-xhci"),
-    ("piix3-usb-uhci", "pci-uhci-usb"),
-    ("qemu-xhci", "pci-xhci"),
-    ("ramfb", "dynamic-sysbus-device"),
-    ("secondary-vga", "pci-vga"),
-    ("usb-hub", "usb-device"),
-    ("virtio-blk-pci", "virtio-blk-pci-base"),
-    ("virtio-gpu-pci", "virtio-gpu-pci-base-type"),
-    ("virtio-keyboard-pci", "virtio-keyboard-pci-base-type"),
-    ("virtio-mouse-pci", "virtio-mouse-pci-base-type"),
-    ("virtio-net-pci", "virtio-net-pci-base"),
-    ("virtio-tablet-pci", "virtio-tablet-pci-base-type"),
-];
-
 /// Parts of machines, which nobody adds by name.
 const PARTS: &[(&str, &str)] = &[
     ("IDE", "bus"),
@@ -171,16 +153,7 @@ pub(crate) fn all() -> Vec<TypeInfo> {
         types.push(concrete(name.into(), parent, onboard::specs(name).to_vec()));
     }
     for device in registry::all() {
-        let of_bus = match device.bus {
-            BusKind::Isa => "isa-device",
-            BusKind::Pci => "pci-device",
-            BusKind::Ide => "ide-device",
-            BusKind::Usb => "usb-hid",
-            BusKind::Floppy | BusKind::None => "device",
-        };
-        let family = FAMILIES.iter().find(|(prefix, _)| device.name.starts_with(prefix));
-        let parent = family.map_or(of_bus, |(_, parent)| parent);
-        types.push(concrete(device.name.into(), parent, device.specs().to_vec()));
+        types.push(concrete(device.name.into(), device.parent, device.specs().to_vec()));
     }
     for machine in MACHINES {
         let parent = match machine.kind {

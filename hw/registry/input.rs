@@ -1,0 +1,67 @@
+//! Keyboards, mice and tablets on virtio.
+
+use base::props::Props;
+
+use super::{Done, Setting, Slots, parse};
+use crate::virtio;
+use crate::virtio::input::{InputProps, WheelProps};
+use crate::virtio::pci::{InterfaceProps, Interfaces, Place, VirtioPciProps};
+
+#[derive(Debug, Props)]
+pub(super) struct VirtioKeyboardProps {
+    #[prop(flatten)]
+    input: InputProps,
+    #[prop(flatten)]
+    pci: VirtioPciProps,
+    #[prop(flatten)]
+    interfaces: InterfaceProps,
+}
+
+#[derive(Debug, Props)]
+pub(super) struct VirtioPointerProps {
+    #[prop(flatten)]
+    keyboard: VirtioKeyboardProps,
+    #[prop(flatten)]
+    wheel: WheelProps,
+}
+
+pub(super) fn virtio_keyboard(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "virtio-keyboard-pci";
+    let props: VirtioKeyboardProps = parse(name, settings)?;
+    virtio_input(name, virtio::input::Kind::Keyboard, props, false, slots)
+}
+
+pub(super) fn virtio_mouse(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "virtio-mouse-pci";
+    let props: VirtioPointerProps = parse(name, settings)?;
+    let wheel_axis = props.wheel.wheel_axis;
+    virtio_input(name, virtio::input::Kind::Mouse, props.keyboard, wheel_axis, slots)
+}
+
+pub(super) fn virtio_tablet(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let name = "virtio-tablet-pci";
+    let props: VirtioPointerProps = parse(name, settings)?;
+    let wheel_axis = props.wheel.wheel_axis;
+    virtio_input(name, virtio::input::Kind::Tablet, props.keyboard, wheel_axis, slots)
+}
+
+fn virtio_input(
+    type_name: &'static str,
+    kind: virtio::input::Kind,
+    mut props: VirtioKeyboardProps,
+    wheel_axis: bool,
+    slots: &mut dyn Slots,
+) -> Done {
+    props.pci.prefer_vectors(virtio::input::VECTORS);
+    // There never were legacy drivers.
+    let modern = !props.interfaces.disable_modern;
+    let interfaces = Interfaces { legacy: false, modern };
+    let seat = virtio::input::Seat {
+        bus: slots.pci(),
+        place: Place { type_name, interfaces, props: &props.pci },
+        msi: slots.msi(),
+        router: slots.input(),
+    };
+    virtio::input::plug(seat, kind, &props.input, wheel_axis)?;
+    Ok(())
+}

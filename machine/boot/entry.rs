@@ -112,7 +112,7 @@ fn descriptor(segment: &Segment) -> u64 {
 }
 
 /// Protected or long mode with flat segments, and the descriptor table to write for it.
-fn flat_entry(mode: Mode, rip: u64) -> (CpuEntry, (u64, Vec<u8>)) {
+fn flat_entry(mode: Mode, rip: u64, gdt: u64) -> (CpuEntry, (u64, Vec<u8>)) {
     let code_size = if mode == Mode::Long64 { LONG } else { SIZE_32 };
     let cs = flat(BOOT_CS, CODE | code_size);
     let data = flat(BOOT_DS, DATA | SIZE_32);
@@ -129,26 +129,29 @@ fn flat_entry(mode: Mode, rip: u64) -> (CpuEntry, (u64, Vec<u8>)) {
         cs,
         data,
         tr,
-        gdt: Table { base: low::GDT, limit: table.len() as u16 - 1 },
+        gdt: Table { base: gdt, limit: table.len() as u16 - 1 },
         idt: Table::default(),
         cr0: CR0_PE | CR0_ET,
         cr3: 0,
         cr4: 0,
         efer: 0,
     };
-    (entry, (low::GDT, table))
+    (entry, (gdt, table))
 }
 
-/// 32-bit protected mode without paging.
-pub(super) fn protected32(rip: u64, writes: &mut Vec<(u64, Vec<u8>)>) -> CpuEntry {
-    let (entry, table) = flat_entry(Mode::Protected32, rip);
+/// Bytes of the global descriptor table.
+pub(super) const GDT_LENGTH: u64 = 48;
+
+/// 32-bit protected mode without paging, with the descriptor table at `gdt`.
+pub(super) fn protected32(rip: u64, gdt: u64, writes: &mut Vec<(u64, Vec<u8>)>) -> CpuEntry {
+    let (entry, table) = flat_entry(Mode::Protected32, rip, gdt);
     writes.push(table);
     entry
 }
 
 /// Long mode with the first 4 GiB mapped to themselves.
 pub(super) fn long64(rip: u64, writes: &mut Vec<(u64, Vec<u8>)>) -> CpuEntry {
-    let (mut entry, table) = flat_entry(Mode::Long64, rip);
+    let (mut entry, table) = flat_entry(Mode::Long64, rip, low::GDT);
     writes.push(table);
     writes.push((low::PAGE_TABLES, identity_map()));
     entry.cr3 = low::PAGE_TABLES;

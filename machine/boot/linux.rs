@@ -240,7 +240,7 @@ fn enter(
     writes.extend(bios_data());
     let mut entry = match way {
         Way::Long64 => entry::long64(start + ENTRY_64_OFFSET, writes),
-        _ => entry::protected32(start, writes),
+        _ => entry::protected32(start, low::GDT, writes),
     };
     entry.gprs[RSI] = low::PARAMETERS;
     entry

@@ -6,11 +6,14 @@
 mod elf;
 pub mod entry;
 mod linux;
+mod low;
 pub mod mtrr;
 pub mod multiboot;
 mod pvh;
 pub mod starter;
 pub mod tables;
+
+use std::ops::Range;
 
 use hw::firmware::e820::Entry;
 use thiserror::Error;
@@ -61,6 +64,12 @@ pub enum BootError {
     CommandLineTooLong {
         /// Bytes there are.
         max: u64,
+        /// Bytes it needs.
+        need: u64,
+    },
+    /// The kernel leaves no room for what it is to be told.
+    #[error("no memory below 640 KiB is left for {need} bytes of boot information")]
+    NoLowMemory {
         /// Bytes it needs.
         need: u64,
     },
@@ -125,24 +134,8 @@ pub struct BootImage {
     pub entry: CpuEntry,
 }
 
-/// Where things go below 640 KiB: above the BIOS data area; the top is left to the kernel's trampolines.
-mod low {
-    /// Global descriptor table.
-    pub const GDT: u64 = 0x500;
-    /// Linux boot parameters, or the information structure of PVH and Multiboot.
-    pub const PARAMETERS: u64 = 0x7000;
-    /// Page tables.
-    pub const PAGE_TABLES: u64 = 0x9000;
-    /// Linux setup data.
-    pub const SETUP_DATA: u64 = 0xf000;
-    /// Linux real-mode code.
-    pub const REAL_MODE: u64 = 0x1_0000;
-    /// Command line and other text.
-    pub const TEXT: u64 = 0x2_0000;
-    /// End of what we use.
-    pub const END: u64 = 0x9_0000;
-}
-
+/// Where memory gives way to the display and to ROMs, and where it goes on.
+const HOLE: Range<u64> = 0xa_0000..LOWEST_KERNEL;
 const LOWEST_KERNEL: u64 = 0x10_0000;
 const PAGE: u64 = 0x1000;
 
@@ -168,11 +161,10 @@ impl Request<'_> {
         BootError::Damaged { file: self.name.into(), what }
     }
 
-    /// Fails unless `start..start + length` is memory above 1 MiB that the kernel may occupy.
+    /// Fails unless `start..start + length` is memory that the kernel may occupy.
     fn check_room(&self, start: u64, length: u64) -> Result<u64, BootError> {
         let room = self.usable_below_4g.saturating_sub(start);
-        let end = self.usable_below_4g;
-        if start < LOWEST_KERNEL || start > end || length > room {
+        if start > self.usable_below_4g || length > room {
             return Err(BootError::KernelTooLarge { file: self.name.into(), need: length, room });
         }
         Ok(start + length)

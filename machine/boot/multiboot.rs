@@ -2,8 +2,9 @@
 
 use super::elf::{self, number};
 use super::entry::{self, RAX, RBX};
-use super::pvh::{Parts, Text, load_segments, place_modules};
-use super::{BootError, BootImage, Request, low};
+use super::low::{self, Free};
+use super::pvh::{Parts, load_segments, place_modules, place_texts};
+use super::{BootError, BootImage, Request};
 use hw::firmware::e820::Kind;
 
 const HEADER_MAGIC: u64 = 0x1bad_b002;
@@ -82,19 +83,19 @@ pub fn load(request: &Request<'_>, header: &Header) -> Result<BootImage, BootErr
     }
     let addresses = place_modules(request, request.modules, kernel_end, &mut parts)?;
 
-    let mut text = Text::new();
-    let command_line = text.add(&format!("{} {}", request.name, request.command_line));
-    let loader_name = text.add(LOADER_NAME);
-    let module_texts: Vec<u64> =
-        request.modules.iter().map(|module| text.add(&module.text)).collect();
-    parts.writes.push(text.finish()?);
+    let mut free = Free::beside(&parts);
+    let gdt = free.take(low::GDT, entry::GDT_LENGTH)?;
 
-    let modules_at = low::PARAMETERS + INFO_LENGTH;
-    let map_at = modules_at + MODULE_LENGTH * addresses.len() as u64;
+    let command_line = format!("{} {}", request.name, request.command_line);
+    let module_texts = request.modules.iter().map(|module| module.text.as_str());
+    let texts = [command_line.as_str(), LOADER_NAME].into_iter().chain(module_texts);
+    let texts = place_texts(texts, &mut free, &mut parts)?;
+    let (command_line, loader_name, module_texts) = (texts[0], texts[1], &texts[2..]);
+
     let map = memory_map(request);
-    if map_at + map.len() as u64 > low::PAGE_TABLES {
-        return Err(request.damaged("too many modules"));
-    }
+    let map_offset = INFO_LENGTH + MODULE_LENGTH * addresses.len() as u64;
+    let info_at = free.take(low::PARAMETERS, map_offset + map.len() as u64)?;
+    let (modules_at, map_at) = (info_at + INFO_LENGTH, info_at + map_offset);
     let mut info = Information::default();
     const MEMORY: u32 = 1 << 0;
     const BOOT_DEVICE: u32 = 1 << 1;
@@ -115,18 +116,18 @@ pub fn load(request: &Request<'_>, header: &Header) -> Result<BootImage, BootErr
     info.set(48, map_at as u32);
     info.set(64, loader_name as u32);
     let mut bytes = info.0.to_vec();
-    for ((module, address), text) in request.modules.iter().zip(&addresses).zip(&module_texts) {
+    for ((module, address), text) in request.modules.iter().zip(&addresses).zip(module_texts) {
         let end = *address + module.data.len() as u64;
         for value in [*address, end, *text, 0] {
             bytes.extend((value as u32).to_le_bytes());
         }
     }
     bytes.extend(map);
-    parts.writes.push((low::PARAMETERS, bytes));
+    parts.writes.push((info_at, bytes));
 
-    let mut entry = entry::protected32(rip, &mut parts.writes);
+    let mut entry = entry::protected32(rip, gdt, &mut parts.writes);
     entry.gprs[RAX] = LOADER_MAGIC;
-    entry.gprs[RBX] = low::PARAMETERS;
+    entry.gprs[RBX] = info_at;
     Ok(BootImage { writes: parts.writes, clears: parts.clears, screen_info: None, entry })
 }
 
@@ -172,13 +173,9 @@ fn load_by_addresses(
     let data = usize::try_from(length).ok().and_then(|length| rest.get(..length));
     let data =
         data.ok_or_else(|| request.damaged("the file is shorter than its Multiboot header says"))?;
-    let loaded_end = load_address + length;
-    let end = loaded_end.max(bss_end);
+    let end = (load_address + length).max(bss_end);
     request.check_room(load_address, end - load_address)?;
-    parts.writes.push((load_address, data.to_vec()));
-    if end > loaded_end {
-        parts.clears.push((loaded_end, end - loaded_end));
-    }
+    parts.add(load_address, data, end - load_address);
     Ok((entry, end))
 }
 

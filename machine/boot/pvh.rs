@@ -3,7 +3,8 @@
 
 use super::elf::{self, Elf};
 use super::entry::{self, RBX};
-use super::{BootError, BootImage, Module, PAGE, Request, low};
+use super::low::{self, Free};
+use super::{BootError, BootImage, HOLE, LOWEST_KERNEL, Module, PAGE, Request};
 
 const NOTE_OWNER: &[u8] = b"Xen";
 const NOTE_PHYS32_ENTRY: u64 = 18;
@@ -24,12 +25,8 @@ pub fn load_segments(
         end = end.max(request.check_room(segment.address, segment.size)?);
         // Together they fit as well: else they lie on top of each other.
         total = total.saturating_add(segment.size);
-        request.check_room(super::LOWEST_KERNEL, total)?;
-        let in_file = segment.data.len() as u64;
-        image.writes.push((segment.address, segment.data.to_vec()));
-        if segment.size > in_file {
-            image.clears.push((segment.address + in_file, segment.size - in_file));
-        }
+        request.check_room(0, total)?;
+        image.add(segment.address, segment.data, segment.size);
     }
     if end == 0 {
         return Err(request.damaged("it has no segments"));
@@ -46,6 +43,28 @@ pub struct Parts {
     pub clears: Vec<(u64, u64)>,
 }
 
+impl Parts {
+    /// Adds bytes and the zeroes behind them, together `size`. What would lie where there is no memory is left out:
+    /// linkers put the headers of a file before the first megabyte's end, and nobody reads them there.
+    pub fn add(&mut self, address: u64, data: &[u8], size: u64) {
+        let end = address + size;
+        for part in [address..end.min(HOLE.start), address.max(HOLE.end)..end] {
+            if part.is_empty() {
+                continue;
+            }
+            let from = data.len().min((part.start - address) as usize);
+            let to = data.len().min((part.end - address) as usize);
+            let zeroes = part.start + (to - from) as u64..part.end;
+            if from < to {
+                self.writes.push((part.start, data[from..to].to_vec()));
+            }
+            if !zeroes.is_empty() {
+                self.clears.push((zeroes.start, zeroes.end - zeroes.start));
+            }
+        }
+    }
+}
+
 /// Places modules behind the kernel, each on a page of its own. Returns their addresses.
 pub fn place_modules(
     request: &Request<'_>,
@@ -53,7 +72,7 @@ pub fn place_modules(
     kernel_end: u64,
     parts: &mut Parts,
 ) -> Result<Vec<u64>, BootError> {
-    let mut next = kernel_end;
+    let mut next = kernel_end.max(LOWEST_KERNEL);
     let mut addresses = vec![];
     for module in modules {
         let length = module.data.len() as u64;
@@ -72,33 +91,25 @@ pub fn place_modules(
     Ok(addresses)
 }
 
-/// Text in low memory: strings one behind the other, each ended by a zero.
-pub struct Text {
-    bytes: Vec<u8>,
-}
-
-impl Text {
-    /// Nothing yet.
-    pub fn new() -> Text {
-        Text { bytes: vec![] }
+/// Texts in low memory: strings one behind the other, each ended by a zero. Returns their addresses.
+pub fn place_texts<'a>(
+    texts: impl IntoIterator<Item = &'a str>,
+    free: &mut Free,
+    parts: &mut Parts,
+) -> Result<Vec<u64>, BootError> {
+    let (mut bytes, mut offsets) = (vec![], vec![]);
+    for text in texts {
+        offsets.push(bytes.len() as u64);
+        bytes.extend(text.bytes().filter(|byte| *byte != 0));
+        bytes.push(0);
     }
-
-    /// Adds a string and returns its address.
-    pub fn add(&mut self, text: &str) -> u64 {
-        let address = low::TEXT + self.bytes.len() as u64;
-        self.bytes.extend(text.bytes().filter(|byte| *byte != 0));
-        self.bytes.push(0);
-        address
+    let (max, need) = (low::END - low::TEXT, bytes.len() as u64);
+    if need > max {
+        return Err(BootError::CommandLineTooLong { max, need });
     }
-
-    /// The write, if all fits.
-    pub fn finish(self) -> Result<(u64, Vec<u8>), BootError> {
-        let (max, need) = (low::END - low::TEXT, self.bytes.len() as u64);
-        if need > max {
-            return Err(BootError::CommandLineTooLong { max, need });
-        }
-        Ok((low::TEXT, self.bytes))
-    }
+    let at = free.take(low::TEXT, need)?;
+    parts.writes.push((at, bytes));
+    Ok(offsets.into_iter().map(|offset| at + offset).collect())
 }
 
 /// Loads a kernel by its PVH note.
@@ -110,18 +121,18 @@ pub fn load(request: &Request<'_>) -> Result<BootImage, BootError> {
     let mut parts = Parts::default();
     let kernel_end = load_segments(request, &elf, &mut parts)?;
     let addresses = place_modules(request, request.modules, kernel_end, &mut parts)?;
+    let mut free = Free::beside(&parts);
+    let gdt = free.take(low::GDT, entry::GDT_LENGTH)?;
 
-    let mut text = Text::new();
-    let command_line = text.add(request.command_line);
-    let module_texts: Vec<u64> =
-        request.modules.iter().map(|module| text.add(&module.text)).collect();
-    parts.writes.push(text.finish()?);
+    let module_texts = request.modules.iter().map(|module| module.text.as_str());
+    let texts = std::iter::once(request.command_line).chain(module_texts);
+    let texts = place_texts(texts, &mut free, &mut parts)?;
+    let (command_line, module_texts) = (texts[0], &texts[1..]);
 
-    let modules_at = low::PARAMETERS + START_INFO_LENGTH;
-    let map_at = modules_at + MODULE_LENGTH * addresses.len() as u64;
-    if map_at + MAP_ENTRY_LENGTH * request.memory_map.len() as u64 > low::PAGE_TABLES {
-        return Err(request.damaged("too many modules"));
-    }
+    let map_offset = START_INFO_LENGTH + MODULE_LENGTH * addresses.len() as u64;
+    let length = map_offset + MAP_ENTRY_LENGTH * request.memory_map.len() as u64;
+    let info_at = free.take(low::PARAMETERS, length)?;
+    let (modules_at, map_at) = (info_at + START_INFO_LENGTH, info_at + map_offset);
     let mut info: Vec<u8> = vec![];
     for value in [START_MAGIC, VERSION, 0, addresses.len() as u32] {
         info.extend(value.to_le_bytes());
@@ -131,7 +142,7 @@ pub fn load(request: &Request<'_>) -> Result<BootImage, BootError> {
     }
     info.extend((request.memory_map.len() as u32).to_le_bytes());
     info.extend([0; 4]);
-    for ((module, address), text) in request.modules.iter().zip(&addresses).zip(&module_texts) {
+    for ((module, address), text) in request.modules.iter().zip(&addresses).zip(module_texts) {
         for value in [*address, module.data.len() as u64, *text, 0] {
             info.extend(value.to_le_bytes());
         }
@@ -142,9 +153,9 @@ pub fn load(request: &Request<'_>) -> Result<BootImage, BootError> {
         info.extend((entry.kind as u32).to_le_bytes());
         info.extend([0; 4]);
     }
-    parts.writes.push((low::PARAMETERS, info));
+    parts.writes.push((info_at, info));
 
-    let mut entry = entry::protected32(rip, &mut parts.writes);
-    entry.gprs[RBX] = low::PARAMETERS;
+    let mut entry = entry::protected32(rip, gdt, &mut parts.writes);
+    entry.gprs[RBX] = info_at;
     Ok(BootImage { writes: parts.writes, clears: parts.clears, screen_info: None, entry })
 }

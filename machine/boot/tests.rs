@@ -257,6 +257,44 @@ fn multiboot_kernels_get_modules_and_a_memory_map() {
     ));
 }
 
+/// Whoever runs in real mode must lie where others have their boot information.
+#[test]
+fn kernels_in_low_memory_are_not_written_over() {
+    let low_kernel = |base: u32, size: u32| {
+        let mut file = elf32(false, Some(3));
+        put32(&mut file, 24, base + 0x10);
+        for (index, value) in [1, 0x100, base, base, 0x100, size].into_iter().enumerate() {
+            put32(&mut file, 52 + 4 * index, value);
+        }
+        file
+    };
+    let image = start(&low_kernel(0x4000, 0x2_0000), &[module("m", 100)]).unwrap();
+    assert_eq!(image.entry.rip, 0x4010);
+    assert_eq!(image.clears, [(0x4100, 0x1_ff00)]);
+    let info = image.entry.gprs[RBX];
+    let module = read_u32(&image, u64::from(read_u32(&image, info + 24)));
+    assert!(u64::from(module) >= LOWEST_KERNEL);
+    assert_eq!(read_text(&image, read_u32(&image, info + 16)), "k console=ttyS0");
+    let kernel =
+        image.writes.iter().filter(|(at, data)| *at < 0x2_4000 && at + data.len() as u64 > 0x4000);
+    assert_eq!(kernel.count(), 1, "nothing else is where the kernel is");
+    let error = start(&low_kernel(0x600, 0x9_0000), &[]).unwrap_err().to_string();
+    assert!(error.starts_with("no memory below 640 KiB is left for"), "{error}");
+}
+
+/// Linkers put the file's headers before a kernel that is to be at 1 MiB.
+#[test]
+fn what_lies_in_the_hole_is_left_out() {
+    let mut file = elf32(false, Some(3));
+    for (index, value) in [1, 0, 0xf_ff00, 0xf_ff00, 0x200, 0x1200].into_iter().enumerate() {
+        put32(&mut file, 52 + 4 * index, value);
+    }
+    let image = start(&file, &[]).unwrap();
+    assert_eq!(read_u32(&image, LOWEST_KERNEL), 0x1bad_b002);
+    assert!(image.writes.iter().all(|(at, _)| !HOLE.contains(at)));
+    assert_eq!(image.clears, [(0x10_0100, 0x1000)]);
+}
+
 #[test]
 fn multiboot_addresses_take_the_place_of_elf() {
     let mut file = vec![0; 0x100];
@@ -367,7 +405,7 @@ proptest! {
         if let Ok(image) = start(&file, &[module("m", 100)]) {
             for (at, length) in image.writes.iter().map(|(at, data)| (*at, data.len() as u64)).chain(image.clears) {
                 prop_assert!(at + length <= MEMORY - 0x2_0000, "{:#x}+{:#x}", at, length);
-                prop_assert!(at >= 0x400, "{:#x}+{:#x}", at, length);
+                prop_assert!(at + length <= HOLE.start || at >= HOLE.end, "{:#x}+{:#x}", at, length);
             }
         }
     }

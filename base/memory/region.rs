@@ -149,12 +149,16 @@ impl Region {
 
     /// Takes `child` out. Without effect if it is not there.
     pub fn remove(&self, child: &Region) {
-        let me = Arc::downgrade(&self.0);
-        let parents = &mut child.0.node.lock().parents;
+        child.forget_parent(&self.0);
+        self.update(|node| node.children.retain(|c| !Arc::ptr_eq(&c.region.0, &child.0)));
+    }
+
+    fn forget_parent(&self, parent: &Arc<Inner>) {
+        let me = Arc::downgrade(parent);
+        let parents = &mut self.0.node.lock().parents;
         if let Some(at) = parents.iter().position(|parent| parent.ptr_eq(&me)) {
             parents.swap_remove(at);
         }
-        self.update(|node| node.children.retain(|c| !Arc::ptr_eq(&c.region.0, &child.0)));
     }
 
     /// Moves `child` to another offset, keeping its priority.

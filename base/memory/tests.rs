@@ -225,6 +225,24 @@ fn listeners_see_every_change_once() {
     assert_eq!(*counter.0.lock(), [(0, 1), (1, 2), (2, 1)]);
 }
 
+/// A frame buffer behind a BAR shows through the legacy window as well.
+#[test]
+fn a_region_that_is_taken_out_may_be_seen_elsewhere() {
+    let root = Region::container("root", 0x1_0000);
+    let block = Arc::new(RamBlock::anonymous("vram", 0x1000).unwrap());
+    let memory = Region::ram(block);
+    root.add(&memory, 0x8000, 0);
+    root.add(&Region::alias("window", &memory, 0, 0x1000), 0, 0);
+    let space = AddressSpace::new("memory", root.clone());
+    root.remove(&memory);
+    space.write(0x10, &[7]);
+    let mut bytes = [0; 1];
+    space.read(0x8010, &mut bytes);
+    assert_eq!(bytes, [0]);
+    space.read(0x10, &mut bytes);
+    assert_eq!(bytes, [7]);
+}
+
 #[test]
 fn devices_reach_memory_only() {
     let (space, recorder, root) = device(AccessSizes::ANY);

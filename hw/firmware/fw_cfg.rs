@@ -25,10 +25,22 @@ pub mod item {
     pub const RAM_SIZE: u16 = 0x03;
     pub const NO_GRAPHIC: u16 = 0x04;
     pub const CPU_COUNT: u16 = 0x05;
+    pub const KERNEL_ADDRESS: u16 = 0x07;
+    pub const KERNEL_SIZE: u16 = 0x08;
+    pub const INITRD_ADDRESS: u16 = 0x0a;
+    pub const INITRD_SIZE: u16 = 0x0b;
     pub const BOOT_DEVICE: u16 = 0x0c;
     pub const NUMA: u16 = 0x0d;
     pub const BOOT_MENU: u16 = 0x0e;
     pub const MAX_CPUS: u16 = 0x0f;
+    pub const KERNEL_DATA: u16 = 0x11;
+    pub const INITRD_DATA: u16 = 0x12;
+    pub const COMMAND_LINE_ADDRESS: u16 = 0x13;
+    pub const COMMAND_LINE_SIZE: u16 = 0x14;
+    pub const COMMAND_LINE_DATA: u16 = 0x15;
+    pub const SETUP_ADDRESS: u16 = 0x16;
+    pub const SETUP_SIZE: u16 = 0x17;
+    pub const SETUP_DATA: u16 = 0x18;
     pub const FILE_DIRECTORY: u16 = 0x19;
     pub const FIRST_FILE: u16 = 0x20;
     /// Items whose meaning is the architecture's.

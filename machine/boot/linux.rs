@@ -2,7 +2,7 @@
 
 use super::elf::number;
 use super::entry::{self, CpuEntry, RSI};
-use super::{BootError, BootImage, LOWEST_KERNEL, PAGE, Request, low};
+use super::{BootError, BootImage, LOWEST_KERNEL, LoaderFiles, PAGE, Request, low};
 use hw::firmware::e820;
 
 const SECTOR: usize = 512;
@@ -18,6 +18,8 @@ const SETUP_RNG_SEED: u32 = 9;
 /// Limit for initial RAM disks before kernels could say theirs.
 const OLD_INITRD_MAX: u64 = 0x37ff_ffff;
 const MAP_ENTRIES: usize = 128;
+/// The video mode that is there already.
+const NORMAL_VIDEO: u16 = 0xffff;
 const CMDLINE_MAGIC: u16 = 0xa33f;
 /// Distance of the command line from setup code at 0x90000, and the room there.
 const OLD_CL_OFFSET: u64 = 0x9000;
@@ -110,16 +112,25 @@ impl<'a> Kernel<'a> {
         number(self.file, at, size)
     }
 
-    fn way(&self, long_mode: bool) -> Way {
+    fn way(&self, command_line: &str, long_mode: bool) -> Way {
         let loaded_high = number(self.file, field::LOADFLAGS, 1)
             .is_some_and(|flags| flags as u8 & LOADED_HIGH != 0);
         let has_64 =
             self.since(0x20c, field::XLOADFLAGS, 2).is_some_and(|flags| flags & XLF_KERNEL_64 != 0);
         match () {
             _ if !loaded_high || self.version < 0x202 => Way::Real,
+            // Programs that call themselves Linux to be loaded, like iPXE, have no other entry.
+            _ if self.code32_start() == 0 => Way::Real,
+            // The kernel's own setup code has the BIOS of the display set the mode.
+            _ if video_mode(command_line) != NORMAL_VIDEO => Way::Real,
             _ if has_64 && long_mode => Way::Long64,
             _ => Way::Protected32,
         }
+    }
+
+    /// Where the kernel wants to be loaded; others have no code for protected mode.
+    fn code32_start(&self) -> u64 {
+        number(self.file, field::CODE32_START, 4).unwrap_or(0)
     }
 
     /// Where the protected-mode part goes, and the end of the memory that it needs before it knows the memory map.
@@ -140,8 +151,8 @@ impl<'a> Kernel<'a> {
             return Ok((low::REAL_MODE, LOWEST_KERNEL));
         }
         let fixed = self.since(0x205, field::RELOCATABLE, 1).unwrap_or(0) == 0;
-        let start = match number(self.file, field::CODE32_START, 4) {
-            Some(start) if fixed && start >= LOWEST_KERNEL => start,
+        let start = match self.code32_start() {
+            start if fixed && start >= LOWEST_KERNEL => start,
             _ => LOWEST_KERNEL,
         };
         let preferred = self.since(0x20a, field::PREF_ADDRESS, 8).unwrap_or(start).max(start);
@@ -165,13 +176,55 @@ fn put(page: &mut [u8], at: usize, bytes: &[u8]) {
     page[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
+/// Whether the kernel begins with code that calls the BIOS.
+pub fn calls_bios(request: &Request<'_>) -> bool {
+    Kernel::parse(request)
+        .is_ok_and(|kernel| kernel.way(request.command_line, request.long_mode) == Way::Real)
+}
+
 /// Loads a kernel image.
 pub fn load(request: &Request<'_>) -> Result<BootImage, BootError> {
     let kernel = Kernel::parse(request)?;
-    let way = kernel.way(request.long_mode);
-    let (start, kernel_end) = kernel.place(request, way)?;
-    let mut writes = vec![(start, kernel.payload.to_vec())];
+    let way = kernel.way(request.command_line, request.long_mode);
+    let Parts { code, setup: (setup_at, mut page), command_line, initrd, setup_data } =
+        place(request, &kernel, way)?;
+    let start = code.0;
+    let mut writes = vec![code, command_line];
+    writes.extend(initrd);
+    if way != Way::Real {
+        if let Some((first, _)) = setup_data.first() {
+            put(&mut page, field::SETUP_DATA, &first.to_le_bytes());
+        }
+        writes.extend(setup_data);
+        describe_memory(request, &mut page);
+        put(&mut page, parameter::ACPI_RSDP, &request.rsdp.unwrap_or(0).to_le_bytes());
+        put(&mut page, field::CODE32_START, &(start as u32).to_le_bytes());
+    }
+    let entry = enter(way, start, setup_at, page, &mut writes);
+    let screen_info = (way != Way::Real).then_some(low::PARAMETERS);
+    Ok(BootImage { writes, clears: vec![], screen_info, entry })
+}
 
+/// What a boot loader in firmware puts into memory before it runs the kernel's setup code.
+pub fn for_loader(request: &Request<'_>) -> Result<LoaderFiles, BootError> {
+    let kernel = Kernel::parse(request)?;
+    let Parts { code, setup, command_line, initrd, .. } = place(request, &kernel, Way::Real)?;
+    Ok(LoaderFiles { setup, code, command_line, initrd: initrd.unwrap_or_default() })
+}
+
+/// The parts of a kernel, each with its place.
+struct Parts {
+    code: (u64, Vec<u8>),
+    /// Setup code, or the parameters that it would make.
+    setup: (u64, Vec<u8>),
+    command_line: (u64, Vec<u8>),
+    initrd: Option<(u64, Vec<u8>)>,
+    /// What is handed over besides the parameters.
+    setup_data: Vec<(u64, Vec<u8>)>,
+}
+
+fn place(request: &Request<'_>, kernel: &Kernel<'_>, way: Way) -> Result<Parts, BootError> {
+    let (start, end) = kernel.place(request, way)?;
     let old = kernel.version < 0x202;
     let setup_at = if old || start < LOWEST_KERNEL { low::END } else { low::REAL_MODE };
     let mut page = match way {
@@ -197,29 +250,22 @@ pub fn load(request: &Request<'_>) -> Result<BootImage, BootError> {
     if command_line.len() as u64 > room {
         return Err(BootError::CommandLineTooLong { max: room, need: command_line.len() as u64 });
     }
-    writes.push((command_line_at, command_line));
     if old {
         put(&mut page, parameter::OLD_CL_MAGIC, &CMDLINE_MAGIC.to_le_bytes());
         put(&mut page, parameter::OLD_CL_OFFSET, &(OLD_CL_OFFSET as u16).to_le_bytes());
     } else {
         put(&mut page, field::CMD_LINE_PTR, &(command_line_at as u32).to_le_bytes());
     }
-    let setup_data = setup_data(request, &kernel, kernel_end);
-    let kernel_end =
-        setup_data.iter().map(|(at, data)| at + data.len() as u64).fold(kernel_end, u64::max);
-    place_initrd(request, &kernel, kernel_end, &mut page, &mut writes)?;
-    if way != Way::Real {
-        if let Some((first, _)) = setup_data.first() {
-            put(&mut page, field::SETUP_DATA, &first.to_le_bytes());
-        }
-        writes.extend(setup_data);
-        describe_memory(request, &mut page);
-        put(&mut page, parameter::ACPI_RSDP, &request.rsdp.unwrap_or(0).to_le_bytes());
-        put(&mut page, field::CODE32_START, &(start as u32).to_le_bytes());
-    }
-    let entry = enter(way, start, setup_at, page, &mut writes);
-    let screen_info = (way != Way::Real).then_some(low::PARAMETERS);
-    Ok(BootImage { writes, clears: vec![], screen_info, entry })
+    let setup_data = setup_data(request, kernel, end);
+    let ends = setup_data.iter().map(|(at, data)| at + data.len() as u64);
+    let initrd = place_initrd(request, kernel, ends.fold(end, u64::max), &mut page)?;
+    Ok(Parts {
+        code: (start, kernel.payload.to_vec()),
+        setup: (setup_at, page),
+        command_line: (command_line_at, command_line),
+        initrd,
+        setup_data,
+    })
 }
 
 /// Hands over the parameters in the way that the entry wants them.
@@ -256,17 +302,16 @@ fn bios_data() -> [(u64, Vec<u8>); 2] {
 
 /// `vga=` is an argument to the boot loader.
 fn video_mode(command_line: &str) -> u16 {
-    const NORMAL: u16 = 0xffff;
     let value =
         command_line.split_ascii_whitespace().rev().find_map(|word| word.strip_prefix("vga="));
     match value {
         Some("ext") => 0xfffe,
         Some("ask") => 0xfffd,
         Some(value) => match value.strip_prefix("0x") {
-            Some(digits) => u16::from_str_radix(digits, 16).unwrap_or(NORMAL),
-            None => value.parse().unwrap_or(NORMAL),
+            Some(digits) => u16::from_str_radix(digits, 16).unwrap_or(NORMAL_VIDEO),
+            None => value.parse().unwrap_or(NORMAL_VIDEO),
         },
-        None => NORMAL,
+        None => NORMAL_VIDEO,
     }
 }
 
@@ -276,11 +321,10 @@ fn place_initrd(
     kernel: &Kernel<'_>,
     kernel_end: u64,
     page: &mut [u8],
-    writes: &mut Vec<(u64, Vec<u8>)>,
-) -> Result<(), BootError> {
+) -> Result<Option<(u64, Vec<u8>)>, BootError> {
     let size: u64 = request.modules.iter().map(|module| module.data.len() as u64).sum();
     if size == 0 {
-        return Ok(());
+        return Ok(None);
     }
     let highest = kernel
         .since(0x203, field::INITRD_ADDR_MAX, 4)
@@ -295,13 +339,10 @@ fn place_initrd(
     if start < kernel_end {
         return Err(too_large);
     }
-    writes.push((
-        start,
-        request.modules.iter().flat_map(|module| module.data.iter().copied()).collect(),
-    ));
     put(page, field::RAMDISK_IMAGE, &start32.to_le_bytes());
     put(page, field::RAMDISK_SIZE, &size32.to_le_bytes());
-    Ok(())
+    let data = request.modules.iter().flat_map(|module| module.data.iter().copied()).collect();
+    Ok(Some((start, data)))
 }
 
 /// What is handed over besides the parameters, as a list in memory, with the place of each entry.

@@ -134,6 +134,19 @@ pub struct BootImage {
     pub entry: CpuEntry,
 }
 
+/// What firmware needs to start a Linux kernel by itself: contents with their addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoaderFiles {
+    /// The setup code.
+    pub setup: (u64, Vec<u8>),
+    /// The rest of the kernel.
+    pub code: (u64, Vec<u8>),
+    /// Arguments of the kernel, with a zero at the end.
+    pub command_line: (u64, Vec<u8>),
+    /// The initial RAM disk, which may be empty.
+    pub initrd: (u64, Vec<u8>),
+}
+
 /// Where memory gives way to the display and to ROMs, and where it goes on.
 const HOLE: Range<u64> = 0xa_0000..LOWEST_KERNEL;
 const LOWEST_KERNEL: u64 = 0x10_0000;
@@ -154,6 +167,19 @@ pub fn load(request: &Request<'_>) -> Result<BootImage, BootError> {
         return pvh::load(request);
     }
     Err(BootError::UnknownFormat)
+}
+
+/// Whether a kernel may call the BIOS. Firmware has to run before it.
+pub fn calls_bios(request: &Request<'_>) -> bool {
+    match linux::is_linux(request.kernel) {
+        true => linux::calls_bios(request),
+        false => multiboot::find_header(request.kernel).is_some(),
+    }
+}
+
+/// What firmware needs to start a kernel by itself, if it can.
+pub fn for_loader(request: &Request<'_>) -> Result<Option<LoaderFiles>, BootError> {
+    linux::is_linux(request.kernel).then(|| linux::for_loader(request)).transpose()
 }
 
 impl Request<'_> {

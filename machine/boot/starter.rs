@@ -1,6 +1,8 @@
 //! What runs before a kernel that is started without firmware: an option ROM of ours, which has the ROM of the display
 //! set up the screen, as firmware would, and hands the processor over to the machine.
 //!
+//! Behind firmware it is one of firmware's ROMs, and first in the order of what is booted.
+//!
 //! Kernels and programs expect a text mode and its BIOS when there is a display. Only the display's own ROM knows how
 //! to make them, and it runs in real mode.
 
@@ -28,6 +30,11 @@ const INTERRUPT_RETURN: u8 = 0xcf;
 /// Where interrupts end that nobody has taken.
 const IGNORE: usize = 0x1c;
 const CODE: usize = 0x20;
+/// Where the header for plug and play is, and what it calls the ROM's product.
+const PNP_HEADER: usize = 0x40;
+const PNP_LENGTH: usize = 0x20;
+const PRODUCT: usize = PNP_HEADER + PNP_LENGTH;
+const PRODUCT_NAME: &[u8] = b"Kernel\0";
 /// The stack grows down from here.
 const STACK: u16 = 0x7000;
 
@@ -74,11 +81,39 @@ fn rom(display: Option<u16>) -> Vec<u8> {
     rom[IGNORE] = INTERRUPT_RETURN;
     let code = code(display);
     rom[CODE..CODE + code.len()].copy_from_slice(&code);
-    let sum = rom.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-    if let Some(last) = rom.last_mut() {
-        *last = sum.wrapping_neg();
-    }
+    balance(&mut rom);
     rom
+}
+
+/// The ROM for firmware to boot from.
+pub fn boot_rom() -> Vec<u8> {
+    let mut rom = rom(None);
+    rom[PNP_POINTER..PNP_POINTER + 2].copy_from_slice(&(PNP_HEADER as u16).to_le_bytes());
+    rom[PNP_HEADER..PRODUCT].copy_from_slice(&pnp_header());
+    rom[PRODUCT..PRODUCT + PRODUCT_NAME.len()].copy_from_slice(PRODUCT_NAME);
+    balance(&mut rom);
+    rom
+}
+
+const PNP_POINTER: usize = 0x1a;
+
+/// The expansion header of the Plug and Play BIOS Specification 1.0A, 3.2: a device to boot from, by its entry vector.
+fn pnp_header() -> [u8; PNP_LENGTH] {
+    const BOOTS: u8 = 1 << 2;
+    let mut header = [0; PNP_LENGTH];
+    header[..6].copy_from_slice(b"$PnP\x01\x02");
+    header[0x10..0x12].copy_from_slice(&(PRODUCT as u16).to_le_bytes());
+    header[0x15] = BOOTS;
+    header[0x1a..0x1c].copy_from_slice(&(CODE as u16).to_le_bytes());
+    header[9] = header.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte));
+    header
+}
+
+/// Has the last byte make the sum of all zero.
+fn balance(rom: &mut [u8]) {
+    if let Some((last, rest)) = rom.split_last_mut() {
+        *last = rest.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte));
+    }
 }
 
 fn code(display: Option<u16>) -> Vec<u8> {
@@ -166,6 +201,17 @@ mod tests {
         assert_eq!(writes[2].1.len(), 77 * 512);
         assert_eq!((entry.cs.base, entry.rip), (0xc_a000, 0x20));
         assert_eq!(rom[0x20..0x28], [0xb8, 0x10, 0, 0x9a, 3, 0, 0, 0xc0]);
+    }
+
+    #[test]
+    fn firmware_finds_where_to_boot() {
+        let rom = boot_rom();
+        let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        let header = &rom[0x40..0x60];
+        assert_eq!((sum(&rom), sum(header)), (0, 0));
+        assert_eq!((&rom[0x1a..0x1c], &header[..4]), (&[0x40, 0][..], &b"$PnP"[..]));
+        let entry = usize::from(header[0x1a]);
+        assert_eq!(rom[entry..entry + 4], [0xba, 0xf0, 0x05, 0xee], "mov dx, 5f0h; out dx, al");
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub struct Placed {
     pub reports: Vec<(String, Vec<u8>)>,
 }
 
+/// What firmware may take at the end of low memory for the tables that it places.
+pub const RESERVED_BY_FIRMWARE: u64 = 0x2_8000;
+
 /// The part of the ROM segment that holds root pointers and small tables.
 const SEGMENT: std::ops::Range<u64> = 0xf_0000..0x10_0000;
 /// Kernels look for most root pointers on such boundaries only.

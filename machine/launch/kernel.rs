@@ -1,23 +1,29 @@
-//! Starting a kernel without firmware.
+//! Starting a kernel: by ourselves, which is fast, or behind firmware, if the operator names one or the kernel calls
+//! the BIOS.
 
 use std::sync::Arc;
 
 use cpu::state::{CpuState, Seg, Segment, TableReg, cr0};
 use cpu::vcpu::Vcpus;
 use hw::firmware::acpi::AcpiFiles;
+use hw::firmware::e820::Entry;
+use hw::firmware::fw_cfg::{FwCfg, item};
 use hw::firmware::mptable::Processor;
 use hw::firmware::smbios::SmbiosFiles;
+use hw::registry::Fact;
 use parking_lot::Mutex;
 
+use super::fault;
 use super::handover::{self, Handover};
 use super::processors::Processors;
 use crate::boot::entry::{self, CpuEntry, Segment as EntrySegment};
 use crate::boot::starter::{self, Screen};
 use crate::boot::tables::{self, Inputs, Placed};
 use crate::boot::{self, BootImage, Module, mtrr, multiboot};
-use crate::config::{ConfigError, KernelConfig, Origin};
+use crate::config::{ConfigError, MachineConfig, Origin};
 use crate::pc::board::Pc;
 use crate::pc::memory::ABOVE_4G;
+use crate::pc::roms;
 use crate::pc::setup;
 use crate::pc::tables::Description;
 
@@ -30,6 +36,8 @@ pub(super) struct Kernel {
     device_tree: Option<Vec<u8>>,
     long_mode: bool,
     phys_bits: u32,
+    /// Firmware runs first, and does what we would do else.
+    behind_firmware: bool,
     /// Where the operating system says how it wants to be woken; known once the tables are placed.
     facs: Mutex<Option<u64>>,
     /// What goes into memory when the display has been set up.
@@ -56,9 +64,11 @@ fn read(path: &str, fault: &str) -> Result<Vec<u8>, ConfigError> {
 impl Kernel {
     /// Reads what `-kernel` and its companions name.
     pub fn read(
-        config: &KernelConfig,
+        config: &MachineConfig,
         processors: &Processors,
     ) -> Result<Option<Self>, ConfigError> {
+        let firmware_is_named = config.firmware.is_some();
+        let config = &config.kernel;
         let Some(name) = config.kernel.clone() else { return Ok(None) };
         let image = read(&name, &format!("could not open kernel file '{name}'"))?;
         let files = match &config.initrd {
@@ -78,7 +88,7 @@ impl Kernel {
         let tree = |path: &String| read(path, &format!("error reading dtb {path}"));
         let device_tree = config.dtb.as_ref().map(tree).transpose()?;
         let command_line = config.append.clone().unwrap_or_default();
-        Ok(Some(Kernel {
+        let mut kernel = Kernel {
             name,
             image,
             command_line,
@@ -86,13 +96,54 @@ impl Kernel {
             device_tree,
             long_mode: processors.long_mode(),
             phys_bits: processors.model.phys_bits(),
+            behind_firmware: false,
             facs: Mutex::default(),
             prepared: Mutex::default(),
-        }))
+        };
+        let calls_bios = boot::calls_bios(&kernel.request(&[], 0, None));
+        kernel.behind_firmware = firmware_is_named || calls_bios;
+        Ok(Some(kernel))
     }
 
-    /// Does firmware's work and has the display set up by its ROM; the kernel starts after that.
+    /// Whether firmware runs before it.
+    pub fn is_behind_firmware(&self) -> bool {
+        self.behind_firmware
+    }
+
+    /// Gives firmware a ROM to boot from, and what it needs to start a kernel of Linux in its own way. Returns what
+    /// the list of what is booted begins with.
+    pub fn tell_firmware(&self, about: &Tables, fw_cfg: &mut FwCfg) -> Result<Fact, ConfigError> {
+        const ROM: &str = "kernel.bin";
+        roms::add(fw_cfg, ROM, starter::boot_rom(), false).map_err(fault)?;
+        let top = tables::RESERVED_BY_FIRMWARE;
+        let map = about.description.map_for_kernel(top);
+        let usable = about.description.memory.0.saturating_sub(top);
+        let request = self.request(&map, usable, None);
+        let refuse = |error: boot::BootError| ConfigError::at(&Origin::Loader, error.to_string());
+        if let Some(files) = boot::for_loader(&request).map_err(refuse)? {
+            let mut add = |(at, data): (u64, Vec<u8>), [address, size, content]: [u16; 3]| {
+                fw_cfg.set_item(address, (at as u32).to_le_bytes().to_vec());
+                fw_cfg.set_item(size, (data.len() as u32).to_le_bytes().to_vec());
+                fw_cfg.set_item(content, data);
+            };
+            add(files.code, [item::KERNEL_ADDRESS, item::KERNEL_SIZE, item::KERNEL_DATA]);
+            add(files.initrd, [item::INITRD_ADDRESS, item::INITRD_SIZE, item::INITRD_DATA]);
+            let command_line =
+                [item::COMMAND_LINE_ADDRESS, item::COMMAND_LINE_SIZE, item::COMMAND_LINE_DATA];
+            add(files.command_line, command_line);
+            add(files.setup, [item::SETUP_ADDRESS, item::SETUP_SIZE, item::SETUP_DATA]);
+            fw_cfg.set_file("etc/boot/kernel", self.image.clone()).map_err(fault)?;
+        }
+        let path = format!("/rom@{}", roms::file_name(ROM, false));
+        Ok(Fact::Bootable { index: 0, path })
+    }
+
+    /// Has firmware begin, or does its work and has the display set up by its ROM. The kernel starts after that.
     fn enter(&self, pc: &Pc, about: &Tables, vcpus: &Vcpus) -> Result<(), boot::BootError> {
+        if self.behind_firmware {
+            *self.prepared.lock() = Some(self.prepare(pc, about)?);
+            return Ok(());
+        }
         setup::set_up(pc);
         *self.prepared.lock() = Some(self.prepare(pc, about)?);
         leave_smm_handler(pc);
@@ -119,37 +170,58 @@ impl Kernel {
             pci_interrupts: &setup::pci_interrupts(pc),
             below_4g,
         })?;
-        let image = boot::load(&boot::Request {
+        let map = about.description.map_for_kernel(tables.reserved_top);
+        let usable = below_4g.saturating_sub(tables.reserved_top);
+        // Firmware has its own place for the root of the tables.
+        let rsdp = tables.rsdp.filter(|_| !self.behind_firmware);
+        let image = boot::load(&self.request(&map, usable, rsdp))?;
+        Ok(Prepared { tables, image })
+    }
+
+    fn request<'a>(
+        &'a self,
+        memory_map: &'a [Entry],
+        usable_below_4g: u64,
+        rsdp: Option<u64>,
+    ) -> boot::Request<'a> {
+        boot::Request {
             name: &self.name,
             kernel: &self.image,
             command_line: &self.command_line,
             modules: &self.modules,
-            memory_map: &about.description.map_for_kernel(tables.reserved_top),
-            usable_below_4g: below_4g - tables.reserved_top,
-            rsdp: tables.rsdp,
+            memory_map,
+            usable_below_4g,
+            rsdp,
             device_tree: self.device_tree.as_deref(),
             random_seed: None,
             long_mode: self.long_mode,
-        })?;
-        Ok(Prepared { tables, image })
+        }
     }
 
     /// Puts the kernel into memory and the first processor at its entry.
     fn start(&self, pc: &Pc, vcpus: &Vcpus) {
         let Some(Prepared { tables, image }) = self.prepared.lock().take() else { return };
-        setup::close_roms(pc);
-        store(pc, &tables.writes, &image);
+        if self.behind_firmware {
+            // It has placed the tables.
+            store(pc, &[], &image);
+        } else {
+            setup::close_roms(pc);
+            store(pc, &tables.writes, &image);
+            *self.facs.lock() = tables.facs;
+        }
         let mut bios_data = [0; Screen::BIOS_DATA_END];
         pc.map.ram.read(0, &mut bios_data);
         if let (Some(screen), Some(at)) = (Screen::read(&bios_data), image.screen_info) {
             pc.map.ram.write(at, &screen.for_linux());
         }
-        *self.facs.lock() = tables.facs;
         start(vcpus, image.entry);
     }
 
     /// Goes on where the operating system wants to after suspend to RAM, as firmware would.
     fn wake(&self, pc: &Pc, vcpus: &Vcpus) {
+        if self.behind_firmware {
+            return;
+        }
         self.prepare_processors(pc, vcpus);
         let facs = *self.facs.lock();
         let vector = facs.map_or(0, |facs| {

@@ -205,6 +205,8 @@ pub(super) fn build(
         |index| PossibleCpu { apic_id: topology.apic_id(index), present: index < processors.count };
     let drives = drives::create(config, vm.graph(), Interface::Ide)?;
     let cards = networks::create(config, vm.networks(), true)?;
+    let kernel = Kernel::read(config, &processors)?;
+    let firmware_runs = kernel.as_ref().is_none_or(Kernel::is_behind_firmware);
     let usual_order = config.boot.order.clone().unwrap_or_else(|| "cad".into());
     let cfg = PcConfig {
         chips: Chips {
@@ -214,11 +216,7 @@ pub(super) fn build(
             hpet: props.hpet,
             acpi: props.acpi.resolve(true),
         },
-        bios: if config.kernel.kernel.is_none() || config.firmware.is_some() {
-            Some(firmware::bios(config)?)
-        } else {
-            None
-        },
+        bios: firmware_runs.then(|| firmware::bios(config)).transpose()?,
         cpus: (0..processors.max).map(possible).collect(),
         boot_order: config.boot.once.clone().unwrap_or_else(|| usual_order.clone()),
         floppy_boot_check: props.floppy_boot_check,
@@ -375,7 +373,7 @@ pub(super) fn build(
     let added = equipment.add_devices(config, &drives.devices)?;
     drives.check_all_connected()?;
     cards.settle(vm.networks());
-    let Equipment { facts, chips, .. } = equipment;
+    let Equipment { mut facts, chips, .. } = equipment;
     chips.into_iter().for_each(|chip| pc.add_device(chip));
     cmos::set_disks(&mut pc.rtc.lock(), &ide_disks(&facts));
     cmos::set_floppies(&mut pc.rtc.lock(), floppy_drives(&facts));
@@ -385,9 +383,12 @@ pub(super) fn build(
         let mut fw_cfg = pc.fw_cfg.lock();
         let about = &tables.description;
         about.store(&mut fw_cfg, tables.acpi.as_ref(), &tables.smbios).map_err(fault)?;
+        let kernel = kernel.as_ref().filter(|kernel| kernel.is_behind_firmware());
+        if let Some(kernel) = kernel {
+            facts.insert(0, kernel.tell_firmware(&tables, &mut fw_cfg)?);
+        }
         options::add_files(config, &facts, &mut fw_cfg)?;
     }
-    let kernel = Kernel::read(&config.kernel, &processors)?;
     let handover = Handover::create(&pc, vm.request_sink());
     let start = Start { kernel, handover, tables, failure: failure.clone() };
     let vcpus = processors::start(wired.engines, vm, wired.names)?;

@@ -62,10 +62,12 @@ impl Cpu {
         if self.trial.is_none() {
             return false;
         }
-        let forbidden = self.ram_page(phys).is_none_or(|page| write && !page.writable);
-        if let Some(trial) = &mut self.trial {
-            trial.device |= forbidden;
-        }
-        forbidden
+        self.ram_page(phys).is_none_or(|page| write && !page.writable)
+            && self.trial_forbids_devices()
+    }
+
+    /// Whether devices may not be accessed because stores are noted. One was to be.
+    pub(crate) fn trial_forbids_devices(&mut self) -> bool {
+        self.trial.as_mut().map(|trial| trial.device = true).is_some()
     }
 }

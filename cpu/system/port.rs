@@ -48,6 +48,9 @@ impl Cpu {
         self.check_port(port, size)?;
         let form = io_form::IN | io_form::address(self.mode.code_bits);
         self.intercept_port(port, size, form, self.state.rip)?;
+        if self.trial_forbids_devices() {
+            return Ok(0);
+        }
         let value = match self.call_backdoor(port, size, None) {
             Some(answer) => answer,
             None => self.bus.ports.read_uint(port.into(), size) as u32,
@@ -62,6 +65,9 @@ impl Cpu {
     pub fn io_out(&mut self, port: u16, size: u8, value: u32) -> Result<(), Trap> {
         self.check_port(port, size)?;
         self.intercept_port(port, size, io_form::address(self.mode.code_bits), self.state.rip)?;
+        if self.trial_forbids_devices() {
+            return Ok(());
+        }
         trace_event!(cpu_out, "addr {port:#x}({}) value {value}", letter(size));
         match self.call_backdoor(port, size, Some(value)) {
             Some(answer) => self.state.regs[gpr::RAX] = answer.into(),

@@ -74,6 +74,31 @@ fn a_display_is_set_up_before_the_kernel_starts() -> Result<()> {
     Ok(())
 }
 
+/// Whoever names firmware wants it to run.
+#[test]
+fn a_kernel_starts_behind_firmware() -> Result<()> {
+    let assets = assets::get()?;
+    let firmware = machine().args(["-bios", "bios-256k.bin"]);
+    let ended = firmware.guest(&assets.cloud_kernel(), &assets, "poweroff").run()?;
+
+    ensure!(ended.stdout.contains("SeaBIOS"), "no firmware:\n{}", ended.stdout);
+    ensure!(ended.stdout.contains(READY), "no user space:\n{}", ended.stdout);
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(())
+}
+
+/// The kernel's own setup code has the display's BIOS make the mode.
+#[test]
+fn a_kernel_is_given_a_video_mode() -> Result<()> {
+    let assets = assets::get()?;
+    let display = machine().args(["-device", "VGA"]);
+    let ended = display.guest(&assets.generic_kernel(), &assets, "poweroff vga=791").run()?;
+
+    ensure!(ended.stdout.contains("vesafb: mode is 1024x768x16"), "no mode:\n{}", ended.stdout);
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(())
+}
+
 #[test]
 fn the_shell_takes_what_is_typed_and_reboot_restarts() -> Result<()> {
     let assets = assets::get()?;

@@ -30,47 +30,75 @@ pub(crate) struct Page {
     pub entry: u64,
 }
 
+/// Page tables of one kind.
+#[derive(Clone, Copy)]
+struct Tables {
+    root: u64,
+    format: Format,
+}
+
+impl Tables {
+    /// What lies behind `address`, by the entries that `read` finds: the address of one, and its size.
+    fn walk(&self, address: u64, read: impl Fn(u64, u8) -> u64) -> Option<u64> {
+        let Tables { root: mut table, format } = *self;
+        let (mut shift, size) = (format.top(), format.entry_size());
+        loop {
+            let index = address >> shift & ((1 << format.index_bits(shift)) - 1);
+            let entry = read(table + index * size, size as u8);
+            if entry & entry::PRESENT == 0 {
+                return None;
+            }
+            if format.is_leaf(shift, entry) {
+                return Some(format.page(shift, entry) | address & ((1 << shift) - 1));
+            }
+            table = format.table(entry);
+            shift = format.below(shift);
+        }
+    }
+}
+
 /// Memory as a processor sees it.
 pub(crate) struct VirtualMemory {
     memory: AddressSpace,
-    root: u64,
     /// `None` without paging.
-    format: Option<Format>,
+    tables: Option<Tables>,
+    /// What a host that runs inside of the machine has put behind its guest's physical addresses.
+    nested: Option<Tables>,
 }
 
 impl VirtualMemory {
     pub fn new(state: &CpuState, memory: AddressSpace) -> Self {
         let format = Format::of(state, true);
-        let root = format.root(state.cr3);
-        VirtualMemory { memory, root, format: Format::is_used(state).then_some(format) }
+        let tables = Tables { root: format.root(state.cr3), format };
+        let nested = Format::nested(state, true).map(|(root, format)| Tables { root, format });
+        VirtualMemory { memory, tables: Format::is_used(state).then_some(tables), nested }
     }
 
     /// Whether there are page tables.
     pub fn is_paged(&self) -> bool {
-        self.format.is_some()
+        self.tables.is_some()
     }
 
-    fn entry(&self, format: Format, table: u64, index: u64) -> u64 {
-        let size = format.entry_size();
-        self.memory.read_uint(table + index * size, size as u8)
+    /// Where in the machine's memory a physical address of the running guest lies.
+    fn in_machine(&self, physical: u64) -> Option<u64> {
+        match &self.nested {
+            Some(nested) => nested.walk(physical, |at, size| self.memory.read_uint(at, size)),
+            None => Some(physical),
+        }
+    }
+
+    /// An entry of the guest's own tables; not present where the nested ones lead nowhere.
+    fn entry(&self, at: u64, size: u8) -> u64 {
+        self.in_machine(at).map_or(0, |at| self.memory.read_uint(at, size))
     }
 
     /// The physical address behind a linear one.
     pub fn translate(&self, linear: u64) -> Option<u64> {
-        let Some(format) = self.format else { return Some(linear) };
-        let (mut table, mut shift) = (self.root, format.top());
-        loop {
-            let bits = format.index_bits(shift);
-            let entry = self.entry(format, table, linear >> shift & ((1 << bits) - 1));
-            if entry & entry::PRESENT == 0 {
-                return None;
-            }
-            if format.is_leaf(shift, entry) {
-                return Some(format.page(shift, entry) | linear & ((1 << shift) - 1));
-            }
-            table = format.table(entry);
-            shift = format.below(shift);
-        }
+        let physical = match &self.tables {
+            Some(tables) => tables.walk(linear, |at, size| self.entry(at, size))?,
+            None => linear,
+        };
+        self.in_machine(physical)
     }
 
     /// Reads; fails where no page is present or nothing answers.
@@ -91,9 +119,9 @@ impl VirtualMemory {
 
     /// Calls `see` for every page that is present, in order of linear addresses, until it says stop.
     pub fn pages(&self, see: &mut dyn FnMut(Page) -> bool) {
-        if let Some(format) = self.format {
+        if let Some(Tables { root, format }) = self.tables {
             let allowed = entry::WRITABLE | entry::USER;
-            self.table(format, self.root, format.top(), 0, allowed, see);
+            self.table(format, root, format.top(), 0, allowed, see);
         }
     }
 
@@ -107,7 +135,8 @@ impl VirtualMemory {
         see: &mut dyn FnMut(Page) -> bool,
     ) -> bool {
         for index in 0..1u64 << format.index_bits(shift) {
-            let entry = self.entry(format, table, index);
+            let size = format.entry_size();
+            let entry = self.entry(table + index * size, size as u8);
             if entry & entry::PRESENT == 0 {
                 continue;
             }
@@ -184,6 +213,41 @@ mod tests {
             true
         });
         assert_eq!(pages, [(top, 2 << 20, 0x20_0000), (top + 0x20_1000, 4096, 0x5000)]);
+    }
+
+    #[test]
+    fn a_guest_of_the_guest_is_seen_through_both_tables() {
+        let memory = memory();
+        let mut state = CpuState::at_reset(0);
+        (state.cr0, state.cr4) = (cr0::PG, cr4::PAE);
+        state.msr.efer = efer::LMA;
+        let format = Format::of(&state, true);
+        let chain = |root: u64, first: u64| {
+            for level in 0..3 {
+                memory.write_uint(root + level * 0x1000, 8, first + (level + 1) * 0x1000 | 7);
+            }
+        };
+        // The host puts the guest's first sixteen pages behind 20000h.
+        chain(0x4_0000, 0x4_0000);
+        for page in 0..16 {
+            memory.write_uint(0x4_3000 + 8 * page, 8, 0x2_0000 + page * 0x1000 | 7);
+        }
+        // The guest's own tables begin at its 1000h.
+        chain(0x2_1000, 0x1000);
+        memory.write_uint(0x2_4008, 8, 0x5007);
+        memory.write_uint(0x2_4010, 8, 0x2_0007);
+        let tables = |root| Some(Tables { root, format });
+        let mut view = VirtualMemory { memory, tables: tables(0x1000), nested: tables(0x4_0000) };
+        assert_eq!(view.translate(0x1010), Some(0x2_5010));
+        assert_eq!(view.translate(0x2010), None, "beyond what the host has mapped");
+        let mut pages = Vec::new();
+        view.pages(&mut |page| {
+            pages.push((page.linear, page.physical));
+            true
+        });
+        assert_eq!(pages, [(0x1000, 0x5000), (0x2000, 0x2_0000)]);
+        view.tables = None;
+        assert_eq!(view.translate(0x5010), Some(0x2_5010), "the guest's paging is off");
     }
 
     #[test]

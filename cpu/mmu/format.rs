@@ -25,14 +25,26 @@ enum Mode {
 impl Format {
     /// What control registers select, whether paging is on or not.
     pub fn of(state: &CpuState, gigabyte: bool) -> Self {
-        let mode = if state.msr.efer & efer::LMA != 0 {
-            if state.cr4 & cr4::LA57 != 0 { Mode::Level5 } else { Mode::Level4 }
-        } else if state.cr4 & cr4::PAE != 0 {
+        Self::selected(state.msr.efer, state.cr4, gigabyte)
+    }
+
+    fn selected(efer: u64, cr4: u64, gigabyte: bool) -> Self {
+        let mode = if efer & efer::LMA != 0 {
+            if cr4 & cr4::LA57 != 0 { Mode::Level5 } else { Mode::Level4 }
+        } else if cr4 & cr4::PAE != 0 {
             Mode::Pae
         } else {
             Mode::Bits32
         };
-        Format { mode, pse: state.cr4 & cr4::PSE != 0, gigabyte }
+        Format { mode, pse: cr4 & cr4::PSE != 0, gigabyte }
+    }
+
+    /// The tables behind which a guest under VMRUN has its physical addresses, if it has any: their
+    /// root and format.
+    pub fn nested(state: &CpuState, gigabyte: bool) -> Option<(u64, Self)> {
+        let host = state.svm.nested?;
+        let format = Self::selected(host.efer, host.cr4, gigabyte);
+        Some((format.root(host.cr3), format))
     }
 
     /// Whether there are page tables at all.

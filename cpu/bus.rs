@@ -21,6 +21,9 @@ pub trait ApicPage: Send + Sync {
     /// WRMSR of the same registers; `false` raises #GP.
     #[must_use]
     fn write_msr(&self, index: u32, value: u64) -> bool;
+    /// Sends an interprocessor interrupt to the APIC with this ID, as `command` in the lower half of the
+    /// ICR would; `false` if there is none.
+    fn send_ipi(&self, id: u32, command: u32) -> bool;
     /// IA32_APIC_BASE was written with an allowed value.
     fn set_base(&self, value: u64);
     /// The guest's time-stamp counter is this much ahead of [`TimeStamp::ticks`] from now on, which

@@ -22,11 +22,22 @@ pub mod request {
     pub const VIRQ: u32 = 1 << 8;
     /// Leave the run loop for a moment: another processor waits for its turn.
     pub const YIELD: u32 = 1 << 9;
+    /// Beside [`NMI`]: two of them wait. A processor serves one and holds another back (SDM vol. 3,
+    /// 6.7.1), so two that arrive before it looks are not one. See [`Signals::take_nmi`].
+    ///
+    /// [`Signals::take_nmi`]: super::Signals::take_nmi
+    pub const SECOND_NMI: u32 = 1 << 10;
+
+    /// What RESET makes void.
+    pub const AT_RESET: u32 = INIT | SIPI | NMI | SECOND_NMI | SMI;
 }
+
+/// What makes [`request::SECOND_NMI`] of [`request::NMI`].
+const NEXT_NMI: u32 = request::SECOND_NMI / request::NMI;
 
 /// The mailbox of one processor. Any thread may post; only the owner clears.
 ///
-/// A post is a `fetch_or` with release order followed by a wake-up; the owner reads the word at
+/// A post sets bits with release order and then wakes; the owner reads the word at
 /// every block boundary and before it sleeps, under the lock that posting takes, so that no request
 /// is lost between its last look and its sleep.
 #[derive(Default)]
@@ -46,7 +57,10 @@ impl Signals {
     }
     /// Posts `bits` and wakes the processor if it sleeps.
     pub fn post(&self, bits: u32) {
-        self.word.fetch_or(bits, Ordering::AcqRel);
+        let added = |word: u32| word | bits | (word & bits & request::NMI) * NEXT_NMI;
+        let (set, fetch) = (Ordering::AcqRel, Ordering::Relaxed);
+        // Never refused: there is always a new word.
+        let _ = self.word.fetch_update(set, fetch, |word| Some(added(word)));
         {
             let _guard = self.lock.lock();
             self.wake.notify_all();
@@ -63,6 +77,16 @@ impl Signals {
     /// Clears `bits` and returns which of them were set.
     pub fn take(&self, bits: u32) -> u32 {
         self.word.fetch_and(!bits, Ordering::AcqRel) & bits
+    }
+    /// Takes one of the NMIs that wait; `false` if there is none.
+    pub fn take_nmi(&self) -> bool {
+        let rest = |word: u32| match word & request::SECOND_NMI {
+            0 => word & !request::NMI,
+            _ => word & !request::SECOND_NMI,
+        };
+        let (set, fetch) = (Ordering::AcqRel, Ordering::Relaxed);
+        let before = self.word.fetch_update(set, fetch, |word| Some(rest(word)));
+        before.is_ok_and(|word| word & request::NMI != 0)
     }
     /// Sleeps until any of `mask` is pending.
     pub fn wait(&self, mask: u32) {

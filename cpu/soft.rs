@@ -195,7 +195,7 @@ impl SoftEngine {
             self.cpu.state.halted = false;
             self.cpu.enter_smm();
             Ok(())
-        } else if signals.take(request::NMI & allowed) != 0 {
+        } else if allowed & request::NMI != 0 && signals.take_nmi() {
             self.cpu.state.halted = false;
             self.cpu.deliver_nmi()
         } else if signals.pending() & request::INTR & allowed != 0 {
@@ -250,7 +250,7 @@ impl Engine for SoftEngine {
         self.cpu.reset();
         self.apic.reset();
         self.cpu.state.msr.apic_base = self.apic.base();
-        self.cpu.signals.take(request::INIT | request::SIPI | request::NMI | request::SMI);
+        self.cpu.signals.take(request::AT_RESET);
         self.waiting_for_startup = !self.boot;
     }
 

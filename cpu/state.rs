@@ -109,6 +109,16 @@ pub struct McBank {
     pub misc: u64,
 }
 
+/// What AMD's processors remember of control transfers while DEBUGCTL.LBR is set (APM vol. 2, 13.1.1):
+/// instruction pointers from and to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastBranches {
+    /// The last one.
+    pub branch: [u64; 2],
+    /// The last before an exception or interrupt.
+    pub before_event: [u64; 2],
+}
+
 /// Model-specific registers that are plain state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -143,6 +153,7 @@ pub struct Msrs {
     pub pkrs: u64,
     pub umwait_control: u64,
     pub debugctl: u64,
+    pub last_branches: LastBranches,
     pub vm_hsave_pa: u64,
 }
 
@@ -296,6 +307,7 @@ impl Msrs {
             pkrs: 0,
             umwait_control: 0,
             debugctl: 0,
+            last_branches: LastBranches::default(),
             vm_hsave_pa: 0,
         }
     }

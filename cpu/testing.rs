@@ -49,6 +49,10 @@ impl ApicPage for Apic {
     fn write_msr(&self, index: u32, _: u64) -> bool {
         index == 0x80b
     }
+    fn send_ipi(&self, id: u32, command: u32) -> bool {
+        self.last.store(u64::from(id) << 32 | u64::from(command), Ordering::Relaxed);
+        id < 2
+    }
     fn set_base(&self, _: u64) {}
     fn set_tsc_offset(&self, _: u64) {}
     fn tpr(&self) -> u8 {

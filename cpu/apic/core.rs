@@ -4,7 +4,7 @@ use base::interrupt::{ApicMessage, BROADCAST, DeliveryMode, DestinationMode, Tri
 use base::state::{State, StateError};
 
 use super::regs::{VERSION, apic_base, esr, icr, lvt, reg, svr};
-use super::timer::{Mode, Now, TimerState};
+use super::timer::{Mode, Moment, Now, TimerState};
 use super::vectors::Vectors;
 use crate::signals::request;
 
@@ -388,7 +388,9 @@ impl ApicCore {
         self.st.timer.expiry(self.timer_mode(), &now.now())
     }
 
-    /// Lets the timer fire if its time has come.
+    /// Lets the timer fire if its time has come. Whoever looks at it or changes it calls this first:
+    /// the host may be late to wake the timer, but the guest never sees that it has expired without
+    /// the interrupt, and never calls off one that was due.
     pub fn run_timer(&mut self, now: &impl Now) {
         if self.st.timer.expire(self.timer_mode(), &now.now()) {
             let entry = self.st.lvt[lvt::TIMER];
@@ -404,12 +406,14 @@ impl ApicCore {
     }
 
     /// IA32_TSC_DEADLINE.
-    pub fn tsc_deadline(&self) -> u64 {
+    pub fn tsc_deadline(&mut self, now: &impl Now) -> u64 {
+        self.run_timer(now);
         if self.timer_mode() == Mode::TscDeadline { self.st.timer.deadline } else { 0 }
     }
 
     /// Writes IA32_TSC_DEADLINE; ignored in the other modes.
-    pub fn set_tsc_deadline(&mut self, value: u64) {
+    pub fn set_tsc_deadline(&mut self, value: u64, now: &impl Now) {
+        self.run_timer(now);
         if self.timer_mode() == Mode::TscDeadline {
             self.st.timer.set_deadline(value);
         }
@@ -419,7 +423,8 @@ impl ApicCore {
 
     /// Reads register `number` of the page.
     pub fn read(&mut self, number: u32, now: &impl Now) -> u32 {
-        match self.register(number, now) {
+        let now = self.settle_timer(number, now);
+        match self.register(number, &now) {
             Some(value) => value,
             None => {
                 self.error(esr::ILLEGAL_REGISTER);
@@ -455,8 +460,21 @@ impl ApicCore {
         })
     }
 
+    /// Before register `number` is accessed. Returns the moment of the access, if it is one of the
+    /// timer's: time must not go on between its end and the look at it.
+    fn settle_timer(&mut self, number: u32, now: &impl Now) -> Moment {
+        const ENTRY: u32 = reg::LVT + lvt::TIMER as u32;
+        if !matches!(number, ENTRY | reg::INITIAL_COUNT | reg::CURRENT_COUNT | reg::DIVIDE) {
+            return Moment::default();
+        }
+        let now = now.now();
+        self.run_timer(&now);
+        now
+    }
+
     /// Writes register `number` of the page.
     pub fn write(&mut self, number: u32, value: u32, now: &impl Now) -> Outcome {
+        let now = self.settle_timer(number, now);
         match number {
             reg::TPR => self.st.tpr = value as u8,
             reg::EOI => {
@@ -477,10 +495,10 @@ impl ApicCore {
             reg::LVT..=reg::LVT_LAST => self.set_lvt((number - reg::LVT) as usize, value),
             reg::INITIAL_COUNT => {
                 if self.timer_mode() != Mode::TscDeadline {
-                    self.st.timer.set_initial(value, &now.now());
+                    self.st.timer.set_initial(value, &now);
                 }
             }
-            reg::DIVIDE => self.st.timer.set_divide(value, self.timer_mode(), &now.now()),
+            reg::DIVIDE => self.st.timer.set_divide(value, self.timer_mode(), &now),
             // Read-only registers ignore writes.
             reg::ID
             | reg::VERSION
@@ -563,11 +581,12 @@ impl ApicCore {
     }
 
     /// RDMSR of register `number`; `None` raises #GP.
-    pub fn read_msr(&self, number: u32, now: &impl Now) -> Option<u64> {
+    pub fn read_msr(&mut self, number: u32, now: &impl Now) -> Option<u64> {
+        let now = self.settle_timer(number, now);
         match number {
             reg::ICR => Some(self.st.icr),
             reg::APR | reg::EOI | reg::DFR | reg::ICR_HIGH => None,
-            _ => self.register(number, now).map(u64::from),
+            _ => self.register(number, &now).map(u64::from),
         }
     }
 

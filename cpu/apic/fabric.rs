@@ -40,6 +40,13 @@ impl ApicFabric {
         }
     }
 
+    /// Delivers `message` to the APIC with this ID. Returns whether there is one that takes it.
+    pub(super) fn deliver_to(&self, id: u32, message: ApicMessage) -> bool {
+        let apics = self.apics.read();
+        let apic = apics.iter().find(|apic| apic.id() == id);
+        apic.is_some_and(|apic| apic.offer(&message, |core| core.is_selected(id, message.mode)))
+    }
+
     pub(super) fn send_ipi(&self, ipi: &Ipi, sender: u32) {
         let message = match ipi.recipients {
             Recipients::Destination => return self.deliver(ipi.message),
@@ -87,16 +94,12 @@ impl ApicBus for ApicFabric {
         if message.delivery == DeliveryMode::LowestPriority {
             return self.arbitrate(&message);
         }
-        let selected = |core: &ApicCore| core.is_selected(message.destination, message.mode);
-        let apics = self.apics.read();
         if message.mode == DestinationMode::Physical && message.destination != BROADCAST {
-            if let Some(apic) = apics.iter().find(|apic| apic.id() == message.destination) {
-                apic.offer(&message, selected);
-            }
+            self.deliver_to(message.destination, message);
             return;
         }
-        for apic in apics.iter() {
-            apic.offer(&message, selected);
+        for apic in self.apics.read().iter() {
+            apic.offer(&message, |core| core.is_selected(message.destination, message.mode));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use base::clock::{ClockKind, Clocks, Timer};
-use base::interrupt::{ApicMessage, IntAck};
+use base::interrupt::{ApicMessage, DeliveryMode, DestinationMode, IntAck, Trigger};
 use base::irq::IrqSink;
 use base::trace_event;
 use parking_lot::Mutex;
@@ -263,20 +263,35 @@ impl ApicPage for LocalApic {
     }
 
     fn read_msr(&self, index: u32) -> Option<u64> {
-        let core = self.core.lock();
-        match index {
-            TSC_DEADLINE_MSR => Some(core.tsc_deadline()),
-            _ => core.read_msr(index.checked_sub(X2APIC_MSR)?, &self.time),
+        if index == TSC_DEADLINE_MSR {
+            return Some(self.change(|core| core.tsc_deadline(&self.time)));
         }
+        let number = index.checked_sub(X2APIC_MSR)?;
+        self.change(|core| core.read_msr(number, &self.time))
     }
 
     fn write_msr(&self, index: u32, value: u64) -> bool {
         if index == TSC_DEADLINE_MSR {
-            self.change_timer(|core| core.set_tsc_deadline(value));
+            self.change_timer(|core| core.set_tsc_deadline(value, &self.time));
             return true;
         }
         let Some(number) = index.checked_sub(X2APIC_MSR) else { return false };
         self.write_register(number, |core| core.write_msr(number, value, &self.time))
+    }
+
+    fn send_ipi(&self, id: u32, command: u32) -> bool {
+        let Some(fabric) = self.others.upgrade() else { return false };
+        fabric.deliver_to(
+            id,
+            ApicMessage {
+                destination: id,
+                mode: DestinationMode::Physical,
+                delivery: DeliveryMode::from_bits(command >> 8),
+                vector: command as u8,
+                level: true,
+                trigger: Trigger::Edge,
+            },
+        )
     }
 
     fn set_base(&self, value: u64) {

@@ -312,17 +312,17 @@ fn tsc_deadline_follows_the_guests_counter() {
     let mut core = chip();
     core.write(TIMER, 2 << 17 | 0x31, &at(0));
     core.set_tsc_offset(5000);
-    core.set_tsc_deadline(6000);
+    core.set_tsc_deadline(6000, &at(0));
     assert_eq!(core.timer_expiry(&at(100)), Some(1000));
     core.run_timer(&at(999));
     assert_eq!(core.take_interrupt(), None);
     core.run_timer(&at(1000));
     assert_eq!(core.take_interrupt(), Some(0x31));
-    assert_eq!((core.tsc_deadline(), core.timer_expiry(&at(1001))), (0, None));
+    assert_eq!((core.tsc_deadline(&at(1001)), core.timer_expiry(&at(1001))), (0, None));
     // The other modes have no deadline.
-    core.set_tsc_deadline(9000);
+    core.set_tsc_deadline(9000, &at(1003));
     core.write(TIMER, 0x31, &at(1002));
-    assert_eq!((core.tsc_deadline(), core.timer_expiry(&at(1003))), (0, None));
+    assert_eq!((core.tsc_deadline(&at(1003)), core.timer_expiry(&at(1003))), (0, None));
 }
 
 #[test]
@@ -335,6 +335,45 @@ fn a_count_that_is_over_before_anyone_looks_still_fires() {
     assert_eq!(core.take_interrupt(), Some(0x31));
     core.run_timer(&at(900));
     assert_eq!(core.take_interrupt(), None, "once");
+}
+
+/// The host has not got round to the timer, but the guest sees that its time is over.
+#[test]
+fn whoever_sees_the_end_of_a_count_finds_its_interrupt() {
+    let armed = |mode: u32| {
+        let mut core = chip();
+        core.write(TIMER, mode << 17 | 0x31, &at(0));
+        core.write(reg::DIVIDE, 0xb, &at(0));
+        core.write(reg::INITIAL_COUNT, 1000, &at(0));
+        core
+    };
+    let looks: [fn(&mut ApicCore); 4] = [
+        |core| assert_eq!(core.read(reg::CURRENT_COUNT, &at(1500)), 0),
+        |core| assert_eq!(core.write(reg::INITIAL_COUNT, 1000, &at(1500)), Outcome::Done),
+        |core| assert_eq!(core.write(reg::DIVIDE, 0, &at(1500)), Outcome::Done),
+        |core| assert_eq!(core.read_msr(reg::CURRENT_COUNT, &at(1500)), Some(0)),
+    ];
+    for look in looks {
+        let mut core = armed(0);
+        look(&mut core);
+        assert_eq!(core.take_interrupt(), Some(0x31));
+    }
+    // One that is over does not begin anew as a periodic one.
+    let mut core = armed(0);
+    core.write(TIMER, 1 << 17 | 0x31, &at(1500));
+    assert_eq!(core.read(reg::CURRENT_COUNT, &at(1600)), 0);
+    assert_eq!(core.take_interrupt(), Some(0x31));
+    assert_eq!(core.timer_expiry(&at(1600)), None);
+    // A period under way goes on as the last.
+    let mut core = armed(1);
+    core.write(TIMER, 0x31, &at(30_400));
+    assert_eq!(core.read(reg::CURRENT_COUNT, &at(30_400)), 600);
+    assert_eq!(core.timer_expiry(&at(30_400)), Some(31_000));
+    let mut core = chip();
+    core.write(TIMER, 2 << 17 | 0x31, &at(0));
+    core.set_tsc_deadline(6000, &at(0));
+    assert_eq!(core.tsc_deadline(&at(7000)), 0);
+    assert_eq!(core.take_interrupt(), Some(0x31));
 }
 
 #[test]

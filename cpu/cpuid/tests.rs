@@ -19,6 +19,7 @@ const BEYOND: &[&str] = &[
     "gfni",
     "vpclmulqdq",
     "avx-vnni",
+    "lbrv",
     "nrip-save",
     "vmcb-clean",
     "flushbyasid",

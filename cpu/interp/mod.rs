@@ -131,6 +131,7 @@ impl Cpu {
     pub(crate) fn steps_singly(&self) -> bool {
         self.state.interrupt_shadow
             || self.one_insn_per_block
+            || self.records_branches()
             || self.mode.breakpoints
             || self.state.flags.system() & bit::TF != 0
     }
@@ -169,7 +170,9 @@ impl Cpu {
     /// interrupt shadow.
     pub(crate) fn run_single(&mut self, cache: &mut Cache) -> Left {
         let flags = self.state.flags.system();
-        if self.mode.breakpoints && flags & bit::RF == 0 && self.state.svm.gif {
+        // The instruction behind MOV SS is not stopped at (SDM vol. 3, 6.8.3).
+        let stops = self.mode.breakpoints && !self.state.stack_switched && self.state.svm.gif;
+        if stops && flags & bit::RF == 0 {
             let base = self.mode.base[Seg::Cs as usize];
             let linear = self.state.rip.wrapping_add(base) & self.mode.linear_mask;
             let causes = self.code_breakpoint(linear);
@@ -192,13 +195,20 @@ impl Cpu {
         self.state.stack_switched = false;
         self.state.flags.set_system(bit::RF, false);
         self.stepping = flags & bit::TF != 0;
-        let by_branches = self.steps_by_branches();
+        let (by_branches, recording) = (self.steps_by_branches(), self.records_branches());
+        let (start, guest) = (self.state.rip, self.state.svm.guest);
         let left = self.run_block(block);
         self.update_signal_mask();
         match left {
             Left::End => {
                 let in_line = block.ops.first().map(|op| self.next_rip(op));
-                self.stepping &= !by_branches || in_line != Some(self.state.rip);
+                // A repeated instruction stays where it is, and VMRUN is no branch.
+                let elsewhere = in_line != Some(self.state.rip) && self.state.rip != start;
+                let branched = elsewhere && guest == self.state.svm.guest;
+                if branched && recording {
+                    self.record_branch(start);
+                }
+                self.stepping &= !by_branches || branched;
                 self.deliver_traps()
             }
             left => {

@@ -159,7 +159,7 @@ impl KvmEngine {
             _ if self.is_boot() => fetched.set_mp_state(KVM_MP_STATE_RUNNABLE),
             _ => fetched.set_mp_state(KVM_MP_STATE_UNINITIALIZED),
         }
-        self.signals.take(request::INIT | request::SIPI | request::NMI | request::SMI);
+        self.signals.take(request::AT_RESET);
         self.put(fetched, true)
     }
 
@@ -205,7 +205,7 @@ impl KvmEngine {
             }
             self.halted = false;
         }
-        if self.signals.take(request::NMI) != 0 {
+        while self.signals.take_nmi() {
             self.fd.nmi().map_err(KvmError::ioctl("KVM_NMI"))?;
         }
         // Without the capability there is no firmware that was told of SMM.

@@ -51,12 +51,6 @@ impl Cpu {
         self.enter_guest(at)
     }
 
-    /// VMMCALL: for the host only.
-    pub fn vmmcall(&mut self) -> Result<(), Trap> {
-        self.intercept(exit::VMMCALL)?;
-        Err(self.undefined())
-    }
-
     /// VMLOAD.
     pub fn vmload(&mut self, address_bits: u8) -> Result<(), Trap> {
         self.require_svm()?;

@@ -19,7 +19,7 @@ mod world;
 pub(crate) use intercept::{EventKind, event_info, exit, io_form};
 pub(crate) use nested::{NestedFault, NestedPaging, Purpose};
 
-use crate::state::{Segment, TableReg};
+use crate::state::{LastBranches, Segment, TableReg};
 
 /// Bits of VM_CR.
 pub(crate) mod vm_cr {
@@ -72,6 +72,8 @@ pub(crate) struct Host {
     pub rip: u64,
     pub rsp: u64,
     pub rax: u64,
+    /// DEBUGCTL and what it has recorded, where the guest has its own.
+    pub branches: Option<(u64, LastBranches)>,
     /// VMRUN is to be followed by a single-step trap.
     pub stepping: bool,
 }

@@ -1,7 +1,7 @@
 //! The virtual machine control block in memory (APM vol. 2, appendix B).
 
 use crate::Cpu;
-use crate::state::{Segment, TableReg};
+use crate::state::{LastBranches, Segment, TableReg};
 
 /// Offsets in the control area.
 #[allow(missing_docs)]
@@ -24,6 +24,7 @@ pub(super) mod control {
     pub const NESTED: usize = 0x90;
     pub const EVENT: usize = 0xa8;
     pub const NESTED_CR3: usize = 0xb0;
+    pub const LBR: usize = 0xb8;
     pub const NEXT_RIP: usize = 0xc8;
 }
 
@@ -61,6 +62,9 @@ pub(super) mod save {
     pub const SYSENTER_EIP: usize = 0x638;
     pub const CR2: usize = 0x640;
     pub const PAT: usize = 0x668;
+    pub const DEBUGCTL: usize = 0x670;
+    /// From and to of the last branch, then of the last before an event.
+    pub const LAST_BRANCHES: [usize; 4] = [0x678, 0x680, 0x688, 0x690];
 }
 
 /// The part of the block that means something.
@@ -101,6 +105,18 @@ impl Vmcb {
 
     pub fn u64(&self, offset: usize) -> u64 {
         u64::from_le_bytes(self.get(offset))
+    }
+
+    pub fn last_branches(&self) -> LastBranches {
+        let [from, to, event_from, event_to] = save::LAST_BRANCHES.map(|offset| self.u64(offset));
+        LastBranches { branch: [from, to], before_event: [event_from, event_to] }
+    }
+
+    pub fn set_last_branches(&mut self, last: &LastBranches) {
+        let values = last.branch.into_iter().chain(last.before_event);
+        for (offset, value) in save::LAST_BRANCHES.into_iter().zip(values) {
+            self.set(offset, value);
+        }
     }
 
     pub fn set(&mut self, offset: usize, value: u64) {

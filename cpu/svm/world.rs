@@ -8,7 +8,8 @@ use crate::flags::bit;
 use crate::mmu::tlb::Controls;
 use crate::mmu::walk::sign_extend;
 use crate::signals::request;
-use crate::state::{Seg, Segment, TableReg, attr, cr0, cr3, cr4, efer, gpr};
+use crate::state::{Seg, Segment, TableReg, attr, cr0, cr4, efer, gpr};
+use crate::system::debugctl;
 use crate::{Cpu, cpuid::feature};
 
 /// Segment registers that VMRUN exchanges, with their offsets in the block.
@@ -17,6 +18,8 @@ const SEGMENTS: [(Seg, usize); 4] =
 
 const NESTED_ENABLE: u64 = 1;
 const DR7_AT_EXIT: u64 = 0x400;
+/// The guest has its own DEBUGCTL and last branches.
+const LBR_ENABLE: u64 = 1;
 
 /// TLB_CONTROL (APM vol. 2, table 15-9).
 mod tlb_control {
@@ -82,6 +85,7 @@ impl Cpu {
             rip: state.rip,
             rsp: state.regs[gpr::RSP],
             rax: state.regs[gpr::RAX],
+            branches: None,
             stepping: false,
         }
     }
@@ -99,14 +103,13 @@ impl Cpu {
         let bad_maps = map_beyond(control::IO_MAP) || map_beyond(control::MSR_MAP);
         let nested = vmcb.u64(control::NESTED) & NESTED_ENABLE != 0;
         let bad_nested = nested && beyond(vmcb.u64(control::NESTED_CR3) & !0xfff);
-        let lam = if self.model.has(feature::LAM) { cr3::LAM_U48 | cr3::LAM_U57 } else { 0 };
         let runs = vmcb.u32(control::INTERCEPTS + 4 * (exit::VMRUN as usize / 32)) & 1 != 0;
         let bad = guest_efer & efer::SVME == 0
             || guest_efer & !self.efer_settable() & !efer::LMA != 0
             || cr0 & cr0::CD == 0 && cr0 & cr0::NW != 0
             || cr0 >> 32 != 0
-            || long && beyond(cr3 & !lam)
-            || cr4 & !self.cr4_defined() != 0
+            || long && beyond(cr3)
+            || cr4 & !self.cr4_of_guests() != 0
             || vmcb.u64(save::DR6) >> 32 != 0
             || vmcb.u64(save::DR7) >> 32 != 0
             || long && (cr4 & cr4::PAE == 0 || cr0 & cr0::PE == 0)
@@ -174,6 +177,12 @@ impl Cpu {
         if state.svm.nested.is_some() {
             state.msr.pat = vmcb.u64(save::PAT);
         }
+        if vmcb.u64(control::LBR) & LBR_ENABLE != 0 && self.model.has(feature::LBRV) {
+            let msr = &mut state.msr;
+            state.svm.host.branches = Some((msr.debugctl, msr.last_branches));
+            msr.debugctl = vmcb.u64(save::DEBUGCTL) & debugctl::KEPT;
+            msr.last_branches = vmcb.last_branches();
+        }
         state.halted = false;
     }
 
@@ -238,6 +247,9 @@ impl Cpu {
         state.regs[gpr::RSP] = host.rsp;
         state.regs[gpr::RAX] = host.rax;
         state.dr[7] = DR7_AT_EXIT;
+        if let Some(branches) = host.branches {
+            (state.msr.debugctl, state.msr.last_branches) = branches;
+        }
         if state.svm.nested.is_some() {
             state.msr.pat = host.pat;
         }
@@ -283,6 +295,10 @@ impl Cpu {
         }
         if state.svm.nested.is_some() {
             vmcb.set(save::PAT, state.msr.pat);
+        }
+        if state.svm.host.branches.is_some() {
+            vmcb.set(save::DEBUGCTL, state.msr.debugctl);
+            vmcb.set_last_branches(&state.msr.last_branches);
         }
         vmcb.set(control::VIRQ, state.svm.virq);
         let shadow = vmcb.u64(control::SHADOW) & !1;

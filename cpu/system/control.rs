@@ -143,7 +143,8 @@ impl Cpu {
     fn write_cr3(&mut self, value: u64) -> Result<(), Trap> {
         let keep = self.cr4_has(cr4::PCIDE) && value & cr3::NO_FLUSH != 0;
         let value = if keep { value & !cr3::NO_FLUSH } else { value };
-        let lam = if self.model.has(feature::LAM) { cr3::LAM_U48 | cr3::LAM_U57 } else { 0 };
+        let lam =
+            if self.cr4_defined() & cr4::LAM_SUP != 0 { cr3::LAM_U48 | cr3::LAM_U57 } else { 0 };
         if self.mode.long && (value & !lam) >> self.model.phys_bits() != 0 {
             return Err(self.gp(0));
         }
@@ -173,8 +174,18 @@ impl Cpu {
         true
     }
 
-    /// The CR4 bits the model has.
+    /// The CR4 bits that the model has, for who runs now.
     pub(crate) fn cr4_defined(&self) -> u64 {
+        if self.state.svm.guest { self.cr4_of_guests() } else { self.cr4_of_model() }
+    }
+
+    /// The CR4 bits under VMRUN. AMD's manual knows neither LAM nor PKS, and reserves their bits in the
+    /// control block (APM vol. 2, 15.5.1).
+    pub(crate) fn cr4_of_guests(&self) -> u64 {
+        self.cr4_of_model() & !(cr4::LAM_SUP | cr4::PKS)
+    }
+
+    fn cr4_of_model(&self) -> u64 {
         let table = [
             (feature::VME, cr4::VME | cr4::PVI),
             (feature::TSC, cr4::TSD),
@@ -252,6 +263,16 @@ impl Cpu {
         self.state.cr0 &= !cr0::TS;
         self.update_mode();
         Ok(())
+    }
+
+    /// Whether branches are recorded (DEBUGCTL.LBR).
+    pub(crate) fn records_branches(&self) -> bool {
+        self.state.msr.debugctl & super::msr::debugctl::LBR != 0
+    }
+
+    /// Records that control went from `from` to where it is now.
+    pub(crate) fn record_branch(&mut self, from: u64) {
+        self.state.msr.last_branches.branch = [from, self.state.rip];
     }
 
     /// Whether single step stops at branches only (DEBUGCTL.BTF).

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::msr::debugctl;
 use super::segment::{Descriptor, kind};
 use super::stack::Stack;
 use super::task::Reason;
@@ -117,7 +118,7 @@ impl Cpu {
     pub(super) fn note_debug(&mut self, causes: u64) {
         self.state.dr[6] = self.state.dr[6] & !0xf | causes;
         self.state.dr[7] &= !super::control::dr7::GD;
-        self.state.msr.debugctl &= !super::msr::debugctl::BTF;
+        self.state.msr.debugctl &= !(debugctl::BTF | debugctl::LBR);
     }
 
     /// INT n.
@@ -293,6 +294,17 @@ impl Cpu {
 
     /// Delivers one event, or raises what stands against it without having changed anything.
     fn deliver_once(&mut self, event: Fault, source: Source, resume: bool) -> Result<(), Trap> {
+        let from = self.state.rip;
+        self.enter_handler(event, source, resume)?;
+        if self.records_branches() {
+            let last = &mut self.state.msr.last_branches;
+            last.before_event = last.branch;
+            self.record_branch(from);
+        }
+        Ok(())
+    }
+
+    fn enter_handler(&mut self, event: Fault, source: Source, resume: bool) -> Result<(), Trap> {
         if self.state.cr0 & cr0::PE == 0 {
             return self.deliver_real(event.vector);
         }

@@ -10,6 +10,7 @@ mod far;
 mod fast;
 mod flags;
 mod gate;
+mod hypercall;
 mod misc;
 mod msr;
 mod port;
@@ -19,6 +20,8 @@ mod smm;
 mod stack;
 mod task;
 mod v86;
+
+pub(crate) use msr::debugctl;
 
 #[cfg(test)]
 mod hostile;

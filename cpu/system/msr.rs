@@ -31,6 +31,10 @@ pub(super) mod index {
     pub const PERF_STATUS: u32 = 0x198;
     pub const MISC_ENABLE: u32 = 0x1a0;
     pub const DEBUGCTL: u32 = 0x1d9;
+    pub const LAST_BRANCH_FROM: u32 = 0x1db;
+    pub const LAST_BRANCH_TO: u32 = 0x1dc;
+    pub const LAST_EVENT_FROM: u32 = 0x1dd;
+    pub const LAST_EVENT_TO: u32 = 0x1de;
     pub const MTRR_VAR: u32 = 0x200;
     pub const MTRR_VAR_LAST: u32 = 0x20f;
     pub const MTRR_FIX_64K: u32 = 0x250;
@@ -104,7 +108,9 @@ const INTEL_INERT: &[std::ops::RangeInclusive<u32>] = &[
 ];
 
 /// DEBUGCTL bits.
-pub(super) mod debugctl {
+pub(crate) mod debugctl {
+    /// Branches are recorded.
+    pub const LBR: u64 = 1;
     /// Single step stops at branches only.
     pub const BTF: u64 = 1 << 1;
     /// LBR, BTF, TR, BTS, BTINT, BTS_OFF_OS, BTS_OFF_USR, the two freezes and ENABLE_UNCORE_PMI.
@@ -180,6 +186,17 @@ impl Cpu {
             index::PERF_STATUS => 1000 | 4 << 40,
             index::MISC_ENABLE => msr.misc_enable,
             index::DEBUGCTL => msr.debugctl,
+            index::LAST_BRANCH_FROM..=index::LAST_EVENT_TO
+                if self.model.vendor() == Vendor::Amd =>
+            {
+                let last = msr.last_branches;
+                match number {
+                    index::LAST_BRANCH_FROM => last.branch[0],
+                    index::LAST_BRANCH_TO => last.branch[1],
+                    index::LAST_EVENT_FROM => last.before_event[0],
+                    _ => last.before_event[1],
+                }
+            }
             index::PAT => msr.pat,
             index::EFER => msr.efer,
             index::STAR => msr.star,

@@ -6,6 +6,7 @@ use super::stack::Stack;
 use super::task::Reason;
 use crate::core::{Cpu, Trap, vector};
 use crate::flags::bit;
+use crate::signals::request;
 use crate::state::{Seg, Segment, attr, gpr};
 use crate::svm::exit;
 
@@ -53,6 +54,11 @@ impl Cpu {
     /// IRET. `opsize` is 2, 4 or 8 bytes.
     pub fn iret(&mut self, opsize: u32) -> Result<(), Trap> {
         self.intercept(exit::IRET)?;
+        // Even if the rest faults (SDM vol. 3, 6.7.1). One at most has waited for that.
+        if std::mem::take(&mut self.state.nmi_blocked) {
+            self.signals.take(request::SECOND_NMI);
+            self.update_signal_mask();
+        }
         let size = u64::from(opsize);
         if self.mode.v86 && !self.mode.iopl_ok {
             return self.iret_v86_extended(size);
@@ -72,7 +78,7 @@ impl Cpu {
             }
             stack.commit(self);
             self.merge_flags(image, mask & size_mask(opsize));
-            self.after_iret(target);
+            self.enter_code(target);
             return Ok(());
         }
         if image & bit::VM != 0 && self.mode.cpl == 0 && size == 4 && !self.mode.long {
@@ -90,19 +96,13 @@ impl Cpu {
         if rpl(selector) == self.mode.cpl && self.mode.code_bits != 64 {
             stack.commit(self);
             self.merge_flags(image, mask);
-            self.after_iret(target);
+            self.enter_code(target);
             return Ok(());
         }
         let outer = self.pop_outer_stack(&mut stack, &target, size)?;
         self.merge_flags(image, mask);
-        self.state.nmi_blocked = false;
         self.enter_outer(target, outer);
         Ok(())
-    }
-
-    fn after_iret(&mut self, target: CodeTarget) {
-        self.state.nmi_blocked = false;
-        self.enter_code(target);
     }
 
     pub(super) fn merge_flags(&mut self, image: u64, mask: u64) {
@@ -170,10 +170,7 @@ impl Cpu {
             return Err(self.gp(0));
         }
         let link: u16 = self.load_implicit(self.state.tr.base)?;
-        self.switch_task(link, Reason::Return)?;
-        self.state.nmi_blocked = false;
-        self.update_signal_mask();
-        Ok(())
+        self.switch_task(link, Reason::Return)
     }
 
     /// IRET from ring 0 into virtual-8086 mode.
@@ -201,7 +198,7 @@ impl Cpu {
         }
         self.state.regs[gpr::RSP] = rsp;
         let cs = self.state.seg[Seg::Cs as usize];
-        self.after_iret(CodeTarget { cs, rip });
+        self.enter_code(CodeTarget { cs, rip });
         Ok(())
     }
 
@@ -219,7 +216,7 @@ impl Cpu {
         let target = self.real_code_target(selector, rip)?;
         stack.commit(self);
         self.set_virtual_flags(image);
-        self.after_iret(target);
+        self.enter_code(target);
         Ok(())
     }
 

@@ -124,10 +124,13 @@ kernels! {
     control
     debug
     exceptions
+    hyperv
+    hypercall
     ioapic
     la57
     lam
     memory
+    mmio
     msr
     paging
     pcid

@@ -145,6 +145,25 @@ fn a_sleeping_processor_misses_no_request() {
     });
 }
 
+/// Whether the second comes before the first is taken or after it: each is served once.
+#[test]
+fn two_nmis_are_two() {
+    loom::model(|| {
+        let signals = Arc::new(Signals::default());
+        let posters = [(); 2].map(|()| {
+            let signals = signals.clone();
+            thread::spawn(move || signals.post(request::NMI))
+        });
+        for _ in 0..2 {
+            signals.wait(request::NMI);
+            assert!(signals.take_nmi());
+        }
+        posters.into_iter().for_each(|poster| poster.join().unwrap());
+        assert!(!signals.take_nmi());
+        assert_eq!(signals.pending(), 0);
+    });
+}
+
 /// The owner of a processor that KVM runs looks at its mailbox only outside of guest code.
 #[test]
 fn a_request_gets_a_processor_out_of_guest_code() {

@@ -1,6 +1,6 @@
 //! Which instructions the processor model offers.
 
-use iced_x86::{CpuidFeature as C, Instruction};
+use iced_x86::{CpuidFeature as C, Instruction, Mnemonic};
 
 use crate::cpuid::{Feature, Model, feature};
 
@@ -66,5 +66,7 @@ pub(super) fn feature_of(set: C) -> Option<Feature> {
 
 /// Whether `model` offers all that `raw` needs.
 pub fn offered(raw: &Instruction, model: &Model) -> bool {
-    raw.cpuid_features().iter().all(|set| feature_of(*set).is_none_or(|f| model.has(f)))
+    // A call of the hypervisor below, which knows for itself.
+    raw.mnemonic() == Mnemonic::Vmmcall
+        || raw.cpuid_features().iter().all(|set| feature_of(*set).is_none_or(|f| model.has(f)))
 }

@@ -138,6 +138,7 @@ pub(super) fn lower(insn: &Insn<'_>, mnemonic: M) -> Option<Op> {
         M::Vmload => return Some(addressed(insn, plain::<Vmload>)),
         M::Vmsave => return Some(addressed(insn, plain::<Vmsave>)),
         M::Vmmcall => plain::<Vmmcall>,
+        M::Vmcall => plain::<Vmcall>,
         M::Stgi => plain::<Stgi>,
         M::Clgi => plain::<Clgi>,
         M::Skinit => plain::<Skinit>,

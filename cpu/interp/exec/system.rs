@@ -162,6 +162,8 @@ plain! {
     Vmsave = |cpu, op| cpu.vmsave(op.imm as u8);
     /// VMMCALL.
     Vmmcall = |cpu, _| cpu.vmmcall();
+    /// VMCALL.
+    Vmcall = |cpu, _| cpu.vmcall();
     /// STGI.
     Stgi = |cpu, _| cpu.set_gif(true);
     /// CLGI.

@@ -162,6 +162,14 @@ fn single_step() {
     frame.rflags = trap::STEP;
     let (_, seen) = trace(&frame);
     check_eq!(places(seen), list(&[(2, BS)]), "CPUID is stepped");
+    frame = kernel(code!(64, "in al, 0x80", "out 0x80, al", "int 0x80"));
+    frame.rflags = trap::STEP;
+    let (_, seen) = trace(&frame);
+    check_eq!(places(seen), list(&[(2, BS), (4, BS)]), "IN and OUT are stepped");
+    frame = kernel(code!(64, "rdmsr", "wrmsr", "int 0x80"));
+    (frame.rcx, frame.rflags) = (msr::KERNEL_GS_BASE.into(), trap::STEP);
+    let (_, seen) = trace(&frame);
+    check_eq!(places(seen), list(&[(2, BS), (4, BS)]), "RDMSR and WRMSR are stepped");
     frame = kernel(code!(64, "mov rcx, cr3", "mov cr3, rcx", "nop", "int 0x80"));
     frame.rflags = trap::STEP;
     let (_, seen) = trace(&frame);
@@ -343,6 +351,26 @@ fn stack_switch() {
         list(&[(3, 1)]),
         "a data breakpoint hit by MOV SS comes after the next"
     );
+    let mut frame = kernel(code!(64, "mov ss, [rbx]", "nop", "nop", "int 0x80"));
+    frame.rbx = at;
+    set_dr0(frame.rip + 2);
+    set_dr7(1);
+    let (_, seen) = trace(&frame);
+    check!(seen.is_empty(), "an instruction breakpoint behind MOV SS is suppressed");
+    set_dr7(0);
+    let mut icebp = kernel(code!(64, "mov ss, [rbx]", ".byte 0xf1", "nop", "int 0x80"));
+    (icebp.rbx, icebp.rflags) = (at, trap::STEP);
+    let (_, seen) = trace(&icebp);
+    check_eq!(places(seen), list(&[(3, 0), (4, BS)]), "INT1 behind MOV SS is not a single step");
+    let guarded = code!(64, "mov dr7, rdx", "mov ss, [rbx]", "mov rax, dr0", "nop", "int 0x80");
+    let mut guarded = kernel(guarded);
+    (guarded.rbx, guarded.rdx) = (at, 1 << 13);
+    let (_, seen) = trace(&guarded);
+    check_eq!(places(seen), list(&[(5, BD)]), "debug registers are guarded behind MOV SS");
+    let mut stepped = kernel(code!(64, "mov ss, [rbx]", "cpuid", "nop", "int 0x80"));
+    (stepped.rbx, stepped.rflags) = (at, trap::STEP);
+    let (_, seen) = trace(&stepped);
+    check_eq!(places(seen), list(&[(4, BS), (5, BS)]), "CPUID behind MOV SS is stepped");
     // If the next is INT n, the trap is lost or comes in its handler, depending on the processor: it
     // must not come before the INT.
     let mut frame = kernel(code!(64, "mov ss, [rbx]", "int 0x80"));

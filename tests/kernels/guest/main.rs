@@ -17,8 +17,10 @@ mod apic;
 mod debug;
 mod exceptions;
 mod firmware;
+mod hyperv;
 mod ioapic;
 mod keys;
+mod mmio;
 mod modes64;
 mod paging;
 mod protected;
@@ -40,10 +42,13 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("control", registers::control),
     ("debug", debug::run),
     ("exceptions", exceptions::run),
+    ("hyperv", hyperv::run),
+    ("hypercall", registers::hypercalls),
     ("ioapic", ioapic::run),
     ("la57", modes64::la57),
     ("lam", modes64::lam),
     ("memory", registers::memory),
+    ("mmio", mmio::run),
     ("msr", registers::msrs),
     ("paging", paging::run),
     ("pcid", modes64::pcid),

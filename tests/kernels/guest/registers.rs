@@ -1,10 +1,12 @@
 //! Model-specific and control registers: values stick, reserved bits fault, what does not exist
 //! faults. Time stamps and CPUID go with them.
 
-use crate::apic::rdmsr_quiet;
+use crate::apic::{self, rdmsr_quiet};
+use crate::boot::PML4;
 use crate::cpu::{
     self, cr0, cr4, feature, is_amd, msr, rdmsr, rdtsc, set_cr0, set_cr3, set_cr4, wrmsr,
 };
+use crate::paging;
 use crate::trap::{self, FINE, fault_of, vector::*};
 use core::arch::asm;
 use core::ptr::addr_of_mut;
@@ -422,4 +424,51 @@ pub fn memory() {
     let register = fault_of(|| unsafe { asm!(".byte 0x0f, 0xc7, 0xc8") });
     check_eq!(register, (UD, 0), "CMPXCHG8B of a register");
     let _ = (read_only, is_amd());
+}
+
+/// VMCALL and VMMCALL, as KVM answers them.
+pub fn hypercalls() {
+    const SEND_IPI: u64 = 10;
+    const UNKNOWN: u64 = -1000i64 as u64;
+    if cpu::cpuid(1, 0)[2] >> 31 == 0 {
+        return crate::tap::skip("no hypervisor");
+    }
+    let vmcall = code!(64, "vmcall", "int 0x80");
+    let vmmcall = code!(64, "vmmcall", "int 0x80");
+    for (name, code) in [("VMCALL", vmcall), ("VMMCALL", vmmcall)] {
+        let call = |number, [b, c, d, si]: [u64; 4]| {
+            let mut frame = trap::kernel_frame(code.as_ptr() as u64);
+            (frame.rax, frame.rbx, frame.rcx, frame.rdx, frame.rsi) = (number, b, c, d, si);
+            let done = trap::enter(&frame);
+            check!(done.is(DONE, 0), "{name} is executed");
+            done.frame.rax
+        };
+        check_eq!(call(!0, [0; 4]), UNKNOWN, "{name}: an unknown call");
+        let nobody = u64::from(u32::MAX);
+        check_eq!(call(SEND_IPI, [nobody, 0, nobody, 0]), 0, "{name}: an IPI to nobody");
+        apic::prepare();
+        trap::set_handler(DONE, None);
+        let me = u64::from(apic::read(apic::reg::ID) >> 24);
+        check_eq!(call(SEND_IPI, [1, 0, me, 0x61]), 1, "{name}: an IPI to one");
+        check_eq!(apic::read(apic::reg::IRR + 0x30) & 2, 2, "{name}: which arrives");
+        apic::breathe();
+        let mut frame = trap::user_frame(code);
+        frame.rax = 1;
+        check_eq!(trap::enter(&frame).frame.rax, !0, "{name}: not for ring 3");
+    }
+    // The last instruction below the addresses that are not canonical.
+    const LAST: u64 = 0x7fff_ffff_f000;
+    unsafe {
+        let all = paging::P | paging::W | paging::U;
+        addr_of_mut!(PML4.0[255]).write_volatile(paging::table(3) | all);
+        paging::entry(3, 511).write_volatile(paging::table(2) | all);
+        paging::entry(2, 511).write_volatile(paging::table(1) | all);
+        paging::entry(1, 511).write_volatile(paging::DATA | all);
+        ((LAST + 0xffd) as *mut [u8; 3]).write_volatile([0x0f, 0x01, 0xc1]);
+    }
+    let mut frame = trap::kernel_frame(LAST + 0xffd);
+    frame.rax = !0;
+    let done = trap::enter(&frame);
+    check!(done.is(GP, 0), "behind the last instruction is #GP");
+    check_eq!(done.frame.rax, UNKNOWN, "which has been executed");
 }

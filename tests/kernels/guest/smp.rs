@@ -179,6 +179,7 @@ pub fn run() {
     }
     identity();
     interrupts();
+    nmis();
     atomics();
     order();
     shootdown();
@@ -264,6 +265,34 @@ fn interrupts() {
         "which is the one whose priority is lower"
     );
     write(reg::TPR, 0);
+}
+
+/// Two NMIs that come at the same time are two: one is served, the other held back (SDM vol. 3, 6.7.1).
+fn nmis() {
+    const ROUNDS: u64 = 500;
+    fn other() {
+        for round in 1..=ROUNDS {
+            while TURN.load(SeqCst) < round {
+                core::hint::spin_loop()
+            }
+            send(0, 4 << 8);
+        }
+    }
+    NMIS[0].store(0, SeqCst);
+    TURN.store(0, SeqCst);
+    let before = give(other);
+    let mut lost = false;
+    for round in 1..=ROUNDS {
+        TURN.store(round, SeqCst);
+        send(0, 4 << 8);
+        let start = rdtsc();
+        while u64::from(NMIS[0].load(SeqCst)) < 2 * round && !lost {
+            lost = rdtsc().wrapping_sub(start) > 5_000_000_000;
+        }
+    }
+    finished(before);
+    check!(!lost, "of two NMIs at the same time none is lost");
+    TURN.store(0, SeqCst);
 }
 
 const ROUNDS: u64 = 20_000;

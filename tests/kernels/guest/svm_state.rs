@@ -45,6 +45,7 @@ pub fn run() {
     exits();
     address_spaces();
     ports();
+    last_branches();
     ends();
 }
 
@@ -57,13 +58,14 @@ fn with(change: impl FnOnce()) -> u64 {
 
 fn refused() {
     let bits = |offset: usize, bits: u64| with(|| set(offset, get(offset) | bits));
-    for bit in [52, 57, 63, width()] {
+    for bit in [52, 57, 61, 62, 63, width()] {
         check_eq!(bits(at::CR3, 1 << bit), code::INVALID, "VMRUN refuses CR3: bit {bit}");
     }
     for bit in [16u32, 17, 40, 63] {
         check_eq!(bits(at::EFER, 1 << bit), code::INVALID, "VMRUN refuses EFER: bit {bit}");
     }
-    for bit in [13u32, 15, 32, 63] {
+    // Bits 24 and 28 are PKS and LAM elsewhere.
+    for bit in [13u32, 15, 24, 28, 32, 63] {
         check_eq!(bits(at::CR4, 1 << bit), code::INVALID, "VMRUN refuses CR4: bit {bit}");
     }
     for bit in 32..64 {
@@ -329,6 +331,84 @@ fn ports() {
     check_eq!(run(reads_wide, 0x5002), code::IO, "a doubleword, by its last port");
     check_eq!(run(reads_wide, 0x5003), code::VMMCALL, "not by the one behind");
     check_eq!(run(reads_last, 0x1_0000), code::IO, "a word at the end, by the bit behind");
+}
+
+const LBR: u64 = 1;
+const LAST_BRANCH: [u32; 2] = [0x1db, 0x1dc];
+const OWN_BRANCHES: usize = 0xb8;
+const DEBUGCTL: usize = 0x670;
+const BRANCH: [usize; 2] = [0x678, 0x680];
+
+/// Jumps while DEBUGCTL is `control`, then clears that; where from and to.
+fn jump(control: u64) -> [u64; 2] {
+    let (from, to): (u64, u64);
+    unsafe {
+        asm!(
+            "lea {}, [rip + 740f]",
+            "lea {}, [rip + 750f]",
+            "wrmsr",
+            "740: jmp 750f",
+            "nop",
+            "750:",
+            "xor eax, eax",
+            "wrmsr",
+            out(reg) from, out(reg) to, inout("eax") control as u32 => _, in("edx") 0,
+            in("ecx") msr::DEBUGCTL
+        );
+    }
+    [from, to]
+}
+
+// Tells DEBUGCTL, and records a jump.
+guest!(
+    branches,
+    "mov ecx, 0x1d9",
+    "rdmsr",
+    "mov r15, rax",
+    "mov eax, 1",
+    "xor edx, edx",
+    "wrmsr",
+    "jmp 3f",
+    "nop",
+    "3: xor eax, eax",
+    "wrmsr",
+    "mov rax, r15"
+);
+
+/// The last branch, as AMD's processors record it, and as guests have it for themselves.
+fn last_branches() {
+    if !cpu::is_amd() || cpu::cpuid(0x8000_000a, 0)[3] >> 1 & 1 == 0 {
+        return crate::tap::skip("last branches");
+    }
+    let recorded = || LAST_BRANCH.map(rdmsr);
+    let host = jump(LBR);
+    check_eq!(recorded(), host, "the last branch");
+    jump(0);
+    check_eq!(recorded(), host, "none is recorded when that is off");
+    check_eq!(rdmsr(msr::DEBUGCTL), 0, "as DEBUGCTL tells");
+
+    let start = branches as *const () as u64;
+    prepare(branches);
+    wrmsr(msr::DEBUGCTL, LBR);
+    check_eq!(enter(), code::VMMCALL, "a guest with the host's DEBUGCTL");
+    check_eq!(get(at::RAX) & 0xffff_ffff, LBR, "which it sees");
+    check_eq!(rdmsr(msr::DEBUGCTL), 0, "and changes");
+    let seen = recorded();
+    let inside = start..start + 40;
+    check!(inside.contains(&seen[0]) && seen[1] == seen[0] + 3, "its branch is the last");
+
+    let host = jump(LBR);
+    prepare(branches);
+    wrmsr(msr::DEBUGCTL, 2);
+    set(OWN_BRANCHES, 1);
+    set(DEBUGCTL, 0);
+    check_eq!(enter(), code::VMMCALL, "a guest with its own DEBUGCTL");
+    check_eq!(get(at::RAX) & 0xffff_ffff, 0, "which is what the block says");
+    check_eq!(rdmsr(msr::DEBUGCTL), 2, "does not change the host's");
+    wrmsr(msr::DEBUGCTL, 0);
+    check_eq!(get(DEBUGCTL), 0, "but its own");
+    check_eq!(BRANCH.map(get), seen, "and has its own last branch");
+    check_eq!(recorded(), host, "which the host does not see");
 }
 
 static mut SEEN: [u64; 4] = [0; 4];

@@ -447,6 +447,15 @@ fn modes() {
         (GP, 0),
         "an address beyond the physical width"
     );
+    // The page lies where the register says.
+    const ELSEWHERE: u64 = 0xfed4_0000;
+    let at = |address: u64| unsafe { (address as *const u32).read_volatile() };
+    let version = read(reg::VERSION);
+    wrmsr(msr::APIC_BASE, base & 0xfff | ELSEWHERE);
+    check_eq!(at(ELSEWHERE + u64::from(reg::VERSION)), version, "its page can be elsewhere");
+    check!(at(BASE + u64::from(reg::VERSION)) != version, "and is not where it was");
+    wrmsr(msr::APIC_BASE, base);
+    check_eq!(read(reg::VERSION), version, "until it is back");
     check_eq!(fault_of(|| rdmsr_quiet(0x802)), (GP, 0), "no x2APIC registers in xAPIC mode");
     wrmsr(msr::APIC_BASE, base & !ENABLED);
     check_eq!(cpu::cpuid(1, 0)[3] >> 9 & 1, 0, "CPUID shows no APIC when it is disabled");
@@ -556,7 +565,8 @@ fn x2_registers() {
         (0x32, 0x38),
         (0x3e, 0x3f),
     ];
-    let among = |ranges: &[(u32, u32)], n| ranges.iter().any(|(from, to)| (*from..=*to).contains(&n));
+    let among =
+        |ranges: &[(u32, u32)], n| ranges.iter().any(|(from, to)| (*from..=*to).contains(&n));
     let mut wrong = [!0; 2];
     for n in 0..0x100 {
         // Corrected machine checks have an entry of their own on some processors.

@@ -21,7 +21,11 @@ pub fn boot() {
     check_eq!(crate::magic(), 0x2bad_b002, "EAX holds the loader's magic number");
     let information = crate::information();
     let flags: u32 = at(information);
-    check_eq!(flags & 0x24d, 0x24d, "memory, command line, modules, memory map and loader are told");
+    check_eq!(
+        flags & 0x24d,
+        0x24d,
+        "memory, command line, modules, memory map and loader are told"
+    );
     check_eq!(at::<u32>(information + 4), 639, "KiB of lower memory");
     check!(at::<u32>(information + 8) > 100 << 10, "KiB of upper memory");
     memory_map(at::<u32>(information + 48).into(), at::<u32>(information + 44).into());

@@ -88,7 +88,11 @@ pub fn msrs() {
     for bank in 0..banks as u32 {
         let at = 0x400 + 4 * bank;
         check_eq!(fault_of(|| wrmsr(at + 1, 0)), FINE, "MC{bank}_STATUS can be cleared");
-        check_eq!(fault_of(|| wrmsr(at + 1, 1)), (GP, 0), "a status takes nothing but zero: MC{bank}");
+        check_eq!(
+            fault_of(|| wrmsr(at + 1, 1)),
+            (GP, 0),
+            "a status takes nothing but zero: MC{bank}"
+        );
         for value in [0, u64::MAX] {
             wrmsr(at, value);
             check_eq!(rdmsr(at), value, "MC{bank}_CTL holds {value:#x}");

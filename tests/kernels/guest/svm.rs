@@ -474,7 +474,11 @@ fn nested() {
     };
     start(writes_low);
     check_eq!(enter(), code::VMMCALL, "a guest behind tables that map one to one");
-    check_eq!(unsafe { ((DATA + 0x40) as *const u32).read_volatile() }, 7, "writes where it should");
+    check_eq!(
+        unsafe { ((DATA + 0x40) as *const u32).read_volatile() },
+        7,
+        "writes where it should"
+    );
     let entry = start(reads_low);
     unsafe { *entry = DATA + 0x1000 | ALL };
     unsafe { ((DATA + 0x1040) as *mut u32).write_volatile(0x77) };

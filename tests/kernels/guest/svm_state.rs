@@ -5,13 +5,12 @@ use crate::apic::{self, reg};
 use crate::boot::sel;
 use crate::cpu::{self, cr0, cr4, feature, flag, msr, rdmsr, wrmsr};
 use crate::svm::{
-    HOST_SAVE, IO_MAP, MSR_MAP, NESTED, SVME, VM_HSAVE_PA, VMCB, at, code, enter, enter_closed, get,
-    guest, intercept, nested_tables, prepare, segment, set,
+    HOST_SAVE, IO_MAP, MSR_MAP, NESTED, SVME, VM_HSAVE_PA, VMCB, at, code, enter, enter_closed,
+    get, guest, intercept, nested_tables, prepare, segment, set,
 };
 use crate::trap::{self, Frame, fault_of, vector::*};
 use core::arch::{asm, naked_asm};
 use core::ptr::addr_of;
-
 
 guest!(nothing, "nop");
 
@@ -111,9 +110,7 @@ fn refused() {
 
 fn maps() {
     let beyond = 1u64 << width();
-    for (field, intercepted, name) in
-        [(0x48, code::MSR, "MSR map"), (0x40, code::IO, "port map")]
-    {
+    for (field, intercepted, name) in [(0x48, code::MSR, "MSR map"), (0x40, code::IO, "port map")] {
         let run = |base: u64| {
             with(|| {
                 intercept(intercepted);
@@ -122,7 +119,11 @@ fn maps() {
         };
         let good = if field == 0x48 { addr_of!(MSR_MAP) as u64 } else { addr_of!(IO_MAP) as u64 };
         check_eq!(run(beyond), code::INVALID, "VMRUN refuses a {name}: beyond the physical width");
-        check_eq!(run(beyond - 0x1000), code::INVALID, "VMRUN refuses a {name}: a page of it within");
+        check_eq!(
+            run(beyond - 0x1000),
+            code::INVALID,
+            "VMRUN refuses a {name}: a page of it within"
+        );
         check_eq!(run(beyond - 0x4000), code::VMMCALL, "{name}: all of it within");
         check_eq!(run(good | 0xfff), code::VMMCALL, "{name}: the lower bits are ignored");
     }
@@ -158,17 +159,17 @@ fn canonical() {
         let wanted = extended(get_after(nothing, offset, WILD | 0x1234));
         check_eq!(get(offset), wanted, "VMRUN makes the base of {name} canonical");
     }
-    for (offset, name) in [
-        (0x448, "FS"),
-        (0x458, "GS"),
-        (0x478, "LDTR"),
-        (0x498, "TR"),
-        (0x620, "KERNEL_GS_BASE"),
-    ] {
+    for (offset, name) in
+        [(0x448, "FS"), (0x458, "GS"), (0x478, "LDTR"), (0x498, "TR"), (0x620, "KERNEL_GS_BASE")]
+    {
         prepare(nothing);
         set(offset, WILD | 0x5678);
         load_and_save();
-        check_eq!(get(offset), extended(WILD | 0x5678), "VMLOAD makes the base of {name} canonical");
+        check_eq!(
+            get(offset),
+            extended(WILD | 0x5678),
+            "VMLOAD makes the base of {name} canonical"
+        );
     }
 }
 
@@ -229,13 +230,7 @@ fn exits() {
 }
 
 guest!(reads_far, "mov ecx, 0x6000040", "mov eax, [rcx]");
-guest!(
-    reads_twice,
-    "mov ecx, 0x6000040",
-    "mov eax, [rcx]",
-    "out 0x80, al",
-    "mov eax, [rcx]"
-);
+guest!(reads_twice, "mov ecx, 0x6000040", "mov eax, [rcx]", "out 0x80, al", "mov eax, [rcx]");
 const DATA: u64 = 0x600_0000;
 
 /// A translation is kept until it is told to go, and is nobody else's.
@@ -516,10 +511,9 @@ fn software_events() {
     check_eq!(get(at::INT_INFO), 1 << 31 | 4 << 8 | 0x81, "is told with the exception");
     check_eq!(get(at::INFO1), 0x81 * 8 + 2, "whose error code names the gate");
     if feature::NRIP_SAVE.offered() {
-        for (kind, vector, guest, len, name) in [
-            (4u64, 0x81u64, software as extern "C" fn(), 2, "INT n"),
-            (3, BP, breaks, 1, "INT3"),
-        ] {
+        for (kind, vector, guest, len, name) in
+            [(4u64, 0x81u64, software as extern "C" fn(), 2, "INT n"), (3, BP, breaks, 1, "INT3")]
+        {
             prepare(guest);
             set(at::EVENT, 1 << 31 | kind << 8 | vector);
             set(at::NEXT_RIP, next(guest, len));
@@ -664,10 +658,13 @@ fn closed() {
     check_eq!(take_steps(), 1, "with it they are");
     cpu::set_dr7(0x400);
     trap::set_handler(DB, None);
-    trap::set_handler(UD, Some(|frame| {
-        note(frame);
-        frame.rip += 2;
-    }));
+    trap::set_handler(
+        UD,
+        Some(|frame| {
+            note(frame);
+            frame.rip += 2;
+        }),
+    );
     unsafe { asm!("clgi", "ud2", "stgi") };
     check_eq!(seen()[3], 1, "exceptions come as always");
     trap::set_handler(UD, None);

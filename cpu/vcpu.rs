@@ -26,6 +26,8 @@ pub enum Exit {
     },
     /// A triple fault.
     Shutdown,
+    /// The guest told that it has crashed.
+    Crashed,
     /// The engine cannot go on.
     Failed(String),
 }
@@ -47,6 +49,11 @@ pub enum VcpuEvent {
     /// A triple fault shut a processor down.
     Shutdown {
         /// Its number.
+        index: usize,
+    },
+    /// The guest told that it has crashed.
+    Crashed {
+        /// Number of the processor that did.
         index: usize,
     },
     /// An engine failed; the machine should stop.
@@ -224,6 +231,7 @@ impl Slot {
                     events(VcpuEvent::Shutdown { index: self.index });
                     self.signals.wait(request::STOP | request::INIT);
                 }
+                Exit::Crashed => events(VcpuEvent::Crashed { index: self.index }),
                 Exit::Failed(reason) => {
                     events(VcpuEvent::Failed { index: self.index, reason });
                     self.signals.wait(request::STOP);

@@ -367,6 +367,7 @@ impl Vm {
             match note {
                 Note::Guest(request) => self.serve(request),
                 Note::Vcpu(VcpuEvent::Shutdown { .. }) => self.serve(Request::Reset),
+                Note::Vcpu(VcpuEvent::Crashed { .. }) => self.serve(Request::Panicked),
                 Note::Vcpu(VcpuEvent::Failed { index, reason }) => {
                     eprintln!("qemu-system-x86_64: CPU {index}: {reason}");
                     self.halt(RunState::InternalError);

@@ -1,6 +1,7 @@
 //! Processor models: what CPUID says, and what the engines may therefore do.
 
 pub mod feature;
+pub mod hyperv;
 mod inert;
 mod leaves;
 mod models;
@@ -9,6 +10,7 @@ mod properties;
 mod topology;
 
 pub use feature::{Feature, FeatureSet};
+pub use hyperv::HyperV;
 pub use models::{Definition, definitions, find, listing, names};
 pub use options::{ModelError, Selection, Support, select};
 pub use properties::{Entry, Place, feature_names};
@@ -94,6 +96,8 @@ pub struct Model {
     pub microcode: Option<u64>,
     /// What the hypervisor leaves say, if the model shows them.
     pub hypervisor: Option<[u8; 12]>,
+    /// Hyper-V's leaves before them, under hardware virtualisation.
+    pub hyperv: HyperV,
     /// How the machine's processors are arranged.
     pub topology: Topology,
 }
@@ -118,6 +122,7 @@ impl Default for Model {
             topology_leaf: true,
             microcode: None,
             hypervisor: None,
+            hyperv: HyperV::default(),
             topology: Topology::default(),
         }
     }

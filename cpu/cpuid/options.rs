@@ -2,7 +2,7 @@
 
 use super::feature::{self, FeatureSet, Software, Word};
 use super::models::{self, parse_number};
-use super::{Model, Topology, Vendor, inert};
+use super::{Model, Topology, Vendor, hyperv, inert};
 
 /// Why `-cpu` is refused. The texts are what scripts match on.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -232,7 +232,7 @@ impl Builder<'_> {
     fn word(&self, key: &str, value: &str) -> Result<u32, ModelError> {
         let number = self.number(key, value, "uint64")?;
         u32::try_from(number)
-            .map_err(|_| self.bad(key, value, format!("Parameter '{key}' expects uint32")))
+            .map_err(|_| self.bad(key, value, format!("Parameter '{key}' expects uint32_t")))
     }
 
     fn set_feature(&mut self, name: &str, on: bool) -> Result<(), ModelError> {
@@ -278,6 +278,7 @@ impl Builder<'_> {
                     self.model.hypervisor = None;
                 }
             }
+            _ if key.starts_with("hv-") => self.set_hyperv(key, value)?,
             // The unstable x- properties exist for hardware virtualisation only.
             _ if key.starts_with("x-") => {}
             _ => {
@@ -296,15 +297,64 @@ impl Builder<'_> {
         Ok(())
     }
 
+    fn set_hyperv(&mut self, key: &str, value: &str) -> Result<(), ModelError> {
+        /// A number no wider than its property.
+        macro_rules! narrow {
+            ($kind:ty) => {
+                <$kind>::try_from(self.number(key, value, "uint64")?).map_err(|_| {
+                    let kind = concat!(stringify!($kind), "_t").replace('u', "uint");
+                    self.bad(key, value, format!("Parameter '{key}' expects {kind}"))
+                })?
+            };
+        }
+        if let Some(which) = hyperv::by_property(key) {
+            let on = self.boolean(key, value)?;
+            self.model.hyperv.set(which, on);
+            return Ok(());
+        }
+        match key {
+            "hv-passthrough" => self.model.hyperv.passthrough = self.boolean(key, value)?,
+            "hv-enforce-cpuid" => self.model.hyperv.enforce_cpuid = self.boolean(key, value)?,
+            "hv-spinlocks" => {
+                let retries = narrow!(u32);
+                self.model.hyperv.spinlocks = Some(retries).filter(|retries| *retries != u32::MAX);
+            }
+            "hv-no-nonarch-coresharing" => {
+                self.model.hyperv.no_coresharing = match value {
+                    "on" => Some(true),
+                    "off" => Some(false),
+                    "auto" => None,
+                    _ => {
+                        let reason = format!("Parameter '{key}' does not accept value '{value}'");
+                        return Err(self.bad(key, value, reason));
+                    }
+                }
+            }
+            "hv-vendor-id" => {
+                if value.len() > 12 {
+                    self.remarks.push("hv-vendor-id truncated to 12 characters".to_owned());
+                }
+                self.model.hyperv.vendor_id = value.to_owned();
+            }
+            "hv-version-id-build" => self.model.hyperv.version.build = narrow!(u32),
+            "hv-version-id-major" => self.model.hyperv.version.major = narrow!(u16),
+            "hv-version-id-minor" => self.model.hyperv.version.minor = narrow!(u16),
+            "hv-version-id-spack" => self.model.hyperv.version.service_pack = narrow!(u32),
+            "hv-version-id-sbranch" => self.model.hyperv.version.service_branch = narrow!(u8),
+            "hv-version-id-snumber" => self.model.hyperv.version.service_number = narrow!(u32),
+            _ => {
+                let reason = format!("Property '{}-x86_64-cpu.{key}' not found", self.name);
+                return Err(self.bad(key, value, reason));
+            }
+        }
+        Ok(())
+    }
+
     fn set_inert(&mut self, key: &str, value: &str, kind: inert::Kind) -> Result<(), ModelError> {
         let wanted = match kind {
             inert::Kind::Switch => self.boolean(key, value)?,
             inert::Kind::Number => self.number(key, value, "uint64").map(|_| true)?,
-            inert::Kind::Text => true,
         };
-        if key == "hv-vendor-id" && value.len() > 12 {
-            self.remarks.push("hv-vendor-id truncated to 12 characters".to_owned());
-        }
         if wanted && self.hardware && inert::is_missed(key) {
             self.remarks.push(format!("CPU property '{key}' is not available in this build"));
         }

@@ -7,7 +7,7 @@ use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use super::error::KvmError;
 use super::vm::Irqchip;
 use crate::cpuid::feature::{self, Word};
-use crate::cpuid::{Dynamic, FeatureSet, Model};
+use crate::cpuid::{Dynamic, FeatureSet, Model, hyperv};
 use crate::state::xcr0;
 
 /// The vendor string of the host's processor.
@@ -79,6 +79,8 @@ const MSR_WORDS: &[(Word, u32)] = &[
 
 /// The leaf with the paravirtual features.
 const KVM_FEATURES: u32 = 0x4000_0001;
+/// Where the kernel's own leaves begin if Hyper-V's come first.
+const BEHIND_HYPERV: u32 = 0x4000_0100;
 
 /// What KVM_GET_SUPPORTED_CPUID said.
 pub(super) struct Supported<'a> {
@@ -194,7 +196,14 @@ impl<'a> Supported<'a> {
     }
 
     /// What KVM_SET_CPUID2 gets for processor `index` of a model.
-    pub fn entries_for(&self, model: &Model, index: u32) -> Result<CpuId, KvmError> {
+    ///
+    /// With Hyper-V's leaves, the kernel's own are found behind them.
+    pub fn entries_for(
+        &self,
+        model: &Model,
+        index: u32,
+        hyperv: &[hyperv::Leaf],
+    ) -> Result<CpuId, KvmError> {
         // The kernel keeps the bits that follow the guest's state up to date itself.
         let now = Dynamic { apic_enabled: true, long: true, xcr0: 1, ..Dynamic::default() };
         let mut entries = Vec::new();
@@ -211,10 +220,18 @@ impl<'a> Supported<'a> {
                 ..Default::default()
             });
         };
-        let hypervisor = model.hypervisor.map(|_| KVM_FEATURES);
+        for (function, values) in hyperv {
+            push(*function, None, *values);
+        }
+        if model.hypervisor.is_some() {
+            let first = if hyperv.is_empty() { hyperv::leaf::FIRST } else { BEHIND_HYPERV };
+            let [_, b, c, d] = model.cpuid(index, hyperv::leaf::FIRST, 0, &now);
+            push(first, None, [first + 1, b, c, d]);
+            let low = |word| model.features.low(word);
+            push(first + 1, None, [low(Word::KvmEax), 0, 0, low(Word::KvmEdx)]);
+        }
         let ranges = [
             Some((0, model.level)),
-            hypervisor.map(|last| (0x4000_0000, last)),
             (model.xlevel >= 0x8000_0000).then_some((0x8000_0000, model.xlevel)),
             (model.xlevel2 >= 0xc000_0000).then_some((0xc000_0000, model.xlevel2)),
         ];
@@ -236,10 +253,6 @@ impl<'a> Supported<'a> {
                                 model.cpuid(index, function, subleaf, &now),
                             );
                         }
-                    }
-                    KVM_FEATURES => {
-                        let low = |word| model.features.low(word);
-                        push(function, None, [low(Word::KvmEax), 0, 0, low(Word::KvmEdx)]);
                     }
                     _ => push(function, None, model.cpuid(index, function, 0, &now)),
                 }

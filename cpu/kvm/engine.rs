@@ -10,12 +10,14 @@ use base::backdoor::{Backdoor, CallRegisters};
 use base::memory::AddressSpace;
 use kvm_bindings::{
     KVM_EXIT_IO_IN, KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_RUNNABLE,
-    KVM_MP_STATE_UNINITIALIZED, KVM_RUN_X86_SMM, kvm_interrupt, kvm_lapic_state,
+    KVM_MP_STATE_UNINITIALIZED, KVM_RUN_X86_SMM, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
+    kvm_interrupt, kvm_lapic_state,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::errno::Errno;
 
 use super::error::KvmError;
+use super::hyperv;
 use super::irq::PicLine;
 use super::kick::Kick;
 use super::state::{self, Fetched};
@@ -85,7 +87,8 @@ impl KvmEngine {
         let apic_id = model.topology.apic_id(index);
         let mut fd =
             vm.fd.create_vcpu(apic_id.into()).map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
-        let cpuid = vm.cpuid(&model, index)?;
+        hyperv::enable(&vm.fd, &fd, &model.hyperv)?;
+        let cpuid = vm.cpuid(&model, index, &fd)?;
         fd.set_cpuid2(&cpuid).map_err(KvmError::ioctl("KVM_SET_CPUID2"))?;
         let kick = Kick::new(&mut fd.get_kvm_run().immediate_exit);
         vm.gate.add(kick.clone());
@@ -160,7 +163,8 @@ impl KvmEngine {
             _ => fetched.set_mp_state(KVM_MP_STATE_UNINITIALIZED),
         }
         self.signals.take(request::AT_RESET);
-        self.put(fetched, true)
+        self.put(fetched, true)?;
+        hyperv::reset(&self.vm.fd, &self.fd, &self.model.hyperv)
     }
 
     /// Remembers a failure; the processor reports it when it is to run.
@@ -344,6 +348,14 @@ impl KvmEngine {
                 Some(Exit::Failed(format!("KVM: entry failed, hardware error {reason:#x}")))
             }
             Ok(VcpuExit::InternalError) => Some(Exit::Failed(self.internal_error())),
+            Ok(VcpuExit::Hyperv) => {
+                self.access_under_way = true;
+                hyperv::answer(self.fd.get_kvm_run());
+                None
+            }
+            // By a register of Hyper-V's.
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => Some(Exit::Shutdown),
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => Some(Exit::Crashed),
             Ok(VcpuExit::SystemEvent(kind, _)) => {
                 Some(Exit::Failed(format!("KVM: unexpected system event {kind}")))
             }

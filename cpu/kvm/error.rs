@@ -5,6 +5,8 @@ use std::path::Path;
 
 use kvm_ioctls::Error as Errno;
 
+use crate::cpuid::hyperv::HyperVError;
+
 /// An error of the KVM accelerator.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -23,6 +25,14 @@ pub enum KvmError {
     TooManyVcpus { requested: usize, maximum: usize },
     #[error("{0}")]
     Signal(nix::Error),
+    #[error(transparent)]
+    HyperV(#[from] HyperVError),
+    #[error("kernel doesn't allow setting HyperV VP_INDEX")]
+    VpIndex,
+    #[error("failed to turn on HyperV SynIC in KVM: {}", text(.0))]
+    Synic(io::Error),
+    #[error("failed to enable KVM_CAP_HYPERV_ENFORCE_CPUID: {}", text(.0))]
+    EnforceCpuid(io::Error),
 }
 
 /// The C library's text, without the number that Rust appends.
@@ -46,7 +56,10 @@ impl KvmError {
             }
             KvmError::Signal(error) => io::Error::from_raw_os_error(*error as i32),
             KvmError::TooManyVcpus { .. } => io::Error::from_raw_os_error(nix::libc::EINVAL),
-            KvmError::Version | KvmError::Missing(_) => {
+            KvmError::Synic(error) | KvmError::EnforceCpuid(error) => {
+                io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(nix::libc::EIO))
+            }
+            KvmError::Version | KvmError::Missing(_) | KvmError::HyperV(_) | KvmError::VpIndex => {
                 io::Error::from_raw_os_error(nix::libc::EINVAL)
             }
         }

@@ -12,6 +12,7 @@ mod chips;
 mod cpuid;
 mod engine;
 mod error;
+mod hyperv;
 mod irq;
 mod kick;
 mod memory;

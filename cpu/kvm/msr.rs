@@ -90,6 +90,17 @@ fn transfer(
     Ok(())
 }
 
+/// Writes registers that the kernel may not know.
+pub(super) fn write_known(
+    fd: &VcpuFd,
+    values: impl Iterator<Item = (u32, u64)>,
+) -> Result<(), KvmError> {
+    let mut entries: Vec<_> =
+        values.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
+    let set: Ioctl = |fd, msrs| fd.set_msrs(msrs);
+    transfer(fd, &mut entries, "KVM_SET_MSRS", set, |_| ())
+}
+
 /// Reads registers; what the kernel refuses keeps its value.
 pub(super) fn fetch(fd: &VcpuFd, list: &[u32], state: &mut Msrs) -> Result<(), KvmError> {
     let mut entries: Vec<_> =

@@ -13,7 +13,7 @@ use kvm_bindings::{
     KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_MWAIT, KVM_X86_DISABLE_EXITS_PAUSE,
     kvm_clock_data, kvm_enable_cap, kvm_pit_config, kvm_reinject_control,
 };
-use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VcpuFd, VmFd};
 use parking_lot::Mutex;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
@@ -22,6 +22,7 @@ use vmm_sys_util::ioctl_io_nr;
 use super::chips::ChipState;
 use super::cpuid::Supported;
 use super::error::KvmError;
+use super::hyperv;
 use super::irq::{KernelApics, KernelPins};
 use super::kick::{Gate, install_handler};
 use super::memory::{Follower, KvmMemory};
@@ -184,13 +185,19 @@ impl KvmVm {
     }
 
     /// What CPUID answers on processor `index`.
-    pub(super) fn cpuid(&self, model: &Model, index: u32) -> Result<kvm_bindings::CpuId, KvmError> {
+    pub(super) fn cpuid(
+        &self,
+        model: &Model,
+        index: u32,
+        vcpu: &VcpuFd,
+    ) -> Result<kvm_bindings::CpuId, KvmError> {
+        let hyperv = hyperv::leaves(&self.kvm.fd, vcpu, &model.hyperv)?;
         let entries = self
             .kvm
             .fd
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::ioctl("KVM_GET_SUPPORTED_CPUID"))?;
-        Supported::new(&entries).entries_for(model, index)
+        Supported::new(&entries).entries_for(model, index, &hyperv)
     }
 
     /// Takes the kernel's interval timer its interrupt away, or gives it back: the HPET may replace

@@ -142,7 +142,12 @@ impl Cpu {
 
     /// #AC, if alignment is checked and `linear` is not aligned to `size` (SDM vol. 3, 6.15).
     #[inline]
-    fn check_alignment(&mut self, linear: u64, size: usize, context: Context) -> Result<(), Trap> {
+    pub(super) fn check_alignment(
+        &mut self,
+        linear: u64,
+        size: usize,
+        context: Context,
+    ) -> Result<(), Trap> {
         if context == Context::UserAligned && linear & (size as u64 - 1) != 0 {
             return Err(self.raise(vector::AC, Some(0)));
         }

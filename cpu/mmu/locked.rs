@@ -140,6 +140,8 @@ impl Cpu {
         if hit(self.mmu.tlb.write.get(self.mode.tlb_base, linear), linear, size) {
             return Ok(());
         }
+        // Before page faults, as for loads and stores.
+        self.check_alignment(linear, size, self.mode.context)?;
         self.probe_write(linear, size as u64)
     }
 

@@ -597,6 +597,9 @@ impl Generator {
             state.regs[number] = self.value();
         }
         state.flags = self.random.next() & bit::ARITH | if self.chance(4) { bit::DF } else { 0 };
+        if self.group == Group::Integer && self.chance(2) {
+            state.flags |= bit::AC;
+        }
         self.fill_x87(&mut state);
         let masks = if self.chance(4) { self.random.next() as u32 & 0x1f80 } else { 0x1f80 };
         let rest = [0, 0x3f, 0xe07f, 0x6000][self.below(4)];

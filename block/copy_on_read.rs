@@ -33,6 +33,7 @@ impl CopyOnRead {
             if !extent.allocated {
                 let buffer = Vector::zeroed(part as usize);
                 self.file.read(at, buffer.clone()).await?;
+                self.file.event("cor_write").await;
                 if buffer.is_zero() {
                     self.file.write_zeroes(at, part, ZeroFlags::default()).await?;
                 } else {

@@ -127,6 +127,11 @@ pub trait Driver: Send + Sync {
         false
     }
 
+    /// Whether it is known if the image is dirty: of what keeps nothing it is not.
+    fn tells_state(&self) -> bool {
+        true
+    }
+
     /// What is stored is encrypted.
     fn is_encrypted(&self) -> bool {
         false
@@ -182,11 +187,6 @@ pub trait Driver: Send + Sync {
         0
     }
 
-    /// Something is about to happen to the image above: a filter for tests may fail or hold it.
-    fn debug_event<'a>(&'a self, _event: &'a str) -> Io<'a, ()> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-
     /// What tests do to requests, where a filter for tests is in the graph.
     fn breakpoints(&self) -> Option<&dyn Breakpoints> {
         None
@@ -198,8 +198,13 @@ pub trait Driver: Send + Sync {
     }
 }
 
+/// Getting past an event, later.
+pub type Pass<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// Holding requests at events, for tests.
 pub trait Breakpoints: Send + Sync {
+    /// Something is about to happen to the image above: what follows may fail, or be held here.
+    fn reach<'a>(&'a self, event: &'a str) -> Pass<'a>;
     /// Holds the next request that comes to an event, under a tag.
     fn set(&self, event: &str, tag: &str) -> Result<()>;
     /// Lets all requests under a tag go on, and forgets breakpoints for it.
@@ -208,6 +213,8 @@ pub trait Breakpoints: Send + Sync {
     fn resume(&self, tag: &str) -> Result<()>;
     /// Whether a request is held.
     fn is_suspended(&self, tag: &str) -> bool;
+    /// What is to be said of requests that were held, once.
+    fn take_said(&self) -> Vec<String>;
 }
 
 /// What a check may mend.
@@ -233,6 +240,8 @@ pub struct CheckReport {
     pub leaks: u64,
     /// What could not be checked.
     pub errors: u64,
+    /// It was given up, for this reason.
+    pub failure: Option<i32>,
     /// Mended.
     pub corruptions_fixed: u64,
     /// Mended.

@@ -3,12 +3,17 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use serde_json::Value;
+
+use crate::backend::Helper;
 use crate::copy_on_read::CopyOnRead;
 use crate::driver::Driver;
 use crate::file::HostKind;
-use crate::formats::{parallels, qcow1, qed, vdi, vmdk, vpc};
+use crate::formats::{parallels, qcow1, qed, vdi, vhdx, vmdk, vpc};
 use crate::luks::{self, Luks};
+use crate::name;
 use crate::node::Node;
 use crate::null::Null;
 use crate::open::Builder;
@@ -17,6 +22,7 @@ use crate::qcow2;
 use crate::raw::Raw;
 use crate::throttle::Throttle;
 use crate::{Error, Result};
+use crate::{blkdebug, blkverify, preallocate};
 
 /// What opening a driver comes to.
 pub type Opening<'a> = Pin<Box<dyn Future<Output = Result<Box<dyn Driver>>> + 'a>>;
@@ -34,10 +40,11 @@ pub struct Format {
 }
 
 /// Protocols, and filters that stand in their place.
-pub const PROTOCOLS: [&str; 5] = ["file", "host_cdrom", "host_device", "null-aio", "null-co"];
+pub const PROTOCOLS: [&str; 7] =
+    ["blkdebug", "blkverify", "file", "host_cdrom", "host_device", "null-aio", "null-co"];
 
 /// All formats, and filters, which are opened like formats.
-pub const FORMATS: [Format; 11] = [
+pub const FORMATS: [Format; 13] = [
     Format {
         name: "parallels",
         probe: parallels::probe,
@@ -47,6 +54,7 @@ pub const FORMATS: [Format; 11] = [
     Format { name: "qcow", probe: qcow1::probe, keeps_tables: true, open: qcow1::open },
     Format { name: "qed", probe: qed::probe, keeps_tables: true, open: qed::open },
     Format { name: "vdi", probe: vdi::probe, keeps_tables: true, open: vdi::open },
+    Format { name: "vhdx", probe: vhdx::probe, keeps_tables: true, open: vhdx::open },
     Format { name: "vmdk", probe: vmdk::probe, keeps_tables: true, open: vmdk::open },
     Format { name: "vpc", probe: vpc::probe, keeps_tables: true, open: vpc::open },
     Format { name: "copy-on-read", probe: |_| 0, keeps_tables: false, open: open_copy_on_read },
@@ -56,6 +64,7 @@ pub const FORMATS: [Format; 11] = [
         keeps_tables: false,
         open: open_luks,
     },
+    Format { name: "preallocate", probe: |_| 0, keeps_tables: false, open: preallocate::open },
     Format {
         name: "qcow2",
         probe: |first| magic(first, &qcow2::MAGIC),
@@ -104,6 +113,25 @@ pub fn parse_filename(name: &str, protocol: &str, options: &mut Options) -> Resu
                 ));
             }
         }
+        // Two names, separated by a colon; neither is an image's that is to be opened here.
+        "blkdebug" | "blkverify" => {
+            let rest = name.strip_prefix(protocol).and_then(|rest| rest.strip_prefix(':'));
+            let (first, wanted) = match protocol {
+                "blkdebug" => ("config", "both config file and image path"),
+                _ => ("x-raw", "raw copy and original image path"),
+            };
+            // What is none of its names is the image's.
+            let Some(rest) = rest else {
+                options.set("x-image", name);
+                return Ok(());
+            };
+            let missing = || Error::invalid(format!("{protocol} requires {wanted}"));
+            let (other, image) = rest.split_once(':').ok_or_else(missing)?;
+            if !other.is_empty() {
+                options.set(first, other);
+            }
+            options.set("x-image", image);
+        }
         _ => {
             let path = name.strip_prefix(protocol).and_then(|rest| rest.strip_prefix(':'));
             let path = path.unwrap_or(name);
@@ -119,18 +147,41 @@ pub async fn open_protocol(
     builder: &mut Builder<'_, '_>,
 ) -> Result<(String, Box<dyn Driver>)> {
     match protocol {
+        "blkdebug" => blkdebug::open(builder).await,
+        "blkverify" => blkverify::open(builder).await,
         "null-co" | "null-aio" => {
             let name = if protocol == "null-co" { "null-co" } else { "null-aio" };
+            let described = builder.options.clone();
             let len = builder.options.size("size")?.unwrap_or(1 << 30);
             let read_zeroes = builder.options.flag("read-zeroes")?.unwrap_or(false);
-            let null = Null::new(name, len, read_zeroes);
-            Ok((format!("{name}://"), Box::new(null)))
+            let latency = builder.options.number("latency-ns")?.unwrap_or(0);
+            let latency = u64::try_from(latency)
+                .map_err(|_| Error::invalid("latency-ns is invalid"))
+                .map(Duration::from_nanos)?;
+            let helper = match builder.graph() {
+                _ if latency.is_zero() => None,
+                Some(graph) => Some(graph.helper().clone()),
+                None => Some(Helper::new()?),
+            };
+            let null = Null::new(name, len, read_zeroes, helper.map(|helper| (helper, latency)));
+            Ok((null_name(name, &described), Box::new(null)))
         }
         _ => {
             let (name, host) = builder.open_host_file(HostKind::of(protocol))?;
             Ok((name, Box::new(host)))
         }
     }
+}
+
+/// The short name, unless more is to be said.
+fn null_name(driver: &str, options: &Options) -> String {
+    let said = |key: &str| options.iter().find(|(name, _)| *name == key);
+    let pairs = [said("read-zeroes"), Some(("driver", &Value::from(driver))), said("size")];
+    if pairs[0].is_none() && pairs[2].is_none() {
+        return format!("{driver}://");
+    }
+    let pairs = pairs.into_iter().flatten();
+    name::of_options(&pairs.map(|(key, value)| (key.to_owned(), value.clone())).collect())
 }
 
 fn open_copy_on_read<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a> {

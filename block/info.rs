@@ -38,11 +38,13 @@ pub(crate) fn add_own(info: &mut Map<String, Value>, node: &Node) -> Result<()> 
         info.insert("format-specific".into(), json!({"type": driver.name(), "data": data}));
     }
     if let Some((name, _)) = backing {
-        let full = full_backing_name(node.filename(), &name);
+        let full = full_backing_name(node.location(), &name);
         info.insert("full-backing-filename".into(), json!(full));
         info.insert("backing-filename".into(), json!(name));
     }
-    info.insert("dirty-flag".into(), json!(driver.is_dirty()));
+    if driver.tells_state() {
+        info.insert("dirty-flag".into(), json!(driver.is_dirty()));
+    }
     Ok(())
 }
 
@@ -79,7 +81,7 @@ pub(crate) fn in_words(node: &Node, indent: &str, protocol: bool) -> Result<Stri
         line("cleanly shut down: no".into());
     }
     if let Some((backing, format)) = driver.backing_name() {
-        let full = full_backing_name(name, &backing);
+        let full = full_backing_name(node.location(), &backing);
         let actual = match full == backing {
             true => String::new(),
             false => format!(" (actual path: {full})"),

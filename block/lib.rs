@@ -7,6 +7,8 @@
 //! memory that is gone. The only place that blocks is [`engine`], below the protocol drivers.
 
 pub mod backend;
+pub mod blkdebug;
+pub mod blkverify;
 pub mod copy_on_read;
 pub mod driver;
 pub mod engine;
@@ -19,10 +21,12 @@ pub mod info;
 pub mod job;
 pub mod luks;
 pub mod media;
+mod name;
 pub mod node;
 pub mod null;
 pub mod open;
 pub mod options;
+pub mod preallocate;
 pub mod qcow2;
 pub mod raw;
 pub mod schema;

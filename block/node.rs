@@ -115,6 +115,10 @@ pub enum Role {
     Extent(usize),
     /// What a filter looks through to.
     Image,
+    /// What a filter compares it with (`blkverify`).
+    Test,
+    /// What it is compared with.
+    Raw,
     /// A device, a job, an export, a tool.
     User,
 }
@@ -128,6 +132,8 @@ impl Role {
             Self::Data => "data-file",
             Self::Extent(index) => return Cow::Owned(format!("extents.{index}")),
             Self::Image => "image",
+            Self::Test => "test",
+            Self::Raw => "raw",
             Self::User => "root",
         })
     }
@@ -335,6 +341,12 @@ impl Node {
     /// The name of its file.
     pub fn filename(&self) -> &str {
         &self.filename
+    }
+
+    /// The name of the file at the bottom, below formats and filters.
+    pub fn location(&self) -> &str {
+        let below = self.child(Role::File).or_else(|| self.child(Role::Image));
+        below.map_or(&self.filename, |below| below.location())
     }
 
     /// Whether it refuses to be written.
@@ -576,6 +588,13 @@ impl Node {
             self.check_write()?;
             self.driver.truncate(len, preallocation).await
         })
+    }
+
+    /// Something is about to be done to this file: a filter for tests may fail what follows, or hold it.
+    pub async fn event(&self, event: &str) {
+        if let Some(points) = self.driver.breakpoints() {
+            points.reach(event).await;
+        }
     }
 
     /// Where requests can be held, in this node or the files below it.

@@ -1,9 +1,14 @@
 //! `null-co` and `null-aio`: a disk that keeps nothing.
 
 use std::future::ready;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use event_listener::Event;
 
 use crate::Result;
+use crate::backend::Helper;
 use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
 use crate::vector::Vector;
 
@@ -12,12 +17,36 @@ pub struct Null {
     name: &'static str,
     len: AtomicU64,
     read_zeroes: bool,
+    /// How long a request takes, and who tells when it is over.
+    latency: Option<(Arc<Helper>, Duration)>,
 }
 
 impl Null {
     /// A disk of a length; what is read is zeroes, or left as it was.
-    pub fn new(name: &'static str, len: u64, read_zeroes: bool) -> Self {
-        Self { name, len: AtomicU64::new(len), read_zeroes }
+    pub fn new(
+        name: &'static str,
+        len: u64,
+        read_zeroes: bool,
+        latency: Option<(Arc<Helper>, Duration)>,
+    ) -> Self {
+        Self { name, len: AtomicU64::new(len), read_zeroes, latency }
+    }
+
+    /// A request that succeeds.
+    fn done(&self) -> Io<'_, ()> {
+        let Some((helper, latency)) = &self.latency else { return Box::pin(ready(Ok(()))) };
+        let over = Arc::new(Event::new());
+        let listener = over.listen();
+        helper.at(
+            Instant::now() + *latency,
+            Box::new(move || {
+                over.notify(1);
+            }),
+        );
+        Box::pin(async move {
+            listener.await;
+            Ok(())
+        })
     }
 }
 
@@ -34,15 +63,15 @@ impl Driver for Null {
         if self.read_zeroes {
             into.fill(0);
         }
-        Box::pin(ready(Ok(())))
+        self.done()
     }
 
     fn write(&self, _: u64, _: Vector) -> Io<'_, ()> {
-        Box::pin(ready(Ok(())))
+        self.done()
     }
 
     fn write_zeroes(&self, _: u64, _: u64, _: ZeroFlags) -> Io<'_, ()> {
-        Box::pin(ready(Ok(())))
+        self.done()
     }
 
     fn discard(&self, _: u64, _: u64) -> Io<'_, ()> {
@@ -50,7 +79,7 @@ impl Driver for Null {
     }
 
     fn flush(&self) -> Io<'_, ()> {
-        Box::pin(ready(Ok(())))
+        self.done()
     }
 
     fn truncate(&self, len: u64, _: Preallocation) -> Io<'_, ()> {
@@ -69,6 +98,10 @@ impl Driver for Null {
             ..Extent::default()
         };
         Box::pin(ready(Ok(extent)))
+    }
+
+    fn tells_state(&self) -> bool {
+        false
     }
 
     fn allocated_size(&self) -> Result<Option<u64>> {

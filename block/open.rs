@@ -10,6 +10,7 @@ use crate::engine::{HostIo, Inline, Uring};
 use crate::file::{Access, HostFile, HostKind};
 use crate::format::{self, FORMATS, PROTOCOLS};
 use crate::graph::Graph;
+use crate::name;
 use crate::node::{self, Child, Claim, DetectZeroes, Manner, Node, Role};
 use crate::options::{ChildOptions, Options};
 use crate::qcow2::{self, CreateOptions, Purpose, Qcow2, Settings};
@@ -307,7 +308,11 @@ impl Builder<'_, '_> {
             }
         };
         if self.name.is_empty() {
-            self.name = file.filename().to_owned();
+            self.name = match file.filename().starts_with("json:") {
+                // Who opens this again needs to know what is in between.
+                true => name::of_layer(&format, &file),
+                false => file.filename().to_owned(),
+            };
         }
         let unknown = || Error::invalid(format!("Unknown driver '{format}'"));
         let found = FORMATS.iter().find(|known| known.name == format).ok_or_else(unknown)?;
@@ -350,6 +355,26 @@ impl Builder<'_, '_> {
         role: Role,
         name: Option<&str>,
     ) -> Result<Option<Arc<Node>>> {
+        self.open_in_place(key, role, name, Place::File).await
+    }
+
+    /// The same for a child that is an image itself: its format is looked for.
+    pub async fn open_image(
+        &mut self,
+        key: &str,
+        role: Role,
+        name: Option<&str>,
+    ) -> Result<Option<Arc<Node>>> {
+        self.open_in_place(key, role, name, Place::Backing).await
+    }
+
+    async fn open_in_place(
+        &mut self,
+        key: &str,
+        role: Role,
+        name: Option<&str>,
+        place: Place,
+    ) -> Result<Option<Arc<Node>>> {
         let (options, name) = match self.options.child(key) {
             ChildOptions::Absent if name.is_none() => return Ok(None),
             ChildOptions::Absent => (Options::default(), name),
@@ -365,8 +390,7 @@ impl Builder<'_, '_> {
         self.inherit(&mut options);
         // A name on top of a name among the options would be one too many.
         let name = name.filter(|_| options.peek("filename").is_none());
-        let node =
-            open_node(name, options, &self.how, Place::File, self.depth, self.around).await?;
+        let node = open_node(name, options, &self.how, place, self.depth, self.around).await?;
         self.adopt(role, &node, self.claim())?;
         Ok(Some(node))
     }
@@ -374,11 +398,17 @@ impl Builder<'_, '_> {
     /// Opens where the data of an image is that keeps it elsewhere: what options say, or what the
     /// image says.
     pub async fn open_data_file(&mut self, name: Option<&str>) -> Result<Option<Arc<Node>>> {
-        let path = name.map(|name| full_backing_name(&self.name, name));
+        let path = name.map(|name| full_backing_name(&self.location(), name));
         if self.how.no_io && self.options.peek("data-file").is_none() {
             return Ok(None);
         }
         self.open_child("data-file", Role::Data, path.as_deref()).await
+    }
+
+    /// Where the image is: names in it are seen from there.
+    fn location(&self) -> String {
+        let file = self.children.iter().find(|(role, _)| *role == Role::File);
+        file.map_or_else(|| self.name.clone(), |(_, file)| file.location().to_owned())
     }
 
     fn backing_claim(&self) -> Claim {
@@ -421,10 +451,10 @@ impl Builder<'_, '_> {
                 return Ok(Some(node));
             }
             (ChildOptions::Absent, Some(name)) => {
-                (Options::default(), Some(full_backing_name(&self.name, name)))
+                (Options::default(), Some(full_backing_name(&self.location(), name)))
             }
             (ChildOptions::Inline(options), name) => {
-                let full = name.map(|name| full_backing_name(&self.name, name));
+                let full = name.map(|name| full_backing_name(&self.location(), name));
                 // Who says which file it is does not mean the one the image names.
                 let own = options.clone().child("file") != ChildOptions::Absent
                     || options.peek("filename").is_some();

@@ -66,6 +66,11 @@ impl Options {
         self.0.keys().next().map(String::as_str)
     }
 
+    /// Every key that nobody has taken, and its value.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
     /// Looks at a text without taking it.
     pub fn peek(&self, key: &str) -> Option<&str> {
         self.0.get(key).and_then(Value::as_str)
@@ -133,16 +138,16 @@ impl Options {
             Some(_) => return ChildOptions::Nothing,
             None => {}
         }
-        let inside = self.take_below(name);
+        let inside = self.below(name);
         if inside.is_empty() { ChildOptions::Absent } else { ChildOptions::Inline(inside) }
     }
 
     /// Takes the options of a list: `name.0`, `name.1.x`, ...
     pub fn list(&mut self, name: &str) -> Vec<Options> {
-        let mut all = self.take_below(name);
+        let mut all = self.below(name);
         let mut list = Vec::new();
         loop {
-            let next = all.take_below(&list.len().to_string());
+            let next = all.below(&list.len().to_string());
             if next.is_empty() {
                 return list;
             }
@@ -150,7 +155,8 @@ impl Options {
         }
     }
 
-    fn take_below(&mut self, name: &str) -> Options {
+    /// Takes what is said of something's parts: `name.a`, `name.b.c`, ...
+    pub fn below(&mut self, name: &str) -> Options {
         let prefix = format!("{name}.");
         let (inside, outside) =
             std::mem::take(&mut self.0).into_iter().partition(|(key, _)| key.starts_with(&prefix));
@@ -163,6 +169,11 @@ impl Options {
                 .collect(),
         )
     }
+}
+
+/// What a name that begins with `json:` says.
+pub(crate) fn json_of(name: &str) -> Option<Value> {
+    json::parse(name.strip_prefix("json:")?).ok()
 }
 
 fn flatten(flat: &mut Map<String, Value>, prefix: &str, value: Value) {

@@ -97,6 +97,7 @@ impl Driver for Raw {
     fn read(&self, at: u64, into: Vector) -> Io<'_, ()> {
         Box::pin(async move {
             let at = self.place(at, into.len() as u64)?;
+            self.file.event("read_aio").await;
             self.file.driver().read(at, into).await
         })
     }
@@ -105,6 +106,7 @@ impl Driver for Raw {
         Box::pin(async move {
             let place = self.place(at, from.len() as u64)?;
             self.check_front(at, &from).await?;
+            self.file.event("write_aio").await;
             self.file.write(place, from).await
         })
     }
@@ -118,7 +120,11 @@ impl Driver for Raw {
     }
 
     fn flush(&self) -> Io<'_, ()> {
-        self.file.flush()
+        Box::pin(async move {
+            self.file.event("flush_to_os").await;
+            self.file.event("flush_to_disk").await;
+            self.file.flush().await
+        })
     }
 
     fn truncate(&self, len: u64, preallocation: Preallocation) -> Io<'_, ()> {
@@ -144,6 +150,10 @@ impl Driver for Raw {
             Some(_) => Claim { needs: above.needs.without(Permissions::RESIZE), ..above },
             None => above,
         }
+    }
+
+    fn tells_state(&self) -> bool {
+        self.file.driver().tells_state()
     }
 
     fn allocated_size(&self) -> Result<Option<u64>> {

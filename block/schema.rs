@@ -6,6 +6,7 @@
 use base::options::number::parse_int;
 use serde_json::{Map, Value};
 
+use crate::blkdebug;
 use crate::format::driver_names;
 use crate::{Error, Result};
 
@@ -26,6 +27,10 @@ pub enum Kind {
     NodeOrNull,
     /// Several values.
     Object(&'static [Key]),
+    /// A list of groups of values.
+    Objects(&'static [Key]),
+    /// A list of these words.
+    Words(&'static [&'static str]),
     /// Several values, or one of these words.
     WordOrObject(&'static [&'static str], &'static [Key]),
 }
@@ -110,8 +115,45 @@ const QCOW2: &[Key] = &[
     opt("data-file", Kind::Node),
 ];
 
+const BLKDEBUG: &[Key] = &[
+    must("image", Kind::Node),
+    opt("config", Kind::Text),
+    opt("align", Kind::Int),
+    opt("max-transfer", Kind::Int),
+    opt("opt-write-zero", Kind::Int),
+    opt("max-write-zero", Kind::Int),
+    opt("opt-discard", Kind::Int),
+    opt("max-discard", Kind::Int),
+    opt(
+        "inject-error",
+        Kind::Objects(&[
+            must("event", BLKDEBUG_EVENT),
+            opt("state", Kind::Int),
+            opt("iotype", Kind::Word(&blkdebug::KINDS)),
+            opt("errno", Kind::Int),
+            opt("sector", Kind::Int),
+            opt("once", Kind::Bool),
+            opt("immediately", Kind::Bool),
+        ]),
+    ),
+    opt(
+        "set-state",
+        Kind::Objects(&[
+            must("event", BLKDEBUG_EVENT),
+            opt("state", Kind::Int),
+            must("new_state", Kind::Int),
+        ]),
+    ),
+    opt("take-child-perms", Kind::Words(PERMISSIONS)),
+    opt("unshare-child-perms", Kind::Words(PERMISSIONS)),
+];
+const BLKDEBUG_EVENT: Kind = Kind::Word(&blkdebug::EVENTS);
+const PERMISSIONS: &[&str] = &["consistent-read", "write", "write-unchanged", "resize"];
+
 /// The keys of every driver that may be there.
 const DRIVERS: &[(&str, &[Key])] = &[
+    ("blkdebug", BLKDEBUG),
+    ("blkverify", &[must("test", Kind::Node), must("raw", Kind::Node)]),
     ("copy-on-read", &[must("file", Kind::Node), opt("bottom", Kind::Text)]),
     ("file", FILE),
     ("host_cdrom", FILE),
@@ -259,6 +301,28 @@ impl Checker {
             }
             (Kind::Object(keys) | Kind::WordOrObject(_, keys), Value::Object(members)) => {
                 self.members(members, &format!("{path}."), &[keys], &[])
+            }
+            (Kind::Objects(keys), Value::Array(groups)) => {
+                for (index, group) in groups.iter().enumerate() {
+                    let path = format!("{path}[{index}]");
+                    match group {
+                        Value::Object(members) => {
+                            self.members(members, &format!("{path}."), &[keys], &[])?;
+                        }
+                        other => return Err(self.expected(&path, "object", "object", other)),
+                    }
+                }
+                Ok(())
+            }
+            (Kind::Words(words), Value::Array(list)) => {
+                for (index, word) in list.iter().enumerate() {
+                    let key = Key { kind: Kind::Word(words), ..*key };
+                    self.value(word, &format!("{path}[{index}]"), &key)?;
+                }
+                Ok(())
+            }
+            (Kind::Objects(_) | Kind::Words(_), other) => {
+                Err(self.expected(path, "array", "array", other))
             }
             (Kind::Object(_), other) => Err(self.expected(path, "object", "object", other)),
             (kind, _) => {

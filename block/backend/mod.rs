@@ -109,6 +109,14 @@ pub struct Use {
     pub shares_writes: bool,
 }
 
+impl Use {
+    /// As monitors name it: by the device's id, unless what holds the disk is only a part of it.
+    pub fn name(&self) -> &str {
+        let whole = |id: &&String| self.path.rsplit('/').next() == Some(id.as_str());
+        self.id.as_ref().filter(whole).unwrap_or(&self.path)
+    }
+}
+
 struct User {
     what: Use,
     drive: Option<Weak<dyn Drive>>,

@@ -52,7 +52,7 @@ impl Backend {
         let id = {
             let state = self.state.lock();
             let user = state.user.as_ref();
-            user.map(|user| user.what.id.clone().unwrap_or_else(|| user.what.path.clone()))
+            user.map(|user| user.what.name().to_owned())
         };
         let id = id.unwrap_or_default();
         self.events.tell(Event::TrayMoved { device: self.name.clone(), id, open });

@@ -19,7 +19,7 @@ fn null(len: u64) -> Arc<Node> {
         Some("n".into()),
         "null-co://",
         false,
-        Box::new(Null::new("null-co", len, true)),
+        Box::new(Null::new("null-co", len, true, None)),
         vec![],
     )
 }

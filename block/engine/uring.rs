@@ -3,6 +3,7 @@
 //! Unsafe: the kernel fills memory and follows pointers until a request has ended.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::future::Future;
@@ -154,7 +155,16 @@ impl Flight {
     }
 }
 
+thread_local! {
+    /// The ring whose completions this thread takes.
+    static REAPED: Cell<usize> = const { Cell::new(0) };
+}
+
 impl Shared {
+    fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// Puts an entry where the kernel finds it, and tells. The queue is locked.
     fn push(&self, entry: &squeue::Entry) {
         {
@@ -167,6 +177,10 @@ impl Shared {
                 submission.sync();
                 let _ = self.ring.submit();
             }
+        }
+        // The thread that takes completions tells of all that followed from them when it waits again.
+        if REAPED.get() == self.id() {
+            return;
         }
         // Out of memory, for the moment.
         while self.ring.submit().is_err() {
@@ -190,6 +204,7 @@ impl Shared {
 
     /// Takes what is done until the end has come, and nothing is in the kernel any more.
     fn reap(&self) {
+        REAPED.set(self.id());
         let (mut ended, mut last, mut idle) = (Vec::new(), false, false);
         while !(last && idle) {
             if self.ring.submit_and_wait(1).is_err() {

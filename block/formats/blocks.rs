@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_lock::RwLock;
 
-use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
+use crate::driver::{CheckReport, Driver, Extent, Io, Preallocation, Repair, ZeroFlags};
 use crate::node::Node;
 use crate::vector::Vector;
 use crate::{Error, Result};
@@ -31,6 +31,27 @@ pub(super) trait Layout: Send + Sync {
     /// Whether the format could have something below the image that shows where it has nothing.
     fn shows_below(&self) -> bool {
         false
+    }
+
+    /// Whether it is told where blocks are, and which there are.
+    fn tells_places(&self) -> bool {
+        true
+    }
+
+    /// The disk is about to be changed.
+    fn begin_change<'a>(&'a self, _file: &'a Node) -> Io<'a, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Checks the table; `end` is where the blocks end.
+    fn check<'a>(
+        &'a self,
+        _file: &'a Node,
+        _table: &'a [Option<u64>],
+        _end: u64,
+        _repair: Repair,
+    ) -> Io<'a, CheckReport> {
+        Box::pin(std::future::ready(Err(Error::from_errno(libc::ENOTSUP))))
     }
 
     /// What stands in front of a block's data in the file.
@@ -96,6 +117,7 @@ impl<L: Layout> Blocks<L> {
     }
 
     async fn write_blocks(&self, at: u64, from: Vector) -> Result<()> {
+        self.layout.begin_change(&self.file).await?;
         for (done, block, inside, len) in self.parts(at, from.len() as u64) {
             let part = from.slice(done as usize, len as usize);
             let place = self.state.read().await.table.get(block).copied().flatten();
@@ -137,6 +159,7 @@ impl<L: Layout> Blocks<L> {
     }
 
     async fn zero_blocks(&self, at: u64, len: u64, flags: ZeroFlags) -> Result<()> {
+        self.layout.begin_change(&self.file).await?;
         let state = self.state.read().await;
         for (_, block, inside, len) in self.parts(at, len) {
             if let Some(data) = state.table.get(block).copied().flatten() {
@@ -158,6 +181,9 @@ impl<L: Layout> Blocks<L> {
     }
 
     async fn find(&self, at: u64, len: u64) -> Result<Extent> {
+        if !self.layout.tells_places() {
+            return Ok(Extent { len, data: true, allocated: true, ..Extent::default() });
+        }
         let state = self.state.read().await;
         let mut found: Option<(Option<u64>, u64)> = None;
         for (_, block, inside, part) in self.parts(at, len) {
@@ -218,6 +244,13 @@ impl<L: Layout> Driver for Blocks<L> {
 
     fn status(&self, at: u64, len: u64) -> Io<'_, Extent> {
         Box::pin(self.find(at, len))
+    }
+
+    fn check(&self, repair: Repair) -> Io<'_, CheckReport> {
+        Box::pin(async move {
+            let state = self.state.read().await;
+            self.layout.check(&self.file, &state.table, state.end, repair).await
+        })
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -6,5 +6,6 @@ pub mod parallels;
 pub mod qcow1;
 pub mod qed;
 pub mod vdi;
+pub mod vhdx;
 pub mod vmdk;
 pub mod vpc;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::blocks::{Blocks, Layout, read_table, write_table};
 use super::bytes::{le32, le64, put};
-use crate::driver::{Driver, Io};
+use crate::driver::{CheckReport, Driver, Io, Preallocation, Repair};
 use crate::format::Opening;
 use crate::node::Node;
 use crate::open::Builder;
@@ -27,6 +27,30 @@ struct Parallels {
 pub fn probe(first: &[u8]) -> u32 {
     let ours = MAGICS.iter().any(|magic| first.starts_with(magic)) && le32(first, 16) == 2;
     if ours { 100 } else { 0 }
+}
+
+impl Parallels {
+    fn check_table(&self, table: &[Option<u64>], end: u64) -> CheckReport {
+        let mut report = CheckReport {
+            total_clusters: table.len() as u64,
+            image_end_offset: end,
+            ..CheckReport::default()
+        };
+        let (mut seen, mut before) = (BTreeSet::new(), None);
+        for (cluster, data) in table.iter().enumerate() {
+            let Some(data) = *data else { continue };
+            report.allocated_clusters += 1;
+            let follows = before.is_none_or(|before| data == before + self.cluster);
+            report.fragmented_clusters += u64::from(!follows);
+            before = Some(data);
+            if !seen.insert(data) {
+                let text = format!("ERROR duplicate offset in BAT entry {cluster}");
+                report.messages.push(text);
+                report.corruptions += 1;
+            }
+        }
+        report
+    }
 }
 
 impl Layout for Parallels {
@@ -60,6 +84,33 @@ impl Layout for Parallels {
         let entry =
             |index: usize| table[index].map_or(0, |data| (data / self.unit) as u32).to_le_bytes();
         Box::pin(write_table(file, TABLE_AT, table.len(), changed, entry))
+    }
+
+    fn check<'a>(
+        &'a self,
+        file: &'a Node,
+        table: &'a [Option<u64>],
+        end: u64,
+        repair: Repair,
+    ) -> Io<'a, CheckReport> {
+        Box::pin(async move {
+            let mut report = self.check_table(table, end);
+            let len = file.len()?;
+            if len > end {
+                let lost = len - end;
+                let leaks = lost.div_ceil(self.cluster);
+                let what = if repair == Repair::Nothing { "ERROR" } else { "Repairing" };
+                let text = format!("{what} space leaked at the end of the image {lost}");
+                report.messages.push(text);
+                if repair == Repair::Nothing {
+                    report.leaks = leaks;
+                } else {
+                    file.truncate(end, Preallocation::Off).await?;
+                    report.leaks_fixed = leaks;
+                }
+            }
+            Ok(report)
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_lock::Mutex;
 
 use super::bytes::{le32, le64};
-use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
+use crate::driver::{CheckReport, Driver, Extent, Io, Preallocation, Repair, ZeroFlags};
 use crate::format::Opening;
 use crate::node::Node;
 use crate::open::Builder;
@@ -33,6 +33,7 @@ struct Header {
     /// Bytes of a table.
     table: u64,
     features: u64,
+    header_clusters: u64,
     l1_at: u64,
     len: u64,
     backing: Option<String>,
@@ -93,7 +94,8 @@ impl Header {
                 Some(String::from_utf8_lossy(&name).into_owned())
             }
         };
-        Ok(Self { cluster, table, features, l1_at, len, backing })
+        let header_clusters = header_len / cluster;
+        Ok(Self { cluster, table, features, header_clusters, l1_at, len, backing })
     }
 }
 
@@ -179,6 +181,60 @@ impl Qed {
     }
 }
 
+/// Which clusters of the file somebody points to.
+struct Uses {
+    cluster: u64,
+    used: Vec<bool>,
+}
+
+impl Uses {
+    /// Points to clusters; whether they are in the file and nobody else's.
+    fn add(&mut self, at: u64, count: u64) -> bool {
+        let first = at / self.cluster;
+        let range = usize::try_from(first).ok().zip(usize::try_from(first + count).ok());
+        let clusters = range.and_then(|(from, to)| self.used.get_mut(from..to));
+        let Some(clusters) = clusters.filter(|_| at.is_multiple_of(self.cluster)) else {
+            return false;
+        };
+        let free = clusters.iter().all(|used| !used);
+        clusters.fill(true);
+        free
+    }
+}
+
+impl Qed {
+    async fn check_tables(&self) -> Result<CheckReport> {
+        let Header { cluster, table, l1_at, len, header_clusters, .. } = self.header;
+        let clusters = self.file.len()? / cluster;
+        let mut report =
+            CheckReport { total_clusters: len.div_ceil(cluster), ..CheckReport::default() };
+        let mut uses = Uses { cluster, used: vec![false; clusters as usize] };
+        let mut point = |at, count| if uses.add(at, count) { 0 } else { 1 };
+        report.corruptions += point(0, header_clusters) + point(l1_at, table / cluster);
+        for &l2 in self.l1.iter().filter(|l2| **l2 != 0) {
+            let wrong = point(l2, table / cluster);
+            report.corruptions += wrong;
+            if wrong > 0 {
+                continue;
+            }
+            let mut before = None;
+            for entry in self.table(l2).await?.chunks_exact(8) {
+                let host = le64(entry, 0);
+                if matches!(host, 0 | ZERO_CLUSTER) {
+                    continue;
+                }
+                report.corruptions += point(host, 1);
+                report.allocated_clusters += 1;
+                let apart = before.is_some_and(|before| host != before + cluster);
+                report.fragmented_clusters += u64::from(apart);
+                before = Some(host);
+            }
+        }
+        report.leaks = uses.used.iter().filter(|used| !**used).count() as u64;
+        Ok(report)
+    }
+}
+
 fn read_only<'a>() -> Io<'a, ()> {
     Box::pin(std::future::ready(Err(Error::from_errno(libc::EPERM))))
 }
@@ -246,6 +302,10 @@ impl Driver for Qed {
                 Place::Below => Extent { allocated: false, zero: self.backing.is_none(), ..extent },
             })
         })
+    }
+
+    fn check(&self, _: Repair) -> Io<'_, CheckReport> {
+        Box::pin(self.check_tables())
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::blocks::{Blocks, Layout, read_table, write_table};
 use super::bytes::{le32, le64, put, uuid};
-use crate::driver::{Driver, Io, Preallocation};
+use crate::driver::{CheckReport, Driver, Io, Preallocation, Repair};
 use crate::format::Opening;
 use crate::node::Node;
 use crate::open::Builder;
@@ -87,6 +87,40 @@ impl Vdi {
     }
 }
 
+impl Vdi {
+    fn check_table(&self, table: &[Option<u64>]) -> CheckReport {
+        let mut report = CheckReport::default();
+        let mut used = vec![false; table.len()];
+        let mut count = 0;
+        for (block, data) in table.iter().enumerate() {
+            let Some(data) = data else { continue };
+            let index = (data - self.data_at) / BLOCK;
+            match used.get_mut(index as usize) {
+                Some(used) => {
+                    count += 1;
+                    if std::mem::replace(used, true) {
+                        let text = format!("ERROR: block index {index} also used by {index}");
+                        report.messages.push(text);
+                        report.corruptions += 1;
+                    }
+                }
+                None => {
+                    let text = format!("ERROR: block index {block} too large, is {index}");
+                    report.messages.push(text);
+                    report.corruptions += 1;
+                }
+            }
+        }
+        let said = le32(&self.header, 0x184);
+        if count != said {
+            let text = format!("ERROR: allocated blocks mismatch, is {count}, should be {said}");
+            report.messages.push(text);
+            report.corruptions += 1;
+        }
+        report
+    }
+}
+
 impl Layout for Vdi {
     fn name(&self) -> &'static str {
         "vdi"
@@ -118,6 +152,21 @@ impl Layout for Vdi {
             put(&mut header, 0x184, &allocated.to_le_bytes());
             file.write(0, Vector::from(&header[..])).await
         })
+    }
+
+    fn check<'a>(
+        &'a self,
+        _file: &'a Node,
+        table: &'a [Option<u64>],
+        _end: u64,
+        repair: Repair,
+    ) -> Io<'a, CheckReport> {
+        let report = if repair == Repair::Nothing {
+            Ok(self.check_table(table))
+        } else {
+            Err(Error::from_errno(libc::ENOTSUP))
+        };
+        Box::pin(std::future::ready(report))
     }
 }
 

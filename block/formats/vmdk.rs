@@ -9,7 +9,7 @@ use async_lock::Mutex;
 use serde_json::{Map, Value, json};
 
 use super::bytes::{le32, le64, put};
-use crate::driver::{Driver, Extent as Found, Io, Preallocation, ZeroFlags};
+use crate::driver::{CheckReport, Driver, Extent as Found, Io, Preallocation, Repair, ZeroFlags};
 use crate::format::Opening;
 use crate::node::{Node, Role};
 use crate::open::{Builder, full_backing_name};
@@ -324,6 +324,26 @@ async fn read_table(file: &Node, sector: u64, entries: usize) -> Result<Vec<u32>
     Ok(bytes.chunks_exact(4).map(|entry| le32(entry, 0)).collect())
 }
 
+impl Extent {
+    /// The first place in the extent whose grain lies behind the end of the file.
+    async fn first_beyond_end(&self) -> Result<Option<u64>> {
+        let Kind::Sparse(grains) = &self.kind else { return Ok(None) };
+        let sectors = self.file.len()?.div_ceil(SECTOR);
+        let mut tables = grains.tables.lock().await;
+        for (table, _) in grains.directory.iter().enumerate().filter(|(_, at)| **at != 0) {
+            let first = table as u64 * grains.per_table;
+            for grain in first..(first + grains.per_table).min(self.len.div_ceil(grains.grain)) {
+                let entry = grains.entry(&self.file, &mut tables, grain).await?;
+                let stored = entry > ZERO_GRAIN || entry == ZERO_GRAIN && !grains.zero_grains;
+                if stored && u64::from(entry) >= sectors {
+                    return Ok(Some(grain * grains.grain));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
 impl Vmdk {
     fn extent(&self, at: u64) -> Result<&Extent> {
         let found = self
@@ -574,6 +594,24 @@ impl Driver for Vmdk {
 
     fn status(&self, at: u64, len: u64) -> Io<'_, Found> {
         Box::pin(self.find(at, len))
+    }
+
+    fn check(&self, repair: Repair) -> Io<'_, CheckReport> {
+        Box::pin(async move {
+            if repair != Repair::Nothing {
+                return Err(Error::from_errno(libc::ENOTSUP));
+            }
+            let mut report = CheckReport::default();
+            for extent in &self.extents {
+                let Some(grain) = extent.first_beyond_end().await? else { continue };
+                let sector = (extent.start + grain) / SECTOR;
+                let text = format!("ERROR: cluster offset for sector {sector} points after EOF");
+                report.messages.push(text);
+                report.failure = Some(libc::EINVAL);
+                break;
+            }
+            Ok(report)
+        })
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -86,10 +86,11 @@ impl Cache {
         places
     }
 
-    /// Writes what has changed.
-    pub async fn write_back(&mut self, file: &Node) -> Result<()> {
+    /// Writes what has changed; tests know each write by the name of an event.
+    pub async fn write_back(&mut self, file: &Node, event: &str) -> Result<()> {
         for at in self.dirty_places() {
             if let Some(table) = self.tables.get_mut(&at) {
+                file.event(event).await;
                 file.write(at, Vector::from(&table.bytes[..])).await?;
                 table.dirty = false;
                 self.dirty -= 1;

@@ -181,17 +181,26 @@ async fn count_l1(
             continue;
         }
         let bytes = meta.file.read_bytes(table, cluster as usize).await?;
-        for index in 0..meta.shape.entries() as usize {
-            let entry = meta.shape.get(&bytes, index).unwrap_or_default();
-            // Most are empty, in large images.
-            if entry == Entry::default() {
+        let entry_len = bytes.len() / (meta.shape.entries() as usize).max(1);
+        for (group, piece) in bytes.chunks(GROUP).enumerate() {
+            // Most is empty, in large images.
+            if piece.iter().all(|&byte| byte == 0) {
                 continue;
             }
-            count_entry(meta, entry, refs, report, active, &mut next_host);
+            let first = group * GROUP / entry_len;
+            for index in first..first + piece.len() / entry_len {
+                let entry = meta.shape.get(&bytes, index).unwrap_or_default();
+                if entry != Entry::default() {
+                    count_entry(meta, entry, refs, report, active, &mut next_host);
+                }
+            }
         }
     }
     Ok(())
 }
+
+/// What is looked at for anything at all, before its entries are.
+const GROUP: usize = 512;
 
 fn count_entry(
     meta: &Meta,

@@ -108,7 +108,7 @@ impl Meta {
         let room = (u64::from(self.header.reftable_clusters) << bits) / 8;
         self.reftable.resize(room as usize, 0);
         self.header.reftable_offset = at;
-        self.refblocks.write_back(&self.file).await?;
+        self.refblocks.write_back(&self.file, "refblock_update").await?;
         write_u64s(&self.file, at, &self.reftable).await?;
         self.write_header().await?;
         let mut freed = Vec::new();

@@ -10,6 +10,7 @@ impl Qcow2 {
     pub async fn make_empty(&self) -> Result<()> {
         let _gate = self.gate.write().await;
         let mut meta = self.meta.write().await;
+        self.file.event("empty_image_prepare").await;
         let shape = meta.shape;
         let span = shape.cluster() * shape.entries();
         for l1_index in 0..meta.l1.len() as u64 {

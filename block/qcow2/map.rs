@@ -142,13 +142,18 @@ impl Qcow2 {
         match (run.kind, run.host) {
             (Kind::Zero, _) => into.fill(0),
             (Kind::Data, Some(host)) if self.crypt.is_some() => {
+                self.file.event("read_aio").await;
                 self.read_encrypted(host, at, into).await?;
             }
-            (Kind::Data, Some(host)) => self.data().driver().read(host, into).await?,
+            (Kind::Data, Some(host)) => {
+                self.file.event("read_aio").await;
+                self.data().driver().read(host, into).await?;
+            }
             (Kind::Compressed, _) => {
                 // No more than a cluster's worth is asked for, whatever the entry claims.
                 let (host, len) = self.shape().packed(run.entry);
                 let len = len.min(2 * self.shape().cluster());
+                self.file.event("read_compressed").await;
                 let packed = self.file.read_bytes(host, len as usize).await?;
                 let mut cluster = vec![0; self.shape().cluster() as usize];
                 decompress(self.compression, &packed, &mut cluster)?;
@@ -168,7 +173,10 @@ impl Qcow2 {
         };
         into.slice(there, into.len()).fill(0);
         match self.backing.get() {
-            Some(backing) if there > 0 => backing.read(at, into.slice(0, there)).await,
+            Some(backing) if there > 0 => {
+                self.file.event("read_backing_aio").await;
+                backing.read(at, into.slice(0, there)).await
+            }
             _ => Ok(()),
         }
     }

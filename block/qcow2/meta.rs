@@ -80,7 +80,10 @@ impl Meta {
     ) -> Result<Self> {
         let l1 = read_u64s(&file, header.l1_offset, header.l1_size as usize).await?;
         let entries = (u64::from(header.reftable_clusters) << header.cluster_bits) / 8;
-        let reftable = read_u64s(&file, header.reftable_offset, entries as usize).await?;
+        file.event("reftable_load").await;
+        let reftable = read_u64s(&file, header.reftable_offset, entries as usize).await;
+        let reftable =
+            reftable.map_err(|error| error.context("Could not initialize refcount handling"))?;
         let (snapshots, snapshot_bytes) = super::snapshot::load(&file, &header).await?;
         let blank_from = file.len()?;
         let published = Arc::new(Mutex::new(Arc::new(header.clone())));
@@ -148,6 +151,7 @@ impl Meta {
         if self.l2.get(table).is_none() {
             self.make_room().await?;
             let len = self.shape.cluster() as usize;
+            self.file.event("l2_load").await;
             self.l2.insert(table, self.file.read_bytes(table, len).await?, false);
         }
         Ok(())
@@ -174,7 +178,10 @@ impl Meta {
         }
         let len = self.shape.cluster() as usize;
         let bytes = match old {
-            Some(shared) => self.file.read_bytes(shared, len).await?,
+            Some(shared) => {
+                self.file.event("l2_alloc_cow_read").await;
+                self.file.read_bytes(shared, len).await?
+            }
             None => vec![0; len],
         };
         let bytes = match old.and_then(|shared| self.l2.get(shared)) {
@@ -182,6 +189,7 @@ impl Meta {
             None => bytes,
         };
         let table = self.allocate(1).await?;
+        self.file.event("l2_alloc_write").await;
         self.make_room().await?;
         let beyond = || Error::new(libc::EIO, "qcow2: beyond the L1 table");
         *self.l1.get_mut(l1_index).ok_or_else(beyond)? = table | COPIED;
@@ -217,7 +225,7 @@ impl Meta {
         if self.draft.is_none() && (self.l2.is_full() || self.refblocks.is_full()) {
             self.write_back().await?;
             if self.refblocks.is_full() {
-                self.refblocks.write_back(&self.file).await?;
+                self.refblocks.write_back(&self.file, "refblock_update_part").await?;
             }
             for cache in [&mut self.l2, &mut self.refblocks] {
                 if cache.is_full() {
@@ -236,6 +244,7 @@ impl Meta {
             if self.refblocks.is_full() {
                 self.refblocks.shrink();
             }
+            self.file.event("refblock_load").await;
             self.refblocks.insert(block, self.file.read_bytes(block, len).await?, false);
         }
         Ok(())
@@ -253,10 +262,11 @@ impl Meta {
     /// Brings all refcounts to the disk.
     pub(super) async fn write_refcounts(&mut self) -> Result<()> {
         if self.refblocks.is_dirty() {
-            self.refblocks.write_back(&self.file).await?;
+            self.refblocks.write_back(&self.file, "refblock_update_part").await?;
         }
         if self.reftable_dirty {
             self.file.flush().await?;
+            self.file.event("refblock_alloc_hookup").await;
             write_u64s(&self.file, self.header.reftable_offset, &self.reftable).await?;
             self.reftable_dirty = false;
         }
@@ -298,13 +308,15 @@ impl Meta {
         if self.l2.is_dirty() || self.l1_dirty {
             // Also the data that new pointers point to, part of which may be older than this flush.
             self.barrier().await?;
-            self.l2.write_back(&self.file).await?;
+            self.l2.write_back(&self.file, "l2_update").await?;
         }
         if self.l1_dirty {
             self.file.flush().await?;
+            self.file.event("l1_update").await;
             write_u64s(&self.file, self.header.l1_offset, &self.l1).await?;
             self.l1_dirty = false;
         }
+        self.file.event("flush_to_disk").await;
         self.barrier().await?;
         self.unlinked.append(&mut self.freed);
         Ok(())
@@ -327,6 +339,9 @@ impl Meta {
         pass: impl Fn(Why) -> bool,
     ) -> Result<()> {
         let mut free = Vec::new();
+        if !unlinked.is_empty() {
+            self.file.event("cluster_free").await;
+        }
         for (cluster, why) in unlinked {
             if self.release(cluster).await? == 0 && pass(why) {
                 free.push(cluster);
@@ -399,13 +414,16 @@ impl Meta {
         let clusters = |entries: u64| (entries * 8).div_ceil(self.shape.cluster());
         let (old, old_len) = (self.header.l1_offset, clusters(self.l1.len() as u64));
         let len = clusters(l1.len() as u64);
+        self.file.event("l1_grow_alloc_table").await;
         let offset = if len > 0 { self.allocate(len).await? } else { self.header.l1_offset };
         self.write_back().await?;
         self.write_refcounts().await?;
         let room = len * self.shape.cluster() / 8;
         let mut bytes = l1.clone();
         bytes.resize(room as usize, 0);
+        self.file.event("l1_grow_write_table").await;
         write_u64s(&self.file, offset, &bytes).await?;
+        self.file.event("l1_grow_activate_table").await;
         (self.header.l1_offset, self.header.l1_size) = (offset, l1.len() as u32);
         self.l1 = l1;
         self.write_header().await?;

@@ -209,6 +209,7 @@ impl Qcow2 {
     /// Writes back what is in memory; what is free on the disk then can be used again.
     async fn flush_all(&self) -> Result<()> {
         self.check_alive()?;
+        self.file.event("flush_to_os").await;
         {
             let meta = self.meta.read().await;
             if !meta.is_dirty() {
@@ -216,6 +217,7 @@ impl Qcow2 {
                 if let Some(data) = &self.data_file {
                     data.flush().await?;
                 }
+                self.file.event("flush_to_disk").await;
                 return self.file.flush().await;
             }
         }

@@ -113,6 +113,7 @@ impl Meta {
 
     /// A run of clusters that nobody uses, each with refcount 1. Returns the host offset.
     pub async fn allocate(&mut self, count: u64) -> Result<u64> {
+        self.file.event("cluster_alloc").await;
         let bits = self.header.cluster_bits;
         loop {
             let start = self.find_free(count).await?;
@@ -190,6 +191,7 @@ impl Meta {
     async fn add_block_for(&mut self, cluster: u64) -> Result<u64> {
         let per_block = self.refs_per_block();
         let wanted = cluster / per_block;
+        self.file.event("refblock_alloc").await;
         loop {
             if wanted >= self.reftable.len() as u64 {
                 self.grow_reftable(wanted + 1).await?;
@@ -254,9 +256,11 @@ impl Meta {
         }
         let offset = (base + blocks) << self.header.cluster_bits;
         self.touch(offset, clusters * cluster_size);
-        self.refblocks.write_back(&self.file).await?;
+        self.refblocks.write_back(&self.file, "refblock_alloc_write_blocks").await?;
         self.file.flush().await?;
+        self.file.event("refblock_alloc_write_table").await;
         write_u64s(&self.file, offset, &self.reftable).await?;
+        self.file.event("refblock_alloc_switch_table").await;
         (self.header.reftable_offset, self.header.reftable_clusters) = (offset, clusters as u32);
         self.write_header().await?;
         self.reftable_dirty = false;

@@ -99,6 +99,7 @@ impl Qcow2 {
 
     /// Writes the guest's bytes to their place.
     pub(super) async fn store(&self, host: u64, at: u64, from: Vector) -> Result<()> {
+        self.file.event("write_aio").await;
         if self.crypt.is_some() {
             return self.store_encrypted(host, at, from).await;
         }
@@ -226,6 +227,7 @@ impl Qcow2 {
                 if !(void && plan.blank && self.crypt.is_none()) {
                     let piece = Vector::zeroed((to - from) as usize);
                     if !void {
+                        self.file.event("cow_read").await;
                         self.read_mapped(from, piece.clone()).await?;
                     }
                     pieces.push(piece);
@@ -267,11 +269,13 @@ impl Qcow2 {
         packed.resize(((host + len).next_multiple_of(512) - host) as usize, 0);
         // The entry first: only its table in memory can know of it, until the next barrier.
         meta.set_entry(at, shape.pack(host, len)).await?;
+        self.file.event("write_compressed").await;
         self.file.write(host, Vector::from(&packed[..])).await
     }
 
     /// Room for `len` bytes, less than a cluster, behind the last compressed bytes if there is any.
     async fn place_packed(&self, meta: &mut Meta, len: u64) -> Result<u64> {
+        self.file.event("cluster_alloc_bytes").await;
         let cluster = self.shape().cluster();
         let begin = meta.packed_end;
         let room = begin.next_multiple_of(cluster) - begin;

@@ -64,6 +64,16 @@ fn formats_of_others() {
 }
 
 #[test]
+fn filters_for_tests() {
+    compare(include_str!("beside/scripts/filters"));
+}
+
+#[test]
+fn checks_of_other_formats() {
+    compare(include_str!("beside/scripts/checks"));
+}
+
+#[test]
 fn what_one_writes_the_other_reads() {
     beside::exchange(&[
         "qcow",
@@ -76,6 +86,9 @@ fn what_one_writes_the_other_reads() {
         "vmdk -o subformat=monolithicFlat",
         "vmdk -o subformat=twoGbMaxExtentSparse",
         "vmdk -o zeroed_grain=on",
+        "vhdx",
+        "vhdx -o subformat=fixed,block_size=1M",
+        "vhdx -o subformat=fixed,block_state_zero=off",
     ]);
 }
 
@@ -92,6 +105,8 @@ img create -q -f qed -o cluster_size=4k -b a.qed -F qed c.qed 200M
 io -f qed -c 'write -P 5 1k 1k' -c 'write -P 6 150M 10k' c.qed",
         &[
             "info a.qed",
+            "check a.qed",
+            "check --output=json c.qed",
             "info --backing-chain c.qed",
             "info --output=json b.qed",
             "map --output=json a.qed",

@@ -59,6 +59,10 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let quiet = args.has("quiet");
     let mut report = check(repair)?;
     report.messages.iter().for_each(|line| output.note(line));
+    if let Some(errno) = report.failure {
+        let error = crate::Error::from_errno(errno);
+        return Err(Failure::new(format!("Check failed: {error}")));
+    }
     let (leaks, corruptions) = (report.leaks_fixed, report.corruptions_fixed);
     if leaks + corruptions > 0 {
         if !quiet && !json {

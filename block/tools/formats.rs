@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::creation::{Chosen, Desc, number, size, switch, text};
 use crate::driver::Preallocation;
 use crate::engine::{Inline, block_on};
-use crate::formats::{parallels, qcow1, vdi, vmdk, vpc};
+use crate::formats::{parallels, qcow1, vdi, vhdx, vmdk, vpc};
 use crate::luks::{self, LuksOptions};
 use crate::node::Node;
 use crate::open::{OpenOptions, create_file, full_backing_name, open};
@@ -109,6 +109,32 @@ const VDI: Creator = Creator {
     compresses: false,
 };
 
+const VHDX: Creator = Creator {
+    name: "vhdx",
+    options: &[
+        SIZE_64T,
+        size("log_size", "Log size; min 1MB.").or("1048576"),
+        size(
+            "block_size",
+            "Block Size; min 1MB, max 256MB. 0 means auto-calculate based on image size.",
+        )
+        .or("0"),
+        text(
+            "subformat",
+            "VHDX format type, can be either 'dynamic' or 'fixed'. Default is 'dynamic'.",
+        ),
+        switch(
+            "block_state_zero",
+            "Force use of payload blocks of type 'ZERO'. Non-standard, but default.  Do not set \
+             to 'off' when using 'qemu-img convert' with subformat=dynamic.",
+        ),
+    ],
+    create: create_vhdx,
+    compresses: false,
+};
+
+const SIZE_64T: Desc = size("size", "Virtual disk size; max of 64TB.");
+
 const VPC: Creator = Creator {
     name: "vpc",
     options: &[
@@ -151,10 +177,11 @@ const LUKS: Creator = Creator {
     compresses: false,
 };
 
-const CREATORS: [&Creator; 8] = [&RAW, &QCOW2, &QCOW, &VMDK, &VDI, &VPC, &PARALLELS, &LUKS];
+const CREATORS: [&Creator; 9] = [&RAW, &QCOW2, &QCOW, &VMDK, &VDI, &VHDX, &VPC, &PARALLELS, &LUKS];
 
 /// Drivers that are there, but make no images.
-const OTHERS: [&str; 5] = ["blkdebug", "bochs", "null-aio", "null-co", "qed"];
+const OTHERS: [&str; 7] =
+    ["blkdebug", "blkverify", "bochs", "preallocate", "null-aio", "null-co", "qed"];
 
 /// The creator of a format; or whether the name is not even a driver's.
 pub(super) fn creator(name: &str) -> std::result::Result<&'static Creator, bool> {
@@ -350,6 +377,19 @@ fn create_vdi(name: &str, chosen: &Chosen) -> Result<()> {
     };
     let full = chosen.is_on("static");
     in_file(name, async |file| vdi::create(file, size, preallocation, full).await)
+}
+
+fn create_vhdx(name: &str, chosen: &Chosen) -> Result<()> {
+    let kinds = [("dynamic", false), ("fixed", true)];
+    let options = vhdx::CreateOptions {
+        size: chosen.number("size").unwrap_or(0).next_multiple_of(512),
+        log_size: chosen.number("log_size").unwrap_or(1 << 20),
+        block_size: chosen.number("block_size").unwrap_or(0),
+        fixed: chosen.choice("subformat", &kinds, false, "subformat")?,
+        zero_blocks: !chosen.is_given("block_state_zero") || chosen.is_on("block_state_zero"),
+    };
+    options.check()?;
+    in_file(name, async |file| vhdx::create(file, &options).await)
 }
 
 fn create_vpc(name: &str, chosen: &Chosen) -> Result<()> {

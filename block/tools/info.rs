@@ -48,7 +48,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         if args.has("backing-chain")
             && let Some((backing, format)) = node.driver().backing_name()
         {
-            next = Some(full_backing_name(node.filename(), &backing));
+            next = Some(full_backing_name(node.location(), &backing));
             access = Access { format, image_opts: false, ..access };
         }
         images.push(node);
@@ -79,10 +79,11 @@ fn describe(node: &Node) -> Result<Value> {
     Ok(Value::Object(info))
 }
 
-/// The children that belong to the image itself, in the order in which they are shown.
+/// The children that belong to the image itself, in the order in which they are shown: the last that
+/// was attached comes first.
 fn shown_children(node: &Node) -> Vec<(Role, &Arc<Node>)> {
     let mut children: Vec<_> = node.children().filter(|(role, _)| *role != Role::Backing).collect();
-    children.sort_by_key(|(role, _)| role.name().into_owned());
+    children.reverse();
     children
 }
 
@@ -95,7 +96,7 @@ fn human(node: &Node) -> Result<String> {
 fn write_node(node: &Node, path: &str, indent: &str, child: bool, out: &mut String) -> Result<()> {
     let driver = node.driver();
     // A protocol below an image is told in words of its own.
-    let protocol = child && PROTOCOLS.contains(&driver.name()) && node.child(Role::Image).is_none();
+    let protocol = child && PROTOCOLS.contains(&driver.name()) && node.children().next().is_none();
     *out += &crate::info::in_words(node, indent, protocol)?;
     for (role, child) in shown_children(node) {
         let path = format!("{path}/{}", role.name());

@@ -62,7 +62,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         let new = match new_name {
             "" => None,
             _ => {
-                let path = full_backing_name(node.filename(), new_name);
+                let path = full_backing_name(node.location(), new_name);
                 let mut access = Access::new(Purpose::Read, &args.secrets).format(new_format);
                 access.share = args.has("force-share");
                 let fail = |error| format!("Could not open new backing file '{new_name}': {error}");

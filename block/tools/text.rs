@@ -36,6 +36,21 @@ pub(super) fn json(value: &Value) -> String {
     text
 }
 
+/// JSON on one line.
+pub(crate) fn line(value: &Value) -> String {
+    let list = |parts: Vec<String>| parts.join(", ");
+    match value {
+        Value::Object(map) => {
+            let pair = |(key, value): (&String, &Value)| {
+                format!("{}: {}", Value::from(key.as_str()), line(value))
+            };
+            format!("{{{}}}", list(map.iter().map(pair).collect()))
+        }
+        Value::Array(values) => format!("[{}]", list(values.iter().map(line).collect())),
+        scalar => scalar.to_string(),
+    }
+}
+
 fn write_json(value: &Value, depth: usize, out: &mut String) {
     let indent = |depth: usize| "    ".repeat(depth);
     match value {

@@ -755,7 +755,7 @@ mod tests {
     /// A disk of 1.44 MB that reads as zeroes.
     fn with_disk(clocks: &Clocks) -> (Shared<Fdc>, Arc<Graph>) {
         let graph = Graph::new(Arc::new(Inline)).unwrap();
-        let null = Box::new(Null::new("null-co", 1440 << 10, true));
+        let null = Box::new(Null::new("null-co", 1440 << 10, true, None));
         let node = Node::new(Some("n".into()), "null-co://", false, null, Vec::new());
         let backend = graph.add_backend("f", DriveInfo::default()).unwrap();
         backend.set_node(Some(node)).unwrap();

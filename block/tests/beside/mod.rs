@@ -138,7 +138,8 @@ pub fn compare(script: &str) {
         match words[0].as_str() {
             _ if line.contains("{}") && !line.starts_with("  ") => template = line,
             "file" => {
-                pair.write(&words[1], words.get(2).map_or(&b""[..], |text| text.as_bytes()));
+                let text = words.get(2).map_or(String::new(), |text| text.replace("\\n", "\n"));
+                pair.write(&words[1], text.as_bytes());
             }
             "show" => pair.same_file(&words[1]),
             tool => {

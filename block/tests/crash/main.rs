@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod disk;
+mod others;
 
 use std::path::Path;
 use std::process::Command;

@@ -14,6 +14,10 @@ pub(super) struct Command {
     pub(super) short: Option<&'static str>,
     /// Works without an open file.
     pub(super) no_file: bool,
+    /// Opens or closes the file, or ends the program.
+    pub(super) opens: bool,
+    /// Returns at once, whatever is under way.
+    pub(super) never_waits: bool,
     /// How many arguments at least, and at most.
     pub(super) min: usize,
     pub(super) max: Option<usize>,

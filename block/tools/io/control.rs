@@ -14,6 +14,8 @@ const fn plain(name: &'static str, run: fn(&mut Session<'_>, &Command, &Given) -
         name,
         short: None,
         no_file: false,
+        opens: false,
+        never_waits: false,
         min: 0,
         max: Some(0),
         args: "",
@@ -31,6 +33,7 @@ pub(super) const ABORT: Command = Command {
 };
 
 pub(super) const QUIT: Command = Command {
+    opens: true,
     short: Some("q"),
     no_file: true,
     max: None,
@@ -118,6 +121,7 @@ pub(super) const SIGRAISE: Command = Command {
 };
 
 pub(super) const OPEN: Command = Command {
+    opens: true,
     short: Some("o"),
     no_file: true,
     min: 1,
@@ -148,6 +152,7 @@ pub(super) const OPEN: Command = Command {
 };
 
 pub(super) const CLOSE: Command = Command {
+    opens: true,
     short: Some("c"),
     about: "close the current open file",
     ..plain("close", |session, _, _| {
@@ -177,6 +182,7 @@ pub(super) const REOPEN: Command = Command {
 };
 
 pub(super) const BREAK: Command = Command {
+    never_waits: true,
     min: 2,
     max: Some(2),
     args: "event tag",
@@ -189,6 +195,7 @@ pub(super) const BREAK: Command = Command {
 };
 
 pub(super) const REMOVE_BREAK: Command = Command {
+    never_waits: true,
     min: 1,
     max: Some(1),
     args: "tag",
@@ -201,6 +208,7 @@ pub(super) const REMOVE_BREAK: Command = Command {
 };
 
 pub(super) const RESUME: Command = Command {
+    never_waits: true,
     min: 1,
     max: Some(1),
     args: "tag",
@@ -237,6 +245,7 @@ impl Session<'_> {
     }
 
     fn say(&mut self, result: crate::Result<()>, what: &str) -> Done {
+        self.say_held();
         match result {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -281,8 +290,8 @@ fn length(session: &mut Session<'_>, _: &Command, _: &Given) -> Done {
 
 fn flush(session: &mut Session<'_>, _: &Command, _: &Given) -> Done {
     let node = session.node()?;
-    let result = block_on(node.flush());
-    session.complain(result)
+    // Only the exit code tells.
+    block_on(node.flush()).map_err(|_| Failed)
 }
 
 fn truncate(session: &mut Session<'_>, _: &Command, given: &Given) -> Done {

@@ -10,7 +10,7 @@ use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use command::{Done, Failed, Given, find};
+use command::{Command, Done, Failed, Given, find};
 use opening::Opening;
 
 use super::args::{Args, Opt, flag, value};
@@ -75,6 +75,8 @@ struct Session<'a> {
     output: Output<'a>,
     /// The open file, and how it was opened.
     open: Option<(Arc<Node>, Opening)>,
+    /// The image is a machine's.
+    in_machine: bool,
     ended: bool,
     completions: (Sender<Completion>, Receiver<Completion>),
     in_flight: usize,
@@ -117,8 +119,14 @@ pub fn run(
             return 1;
         }
     };
-    let mut session =
-        Session { output, open: None, ended: false, completions: channel(), in_flight: 0 };
+    let mut session = Session {
+        output,
+        open: None,
+        in_machine: false,
+        ended: false,
+        completions: channel(),
+        in_flight: 0,
+    };
     if let Some(opening) = opening
         && session.open(opening).is_err()
     {
@@ -148,12 +156,38 @@ pub fn run(
     u8::from(failed)
 }
 
+/// Runs one command on a node of a machine; what there is to say goes to the program's own output. A
+/// request that the command only starts is told of when it has ended.
+pub fn run_in_machine(node: &Arc<Node>, write_cache: bool, line: &str) {
+    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    let cache = if write_cache { "writeback" } else { "writethrough" };
+    let opening = Opening { cache: Some(cache.into()), ..Opening::default() };
+    let mut session = Session {
+        output: Output::new("qemu-io", &mut out, &mut err, true),
+        open: Some((node.clone(), opening)),
+        in_machine: true,
+        ended: false,
+        completions: channel(),
+        in_flight: 0,
+    };
+    // The command has said what is wrong.
+    let _ = session.execute(line);
+    session.output.flush();
+    let Session { completions: (_, ended), in_flight, .. } = session;
+    if in_flight > 0 {
+        std::thread::spawn(move || {
+            ended.iter().take(in_flight).for_each(|Completion(text)| print!("{text}"));
+        });
+    }
+}
+
 impl Session<'_> {
     fn execute(&mut self, line: &str) -> Done {
         let mut words = line.split(' ').filter(|word| !word.is_empty());
         let Some(name) = words.next() else { return Ok(()) };
         let args: Vec<&str> = words.collect();
-        let Some(command) = find(name) else {
+        let is_here = |command: &&Command| !(self.in_machine && command.opens);
+        let Some(command) = find(name).filter(is_here) else {
             self.output.note(&format!("command \"{name}\" not found"));
             return Err(Failed);
         };
@@ -177,16 +211,34 @@ impl Session<'_> {
                 return Err(Failed);
             }
         };
+        // Requests that have ended are told of where the program would wait.
+        if !command.never_waits {
+            self.complete_some();
+        }
         let done = (command.run)(self, command, &given);
+        self.say_held();
+        if !command.never_waits {
+            self.complete_some();
+        }
+        done
+    }
+
+    fn complete_some(&mut self) {
         while let Ok(completion) = self.completions.1.try_recv() {
             self.completed(completion);
         }
-        done
     }
 
     fn completed(&mut self, Completion(text): Completion) {
         self.in_flight -= 1;
         self.output.print(&text);
+    }
+
+    /// What breakpoints have to say.
+    fn say_held(&mut self) {
+        let Some((node, _)) = &self.open else { return };
+        let said = node.breakpoints().map(|points| points.take_said()).unwrap_or_default();
+        said.iter().for_each(|line| self.output.print(line));
     }
 
     /// Waits for all requests.
@@ -265,8 +317,9 @@ impl Session<'_> {
         self.complete_all();
         if let Some((node, _)) = self.open.take()
             && let Err(error) = block_on(node.close())
+            && node.driver().as_qcow2().is_some()
         {
-            self.output.report(&error.to_string());
+            self.output.report(&format!("Failed to flush the L2 block cache: {error}"));
         }
     }
 }

@@ -161,6 +161,8 @@ const fn transfer(
         name,
         short: None,
         no_file: false,
+        opens: false,
+        never_waits: false,
         min: 2,
         max: None,
         args: "",
@@ -187,6 +189,7 @@ pub(super) const READV: Command = Command {
 };
 
 pub(super) const AIO_READ: Command = Command {
+    never_waits: true,
     args: "[-Ciqrv] [-P pattern] off len [len..]",
     about: "asynchronously reads a number of bytes",
     help: AIO_READ_HELP,
@@ -212,6 +215,7 @@ pub(super) const WRITEV: Command = Command {
 };
 
 pub(super) const AIO_WRITE: Command = Command {
+    never_waits: true,
     args: "[-Cfiqruz] [-P pattern] off len [len..]",
     about: "asynchronously writes a number of bytes",
     help: AIO_WRITE_HELP,

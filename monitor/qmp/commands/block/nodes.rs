@@ -32,6 +32,8 @@ fn member(key: &Key) -> Member {
         Kind::Node => node("BlockdevRef", &[]),
         Kind::NodeOrNull => node("BlockdevRefOrNull", &[Type::Builtin("null", "null")]),
         Kind::Object(keys) => object(keys),
+        Kind::Objects(keys) => Type::Array(Box::new(object(keys))),
+        Kind::Words(list) => Type::Array(Box::new(words(list))),
         Kind::WordOrObject(list, keys) => {
             Type::Alternate { name: "Qcow2OverlapChecks", members: vec![object(keys), words(list)] }
         }

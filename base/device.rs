@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::clock::{ClockKind, Clocks, Timer};
 use crate::irq::{IrqLine, IrqSink};
-use crate::memory::{AccessSizes, IoHandler, Region};
+use crate::memory::{AccessSizes, IoHandler, RamBlock, Region};
 
 /// A model together with its lock.
 pub type Shared<D> = Arc<Mutex<D>>;
@@ -73,6 +73,18 @@ pub fn region<D: Device>(
     sizes: AccessSizes,
 ) -> Region {
     Region::io(name, size, Arc::new(DeviceIo { device: device.clone(), region: number, sizes }))
+}
+
+/// Memory that a model may stand in for: loads come from `block` while the region is in ROM mode, all
+/// else reaches the model.
+pub fn rom_region<D: Device>(
+    device: &Shared<D>,
+    number: u32,
+    block: Arc<RamBlock>,
+    sizes: AccessSizes,
+) -> Region {
+    let io = DeviceIo { device: device.clone(), region: number, sizes };
+    Region::rom_device(block, Arc::new(io))
 }
 
 /// A timer that calls a method of a model.

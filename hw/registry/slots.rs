@@ -53,10 +53,23 @@ impl Fact {
     /// That firmware may boot from a PCI function, with its parts as Open Firmware names them
     /// (IEEE 1275 and its PCI binding).
     pub(super) fn bootable(index: i32, function: &PciFunction, kind: &str, part: &str) -> Self {
-        let (slot, number) = (function.devfn() >> 3, function.devfn() & 7);
-        let number = if number == 0 { String::new() } else { format!(",{number:x}") };
-        Fact::Bootable { index, path: format!("/pci@i0cf8/{kind}@{slot:x}{number}/{part}") }
+        let place = firmware_place(function);
+        Fact::Bootable { index, path: format!("/pci@i0cf8/{kind}@{place}/{part}") }
     }
+
+    /// Whether it is about booting from a PCI function, or something behind it.
+    pub fn is_about(&self, function: &PciFunction) -> bool {
+        let Fact::Bootable { path, .. } = self else { return false };
+        let node = path.strip_prefix("/pci@i0cf8/").and_then(|rest| rest.split('/').next());
+        let place = node.and_then(|node| node.split_once('@')).map(|(_, place)| place);
+        place == Some(&*firmware_place(function))
+    }
+}
+
+/// Slot and function as Open Firmware writes them.
+fn firmware_place(function: &PciFunction) -> String {
+    let (slot, number) = (function.devfn() >> 3, function.devfn() & 7);
+    if number == 0 { format!("{slot:x}") } else { format!("{slot:x},{number:x}") }
 }
 
 /// Who a device is.

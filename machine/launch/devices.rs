@@ -370,8 +370,8 @@ impl Equipment<'_> {
         self.usb = None;
         let (functions, facts) = (self.functions(), self.facts.len());
         let buses = self.means.usb.all().len();
+        self.check_boot_index(&settings).map_err(Refusal::Place)?;
         kind.realize(&settings, self)?;
-        self.check_boot_indices(facts).map_err(Refusal::Place)?;
         let devfn = self.functions().into_iter().find(|devfn| !functions.contains(devfn));
         if let (Some(id), Some(function)) =
             (&device.id, devfn.and_then(|devfn| self.pc.pci.function(devfn)))
@@ -392,18 +392,20 @@ impl Equipment<'_> {
         Ok(Added { kind, identity, devfn, usb: self.usb.take() })
     }
 
-    /// Refuses a place in the boot order that is taken; `new` is the first fact about the new device.
-    fn check_boot_indices(&self, new: usize) -> Result<(), String> {
-        let indices = |facts: &[Fact]| -> Vec<i32> {
-            let index = |fact: &Fact| match fact {
-                Fact::Bootable { index, .. } if *index >= 0 => Some(*index),
-                _ => None,
-            };
-            facts.iter().filter_map(index).collect()
+    /// Refuses a place in the boot order that is taken.
+    fn check_boot_index(&self, settings: &[Setting<'_>]) -> Result<(), String> {
+        let wanted = settings.iter().filter(|(name, _)| *name == "bootindex");
+        let mut wanted = wanted.filter_map(|(_, input)| match input {
+            PropInput::Text(text) | PropInput::Global(text) => text.parse::<i32>().ok(),
+            PropInput::Json(value) => value.as_i64().and_then(|index| index.try_into().ok()),
+        });
+        let is_taken = |wanted: &i32| {
+            let taken =
+                |fact: &Fact| matches!(fact, Fact::Bootable { index, .. } if index == wanted);
+            *wanted >= 0 && self.facts.iter().any(taken)
         };
-        let (before, added) = self.facts.split_at(new);
-        let taken = indices(before);
-        match indices(added).into_iter().find(|index| taken.contains(index)) {
+        // The last setting counts.
+        match wanted.next_back().filter(is_taken) {
             Some(index) => Err(format!("The bootindex {index} has already been used")),
             None => Ok(()),
         }

@@ -137,9 +137,6 @@ impl Drives {
                 drive.index()
             )));
         }
-        if interface == Interface::Pflash {
-            return Err(ConfigError::new("flash drives are not available in this build"));
-        }
         if let Some(warning) = drive.warning {
             super::warn(&Located::new(warning.to_owned(), origin));
         }

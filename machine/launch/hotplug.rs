@@ -5,12 +5,13 @@ use std::sync::Arc;
 use base::clock::SECOND;
 use base::object::{Found, Object, resolve};
 use hw::pci::PciFunction;
-use hw::registry::{BusKind, Identity};
+use hw::registry::{BusKind, Fact, Identity};
 use hw::usb::UsbDevice;
 use parking_lot::Mutex;
 
 use super::devices::{Added, Equipment, Means, PART, no_hotplug};
 use super::globals;
+use super::options::BootOrder;
 use super::tree::Tree;
 use crate::config::DeviceConfig;
 use crate::pc::board::Pc;
@@ -28,24 +29,42 @@ struct Device {
 struct State {
     tree: Tree,
     devices: Vec<Device>,
+    /// What is known of all devices, as far as firmware is concerned.
+    facts: Vec<Fact>,
 }
 
 /// The operator's devices.
 pub(super) struct Devices {
     means: Means,
+    boot_order: BootOrder,
     state: Mutex<State>,
 }
 
 impl Devices {
     /// Those that the machine begins with.
-    pub fn new(means: Means, tree: Tree, added: Vec<Added>) -> Self {
+    pub fn new(
+        means: Means,
+        boot_order: BootOrder,
+        tree: Tree,
+        added: Vec<Added>,
+        facts: Vec<Fact>,
+    ) -> Self {
         let devices = added.into_iter().map(|added| Device { added, asked: None }).collect();
-        Devices { means, state: Mutex::new(State { tree, devices }) }
+        Devices { means, boot_order, state: Mutex::new(State { tree, devices, facts }) }
+    }
+
+    /// Tells firmware from which devices it boots when the machine starts again.
+    pub fn tell_boot_order(&self, pc: &Pc) {
+        let state = self.state.lock();
+        if let Err(error) = self.boot_order.tell(&state.facts, &mut pc.fw_cfg.lock()) {
+            base::error_report!("{error}");
+        }
     }
 
     /// Adds a device and tells the guest.
     pub fn add(&self, pc: &Pc, device: &DeviceConfig) -> Result<(), HotplugError> {
-        let mut state = self.state.lock();
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         let mut equipment = Equipment {
             pc,
             tree: &mut state.tree,
@@ -53,7 +72,7 @@ impl Devices {
             hot: true,
             identity: Identity::default(),
             bus: None,
-            facts: Vec::new(),
+            facts: state.facts.clone(),
             chips: Vec::new(),
             usb: None,
         };
@@ -61,8 +80,9 @@ impl Devices {
             HotplugError::Refused(globals::explain(&self.means.globals, refusal))
         })?;
         let devfn = added.devfn;
+        state.facts = equipment.facts;
         state.devices.push(Device { added, asked: None });
-        drop(state);
+        drop(guard);
         if let (Some(hotplug), Some(devfn)) = (&pc.hotplug, devfn) {
             hotplug.pci.lock().plug(devfn >> 3);
         }
@@ -126,6 +146,7 @@ impl Devices {
             }
         }
         state.tree.remove_device(&path);
+        state.facts.retain(|fact| !fact.is_about(&function));
         self.means.consoles.remove(&path);
         drop(state);
         let parts: Vec<String> = kind.part.map(|_| format!("{path}/{PART}")).into_iter().collect();

@@ -11,6 +11,7 @@ pub mod display;
 
 mod drives;
 mod firmware;
+mod flash;
 mod globals;
 mod handover;
 mod hotplug;

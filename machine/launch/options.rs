@@ -1,7 +1,7 @@
 //! What the operator adds to firmware's view of the machine.
 
 use base::clock::{ClockKind, Clocks, SECOND, local_offset};
-use hw::firmware::fw_cfg::{FileHooks, FwCfg, item};
+use hw::firmware::fw_cfg::{FileHooks, FwCfg, FwCfgError, item};
 use hw::firmware::smbios;
 use hw::registry::Fact;
 use hw::timer::rtc::RtcConfig;
@@ -37,7 +37,7 @@ pub(super) fn add_files(
     if let Some(menu) = boot.menu {
         fw_cfg.set_item(item::BOOT_MENU, u16::from(menu).to_le_bytes().to_vec());
     }
-    fw_cfg.set_file("bootorder", boot_order(config, facts)).map_err(fault)?;
+    BootOrder::of(config).tell(facts, fw_cfg).map_err(fault)?;
     add_option_roms(config, fw_cfg)?;
     if let Some(time) = boot.splash_time {
         fw_cfg
@@ -73,24 +73,44 @@ pub(super) fn add_files(
     Ok(())
 }
 
-/// The list of what firmware is to boot, one path a line, with a zero at the end. `strict` has it
-/// stop there.
-fn boot_order(config: &MachineConfig, facts: &[Fact]) -> Vec<u8> {
-    let roms = config.option_roms.iter().filter_map(|rom| {
-        Some((rom.value.boot_index?, format!("/rom@{}", roms::file_name(&rom.value.file, false))))
-    });
-    let devices = facts.iter().filter_map(|fact| match fact {
-        Fact::Bootable { index, path } => Some((*index, path.clone())),
-        _ => None,
-    });
-    let mut list: Vec<_> = roms.chain(devices).filter(|(index, _)| *index >= 0).collect();
-    list.sort_by_key(|(index, _)| *index);
-    if list.is_empty() {
-        return Vec::new();
+/// What decides in which order firmware boots, besides the devices.
+pub(super) struct BootOrder {
+    /// Option ROMs that have a place.
+    roms: Vec<(i32, String)>,
+    /// Firmware stops at the end of the list.
+    strict: bool,
+}
+
+impl BootOrder {
+    /// What the operator said.
+    pub fn of(config: &MachineConfig) -> Self {
+        let rom_path = |file: &str| format!("/rom@{}", roms::file_name(file, false));
+        let roms = config.option_roms.iter();
+        let roms = roms.filter_map(|rom| Some((rom.value.boot_index?, rom_path(&rom.value.file))));
+        BootOrder { roms: roms.collect(), strict: config.boot.strict }
     }
-    let halt = config.boot.strict.then(|| "HALT".to_owned());
-    let lines: Vec<_> = list.into_iter().map(|(_, path)| path).chain(halt).collect();
-    (lines.join("\n") + "\0").into_bytes()
+
+    /// The list of what firmware is to boot, one path a line, with a zero at the end.
+    fn list(&self, facts: &[Fact]) -> Vec<u8> {
+        let devices = facts.iter().filter_map(|fact| match fact {
+            Fact::Bootable { index, path } => Some((*index, path.clone())),
+            _ => None,
+        });
+        let all = self.roms.iter().cloned().chain(devices);
+        let mut list: Vec<_> = all.filter(|(index, _)| *index >= 0).collect();
+        list.sort_by_key(|(index, _)| *index);
+        if list.is_empty() {
+            return Vec::new();
+        }
+        let halt = self.strict.then(|| "HALT".to_owned());
+        let lines: Vec<_> = list.into_iter().map(|(_, path)| path).chain(halt).collect();
+        (lines.join("\n") + "\0").into_bytes()
+    }
+
+    /// Tells firmware, which looks when it starts.
+    pub fn tell(&self, facts: &[Fact], fw_cfg: &mut FwCfg) -> Result<(), FwCfgError> {
+        fw_cfg.set_file("bootorder", self.list(facts))
+    }
 }
 
 fn add_option_roms(config: &MachineConfig, fw_cfg: &mut FwCfg) -> Result<(), ConfigError> {

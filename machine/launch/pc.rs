@@ -25,11 +25,13 @@ use hw::registry::{Fact, Identity};
 use hw::storage::ide::IdeDisk;
 use hw::usb::uhci::{self, Uhci, UhciProps};
 use parking_lot::Mutex;
+use serde_json::Map;
 
 use super::accelerator::{Accelerator, Surroundings};
 use super::characters::Characters;
 use super::chips::{self, Board as Chipset};
 use super::devices::{BoardDevice, Equipment, Means};
+use super::flash::{self, Flash};
 use super::handover::Handover;
 use super::hotplug::Devices;
 use super::kernel::{Kernel, Start, Tables};
@@ -84,6 +86,7 @@ struct PcMachine {
 impl Board for PcMachine {
     fn reset(&self) {
         self.pc.reset();
+        self.devices.tell_boot_order(&self.pc);
         if let Some(later) = &self.later_boots
             && later.started.swap(true, Ordering::Relaxed)
         {
@@ -148,7 +151,11 @@ pub(super) fn build(
     accelerator: Accelerator,
     failure: &Arc<Mutex<Option<ConfigError>>>,
 ) -> Result<(), ConfigError> {
-    let props: PcProps = super::machine_props(machine, &config.machine_props)?;
+    let (mut given, mut flash_names) = (config.machine_props.clone(), Map::new());
+    for name in flash::PROPERTIES {
+        flash_names.extend(given.remove_entry(name));
+    }
+    let props: PcProps = super::machine_props(machine, &given)?;
     props.check()?;
     let chips = globals::onboard(config)?;
     if accelerator.is_kvm() && props.bus_lock_ratelimit > 0 {
@@ -204,6 +211,7 @@ pub(super) fn build(
     let possible =
         |index| PossibleCpu { apic_id: topology.apic_id(index), present: index < processors.count };
     let drives = drives::create(config, vm.graph(), Interface::Ide)?;
+    let flash = Flash::choose(&flash_names, vm.graph())?;
     let cards = networks::create(config, vm.networks(), true)?;
     let kernel = Kernel::read(config, &processors)?;
     let firmware_runs = kernel.as_ref().is_none_or(Kernel::is_behind_firmware);
@@ -216,7 +224,7 @@ pub(super) fn build(
             hpet: props.hpet,
             acpi: props.acpi.resolve(true),
         },
-        bios: firmware_runs.then(|| firmware::bios(config)).transpose()?,
+        bios: (firmware_runs && !flash.is_used()).then(|| firmware::bios(config)).transpose()?,
         cpus: (0..processors.max).map(possible).collect(),
         boot_order: config.boot.once.clone().unwrap_or_else(|| usual_order.clone()),
         floppy_boot_check: props.floppy_boot_check,
@@ -263,6 +271,7 @@ pub(super) fn build(
             Box::new(move |function| jobs(Box::new(move |vm| vm.release(function))))
         },
     };
+    let flash = flash.place(&map, props.max_firmware.0)?;
     let mut pc = Pc::new(map, &cfg, wires, &host.clocks).map_err(fault)?;
     wired.connect_pic(&pc.int_ack());
     if let Some(keyboard) = &pc.keyboard {
@@ -282,6 +291,9 @@ pub(super) fn build(
     let described = tree::machine(machine, config, &props);
     let mut tree =
         Tree::new(vm, described.with(tree::resources(config, &processors.smp, ram.size)));
+    for chip in flash.enter(&mut tree) {
+        pc.add_device(chip);
+    }
     let (vmport, smbus) = (props.vmport.resolve(true), props.smbus);
     let chipset = Chipset {
         pc: &pc,
@@ -397,7 +409,7 @@ pub(super) fn build(
         floppy_boot_check: props.floppy_boot_check,
         started: AtomicBool::new(false),
     });
-    let devices = Devices::new(means, tree, added);
+    let devices = Devices::new(means, options::BootOrder::of(config), tree, added, facts);
     vm.assemble(Arc::new(PcMachine { pc, devices, later_boots, kvm: wired.kvm, start }), vcpus);
     Ok(())
 }

@@ -78,10 +78,27 @@ impl PcMemory {
         let block = Arc::new(RamBlock::anonymous("pc.bios", image.len() as u64)?);
         block.write(0, image);
         let bios = Region::rom(block);
-        let size = image.len() as u64;
-        self.low.pci.add(&bios, ABOVE_4G - size, 0);
+        self.low.pci.add(&bios, ABOVE_4G - image.len() as u64, 0);
+        self.place_low_roms(&bios, image.len() as u64)
+    }
+
+    /// Places flash memory below 4 GiB, the first chip at the end, and the first one's tail as a BIOS.
+    pub fn place_flash(&self, chips: &[(Region, &Arc<RamBlock>)]) -> Result<(), RamError> {
+        let mut end = ABOVE_4G;
+        for (region, block) in chips {
+            end -= block.len();
+            self.low.pci.add(region, end, 0);
+        }
+        match chips.first() {
+            Some((_, block)) => self.place_low_roms(&Region::rom((*block).clone()), block.len()),
+            None => Ok(()),
+        }
+    }
+
+    /// The tail of the firmware as old software sees it, and room for option ROMs.
+    fn place_low_roms(&self, firmware: &Region, size: u64) -> Result<(), RamError> {
         let tail = size.min(ISA_BIOS_MAX);
-        let isa_bios = Region::alias("isa-bios", &bios, size - tail, tail.into());
+        let isa_bios = Region::alias("isa-bios", firmware, size - tail, tail.into());
         self.low.pci.add(&isa_bios, MIB - tail, 1);
         let roms = RamBlock::anonymous("pc.rom", OPTION_ROM_SIZE)?;
         self.low.pci.add(&Region::rom(Arc::new(roms)), OPTION_ROM, 1);

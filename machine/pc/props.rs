@@ -54,7 +54,7 @@ pub struct PcProps {
     /// There is a PS/2 controller.
     #[prop(default = true, help = "Enable/disable Intel 8042 PS/2 controller emulation")]
     pub i8042: bool,
-    /// Most bytes of firmware in flash memory, of which there is none yet.
+    /// Most bytes of firmware in flash memory.
     #[prop(name = "max-fw-size", default = Size(8 << 20), help = "Maximum combined firmware size")]
     pub max_firmware: Size,
     /// Where RAM below 4 GiB ends at the latest.

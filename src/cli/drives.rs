@@ -51,6 +51,18 @@ pub(super) const OPTIONS: &[CliOption] = &[
         "use FILE as CD-ROM in the third IDE drive",
         |b, file, origin| short(b, origin, None, 2, file, "cdrom"),
     ),
+    CliOption::text(
+        &["pflash"],
+        "FILE",
+        "use FILE as an image of the flash memory that firmware is in",
+        |b, file, origin| {
+            let entries = vec![("file".to_owned(), file.to_owned())];
+            let opts = Opts { id: None, entries };
+            let drive = DriveConfig { opts, interface: Some(Interface::Pflash) };
+            b.config.drives.push(Located::new(drive, origin));
+            Ok(())
+        },
+    ),
     CliOption::opts(
         &["drive"],
         "[file=FILE][,if=type][,index=n | ,bus=n,unit=n][,media=d][,format=f][,id=id]\n\

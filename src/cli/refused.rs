@@ -24,7 +24,6 @@ const fn flag(name: &'static [&'static str], why: &'static str) -> CliOption {
 pub(super) const OPTIONS: &[CliOption] = &[
     drives(&["mtdblock"]),
     drives(&["sd"]),
-    drives(&["pflash"]),
     drives(&["iscsi"]),
     drives(&["fsdev"]),
     drives(&["virtfs"]),

@@ -35,6 +35,33 @@ fn seabios_logs_to_its_debug_port() -> Result<()> {
     Ok(())
 }
 
+/// UEFI firmware runs from one chip and keeps its variables in the other, from one start to the next.
+#[test]
+fn uefi_keeps_its_variables_in_flash() -> Result<()> {
+    let assets = assets::get()?;
+    let scratch = tempfile::tempdir()?;
+    let vars = scratch.path().join("vars.fd");
+    let fresh = std::fs::read(assets.ovmf().join("OVMF_VARS_4M.fd"))?;
+    std::fs::write(&vars, &fresh)?;
+    let code = assets.ovmf().join("OVMF_CODE_4M.fd");
+    let code = format!("if=pflash,format=raw,unit=0,readonly=on,file={}", code.display());
+    let drive = format!("if=pflash,format=raw,unit=1,file={}", vars.display());
+    let name: Vec<u8> = "BootOrder".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let mut before = fresh;
+    for start in 1..=2 {
+        let mut vm = machine().args(["-drive", &code, "-drive", &drive]).qmp().spawn()?;
+        vm.expect("BdsDxe: ").with_context(|| format!("start {start}"))?;
+        vm.qmp().execute("quit")?;
+        ensure!(vm.finish()?.status.success());
+        let after = std::fs::read(&vars)?;
+        ensure!(after.len() == before.len() && after != before, "start {start}: nothing written");
+        let found = after.windows(name.len()).any(|bytes| bytes == name);
+        ensure!(found, "start {start}: no boot order");
+        before = after;
+    }
+    Ok(())
+}
+
 /// SeaBIOS has drivers of its own for controllers, hubs and keyboards.
 #[test]
 fn seabios_reads_usb_keyboards() -> Result<()> {

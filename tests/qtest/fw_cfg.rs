@@ -1,7 +1,8 @@
 //! The firmware configuration device.
 
-use crate::machine;
-use anyhow::{Context, Result, ensure};
+use crate::{machine, machine_with_qmp};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 use testbed::pc::expect;
 use testbed::qtest::QTest;
 
@@ -124,6 +125,35 @@ fn disks_have_their_place_in_the_boot_order() -> Result<()> {
     let (number, size) = file(test, "bootorder")?;
     let order = item(test, number, size as usize)?;
     let expected = b"/pci@i0cf8/ide@1,1/drive@1/disk@0\n/pci@i0cf8/scsi@15/disk@0,0\0";
+    ensure!(order == expected, "{:?}", String::from_utf8_lossy(&order));
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_is_plugged_is_booted_at_the_next_start() -> Result<()> {
+    let mut vm = machine_with_qmp(&[
+        "-drive",
+        "if=none,id=a,driver=null-co",
+        "-drive",
+        "if=none,id=b,driver=null-co",
+        "-device",
+        "virtio-blk-pci,drive=a,bootindex=2,addr=0x15",
+    ])?;
+    let mut device = json!({"driver": "virtio-blk-pci", "drive": "b", "addr": "0x16", "id": "x"});
+    device["bootindex"] = 2.into();
+    let Err(refusal) = vm.qmp().execute_with("device_add", device.clone()) else {
+        bail!("a place in the order was given twice");
+    };
+    let refusal = format!("{refusal:#}");
+    ensure!(refusal.contains("The bootindex 2 has already been used"), "{refusal}");
+    device["bootindex"] = 1.into();
+    vm.qmp().execute_with("device_add", device)?;
+    vm.qmp().execute("system_reset")?;
+    vm.qmp().wait_event("RESET")?;
+    let test = vm.qtest();
+    let (number, size) = file(test, "bootorder")?;
+    let order = item(test, number, size as usize)?;
+    let expected = b"/pci@i0cf8/scsi@16/disk@0,0\n/pci@i0cf8/scsi@15/disk@0,0\0";
     ensure!(order == expected, "{:?}", String::from_utf8_lossy(&order));
     Ok(())
 }

@@ -7,6 +7,7 @@
 mod atapi;
 mod debug_ports;
 mod dma;
+mod flash;
 mod floppy;
 mod fw_cfg;
 mod guest_notes;

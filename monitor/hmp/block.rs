@@ -113,6 +113,32 @@ pub(super) fn drive_del(context: &Context<'_>, arguments: &mut Arguments<'_>) ->
     Ok(removed.err().map(|fault| fault + "\n").unwrap_or_default())
 }
 
+/// `qemu-io`: a request by hand. What it says goes to the program's output, as with QEMU.
+pub(super) fn request(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
+    let by_device = arguments.flag('d').map_err(|option| format!("qemu-io: {option}"))?;
+    let name = arguments.string().ok_or("qemu-io: block device name expected".to_owned())?;
+    let name = name.as_str();
+    let line = arguments.string().ok_or("qemu-io: string expected".to_owned())?;
+    arguments.end("qemu-io")?;
+    let graph = context.vm.graph();
+    let backend = if by_device { graph.drive_of_device(name) } else { graph.backend(name) };
+    let node = match &backend {
+        Some(backend) => backend.node(),
+        None if by_device => {
+            return Err(QmpError::new(format!("Device '{name}' not found")).into());
+        }
+        None => {
+            let missing = || QmpError::new(format!("Cannot find device='' nor node-name='{name}'"));
+            Some(graph.node(name).ok_or_else(missing)?)
+        }
+    };
+    if let Some(node) = node {
+        let write_cache = backend.as_ref().is_none_or(|backend| backend.write_cache());
+        block::tools::io::run_in_machine(&node, write_cache, &line);
+    }
+    silence()
+}
+
 /// A drive, as `query-block` tells of it.
 fn describe(drive: &serde_json::Value) -> String {
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();

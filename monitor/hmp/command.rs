@@ -290,6 +290,8 @@ const COMMANDS: &[Command] = commands! {
         let value = arguments.expression()?;
         Ok(memory::number(value, format.map_or('x', |format| format.shown), 8) + "\n")
     };
+    "qemu-io" "[-d] device \"command\"" "requests by hand to a disk; -d: the device's id is given"
+        block::request;
     "qom-get" "path property" "show a property of an object" |target, arguments| {
         let path = arguments.word().ok_or("qom-get: string expected".to_owned())?;
         let name = arguments.word().ok_or("qom-get: string expected".to_owned())?;

@@ -22,6 +22,30 @@ impl<'a> Arguments<'a> {
         (!word.is_empty()).then_some(word)
     }
 
+    /// The next word, or what stands between quotes, with escapes as in C.
+    pub fn string(&mut self) -> Option<String> {
+        self.skip_blanks();
+        let Some(quoted) = self.0.strip_prefix('"') else {
+            return self.word().map(str::to_owned);
+        };
+        let (mut text, mut rest) = (String::new(), quoted.chars());
+        while let Some(c) = rest.next() {
+            match c {
+                '"' => {
+                    self.0 = rest.as_str();
+                    return Some(text);
+                }
+                '\\' => text.push(match rest.next()? {
+                    'n' => '\n',
+                    'r' => '\r',
+                    other => other,
+                }),
+                c => text.push(c),
+            }
+        }
+        None
+    }
+
     /// Whether nothing is left.
     pub fn at_end(&mut self) -> bool {
         self.skip_blanks();

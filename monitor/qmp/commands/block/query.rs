@@ -149,7 +149,7 @@ fn device_info(node: &Node, drive: Option<&Backend>, chain: bool) -> Result<Devi
 
 /// What a drive's device is called: its id, or its path.
 pub(crate) fn device_of(drive: &Backend) -> Option<String> {
-    drive.device().map(|device| device.id.unwrap_or(device.path))
+    drive.device().map(|device| device.name().to_owned())
 }
 
 fn block_info(drive: &Backend) -> Result<BlockInfo, QmpError> {

@@ -12,25 +12,25 @@ qapi_struct! {
     pub(in crate::qmp) struct Throttle {
         "device" device: Option<String>,
         "id" id: Option<String>,
-        "bps" bps: u64,
-        "bps_rd" bps_rd: u64,
-        "bps_wr" bps_wr: u64,
-        "iops" iops: u64,
-        "iops_rd" iops_rd: u64,
-        "iops_wr" iops_wr: u64,
-        "bps_max" bps_max: Option<u64>,
-        "bps_rd_max" bps_rd_max: Option<u64>,
-        "bps_wr_max" bps_wr_max: Option<u64>,
-        "iops_max" iops_max: Option<u64>,
-        "iops_rd_max" iops_rd_max: Option<u64>,
-        "iops_wr_max" iops_wr_max: Option<u64>,
-        "bps_max_length" bps_max_length: Option<u64>,
-        "bps_rd_max_length" bps_rd_max_length: Option<u64>,
-        "bps_wr_max_length" bps_wr_max_length: Option<u64>,
-        "iops_max_length" iops_max_length: Option<u64>,
-        "iops_rd_max_length" iops_rd_max_length: Option<u64>,
-        "iops_wr_max_length" iops_wr_max_length: Option<u64>,
-        "iops_size" iops_size: Option<u64>,
+        "bps" bps: i64,
+        "bps_rd" bps_rd: i64,
+        "bps_wr" bps_wr: i64,
+        "iops" iops: i64,
+        "iops_rd" iops_rd: i64,
+        "iops_wr" iops_wr: i64,
+        "bps_max" bps_max: Option<i64>,
+        "bps_rd_max" bps_rd_max: Option<i64>,
+        "bps_wr_max" bps_wr_max: Option<i64>,
+        "iops_max" iops_max: Option<i64>,
+        "iops_rd_max" iops_rd_max: Option<i64>,
+        "iops_wr_max" iops_wr_max: Option<i64>,
+        "bps_max_length" bps_max_length: Option<i64>,
+        "bps_rd_max_length" bps_rd_max_length: Option<i64>,
+        "bps_wr_max_length" bps_wr_max_length: Option<i64>,
+        "iops_max_length" iops_max_length: Option<i64>,
+        "iops_rd_max_length" iops_rd_max_length: Option<i64>,
+        "iops_wr_max_length" iops_wr_max_length: Option<i64>,
+        "iops_size" iops_size: Option<i64>,
         "group" group: Option<String>,
     }
 }
@@ -38,7 +38,8 @@ qapi_struct! {
 impl Throttle {
     fn limits(&self) -> Limits {
         let mut limits = Limits::default();
-        limits.iops_size = self.iops_size.unwrap_or(0);
+        // What is negative is too large to be a limit.
+        limits.iops_size = self.iops_size.unwrap_or(0) as u64;
         for (kind, rate, burst, length) in [
             (Kind::BpsTotal, self.bps, self.bps_max, self.bps_max_length),
             (Kind::BpsRead, self.bps_rd, self.bps_rd_max, self.bps_rd_max_length),
@@ -48,8 +49,8 @@ impl Throttle {
             (Kind::IopsWrite, self.iops_wr, self.iops_wr_max, self.iops_wr_max_length),
         ] {
             let limit = limits.of_mut(kind);
-            (limit.rate, limit.burst) = (rate, burst.unwrap_or(0));
-            limit.burst_length = length.unwrap_or(1);
+            (limit.rate, limit.burst) = (rate as u64, burst.unwrap_or(0) as u64);
+            limit.burst_length = length.unwrap_or(1) as u64;
         }
         limits
     }

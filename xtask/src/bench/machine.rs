@@ -1,6 +1,7 @@
 //! Rows about the emulator as a program: how fast it starts, how fast a guest
 //! boots, what an idle guest costs.
 
+use super::disks;
 use super::network;
 use super::results::{Measured, Metric, Unit};
 use super::viewer;
@@ -42,7 +43,7 @@ pub struct Row {
     pub measure: fn(&Assets, &Contender) -> Result<Measured>,
 }
 
-pub const ROWS: [Row; 8] = [
+pub const ROWS: [Row; 13] = [
     Row {
         name: "start-none",
         runs: 15,
@@ -73,6 +74,11 @@ pub const ROWS: [Row; 8] = [
         measure: |_, who| network::measure(who, "virtio-net-pci"),
     },
     Row { name: "network-e1000", runs: 3, measure: |_, who| network::measure(who, "e1000") },
+    Row { name: "image-convert", runs: 3, measure: |_, who| disks::convert(who) },
+    Row { name: "image-tables", runs: 3, measure: |_, who| disks::tables(who) },
+    Row { name: "image-random", runs: 3, measure: |_, who| disks::random(who) },
+    Row { name: "disk-virtio", runs: 1, measure: |_, who| disks::guest(who, "virtio") },
+    Row { name: "disk-ide", runs: 1, measure: |_, who| disks::guest(who, "ide") },
 ];
 
 /// From the start of the process to its end, through a QMP handshake.

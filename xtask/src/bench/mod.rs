@@ -3,6 +3,7 @@
 //! Runs alternate between the contenders, so that whatever else the host does
 //! falls on all of them; tables show medians, and ratios of medians.
 
+mod disks;
 mod machine;
 mod network;
 mod options;

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 pub const HELP: &str = "\
 Usage: cargo xtask bench [OPTION...] [ROW...]
 
-Rows: start-none, start-pc, boot, idle, vnc-tight, vnc-zrle; the groups of
-work in a guest integer, floating, vector, memory, system, code, smp; or single
-workloads, as in integer/sieve. Without any, all.
+Rows: start-none, start-pc, boot, idle, vnc-tight, vnc-zrle, network-virtio,
+network-e1000, image-convert, image-tables, image-random, disk-virtio,
+disk-ide; the groups of work in a guest integer, floating, vector, memory,
+system, code, smp; or single workloads, as in integer/sieve. Without any, all.
 
   --repeat N        runs of each (3)
   --accel ARGS      arguments of Rhea's -accel tcg, as in interp=on

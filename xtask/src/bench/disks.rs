@@ -1,0 +1,277 @@
+//! Rows about disks: the tools on images, and a guest's fio through virtio and IDE.
+
+use super::machine::Contender;
+use super::results::{Measured, Metric, Unit};
+use anyhow::{Context, Result, ensure};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Instant;
+use testbed::media;
+
+/// Bytes that are converted.
+const LEN: u64 = 1 << 30;
+/// Requests of `qemu-img bench`, and how far each is from the one before: no neighbours, all of the disk.
+const REQUESTS: u32 = 40_000;
+const STEP: u32 = 65_536 * 33 + 4096;
+/// Places in the fragmented image that are written, and its length.
+const PLACES: u64 = 8192;
+const FRAGMENTED: u64 = 1 << 40;
+/// Images on top of each other.
+const CHAIN: usize = 5;
+
+/// Images that all contenders read, made once.
+struct Images {
+    directory: tempfile::TempDir,
+}
+
+impl Images {
+    fn get(who: &Contender) -> Result<&'static Self> {
+        static IMAGES: OnceLock<Images> = OnceLock::new();
+        if let Some(images) = IMAGES.get() {
+            return Ok(images);
+        }
+        let images = Images { directory: tempfile::tempdir()? };
+        write_mixed(&images.path("mixed.raw"))?;
+        let (raw, qcow2) = (images.name("mixed.raw"), images.name("mixed.qcow2"));
+        image(who, &["convert", "-f", "raw", "-O", "qcow2", &raw, &qcow2])?;
+        images.make_fragmented(who)?;
+        images.make_chain(who)?;
+        Ok(IMAGES.get_or_init(|| images))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn name(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// A large disk with little data everywhere.
+    fn make_fragmented(&self, who: &Contender) -> Result<()> {
+        let name = self.name("fragmented.qcow2");
+        image(who, &["create", "-q", "-f", "qcow2", &name, &FRAGMENTED.to_string()])?;
+        let mut io = Command::new(who.program.with_file_name("qemu-io"))
+            .args(["-t", "unsafe", "-f", "qcow2", &name])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("cannot run qemu-io")?;
+        let mut input = io.stdin.take().context("no input")?;
+        for place in 0..PLACES {
+            // An odd factor visits each place once, in no order.
+            let at = place * 2_654_435_761 % PLACES * (FRAGMENTED / PLACES);
+            writeln!(input, "write -q -P {} {at} 4k", place % 255 + 1)?;
+        }
+        drop(input);
+        ensure!(io.wait()?.success(), "qemu-io failed");
+        Ok(())
+    }
+
+    /// Each image has every fifth part of the disk.
+    fn make_chain(&self, who: &Contender) -> Result<()> {
+        for index in 0..CHAIN {
+            let (name, below) =
+                (self.name(&format!("{index}")), self.name(&format!("{}", index.max(1) - 1)));
+            let mut args = vec!["create", "-q", "-f", "qcow2"];
+            if index > 0 {
+                args.extend(["-b", &below, "-F", "qcow2"]);
+            }
+            let len = LEN.to_string();
+            args.extend([name.as_str(), &len]);
+            image(who, &args)?;
+            let parts = (index as u64..LEN >> 20).step_by(CHAIN);
+            let writes: Vec<String> =
+                parts.map(|part| format!("write -q -P {} {part}M 1M", index + 1)).collect();
+            for writes in writes.chunks(100) {
+                let mut io = Command::new(who.program.with_file_name("qemu-io"));
+                io.args(["-t", "unsafe", "-f", "qcow2"]);
+                for write in writes {
+                    io.args(["-c", write]);
+                }
+                ensure!(io.arg(&name).status()?.success(), "qemu-io failed");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Holes, text, and noise.
+fn write_mixed(path: &Path) -> Result<()> {
+    const PIECE: u64 = 1 << 20;
+    let mut file = File::create(path)?;
+    let text = b"the quick brown fox jumps over the lazy dog, and the disk turns 0123456789\n";
+    let text: Vec<u8> = text.iter().cycle().take(PIECE as usize).copied().collect();
+    let mut state = 1_u64;
+    for piece in 0..LEN / PIECE {
+        match piece % 4 {
+            0 => {
+                use std::io::Seek;
+                file.seek_relative(PIECE as i64)?;
+            }
+            1 | 2 => file.write_all(&text)?,
+            _ => {
+                let noise: Vec<u8> = (0..PIECE / 8)
+                    .flat_map(|_| {
+                        state ^= state << 13;
+                        state ^= state >> 7;
+                        state ^= state << 17;
+                        state.to_le_bytes()
+                    })
+                    .collect();
+                file.write_all(&noise)?;
+            }
+        }
+    }
+    file.set_len(LEN)?;
+    Ok(())
+}
+
+/// Runs `qemu-img` of a contender; returns its seconds.
+fn image(who: &Contender, args: &[&str]) -> Result<f64> {
+    let begun = Instant::now();
+    let output = Command::new(who.program.with_file_name("qemu-img"))
+        .args(args)
+        .output()
+        .context("cannot run qemu-img")?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "qemu-img {args:?}: {text}");
+    Ok(begun.elapsed().as_secs_f64())
+}
+
+fn seconds(row: &str, name: &str, what: &str) -> Metric {
+    Metric::new(&format!("{row}/{name}"), what, Unit::Seconds)
+}
+
+/// `qemu-img convert`.
+pub fn convert(who: &Contender) -> Result<Measured> {
+    let images = Images::get(who)?;
+    let scratch = tempfile::tempdir()?;
+    let target = scratch.path().join("target").display().to_string();
+    let (raw, qcow2) = (images.name("mixed.raw"), images.name("mixed.qcow2"));
+    let ways: [(&str, &str, &[&str]); 4] = [
+        ("to-qcow2", "raw to qcow2, 1 GiB", &["-f", "raw", "-O", "qcow2", &raw]),
+        ("to-raw", "qcow2 to raw", &["-f", "qcow2", "-O", "raw", &qcow2]),
+        ("zlib", "raw to compressed qcow2", &["-c", "-f", "raw", "-O", "qcow2", &raw]),
+        (
+            "zstd",
+            "the same with zstd",
+            &["-c", "-f", "raw", "-O", "qcow2", "-o", "compression_type=zstd", &raw],
+        ),
+    ];
+    let mut measured = Vec::new();
+    for (name, what, args) in ways {
+        let args: Vec<&str> =
+            ["convert"].iter().chain(args).chain([&target.as_str()]).copied().collect();
+        measured.push((seconds("image-convert", name, what), image(who, &args)?));
+    }
+    Ok(measured)
+}
+
+/// Subcommands that look at an image's tables.
+pub fn tables(who: &Contender) -> Result<Measured> {
+    let images = Images::get(who)?;
+    let (fragmented, raw, qcow2) =
+        (images.name("fragmented.qcow2"), images.name("mixed.raw"), images.name("mixed.qcow2"));
+    let ways: [(&str, &str, &[&str]); 5] = [
+        ("check", "a fragmented image of 1 TiB", &["check", &fragmented]),
+        ("map", "the same", &["map", "--output=json", &fragmented]),
+        ("measure", "the same", &["measure", "-O", "qcow2", &fragmented]),
+        ("compare", "the same with itself", &["compare", "-U", &fragmented, &fragmented]),
+        ("compare-full", "1 GiB of qcow2 with raw", &["compare", &qcow2, &raw]),
+    ];
+    let mut measured = Vec::new();
+    for (name, what, args) in ways {
+        measured.push((seconds("image-tables", name, what), image(who, args)?));
+    }
+    Ok(measured)
+}
+
+/// `qemu-img bench`: requests of 4 KiB that are far from each other, 32 at a time.
+pub fn random(who: &Contender) -> Result<Measured> {
+    let images = Images::get(who)?;
+    let top = format!("{}", CHAIN - 1);
+    let scratch = tempfile::tempdir()?;
+    let mut measured = Vec::new();
+    for (name, file, format) in
+        [("raw", "mixed.raw", "raw"), ("qcow2", "mixed.qcow2", "qcow2"), ("chain", &*top, "qcow2")]
+    {
+        for write in [false, true] {
+            // Writes go to a copy; in a chain, to a new image on top.
+            let source = images.name(file);
+            let copy = scratch.path().join("copy").display().to_string();
+            if write && name == "chain" {
+                image(who, &["create", "-q", "-f", "qcow2", "-b", &source, "-F", "qcow2", &copy])?;
+            } else if write {
+                std::fs::copy(&source, &copy)?;
+            }
+            let target = if write { &copy } else { &source };
+            let (count, step) = (REQUESTS.to_string(), STEP.to_string());
+            let mut args = vec!["bench", "-f", format, "-c", &count, "-d", "32", "-s", "4096"];
+            args.extend(["-S", &step, "-t", "none"]);
+            args.extend(write.then_some("-w"));
+            args.push(target);
+            let time = image(who, &args)? / f64::from(REQUESTS) * 1e9;
+            let way = if write { "write" } else { "read" };
+            let metric = Metric::new(
+                &format!("image-random/{name}-{way}"),
+                "a request of 4 KiB, 32 at a time",
+                Unit::Nanoseconds,
+            );
+            measured.push((metric, time));
+        }
+    }
+    Ok(measured)
+}
+
+/// What fio does in the guest: (name, arguments, bytes of a request).
+const JOBS: [(&str, &str, f64); 4] = [
+    ("read", "--rw=read --bs=1M --iodepth=4", 1048576.0),
+    ("write", "--rw=write --bs=1M --iodepth=4", 1048576.0),
+    ("random-read", "--rw=randread --bs=4k --iodepth=32", 4096.0),
+    ("random-write", "--rw=randwrite --bs=4k --iodepth=32", 4096.0),
+];
+
+/// fio in Debian, on a second disk behind an interface (`virtio`, `ide`).
+pub fn guest(who: &Contender, interface: &str) -> Result<Measured> {
+    let system = media::debian_disk()?;
+    let scratch = tempfile::NamedTempFile::new()?;
+    scratch.as_file().set_len(LEN)?;
+    let system = format!("file={},format=raw,if={interface},snapshot=on", system.display());
+    let data = format!("file={},format=raw,if={interface},cache=none", scratch.path().display());
+    let mut vm = who
+        .headless()
+        .args(["-m", "1024", "-smp", "2", "-drive", &system, "-drive", &data])
+        .spawn()?;
+    vm.expect("login: ")?;
+    vm.send("root\n")?;
+    vm.expect("# ")?;
+    let disk = if interface == "virtio" { "/dev/vdb" } else { "/dev/sdb" };
+    let mut measured = Vec::new();
+    for (name, args, request) in JOBS {
+        vm.send(&format!(
+            "fio --name=x --filename={disk} --ioengine=libaio --direct=1 --runtime=8 --time_based \
+             --minimal {args} | cut -d';' -f7,48 | sed 's/^/fio: /; s/$/ :end/'\n"
+        ))?;
+        vm.expect("fio: ")?;
+        // The echo of the command has the same word.
+        let said = vm.expect(" :end\r")?;
+        let numbers = said.rsplit("fio: ").next().unwrap_or_default().replace(" :end\r", "");
+        // KiB a second, of reads and of writes.
+        let rate: f64 = numbers.trim().split(';').filter_map(|n| n.parse::<f64>().ok()).sum();
+        ensure!(rate > 0.0, "fio said {said:?}");
+        let time = request / 1024.0 / rate * 1e9;
+        let metric = Metric::new(
+            &format!("disk-{interface}/{name}"),
+            "a request of fio in a guest",
+            Unit::Nanoseconds,
+        );
+        measured.push((metric, time));
+    }
+    vm.send("poweroff -f\n")?;
+    vm.finish()?;
+    Ok(measured)
+}

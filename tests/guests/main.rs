@@ -4,6 +4,7 @@ mod debian;
 mod disks;
 mod firmware;
 mod input;
+mod killed;
 mod linux;
 mod nested;
 mod network;

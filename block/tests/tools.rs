@@ -64,6 +64,11 @@ fn formats_of_others() {
 }
 
 #[test]
+fn tutorials() {
+    compare(include_str!("beside/scripts/tutorial"));
+}
+
+#[test]
 fn filters_for_tests() {
     compare(include_str!("beside/scripts/filters"));
 }

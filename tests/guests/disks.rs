@@ -129,6 +129,35 @@ fn grub_boots_from_a_cd() -> Result<()> {
     vm.expect("rhea: chosen").map(drop)
 }
 
+/// `qemu-img` under test: whether it succeeds, and what it says on standard error.
+fn image_tool(args: &[&str]) -> Result<(bool, String)> {
+    let program = testbed::program().with_file_name("qemu-img");
+    let output = Command::new(program).args(args).output().context("cannot run qemu-img")?;
+    Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+/// As tutorials have it: a CD first, once; a disk that runs is looked at with `-U` only.
+#[test]
+fn a_disk_in_use_is_locked_for_the_tools() -> Result<()> {
+    let cd = media::rescue_cd()?.display().to_string();
+    let scratch = tempfile::tempdir()?;
+    let disk = scratch.path().join("disk.qcow2").display().to_string();
+    ensure!(image_tool(&["create", "-f", "qcow2", &disk, "10G"])?.0, "no disk");
+    let drive = format!("file={disk},format=qcow2,if=virtio,media=disk");
+    let plain = ["-boot", "once=d", "-cdrom", &cd, &disk];
+    for args in [&plain[..], &["-boot", "d", "-cdrom", &cd, "-drive", &drive]] {
+        let mut vm = machine().args(args).spawn()?;
+        vm.expect("rhea rescue").with_context(|| format!("{args:?}"))?;
+        let locked = format!(
+            "qemu-img: Could not open '{disk}': Failed to get shared \"write\" lock\n\
+             Is another process using the image [{disk}]?\n"
+        );
+        ensure!(image_tool(&["info", &disk])? == (false, locked), "{args:?}: not locked");
+        ensure!(image_tool(&["info", "-U", &disk])? == (true, String::new()), "{args:?}: -U");
+    }
+    Ok(())
+}
+
 #[test]
 fn syslinux_boots_from_a_floppy() -> Result<()> {
     let floppy = media::floppy()?;

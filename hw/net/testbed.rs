@@ -127,9 +127,11 @@ impl Bed {
 
     /// Does what firmware does after a reset.
     pub fn place(&self) {
-        for (at, value) in [(0x10, BAR as u32), (0x14, PORTS as u32), (4, 7)] {
-            self.function.config_write(at, 4, value);
+        for at in [0x10, 0x14] {
+            let is_io = self.function.config_read(at, 4) & 1 != 0;
+            self.function.config_write(at, 4, if is_io { PORTS } else { BAR } as u32);
         }
+        self.function.config_write(4, 4, 7);
     }
 
     /// Lets workers do what they have been asked to.

@@ -29,6 +29,13 @@ pub const QUMRANET_VIRTIO_RNG: u16 = 0x1005;
 /// Other devices of virtio: this and the number of the kind.
 pub const QUMRANET_VIRTIO_MODERN: u16 = 0x1040;
 
+pub const REALTEK: u16 = 0x10ec;
+pub const REALTEK_8029: u16 = 0x8029;
+pub const REALTEK_8139: u16 = 0x8139;
+
+pub const AMD: u16 = 0x1022;
+pub const AMD_PCNET: u16 = 0x2000;
+
 pub const NEC: u16 = 0x1033;
 pub const NEC_UPD720200: u16 = 0x0194;
 

@@ -5,6 +5,9 @@ use base::props::Props;
 use super::{Done, Fact, Setting, Slots, parse};
 use crate::net::card::{NicPlace, NicProps};
 use crate::net::e1000::{E1000, E1000Props};
+use crate::net::ne2k::{Ne2k, Ne2kProps};
+use crate::net::pcnet::{Pcnet, PcnetProps};
+use crate::net::rtl8139::{Rtl8139, Rtl8139Props};
 use crate::pci::PciFunction;
 use crate::virtio::net::{self as virtio_net, Net, NetProps};
 use crate::virtio::pci::{InterfaceProps, Interfaces, Place, VirtioPciProps};
@@ -72,6 +75,27 @@ fn tell_boot_index(props: &NicProps, card: &PciFunction, slots: &mut dyn Slots) 
 pub(super) fn e1000(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
     let props: E1000Props = parse("e1000", settings)?;
     let function = E1000::plug(nic_place(slots), &props)?;
+    tell_boot_index(&props.nic, &function, slots);
+    Ok(())
+}
+
+pub(super) fn ne2k_pci(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: Ne2kProps = parse("ne2k_pci", settings)?;
+    let function = Ne2k::plug(nic_place(slots), &props)?;
+    tell_boot_index(&props.nic, &function, slots);
+    Ok(())
+}
+
+pub(super) fn pcnet(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: PcnetProps = parse("pcnet", settings)?;
+    let function = Pcnet::plug(nic_place(slots), &props)?;
+    tell_boot_index(&props.nic, &function, slots);
+    Ok(())
+}
+
+pub(super) fn rtl8139(settings: &[Setting<'_>], slots: &mut dyn Slots) -> Done {
+    let props: Rtl8139Props = parse("rtl8139", settings)?;
+    let function = Rtl8139::plug(nic_place(slots), &props)?;
     tell_boot_index(&props.nic, &function, slots);
     Ok(())
 }

@@ -96,3 +96,19 @@ fn by_virtio_net_of_legacy_drivers() -> Result<()> {
 fn by_e1000() -> Result<()> {
     a_file_goes_to_and_fro("e1000", "e1000").map(drop)
 }
+
+/// Frames by rings of descriptors, as Linux' driver of the C+ drives the card.
+#[test]
+fn by_rtl8139() -> Result<()> {
+    a_file_goes_to_and_fro("rtl8139", "8139cp").map(drop)
+}
+
+#[test]
+fn by_ne2k_pci() -> Result<()> {
+    a_file_goes_to_and_fro("ne2k_pci", "ne2k-pci").map(drop)
+}
+
+#[test]
+fn by_pcnet() -> Result<()> {
+    a_file_goes_to_and_fro("pcnet", "pcnet32").map(drop)
+}

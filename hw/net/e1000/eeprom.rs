@@ -3,6 +3,8 @@
 use base::props::MacAddr;
 use base::state::State;
 
+use crate::net::microwire::{Microwire, Pins};
+
 /// Words.
 pub(super) const WORDS: usize = 64;
 /// What all words add up to.
@@ -28,10 +30,6 @@ const PRESENT: u32 = 1 << 8;
 const FLASH: u32 = 3 << 4;
 /// Bits that keep what is written.
 const KEPT: u32 = SK | CS | DI | FLASH | REQUEST;
-
-/// A start bit, two bits of the opcode, six of the address.
-const COMMAND_BITS: u32 = 9;
-const READ: u32 = 0b110;
 
 /// What the words say besides the address and the sum: compatibility and configuration of the
 /// adapter, as QEMU's adapter has them.
@@ -70,68 +68,33 @@ pub(super) fn read(words: &[u16; WORDS], eerd: u32) -> u32 {
     }
 }
 
-/// The wires to the chip, and how far it is.
+/// The control register, and the chip behind it. Nothing lets the driver change its words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, State)]
 pub(super) struct Wires {
     kept: u32,
-    /// Bits that came in since chip select, and how many.
-    command: u32,
-    bits_in: u32,
-    /// Bits that went out of the words from `address` on.
-    reading: bool,
-    bits_out: u32,
+    chip: Microwire,
 }
 
 impl Wires {
     /// The control register, as the guest reads it.
     pub fn read(&self, words: &[u16; WORDS]) -> u32 {
-        let out = if self.output(words) { DO } else { 0 };
+        let out = if self.chip.output(words) { DO } else { 0 };
         // Nobody else has access: it is granted on request, and observed to be granted without.
         PRESENT | GRANT | self.kept | out
     }
 
-    fn output(&self, words: &[u16; WORDS]) -> bool {
-        // While no data come, the wire is high, which says "ready"; a zero comes before the data.
-        if !self.reading {
-            return true;
-        }
-        let Some(bit) = self.bits_out.checked_sub(1) else { return false };
-        let at = (self.command & 0x3f) + bit / 16;
-        let word = words[at as usize % WORDS];
-        word >> (15 - bit % 16) & 1 != 0
-    }
-
     /// The guest sets the wires.
     pub fn write(&mut self, value: u32) {
-        let was = std::mem::replace(&mut self.kept, value & KEPT);
-        if value & CS == 0 || was & CS == 0 {
-            *self = Wires { kept: self.kept, ..Wires::default() };
-        }
-        if value & CS == 0 || value & SK == 0 || was & SK != 0 {
-            return;
-        }
-        // The clock rises.
-        if self.reading {
-            self.bits_out = self.bits_out.wrapping_add(1) % (16 * WORDS as u32 + 1);
-            return;
-        }
-        let bit = u32::from(value & DI != 0);
-        if self.bits_in == 0 && bit == 0 {
-            // Zeroes before the start bit.
-            return;
-        }
-        self.command = self.command << 1 | bit;
-        self.bits_in += 1;
-        if self.bits_in == COMMAND_BITS {
-            self.reading = self.command >> 6 == READ;
-            self.bits_in = 0;
-        }
+        self.kept = value & KEPT;
+        let pins = Pins { select: value & CS != 0, clock: value & SK != 0, data: value & DI != 0 };
+        self.chip.set(pins, WORDS);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::microwire::tests::{clock, command};
 
     const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 
@@ -147,21 +110,21 @@ mod tests {
 
     #[test]
     fn words_come_bit_by_bit() {
+        const READ: u32 = 0b110;
         let words = content(MAC);
         let mut wires = Wires::default();
-        let clock = |wires: &mut Wires, bit: u32| {
-            wires.write(CS | REQUEST | bit * DI);
-            wires.write(CS | REQUEST | bit * DI | SK);
-            wires.read(&words) & DO != 0
+        let set = |wires: &mut Wires, pins: Pins| {
+            let wire = |on: bool, bit: u32| if on { bit } else { 0 };
+            let Pins { select, clock, data } = pins;
+            wires.write(REQUEST | wire(select, CS) | wire(clock, SK) | wire(data, DI));
         };
         for address in [0u32, 1, 0x0b, 0x3f] {
-            wires.write(REQUEST);
-            wires.write(REQUEST | CS);
-            for bit in (0..COMMAND_BITS).rev() {
-                clock(&mut wires, (READ << 6 | address) >> bit & 1);
-            }
+            command(READ << 6 | address, 9, |pins| set(&mut wires, pins));
             assert_eq!(wires.read(&words) & DO, 0, "a zero comes first");
-            let word = (0..16).fold(0, |word, _| word << 1 | u16::from(clock(&mut wires, 0)));
+            let word = (0..16).fold(0, |word, _| {
+                clock(false, |pins| set(&mut wires, pins));
+                word << 1 | u16::from(wires.read(&words) & DO != 0)
+            });
             assert_eq!(word, words[address as usize]);
         }
     }

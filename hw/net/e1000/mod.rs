@@ -11,9 +11,8 @@ mod registers;
 #[cfg(test)]
 mod tests;
 mod transmit;
-mod worker;
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use base::clock::{ClockKind, Clocks, Timer};
 use base::device::{self, Device};
@@ -21,6 +20,9 @@ use base::memory::AccessSizes;
 use base::props::{MacAddr, Props};
 use base::state::{State, StateError};
 
+use net::{Delivery, Frame};
+
+use super::adapter::{Adapter, AdapterEnd, Outgoing};
 use super::card::{CardError, NicPlace, NicProps, Socket};
 use crate::pci::{
     Bar, BarKind, ConfigSpace, Identity, PciDevice, PciFunction, PciProps, PciWires, ids,
@@ -28,10 +30,9 @@ use crate::pci::{
 
 use phy::Phy;
 use registers::{
-    ADDRESS_VALID, ADDRESSES, AT_RESET, CTRL_RST, MASKS, STATUS_LU, WORDS, cause, reg,
+    ADDRESS_VALID, ADDRESSES, AT_RESET, CTRL_RST, MASKS, STATUS_LU, WORDS, cause, rctl, reg,
 };
 use transmit::Transmitter;
-use worker::E1000End;
 
 const IDENTITY: Identity = Identity {
     vendor: ids::INTEL,
@@ -168,9 +169,7 @@ pub struct E1000 {
     negotiation: Timer,
     /// The cable; none once the adapter was taken off its bus.
     socket: Option<Socket>,
-    end: Arc<E1000End>,
-    /// The cable has a frame that did not fit.
-    refused: bool,
+    end: Arc<AdapterEnd<E1000>>,
     /// Reasons for an interrupt that wait for the end of a burst.
     unreported: u32,
     /// Whether the cable has a link.
@@ -192,7 +191,7 @@ impl E1000 {
         let socket = nics.connect("e1000", &identity, &props.nic)?;
         let function = bus.plug_with_rom("e1000", &props.pci, Some(ROM), config, |wires| {
             let device = device::share(|me| {
-                let end = E1000End::new(me, socket.plug(0), &main_loop);
+                let end = AdapterEnd::new(me, &socket, &main_loop);
                 E1000 {
                     mac: socket.mac,
                     init_vet: props.init_vet,
@@ -204,7 +203,6 @@ impl E1000 {
                     cable_up: socket.cable().is_up(),
                     socket: Some(socket),
                     end,
-                    refused: false,
                     unreported: 0,
                     scratch: Vec::new(),
                     st: E1000State::default(),
@@ -214,17 +212,12 @@ impl E1000 {
                 device::region(&device, MEMORY, "e1000-mmio", MEMORY_SIZE, AccessSizes::DWORD);
             let ports =
                 device::region(&device, PORTS, "e1000-io", PORTS_SIZE, AccessSizes::UP_TO_DWORD);
-            device.lock().connect();
+            let card = device.lock();
+            card.socket.iter().for_each(|socket| card.end.enter(socket));
+            drop(card);
             (device, vec![(0, memory), (1, ports)])
         })?;
         Ok(function)
-    }
-
-    fn connect(&self) {
-        if let Some(socket) = &self.socket {
-            let end: Weak<E1000End> = Arc::downgrade(&self.end);
-            socket.enter(end.clone(), vec![end]);
-        }
     }
 
     fn get(&self, register: u32) -> u32 {
@@ -278,20 +271,6 @@ impl E1000 {
         self.offer_room();
     }
 
-    /// The cable was plugged in or pulled.
-    fn cable_changed(&mut self, up: bool) {
-        if self.cable_up == up {
-            return;
-        }
-        self.cable_up = up;
-        if up && self.st.phy.negotiates() && !self.st.phy.has_negotiated() {
-            self.negotiate();
-        } else if self.st.negotiated_at.is_none() || !up {
-            self.st.negotiated_at = None;
-            self.set_link(up);
-        }
-    }
-
     fn negotiate(&mut self) {
         let at = self.clocks.now_virtual() + NEGOTIATION;
         self.st.negotiated_at = Some(at);
@@ -304,8 +283,8 @@ impl E1000 {
 
     /// Has the cable try again what did not fit.
     fn offer_room(&mut self) {
-        if self.refused && self.may_receive() {
-            self.end.schedule();
+        if self.may_receive() {
+            self.end.offer_room();
         }
     }
 
@@ -450,6 +429,49 @@ impl Device for E1000 {
         self.st.set(reg::STATUS, if self.cable_up { STATUS_LU } else { 0 });
         self.st.phy.set_link(self.cable_up);
         self.reset_controller();
+    }
+}
+
+impl Adapter for E1000 {
+    fn next_frame(&mut self) -> Option<Outgoing> {
+        self.walk_ring()
+    }
+
+    fn recycle(&mut self, buffer: Vec<u8>) {
+        self.st.transmitter.recycle(buffer);
+    }
+
+    fn receive(&mut self, frame: &Frame<'_>) -> Delivery {
+        self.take_frame(frame)
+    }
+
+    fn burst_over(&mut self) {
+        let causes = std::mem::take(&mut self.unreported);
+        if causes != 0 {
+            self.interrupt(causes);
+        }
+    }
+
+    fn loops(&self) -> bool {
+        self.st.phy.loops() || self.get(reg::RCTL) & rctl::LBM == rctl::LBM
+    }
+
+    fn cable_changed(&mut self, up: bool) {
+        if self.cable_up == up {
+            return;
+        }
+        self.cable_up = up;
+        if up && self.st.phy.negotiates() && !self.st.phy.has_negotiated() {
+            self.negotiate();
+        } else if self.st.negotiated_at.is_none() || !up {
+            self.st.negotiated_at = None;
+            self.set_link(up);
+        }
+    }
+
+    /// The first receive address.
+    fn shown_mac(&self) -> MacAddr {
+        MacAddr(self.addresses().next().unwrap_or(self.mac.0))
     }
 }
 

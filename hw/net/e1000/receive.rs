@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use base::props::MacAddr;
-use net::checksum::{Sum, pseudo_header};
 use net::{Checksum, Delivery, Frame};
 
 use super::E1000;
 use super::registers::{CTRL_VME, RXCSUM_IP, RXCSUM_TCP, cause, rctl, reg};
+use crate::net::frames::{
+    ADDRESS, BROADCAST, FCS, KIND_AT, MIN_FRAME, TAG, check_sums, destination, is_group,
+};
 
 /// Bytes of a descriptor, and where its parts are.
 const DESCRIPTOR: usize = 16;
@@ -30,18 +31,7 @@ mod error {
     pub const IP: u8 = 1 << 6;
 }
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const IP_HEADER: usize = 20;
-/// More fragments, or not the first.
-const IP_FRAGMENT: u16 = 0x3fff;
-
-const ADDRESS: usize = 6;
-const TAG: usize = 4;
-/// The shortest frame, to which others are filled up, and the checksum that follows.
-const MIN_FRAME: usize = 60;
-const FCS: usize = 4;
-/// The longest frames without its checksum: usual ones with a tag, and any.
+/// The longest frames without their checksum: usual ones with a tag, and any.
 const USUAL_FRAME: usize = 1518;
 const MAX_FRAME: usize = 16384 - FCS;
 
@@ -52,21 +42,6 @@ impl E1000 {
             && self.has_link()
             && self.wires.dma.is_enabled()
             && self.free_descriptors() > 0
-    }
-
-    /// Whether there was a frame without room; asking forgets it.
-    pub(super) fn take_refused(&mut self) -> bool {
-        std::mem::take(&mut self.refused)
-    }
-
-    /// Whether what is sent comes back.
-    pub(super) fn loops(&self) -> bool {
-        self.st.phy.loops() || self.get(reg::RCTL) & rctl::LBM == rctl::LBM
-    }
-
-    /// The first receive address.
-    pub(super) fn shown_mac(&self) -> MacAddr {
-        MacAddr(self.addresses().next().unwrap_or(self.mac.0))
     }
 
     fn ring_size(&self) -> u32 {
@@ -92,9 +67,8 @@ impl E1000 {
     }
 
     /// A frame comes from the cable.
-    pub(super) fn receive(&mut self, frame: &Frame<'_>) -> Delivery {
+    pub(super) fn take_frame(&mut self, frame: &Frame<'_>) -> Delivery {
         if !self.may_receive() {
-            self.refused = true;
             return Delivery::Full;
         }
         let mut bytes = std::mem::take(&mut self.scratch);
@@ -107,14 +81,6 @@ impl E1000 {
         };
         self.scratch = bytes;
         delivery
-    }
-
-    /// The burst is over: now the guest hears of it.
-    pub(super) fn burst_over(&mut self) {
-        let causes = std::mem::take(&mut self.unreported);
-        if causes != 0 {
-            self.interrupt(causes);
-        }
     }
 
     /// Whether the filters let a frame through.
@@ -138,13 +104,11 @@ impl E1000 {
                 return false;
             }
         }
-        let mut address = [0; ADDRESS];
-        address.copy_from_slice(&frame[..ADDRESS]);
-        let broadcast = address == [0xff; ADDRESS];
-        let group = address[0] & 1 != 0;
+        let address = destination(frame);
+        let group = is_group(address);
         let promiscuous = if group { rctl::MPE } else { rctl::UPE };
         control & promiscuous != 0
-            || broadcast && control & rctl::BAM != 0
+            || address == BROADCAST && control & rctl::BAM != 0
             || self.addresses().any(|own| own == address)
             || group && self.hashes(address)
     }
@@ -165,15 +129,14 @@ impl E1000 {
 
     /// Stores a frame.
     fn store(&mut self, frame: &mut Vec<u8>, known: Checksum) -> Delivery {
-        let broadcast = frame[..ADDRESS] == [0xff; ADDRESS];
-        let group = frame[0] & 1 != 0;
+        let address = destination(frame);
         let (mut last, errors) = self.check(frame, known);
         last |= status::END_OF_PACKET;
         let mut special = 0;
         if self.get(reg::CTRL) & CTRL_VME != 0
             && let Some(tag) = self.tag(frame)
         {
-            frame.drain(2 * ADDRESS..2 * ADDRESS + TAG);
+            frame.drain(KIND_AT..KIND_AT + TAG);
             last |= status::VLAN;
             special = tag;
         }
@@ -181,7 +144,6 @@ impl E1000 {
         let total = frame.len() + if with_fcs { FCS } else { 0 };
         let room = self.buffer_size();
         if total.div_ceil(room) > self.free_descriptors() as usize {
-            self.refused = true;
             self.unreported |= cause::RXO;
             return Delivery::Full;
         }
@@ -218,7 +180,7 @@ impl E1000 {
             let next = self.get(reg::RDH) + 1;
             self.st.set(reg::RDH, if next >= self.ring_size() { 0 } else { next });
         }
-        self.count_received(total, broadcast, group);
+        self.count_received(total, address == BROADCAST, is_group(address));
         self.unreported |= cause::RXT0;
         let low = self.ring_size() >> ((self.get(reg::RCTL) >> rctl::RDMTS_SHIFT & 3) + 1);
         if self.free_descriptors() <= low {
@@ -245,41 +207,20 @@ impl E1000 {
     /// and of TCP and UDP behind them. Returns status and errors.
     fn check(&self, frame: &[u8], known: Checksum) -> (u8, u8) {
         let wanted = self.get(reg::RXCSUM);
-        let kind = 2 * ADDRESS + if self.tag(frame).is_some() { TAG } else { 0 };
-        let header = match frame.get(kind..kind + 3) {
-            Some([8, 0, version]) if version >> 4 == 4 => usize::from(version & 0xf) * 4,
-            _ => return (status::IGNORE_CHECKSUM, 0),
-        };
-        let packet = &frame[kind + 2..];
-        let len = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
-        if header < IP_HEADER || len < header || len > packet.len() {
-            return (status::IGNORE_CHECKSUM, 0);
-        }
-        let (header, payload) = packet[..len].split_at(header);
+        let kind_at = KIND_AT + if self.tag(frame).is_some() { TAG } else { 0 };
+        let wants_any = wanted & (RXCSUM_IP | RXCSUM_TCP) != 0;
+        let sums = wants_any.then(|| check_sums(frame, kind_at, known)).flatten();
         let (mut checked, mut wrong) = (0, 0);
-        if wanted & RXCSUM_IP != 0 {
-            checked |= status::IP_CHECKED;
-            if Sum::default().bytes(header).finish() != 0 {
-                wrong |= error::IP;
+        if let Some(sums) = sums {
+            if wanted & RXCSUM_IP != 0 {
+                checked |= status::IP_CHECKED;
+                wrong |= if sums.header { 0 } else { error::IP };
             }
-        }
-        let (protocol, sum_at) = (header[9], if header[9] == UDP { 6 } else { 16 });
-        let fragment = u16::from_be_bytes([header[6], header[7]]) & IP_FRAGMENT != 0;
-        if wanted & RXCSUM_TCP != 0
-            && matches!(protocol, TCP | UDP)
-            && !fragment
-            && payload.len() >= sum_at + 2
-            // UDP may go without.
-            && !(protocol == UDP && payload[sum_at..sum_at + 2] == [0; 2])
-        {
-            checked |= status::TCP_CHECKED;
-            let sum = || {
-                let pseudo =
-                    pseudo_header(&header[12..16], &header[16..20], protocol, payload.len());
-                pseudo.bytes(payload).finish()
-            };
-            if known != Checksum::Valid && sum() != 0 {
-                wrong |= error::TCP;
+            if wanted & RXCSUM_TCP != 0
+                && let Some(right) = sums.payload
+            {
+                checked |= status::TCP_CHECKED;
+                wrong |= if right { 0 } else { error::TCP };
             }
         }
         match checked {

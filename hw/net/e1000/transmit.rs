@@ -2,12 +2,13 @@
 
 use base::memory::Dma;
 use base::state::{State, StateError};
-use net::checksum::{Sum, pseudo_header};
-use net::{Checksum, Gso, GsoKind, Offload};
+use net::checksum::Sum;
+use net::{Gso, Offload};
 
 use super::E1000;
 use super::registers::{CTRL_VME, TCTL_EN, cause, reg};
-use super::worker::Outgoing;
+use crate::net::adapter::Outgoing;
+use crate::net::frames::{FCS, Headers, KIND_AT, insert_tag};
 
 /// Bytes of a descriptor, and where its status is.
 const DESCRIPTOR: u32 = 16;
@@ -33,14 +34,6 @@ const KIND_DATA: u32 = 1;
 const OPTION_IP: u8 = 1 << 0;
 const OPTION_TCP: u8 = 1 << 1;
 
-/// Where the type is in a frame; a tag goes before it.
-const KIND_AT: usize = 12;
-const TAG: usize = 4;
-const FCS: usize = 4;
-const IPV4_HEADER: usize = 20;
-const IPV6_HEADER: usize = 40;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 /// More than this is in no packet that can be sent.
 const MAX_PACKET: usize = 0x1_0000 + 256;
 
@@ -76,6 +69,16 @@ impl Context {
             ipv4: command & CONTEXT_IPV4 != 0,
         }
     }
+
+    fn headers(&self) -> Headers {
+        Headers {
+            ip: self.ip_start.into(),
+            ipv4: self.ipv4,
+            l4: self.start.into(),
+            tcp: self.tcp,
+            sum_at: self.at.into(),
+        }
+    }
 }
 
 /// What was read of a packet so far, and the contexts.
@@ -102,6 +105,14 @@ impl Transmitter {
         match self.data.len() > MAX_PACKET {
             true => Err(StateError::invalid("a packet is too long")),
             false => Ok(()),
+        }
+    }
+
+    /// A buffer that is to be used again.
+    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.data.capacity() == 0 {
+            buffer.clear();
+            self.data = buffer;
         }
     }
 
@@ -133,13 +144,13 @@ impl Transmitter {
             return None;
         }
         if self.segments {
-            offload.checksum = partial(&context);
+            offload.checksum = context.headers().partial();
             offload.gso = self.gso(&context);
         } else {
             if self.options & OPTION_TCP != 0 {
                 let whole = context.end == 0 && context.at >= context.start;
                 match whole && usize::from(context.at) + 2 <= self.data.len() {
-                    true => offload.checksum = partial(&context),
+                    true => offload.checksum = context.headers().partial(),
                     false => self.insert(context.start.into(), context.at.into(), context.end),
                 }
             }
@@ -149,10 +160,7 @@ impl Transmitter {
         }
         let mut bytes = std::mem::take(&mut self.data);
         if let Some(tag) = self.tag.take() {
-            bytes.splice(KIND_AT..KIND_AT, [kind, tag].map(u16::to_be_bytes).concat());
-            if let Checksum::Partial { start, .. } = &mut offload.checksum {
-                *start += TAG as u16;
-            }
+            insert_tag(&mut bytes, kind, tag, &mut offload.checksum);
         }
         Some(Outgoing { bytes, offload })
     }
@@ -160,48 +168,21 @@ impl Transmitter {
     /// How a packet is to be cut, if it is longer than a segment.
     fn gso(&self, context: &Context) -> Option<Gso> {
         let header = usize::from(context.header);
-        let kind = match (context.tcp, context.ipv4) {
-            (true, true) => GsoKind::Tcp4,
-            (true, false) => GsoKind::Tcp6,
-            (false, _) => GsoKind::Udp,
-        };
         (self.data.len() > header + usize::from(context.segment)).then_some(Gso {
-            kind,
+            kind: context.headers().gso_kind(),
             size: context.segment,
             ecn: false,
             header_len: context.header.into(),
         })
     }
 
-    /// Fills in what drivers leave open in the headers of a packet that is to be cut: its lengths, and
-    /// the sum of the pseudo header with it. Nothing if they are not where the context says.
+    /// Fills in what drivers leave open in the headers of a packet that is to be cut. Nothing if they are
+    /// not where the context says.
     fn complete_headers(&mut self, context: &Context) -> Option<()> {
-        let total = self.data.len();
-        let (ip, l4) = (usize::from(context.ip_start), usize::from(context.start));
-        let l4_len = total.checked_sub(l4)?;
-        if context.segment == 0 || usize::from(context.header) > total || l4 < ip {
-            return None;
-        }
-        let protocol = if context.tcp { TCP } else { UDP };
-        let pseudo = if context.ipv4 {
-            let header = self.data.get_mut(ip..l4).filter(|header| header.len() >= IPV4_HEADER)?;
-            header[2..4].copy_from_slice(&((total - ip) as u16).to_be_bytes());
-            header[10..12].fill(0);
-            let sum = Sum::default().bytes(header).finish();
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-            pseudo_header(&header[12..16], &header[16..20], protocol, l4_len)
-        } else {
-            let header = self.data.get_mut(ip..l4).filter(|header| header.len() >= IPV6_HEADER)?;
-            header[4..6].copy_from_slice(&((total - ip - IPV6_HEADER) as u16).to_be_bytes());
-            pseudo_header(&header[8..24], &header[24..40], protocol, l4_len)
-        };
-        if !context.tcp {
-            let len = self.data.get_mut(l4 + 4..l4 + 6)?;
-            len.copy_from_slice(&(l4_len as u16).to_be_bytes());
-        }
-        let at = usize::from(context.at);
-        self.data.get_mut(at..at + 2)?.copy_from_slice(&pseudo.folded().to_be_bytes());
-        (context.at >= context.start).then_some(())
+        let sound = context.segment > 0
+            && usize::from(context.header) <= self.data.len()
+            && context.at >= context.start;
+        if sound { context.headers().complete(&mut self.data) } else { None }
     }
 
     /// Appends a piece of a packet from guest memory.
@@ -216,29 +197,14 @@ impl Transmitter {
     }
 }
 
-fn partial(context: &Context) -> Checksum {
-    Checksum::Partial {
-        start: context.start.into(),
-        offset: context.at.saturating_sub(context.start).into(),
-    }
-}
-
 impl E1000 {
     /// Whether frames can be sent.
     pub(super) fn may_transmit(&self) -> bool {
         self.get(reg::TCTL) & TCTL_EN != 0 && self.wires.dma.is_enabled()
     }
 
-    /// A buffer that is to be used again.
-    pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
-        if self.st.transmitter.data.capacity() == 0 {
-            buffer.clear();
-            self.st.transmitter.data = buffer;
-        }
-    }
-
     /// Goes on through the ring until a frame is complete.
-    pub(super) fn next_frame(&mut self) -> Option<Outgoing> {
+    pub(super) fn walk_ring(&mut self) -> Option<Outgoing> {
         let size = self.get(reg::TDLEN) / DESCRIPTOR;
         if !self.may_transmit() {
             return None;

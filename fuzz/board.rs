@@ -48,6 +48,9 @@ const DEVICES: &[(&str, &[(&str, &str)])] = &[
     ("usb-tablet", &[("port", "2.1")]),
     ("e1000", &[("romfile", "")]),
     ("virtio-net-pci", &[("romfile", "")]),
+    ("rtl8139", &[("romfile", "")]),
+    ("ne2k_pci", &[("romfile", "")]),
+    ("pcnet", &[("romfile", "")]),
 ];
 
 /// Name of the disk.

@@ -24,6 +24,10 @@ struct Seat {
 const E1000: Seat = Seat { id: 0x100e_8086, bars: &[(0x10, 0xfd00_0000), (0x14, 0xd000)] };
 const VIRTIO: Seat =
     Seat { id: 0x1000_1af4, bars: &[(0x10, 0xd100), (0x14, 0xfd10_0000), (0x20, 0xfd20_0000)] };
+const RTL8139: Seat = Seat { id: 0x8139_10ec, bars: &[(0x10, 0xd200), (0x14, 0xfd30_0000)] };
+const NE2K: Seat = Seat { id: 0x8029_10ec, bars: &[(0x10, 0xd300)] };
+const PCNET: Seat = Seat { id: 0x2000_1022, bars: &[(0x10, 0xd400), (0x14, 0xfd40_0000)] };
+const SEATS: [Seat; 5] = [E1000, VIRTIO, RTL8139, NE2K, PCNET];
 
 /// Where rings and buffers are.
 const RINGS: u64 = 0x8000;
@@ -39,17 +43,21 @@ const PLACES: &[Place] = &[
     Place::Memory(0xfd20_3000, 0x10),
     Place::Memory(0xfd20_0000, 0x4000),
     Place::Ports(0xd100, 0x20),
+    Place::Memory(0xfd30_0000, 0x100),
+    Place::Memory(0xfd30_0010, 0x30),
+    Place::Ports(0xd300, 0x20),
+    Place::Memory(0xfd40_0010, 0x10),
     Place::Memory(RINGS, 0x4000),
 ];
 
 #[derive(Arbitrary, Debug)]
 enum Action {
     /// A frame comes in.
-    Frame { card: bool, begin: Vec<u8>, len: u32, start: u16, offset: u16, gso: Option<(u8, u16)> },
+    Frame { card: u8, begin: Vec<u8>, len: u32, start: u16, offset: u16, gso: Option<(u8, u16)> },
     /// The other end has room, or has none.
-    Room { card: bool, full: bool },
+    Room { card: u8, full: bool },
     /// The cable.
-    Link { card: bool, up: bool },
+    Link { card: u8, up: bool },
     /// A word in memory, as in a ring.
     Word { at: u16, value: u64 },
     /// Anything else.
@@ -113,7 +121,7 @@ fn frame(begin: &[u8], len: u32, start: u16, offset: u16, gso: Option<(u8, u16)>
 
 fuzz_target!(|actions: Vec<Action>| {
     Board::with(|board| {
-        [E1000, VIRTIO].iter().for_each(|seat| place(board, seat));
+        SEATS.iter().for_each(|seat| place(board, seat));
         let nics = board.vm().networks().nics().list();
         let sinks: Vec<(Plug, Arc<Sink>)> = nics
             .iter()
@@ -124,7 +132,7 @@ fuzz_target!(|actions: Vec<Action>| {
                 (plug, sink)
             })
             .collect();
-        let side = |card: bool| &sinks[usize::from(card) % sinks.len()];
+        let side = |card: u8| &sinks[usize::from(card) % sinks.len()];
         for action in &actions {
             match action {
                 Action::Frame { card, begin, len, start, offset, gso } => {

@@ -17,6 +17,7 @@ mod ide;
 mod ioapic;
 mod keyboard;
 mod memory;
+mod network_cards;
 mod parallel;
 mod pci_host;
 mod pic;

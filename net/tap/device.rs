@@ -167,7 +167,13 @@ impl Medium for Tap {
         let mut parts = [Part::from(&header[..]); PARTS];
         let first = usize::from(self.vnet);
         let count = first + frame.gather(0, frame.len(), &mut parts[first..]);
-        write_parts(&self.fd, &parts[..count]).map(drop)
+        if count < PARTS {
+            return write_parts(&self.fd, &parts[..count]).map(drop);
+        }
+        // Perhaps there are more parts; a frame goes whole.
+        let bytes = frame.to_vec();
+        parts[first] = Part::from(&bytes[..]);
+        write_parts(&self.fd, &parts[..first + 1]).map(drop)
     }
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {

@@ -12,7 +12,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use crate::NetError;
 
 /// Where distributions have it.
-const PLACES: [&str; 3] = [
+pub(super) const PLACES: [&str; 3] = [
     "/usr/lib/qemu/qemu-bridge-helper",
     "/usr/libexec/qemu-bridge-helper",
     "/usr/local/libexec/qemu-bridge-helper",

@@ -3,7 +3,10 @@
 mod device;
 mod helper;
 mod script;
+#[cfg(test)]
+mod tests;
 
+use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -158,14 +161,17 @@ fn make_bridge(context: &Context, id: &str, values: &Values) -> Result<Netdev, N
     finish(context, BRIDGE.name, id, taps, format!("helper={helper},br={bridge}"), None)
 }
 
-/// In-kernel virtio is an accelerator of the host's; a network works without, unless it is insisted
-/// on.
+/// In-kernel virtio is an accelerator of the host's. Without the host's device it is refused, as
+/// elsewhere; where it would be possible, a network works without it, unless it is insisted on.
 fn check_vhost(values: &Values) -> Result<(), NetError> {
-    let wanted =
-        values.bool("vhost").unwrap_or(false) || values.has("vhostfd") || values.has("vhostfds");
+    const DEVICE: &str = "/dev/vhost-net";
+    let passed = values.has("vhostfd") || values.has("vhostfds");
     let forced = values.bool("vhostforce").unwrap_or(false);
-    if !wanted && !forced {
+    if !passed && !forced && !values.bool("vhost").unwrap_or(false) {
         return Ok(());
+    }
+    if !passed && let Err(error) = OpenOptions::new().read(true).write(true).open(DEVICE) {
+        return Err(fault("tap: open vhost char device failed", &error));
     }
     const WITHOUT: &str = "vhost-net requested but could not be initialized";
     if forced {

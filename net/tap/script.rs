@@ -1,5 +1,6 @@
 //! Scripts that configure an interface of the host when a network comes and goes.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use super::fault;
@@ -14,7 +15,7 @@ pub(super) fn run(script: &str, interface: &str) -> Result<(), NetError> {
         status if status.success() => Ok(()),
         status => Err(NetError::Failed(format!(
             "network script {script} failed with status {}",
-            status.code().unwrap_or(-1)
+            status.into_raw()
         ))),
     }
 }

@@ -4,8 +4,9 @@ use std::sync::{Arc, OnceLock};
 
 use base::clock::Clocks;
 use hw::net::card::{NicEntry, Nics, RxFilter};
+use net::filter::{FilterKind, NetFilter};
 use net::netdev::{Context, NetdevSpec};
-use net::{NetError, Netdev, Networks, Side};
+use net::{NetError, Netdev, Networks, Side, hub_number};
 use parking_lot::Mutex;
 
 pub use crate::announce::Announcement;
@@ -61,11 +62,17 @@ impl HostNetworks {
         self.networks.add(spec.make(context)?)
     }
 
+    /// Makes a filter at a back end's cable.
+    pub fn add_filter(&self, id: &str, kind: FilterKind) -> Result<NetFilter, NetError> {
+        let context = self.context.get().ok_or_else(|| NetError::failed("no networks yet"))?;
+        NetFilter::make(context, id, kind)
+    }
+
     /// Takes a back end away; its card stays, without a peer.
-    pub fn remove(&self, id: &str) -> Result<(), NetError> {
+    pub(crate) fn remove(&self, id: &str) -> Result<Netdev, NetError> {
         let network = self.networks.remove(id)?;
         network.cable.set_link(Side::Host, false);
-        Ok(())
+        Ok(network)
     }
 
     /// Pulls or plugs in the cable of a card or of a back end.
@@ -122,8 +129,19 @@ impl HostNetworks {
             warnings.push("hub 0 with no nics".into());
         }
         let at_hub = |name: &str| is_at_hub(&hub, name);
-        for network in self.networks.list() {
-            if !network.cable.occupied(Side::Guest) && !at_hub(network.id()) {
+        let networks = self.networks.list();
+        let alone = |port: &&Netdev| {
+            let id = port.id();
+            let has_backend =
+                networks.iter().any(|network| network.cable.card().as_deref() == Some(id));
+            hub_number(port).is_some() && !port.cable.occupied(Side::Guest) && !has_backend
+        };
+        for port in networks.iter().rev().filter(alone) {
+            warnings.push(format!("hub port {} has no peer", port.id()));
+        }
+        for network in &networks {
+            let has_backend = hub_number(network).is_some() && !alone(&network);
+            if !has_backend && !network.cable.occupied(Side::Guest) && !at_hub(network.id()) {
                 warnings.push(format!("netdev {} has no peer", network.id()));
             }
         }
@@ -140,34 +158,65 @@ impl HostNetworks {
         let hub = self.hub.lock().clone();
         let networks = self.networks.list();
         let nics = self.nics.list();
-        let mut text = String::new();
-        if !hub.is_empty() {
+        let mut text = hubs(&networks, &nics);
+        // Two that share hub 0 are connected without ports.
+        let has_ports = networks.iter().any(|network| hub_number(network) == Some(0));
+        if !has_ports && !hub.is_empty() {
             text += "hub 0\n";
-        }
-        for (n, port) in hub.iter().enumerate().rev() {
-            let row = match port.is_nic {
-                true => nics.iter().find(|nic| nic.name == port.name).map(nic_row),
-                false => networks.iter().find(|net| net.id() == port.name).map(network_row),
-            };
-            if let Some(row) = row {
-                text += &format!(" \\ hub0port{n}: {row}");
+            for (n, port) in hub.iter().enumerate().rev() {
+                let row = match port.is_nic {
+                    true => nics.iter().find(|nic| nic.name == port.name).map(nic_row),
+                    false => networks.iter().find(|net| net.id() == port.name).map(network_row),
+                };
+                if let Some(row) = row {
+                    text += &format!(" \\ hub0port{n}: {row}");
+                }
             }
         }
         let at_hub = |name: &str| is_at_hub(&hub, name);
         for network in networks.iter().filter(|network| network.cable.card().is_none()) {
-            if !at_hub(network.id()) {
+            if !at_hub(network.id()) && hub_number(network).is_none() {
                 text += &network_row(network);
             }
         }
         for nic in nics.iter().filter(|nic| !at_hub(&nic.name)) {
-            text += &nic_row(nic);
             let peer = networks.iter().find(|network| Arc::ptr_eq(&network.cable, &nic.cable));
+            if peer.is_some_and(|peer| hub_number(peer).is_some()) {
+                continue;
+            }
+            text += &nic_row(nic);
             if let Some(network) = peer {
                 text += &format!(" \\ {}", network_row(network));
             }
         }
         text
     }
+}
+
+/// Hubs with their ports and who is there, the newest first.
+fn hubs(networks: &[Netdev], nics: &[NicEntry]) -> String {
+    let ports: Vec<_> =
+        networks.iter().filter_map(|network| Some((hub_number(network)?, network))).collect();
+    let mut numbers = Vec::new();
+    for (number, _) in &ports {
+        if !numbers.contains(number) {
+            numbers.push(*number);
+        }
+    }
+    let mut text = String::new();
+    for number in numbers.into_iter().rev() {
+        text += &format!("hub {number}\n");
+        for (_, port) in ports.iter().rev().filter(|(hub, _)| *hub == number) {
+            let nic = nics.iter().find(|nic| Arc::ptr_eq(&nic.cable, &port.cable));
+            let there = |network: &&Netdev| network.cable.card().as_deref() == Some(port.id());
+            let row = nic.map(nic_row).or_else(|| networks.iter().find(there).map(network_row));
+            match row {
+                Some(row) => text += &format!(" \\ {}: {row}", port.id()),
+                None => text += &format!(" \\ {}\n", port.id()),
+            }
+        }
+    }
+    text
 }
 
 /// Whether a card, a back end or a port belongs to the hub of `-net`.
@@ -188,5 +237,7 @@ fn nic_row(nic: &NicEntry) -> String {
 
 fn network_row(network: &Netdev) -> String {
     let (id, kind) = (network.id(), network.kind);
-    format!("{id}: index=0,type={kind},{}\n", network.backend.info())
+    let filters = network.cable.filter_info();
+    let heading = if filters.is_empty() { "" } else { "filters:\n" };
+    format!("{id}: index=0,type={kind},{}\n{heading}{filters}", network.backend.info())
 }

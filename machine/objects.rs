@@ -9,12 +9,15 @@ use base::props::{PropError, PropInput, PropName, PropSpec, PropValue, Props};
 use base::tls::X509;
 use block::graph::Graph;
 use block::throttle::Group;
+use net::filter::{self, FilterKind, NetFilter};
+use net::{Cable, NetError};
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 
 use crate::config::{ObjectConfig, PropList};
 use crate::credentials::{self, CredentialsError, SECRET, SecretProps, TLS_X509, X509Props};
 use crate::io_threads::{IoThread, IoThreadProps};
+use crate::networks::HostNetworks;
 use crate::throttle_groups::{self, THROTTLE_GROUP};
 
 /// Type of I/O threads.
@@ -44,6 +47,9 @@ pub enum UserObjectError {
     /// The thread cannot be had.
     #[error("cannot start an I/O thread: {0}")]
     Thread(#[from] std::io::Error),
+    /// The filter of a network.
+    #[error(transparent)]
+    Filter(#[from] NetError),
     /// There is no such object.
     #[error("object '{0}' not found")]
     NotFound(String),
@@ -92,12 +98,19 @@ pub struct UserObjects {
     threads: Mutex<Vec<(String, Arc<IoThread>)>>,
     secrets: Mutex<Vec<String>>,
     certificates: Mutex<Vec<(String, Arc<X509>)>>,
+    filters: Mutex<Vec<(String, NetFilter)>>,
     graph: Arc<Graph>,
+    networks: Arc<HostNetworks>,
 }
 
 /// Whether the operator can make objects of a type.
 pub fn is_type(name: &str) -> bool {
-    name == IO_THREAD || is_early(name) || Backend::new(name).is_some()
+    name == IO_THREAD || is_early(name) || is_filter(name) || Backend::new(name).is_some()
+}
+
+/// Whether objects of a type are filters of networks.
+pub fn is_filter(name: &str) -> bool {
+    filter::TYPES.contains(&name)
 }
 
 /// Whether objects of a type are made before all else that may refer to them.
@@ -106,8 +119,12 @@ pub fn is_early(name: &str) -> bool {
 }
 
 impl UserObjects {
-    /// None yet; they will be entered in `container`, and limits in `graph`.
-    pub fn new(container: Arc<Object>, graph: Arc<Graph>) -> Arc<Self> {
+    /// None yet; they will be entered in `container`, limits in `graph`, filters in `networks`.
+    pub fn new(
+        container: Arc<Object>,
+        graph: Arc<Graph>,
+        networks: Arc<HostNetworks>,
+    ) -> Arc<Self> {
         let defaults = RwLock::new(Defaults { merge: true, dump: true });
         Arc::new(UserObjects {
             container,
@@ -116,7 +133,9 @@ impl UserObjects {
             threads: Mutex::default(),
             secrets: Mutex::default(),
             certificates: Mutex::default(),
+            filters: Mutex::default(),
             graph,
+            networks,
         })
     }
 
@@ -139,6 +158,7 @@ impl UserObjects {
             THROTTLE_GROUP => return self.add_throttle_group(config),
             SECRET => return self.add_secret(config),
             TLS_X509 => return self.add_certificates(config),
+            name if is_filter(name) => return self.add_filter(config),
             _ => {}
         }
         let backend = Backend::new(&config.type_name)
@@ -194,6 +214,35 @@ impl UserObjects {
         self.enter(&config.id, object)?;
         self.certificates.lock().push((config.id.clone(), certificates));
         Ok(())
+    }
+
+    fn add_filter(&self, config: &ObjectConfig) -> Result<(), UserObjectError> {
+        let mut kind = FilterKind::new(&config.type_name)
+            .ok_or_else(|| UserObjectError::Type(config.type_name.clone()))?;
+        let type_name = kind.type_name();
+        set_all(kind.props(), type_name, &config.props).map_err(UserObjectError::Property)?;
+        if let Some(name) = kind.missing() {
+            return Err(UserObjectError::Property(format!("Parameter '{name}' is missing")));
+        }
+        if self.container.child(&config.id).is_some() {
+            return Err(UserObjectError::Duplicate(config.id.clone()));
+        }
+        let specs = kind.specs();
+        let filter = self.networks.add_filter(&config.id, kind)?;
+        self.enter(&config.id, filter_object(type_name, &specs, &filter))?;
+        self.filters.lock().push((config.id.clone(), filter));
+        Ok(())
+    }
+
+    /// Removes the filters at a cable.
+    pub(crate) fn remove_filters(&self, cable: &Arc<Cable>) {
+        self.filters.lock().retain(|(id, filter)| {
+            let at = filter.is_at(cable);
+            if at {
+                self.container.remove(id);
+            }
+            !at
+        });
     }
 
     fn enter(&self, id: &str, object: Object) -> Result<(), UserObjectError> {
@@ -276,6 +325,13 @@ impl UserObjects {
             self.container.remove(id);
             return Ok(());
         }
+        let mut filters = self.filters.lock();
+        if let Some(at) = filters.iter().position(|(known, _)| known == id) {
+            filters.remove(at);
+            self.container.remove(id);
+            return Ok(());
+        }
+        drop(filters);
         match self.graph.remove_throttle_group(id) {
             None => {}
             Some(false) => return Err(UserObjectError::InUse(id.into())),
@@ -310,6 +366,25 @@ impl UserObjects {
         };
         self.memory.lock().iter().map(info).collect()
     }
+}
+
+/// A filter in the object tree. What it does with frames can be changed.
+fn filter_object(type_name: &str, specs: &[PropSpec], filter: &NetFilter) -> Object {
+    let property = |spec: &PropSpec| {
+        let (name, shown) = (spec.name, filter.shown());
+        let property = Property::computed(name, spec.type_name, move || match shown(name) {
+            Value::Null => "".into(),
+            value => value,
+        });
+        match filter.setter(name) {
+            None => property,
+            Some(set) => property.writable(move |value| {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                set(&text).map_err(|error| error.to_string())
+            }),
+        }
+    };
+    Object::new(type_name).with(specs.iter().map(property).collect::<Vec<_>>())
 }
 
 /// A property as objects have it, which is not quite as devices do: other words for its type, and no
@@ -416,7 +491,7 @@ mod tests {
     fn objects_come_and_go() {
         let root = Object::container();
         let graph = Graph::new(Arc::new(block::engine::Inline)).unwrap();
-        let objects = UserObjects::new(root.clone(), graph);
+        let objects = UserObjects::new(root.clone(), graph, Arc::default());
         let ram = "memory-backend-ram";
         assert_eq!(add(&objects, ram, "m", json!({"size": 4096})), Ok(()));
         assert_eq!(root.child("m").unwrap().get("/objects/m", "size").unwrap(), 4096);

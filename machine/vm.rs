@@ -20,6 +20,7 @@ use cpu::signals::request;
 use cpu::vcpu::{EventSink, VcpuEvent, Vcpus};
 use hw::pci::PciFunction;
 use hw::usb::UsbBuses;
+use net::NetError;
 use net::netdev::{NetEvent, NetEvents};
 use parking_lot::Mutex;
 use ui::Consoles;
@@ -148,6 +149,7 @@ impl Vm {
             let _ = objects.add(name, part.clone());
             part
         });
+        let networks = Arc::<HostNetworks>::default();
         let vm = Arc::new(Vm {
             clocks: clocks.clone(),
             main_loop: main_loop.clone(),
@@ -158,8 +160,8 @@ impl Vm {
             usb: Arc::default(),
             parts: OnceLock::new(),
             objects,
-            user_objects: UserObjects::new(user, graph),
-            networks: Arc::default(),
+            user_objects: UserObjects::new(user, graph, networks.clone()),
+            networks,
             inventory: OnceLock::new(),
             notes: Mutex::default(),
             pick_up: OnceLock::new(),
@@ -245,6 +247,13 @@ impl Vm {
     /// Networks and network cards.
     pub fn networks(&self) -> &Arc<HostNetworks> {
         &self.networks
+    }
+
+    /// Takes a back end of a network away, and the filters at it.
+    pub fn remove_network(&self, id: &str) -> Result<(), NetError> {
+        let network = self.networks.remove(id)?;
+        self.user_objects.remove_filters(&network.cable);
+        Ok(())
     }
 
     /// The operator's objects.

@@ -19,6 +19,11 @@ pub static KIND: NetdevKind = NetdevKind {
     make,
 };
 
+/// The number of the hub that a back end is a port of, if it is one.
+pub fn hub_number(netdev: &Netdev) -> Option<i64> {
+    netdev.downcast::<Port>().map(|port| port.hub)
+}
+
 /// What a port has of the frames for it that its end had no room for. More get lost, as in a hub.
 const ROOM: usize = 64;
 

@@ -31,6 +31,7 @@ pub mod checksum;
 mod dgram;
 pub mod end;
 mod error;
+pub mod filter;
 pub mod frame;
 mod hub;
 #[cfg(test)]
@@ -52,5 +53,6 @@ pub use cable::{Cable, Plug, Side};
 pub use end::{Backend, Delivery, End};
 pub use error::NetError;
 pub use frame::{Frame, Part};
+pub use hub::hub_number;
 pub use networks::{Netdev, Networks};
 pub use offload::{Checksum, Gso, GsoKind, Offload, Offloads};

@@ -130,7 +130,8 @@ impl Bed {
     /// The loop runs for a moment.
     pub fn turn(&mut self) {
         let _delay = self.event_loop.handle().after(Duration::from_millis(2), || ());
-        self.event_loop.run_once(&(), true).unwrap();
+        let clocks = self.context.clocks.clone();
+        self.event_loop.run_once(&clocks, true).unwrap();
     }
 
     /// The loop runs until a card has got so many frames.

@@ -8,6 +8,7 @@ use machine::data_files::DataFiles;
 use machine::io_threads::IoThreadProps;
 use machine::objects::IO_THREAD;
 use machine::throttle_groups::{self, THROTTLE_GROUP};
+use net::filter::FilterKind;
 
 use crate::cli::Catalog;
 
@@ -59,7 +60,7 @@ impl Catalog for Listings {
     fn objects(&self) -> String {
         let mut text = "List of user creatable objects:\n".to_owned();
         let names = [IO_THREAD].into_iter().chain(backend::TYPES.iter().copied());
-        let names = names.chain([THROTTLE_GROUP, SECRET, TLS_X509]);
+        let names = names.chain([THROTTLE_GROUP, SECRET, TLS_X509]).chain(net::filter::TYPES);
         names.for_each(|name| text.push_str(&format!("  {name}\n")));
         text
     }
@@ -71,6 +72,9 @@ impl Catalog for Listings {
         }
         if type_name == THROTTLE_GROUP {
             return Some(help_text(type_name, throttle_groups::SPECS));
+        }
+        if let Some(filter) = FilterKind::new(type_name) {
+            return Some(help_text(type_name, &filter.specs()));
         }
         if let Some(specs) = credentials::specs(type_name) {
             let specs: Vec<_> = specs.iter().map(object_prop).collect();

@@ -8,7 +8,7 @@ use base::props::Size;
 
 use super::fault;
 use crate::config::{ConfigError, Located, MachineConfig, MemoryConfig, NumaNode, NumaPlan};
-use crate::objects::{TakeError, UserObjectError, UserObjects, is_early, is_type};
+use crate::objects::{TakeError, UserObjectError, UserObjects, is_early, is_filter, is_type};
 
 /// RAM of a machine that was not told how much it has.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -17,15 +17,30 @@ const MAX_SLOTS: u64 = 256;
 /// What the machine's RAM is called.
 const RAM_NAME: &str = "pc.ram";
 
-/// Makes the objects of `-object`.
+/// Makes the objects of `-object` that the board needs: all but those that are made before it, and the
+/// filters, which need networks.
 pub(super) fn create_objects(
     config: &MachineConfig,
     objects: &UserObjects,
 ) -> Result<(), ConfigError> {
+    create_those(config, objects, |name| is_type(name) && !is_early(name) && !is_filter(name))
+}
+
+/// Makes the filters of `-object`.
+pub(super) fn create_filters(
+    config: &MachineConfig,
+    objects: &UserObjects,
+) -> Result<(), ConfigError> {
+    create_those(config, objects, is_filter)
+}
+
+fn create_those(
+    config: &MachineConfig,
+    objects: &UserObjects,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<(), ConfigError> {
     for Located { value: object, origin } in &config.objects {
-        // Types of other subsystems are refused by name where they are read; some are made before the
-        // machine.
-        if !is_type(&object.type_name) || is_early(&object.type_name) {
+        if !wanted(&object.type_name) {
             continue;
         }
         if objects.exists(&object.id) {
@@ -34,6 +49,7 @@ pub(super) fn create_objects(
         }
         objects.add(object).map_err(|error| match error {
             UserObjectError::Backend(error) => fault(error),
+            UserObjectError::Filter(error) => fault(error),
             error => ConfigError::at(origin, error.to_string()),
         })?;
     }
@@ -169,7 +185,7 @@ mod tests {
             ..MachineConfig::default()
         };
         let graph = block::graph::Graph::new(Arc::new(block::engine::Inline)).unwrap();
-        let made = UserObjects::new(Object::container(), graph);
+        let made = UserObjects::new(Object::container(), graph, Arc::default());
         create_objects(&config, &made).map_err(|error| error.to_string())?;
         Ok(made)
     }

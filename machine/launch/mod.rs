@@ -160,7 +160,9 @@ pub fn launch(
             }
             memory::create_objects(config, vm.user_objects())?;
             drives::create(config, vm.graph(), Interface::None)?;
-            networks::create(config, vm.networks(), false)?.settle(vm.networks());
+            let cards = networks::create(config, vm.networks(), false)?;
+            memory::create_filters(config, vm.user_objects())?;
+            cards.settle(vm.networks());
             vm.describe(Inventory {
                 machine,
                 kvm: accelerator.is_kvm(),

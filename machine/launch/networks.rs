@@ -176,10 +176,12 @@ impl Cards {
         let is_nic = |net: &&Located<LegacyNet>| matches!(net.value, LegacyNet::Nic(_));
         let members = networks.legacy.iter().filter(at_hub);
         let (nics, backends): (Vec<_>, Vec<_>) = members.partition(is_nic);
-        let direct = nics.len() <= 1 && backends.len() <= 1;
+        let others = host.networks().list();
+        let others = others.iter().filter(|other| net::hub_number(other) == Some(0)).count();
+        let direct = nics.len() <= 1 && backends.len() <= 1 && others == 0;
         let mut direct_peer = None;
         for Located { value, origin } in &networks.legacy {
-            let port = format!("hub0port{}", self.hub.len());
+            let port = format!("hub0port{}", others + self.hub.len());
             match value {
                 LegacyNet::Netdev(tree) => {
                     let id = own(host, tree, ids, origin)?;

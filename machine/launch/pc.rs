@@ -213,6 +213,7 @@ pub(super) fn build(
     let drives = drives::create(config, vm.graph(), Interface::Ide)?;
     let flash = Flash::choose(&flash_names, vm.graph())?;
     let cards = networks::create(config, vm.networks(), true)?;
+    memory::create_filters(config, objects)?;
     let kernel = Kernel::read(config, &processors)?;
     let firmware_runs = kernel.as_ref().is_none_or(Kernel::is_behind_firmware);
     let usual_order = config.boot.order.clone().unwrap_or_else(|| "cad".into());

@@ -248,7 +248,7 @@ const COMMANDS: &[Command] = commands! {
     "netdev_del" "id" "remove a network" |target, arguments| {
         let id = arguments.word().ok_or("netdev_del: string expected".to_owned())?;
         arguments.end("netdev_del")?;
-        target.vm.networks().remove(id).map_err(QmpError::from)?;
+        target.vm.remove_network(id).map_err(QmpError::from)?;
         silence()
     };
     "nmi" "" "send every processor a non-maskable interrupt" |target, _| {

@@ -15,6 +15,7 @@ use machine::machines::{Kind, MACHINES};
 use machine::objects;
 use machine::pc::onboard;
 use machine::throttle_groups;
+use net::filter::{self, FilterKind};
 
 /// A type.
 pub(crate) struct TypeInfo {
@@ -73,6 +74,7 @@ const ABSTRACT: &[(&str, &str)] = &[
     ("virtio-blk-pci-base", "virtio-pci"),
     ("dynamic-sysbus-device", "sys-bus-device"),
     ("e1000-base", "pci-device"),
+    ("netfilter", "object"),
     ("pci-uhci-usb", "pci-device"),
     ("pci-vga", "pci-device"),
     ("virtio-gpu-pci-base", "virtio-pci"),
@@ -178,6 +180,9 @@ pub(crate) fn all() -> Vec<TypeInfo> {
         let specs = credentials::specs(name).unwrap_or_default();
         let parent = if name == credentials::SECRET { "secret_common" } else { "tls-creds" };
         types.push(concrete(name.into(), parent, specs.iter().map(objects::listed).collect()));
+    }
+    for kind in filter::TYPES.into_iter().filter_map(FilterKind::new) {
+        types.push(concrete(kind.type_name().into(), "netfilter", kind.specs()));
     }
     for name in BACKENDS {
         let parent = if ON_DESCRIPTORS.contains(name) { "chardev-fd" } else { "chardev" };

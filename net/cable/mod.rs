@@ -40,13 +40,16 @@ pub enum Verdict {
 pub trait Filter: Send + Sync {
     /// A frame that the end on side `from` sends. Does not wait, and does not send on this cable.
     fn see(&self, from: Side, frame: &Frame<'_>) -> Verdict;
+
+    /// Its line of `info network`.
+    fn info(&self) -> String;
 }
 
 /// A cable. An end is attached by a weak reference: it lives as long as its owner lets it.
 pub struct Cable {
     id: String,
     lanes: RwLock<Vec<Arc<Lane>>>,
-    /// In the order in which frames from the guest meet them; those to the guest go backwards.
+    /// In the order in which frames of the back end meet them; those of the card go backwards.
     filters: RwLock<Vec<(String, Arc<dyn Filter>)>>,
     filtered: AtomicBool,
     up: [AtomicBool; 2],
@@ -204,7 +207,7 @@ impl Cable {
         }
     }
 
-    /// Adds a filter: `place` is its index in the order of frames from the guest.
+    /// Adds a filter: `place` is its index in the order of frames of the back end.
     pub fn add_filter(&self, place: usize, id: &str, filter: Arc<dyn Filter>) {
         let mut filters = self.filters.write();
         let place = place.min(filters.len());
@@ -219,7 +222,12 @@ impl Cable {
         self.filtered.store(!filters.is_empty(), Ordering::Release);
     }
 
-    /// The ids of the filters, in the order of frames from the guest.
+    /// What `info network` shows of the filters.
+    pub fn filter_info(&self) -> String {
+        self.filters.read().iter().map(|(_, filter)| filter.info()).collect()
+    }
+
+    /// The ids of the filters, in the order of frames of the back end.
     pub fn filters(&self) -> Vec<String> {
         self.filters.read().iter().map(|(id, _)| id.clone()).collect()
     }
@@ -243,7 +251,7 @@ impl Cable {
             return Verdict::Pass;
         }
         let mut filters = self.filters.read().clone();
-        if from == Side::Host {
+        if from == Side::Guest {
             filters.reverse();
         }
         let first = after.and_then(|after| filters.iter().position(|(id, _)| id == after));

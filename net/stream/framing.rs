@@ -9,6 +9,8 @@ pub(crate) const LENGTH: usize = 4;
 /// Takes frames out of a stream.
 pub(crate) struct Deframer {
     buffer: Box<[u8]>,
+    /// Bytes between the length and the frame, which are given out before it.
+    header: usize,
     /// What has been read and not been taken lies between these.
     start: usize,
     end: usize,
@@ -16,11 +18,17 @@ pub(crate) struct Deframer {
 
 impl Default for Deframer {
     fn default() -> Self {
-        Deframer { buffer: vec![0; 2 * (LONGEST + LENGTH)].into(), start: 0, end: 0 }
+        Deframer::with_header(0)
     }
 }
 
 impl Deframer {
+    /// For frames with so many bytes between the length and the frame.
+    pub fn with_header(header: usize) -> Self {
+        let buffer = vec![0; 2 * (LONGEST + LENGTH)].into();
+        Deframer { buffer, header, start: 0, end: 0 }
+    }
+
     /// Reads once, if there is room. The number of bytes is that of `read`: zero at the end.
     pub fn fill(&mut self, from: &mut impl Read) -> io::Result<usize> {
         if self.start > 0 {
@@ -42,7 +50,7 @@ impl Deframer {
         if length > LONGEST {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        Ok(rest.get(..length))
+        Ok(rest.get(..self.header + length))
     }
 
     /// The frame that [`next`](Self::next) returned is done with.

@@ -2,7 +2,7 @@
 //! Frames go behind their length. passt and other emulators speak the same.
 
 mod connection;
-mod framing;
+pub(crate) mod framing;
 #[cfg(test)]
 mod tests;
 

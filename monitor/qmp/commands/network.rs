@@ -83,7 +83,7 @@ pub(in crate::qmp) fn netdev_del(
     call: &Call<'_>,
     ObjectId { id }: ObjectId,
 ) -> Result<(), QmpError> {
-    Ok(call.target.vm.networks().remove(&id)?)
+    Ok(call.target.vm.remove_network(&id)?)
 }
 
 qapi_struct! {

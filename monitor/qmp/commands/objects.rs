@@ -8,6 +8,7 @@ use machine::credentials::{self, SECRET, TLS_X509};
 use machine::io_threads::IoThreadProps;
 use machine::objects::{IO_THREAD, UserObjectError, is_type};
 use machine::throttle_groups::{self, THROTTLE_GROUP};
+use net::filter::{self, FilterKind};
 use serde_json::{Map, Value};
 
 use crate::qapi::{ErrorClass, Member, Members, Qapi, QmpError, Type};
@@ -172,11 +173,22 @@ fn member(spec: &PropSpec) -> Member {
         "int" => Vec::<i64>::ty(),
         "ThrottleLimits" => limits(),
         "QCryptoSecretFormat" => words("QCryptoSecretFormat", &["raw", "base64"]),
+        "NetFilterDirection" => words("NetFilterDirection", &["all", "rx", "tx"]),
+        "string" if spec.name == "insert" => words("NetfilterInsert", &["before", "behind"]),
         "QCryptoTLSCredsEndpoint" => words("QCryptoTLSCredsEndpoint", &["client", "server"]),
         _ => String::ty(),
     };
     let optional = !matches!(spec.name, "size" | "mem-path");
     Member { name: spec.name, ty, optional }
+}
+
+fn filter_variant(kind: FilterKind) -> (&'static str, Type) {
+    let member = |spec: &PropSpec| Member {
+        optional: !kind.required().contains(&spec.name),
+        ..member(spec)
+    };
+    let name = kind.type_name();
+    (name, Type::Object { name, members: kind.specs().iter().map(member).collect() })
 }
 
 impl Qapi for ObjectOptions {
@@ -192,9 +204,12 @@ impl Qapi for ObjectOptions {
         let others = [SECRET, TLS_X509]
             .into_iter()
             .filter_map(|name| Some(variant(name, credentials::specs(name)?)));
-        let variants = backends.chain([threads, limits]).chain(others);
+        let filters =
+            filter::TYPES.iter().filter_map(|name| Some(filter_variant(FilterKind::new(name)?)));
+        let variants = backends.chain([threads, limits]).chain(others).chain(filters);
         let mut names = backend::TYPES.to_vec();
         names.extend([IO_THREAD, THROTTLE_GROUP, SECRET, TLS_X509]);
+        names.extend(filter::TYPES);
         let kinds = Type::Enum { name: "ObjectType", values: names };
         Type::Union {
             name: "ObjectOptions",

@@ -8,6 +8,7 @@ mod killed;
 mod linux;
 mod nested;
 mod network;
+mod pxe;
 mod sameness;
 mod soak;
 mod virtio;

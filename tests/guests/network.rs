@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, ensure};
 use testbed::modules;
+use testbed::vm::Launch;
 
 use crate::machine;
 
@@ -111,4 +112,43 @@ fn by_ne2k_pci() -> Result<()> {
 #[test]
 fn by_pcnet() -> Result<()> {
     a_file_goes_to_and_fro("pcnet", "pcnet32").map(drop)
+}
+
+/// What Linux is told by DHCP, and what it sees of each card.
+fn what_is_seen(machine: Launch) -> Result<Vec<String>> {
+    let guest = modules::network()?;
+    let options = "user,id=n,hostname=guest,domainname=example.org,dnssearch=a.example,\
+                   dnssearch=b.example,tftp-server-name=server,bootfile=file";
+    let mut machine = machine.args(["-netdev", options, "-device", "virtio-net-pci,netdev=n"]);
+    for (n, card) in ["e1000", "rtl8139", "ne2k_pci", "pcnet"].into_iter().enumerate() {
+        let network = format!("user,id=n{n},restrict=on");
+        let device = format!("{card},netdev=n{n}");
+        machine = machine.args(["-netdev", &network, "-device", &device]);
+    }
+    let ended =
+        machine.kernel(&guest.kernel, &guest.initrd, "network,poweroff rhea.cards").run()?;
+    let lines = ended.stdout.lines().map(str::trim_end);
+    let lines = lines.filter(|line| line.starts_with("rhea-network: "));
+    // Interrupts are given out in the order of their drivers' asking.
+    Ok(lines.filter(|line| !line.contains(" pci irq ")).map(str::to_owned).collect())
+}
+
+#[test]
+fn linux_sees_what_it_sees_under_qemu() -> Result<()> {
+    let reference = match testbed::reference_qemu() {
+        Ok(reference) => reference,
+        Err(reason) => {
+            testbed::skip(&reason);
+            return Ok(());
+        }
+    };
+    let ours = what_is_seen(machine())?;
+    let theirs = what_is_seen(Launch::headless(reference).accel())?;
+    ensure!(theirs.iter().any(|line| line.contains("option bootfile file")), "{theirs:#?}");
+    let only = |these: &[String], others: &[String]| {
+        these.iter().filter(|line| !others.contains(line)).cloned().collect::<Vec<_>>()
+    };
+    let differences = [only(&ours, &theirs), only(&theirs, &ours)];
+    ensure!(differences.iter().all(Vec::is_empty), "ours and theirs: {differences:#?}");
+    Ok(())
 }

@@ -83,6 +83,9 @@ pub enum CredentialsError {
     /// The key is encrypted.
     #[error("encrypted keys are not available in this build")]
     EncryptedKey,
+    /// There are none: the library that encrypts wants some.
+    #[error("{0} is not available in this build, use tls-creds-x509")]
+    NoCertificates(String),
     /// They cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -103,6 +103,9 @@ pub struct UserObjects {
     networks: Arc<HostNetworks>,
 }
 
+/// Types of credentials without certificates.
+const OTHER_CREDENTIALS: [&str; 2] = ["tls-creds-anon", "tls-creds-psk"];
+
 /// Whether the operator can make objects of a type.
 pub fn is_type(name: &str) -> bool {
     name == IO_THREAD || is_early(name) || is_filter(name) || Backend::new(name).is_some()
@@ -159,6 +162,9 @@ impl UserObjects {
             SECRET => return self.add_secret(config),
             TLS_X509 => return self.add_certificates(config),
             name if is_filter(name) => return self.add_filter(config),
+            other if OTHER_CREDENTIALS.contains(&other) => {
+                return Err(CredentialsError::NoCertificates(other.into()).into());
+            }
             _ => {}
         }
         let backend = Backend::new(&config.type_name)

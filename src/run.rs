@@ -102,6 +102,7 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
     }
     main_loop.run(&clocks).map_err(|error| failed("the main loop failed", error))?;
     vm.vnc().close();
+    drop(launched.curses);
     vm.graph().close();
     launched.chardevs.clean_up();
     Ok(ExitCode::from(vm.exit_status().unwrap_or(0) as u8))

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::consoles::Pace;
+use crate::text::TextConsole;
 use crate::{Adapter, Cursor, SizeWish, Surface, TextScreen, Viewer};
 
 /// Which head of which device a console shows.
@@ -24,6 +25,7 @@ pub struct Console {
     label: String,
     place: Place,
     adapter: Arc<dyn Adapter>,
+    terminal: Option<Arc<TextConsole>>,
     surface: RwLock<Surface>,
     viewers: Mutex<Vec<Arc<dyn Viewer>>>,
     cursor: Mutex<Cursor>,
@@ -43,11 +45,33 @@ impl Console {
             label: label.into(),
             place,
             adapter,
+            terminal: None,
             surface: RwLock::default(),
             viewers: Mutex::default(),
             cursor: Mutex::default(),
             pace,
         })
+    }
+
+    /// The screen and the keys of a character device.
+    pub(crate) fn of_text(index: usize, terminal: Arc<TextConsole>, pace: Arc<Pace>) -> Arc<Self> {
+        let (label, adapter) = (terminal.label().to_owned(), terminal.clone());
+        Arc::new(Console {
+            index,
+            label,
+            place: Place::default(),
+            adapter,
+            terminal: Some(terminal),
+            surface: RwLock::default(),
+            viewers: Mutex::default(),
+            cursor: Mutex::default(),
+            pace,
+        })
+    }
+
+    /// What takes keys here, if that is not the guest.
+    pub fn terminal(&self) -> Option<&Arc<TextConsole>> {
+        self.terminal.as_ref()
     }
 
     /// Its number among the consoles.

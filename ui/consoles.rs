@@ -3,8 +3,10 @@
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use base::chardev::{VcKeyboard, VcScreen, VcScreens, VcSize};
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::text::TextConsole;
 use crate::{Adapter, Console, Place};
 
 /// Between frames while something changes.
@@ -61,6 +63,8 @@ impl Pace {
 /// All heads of a machine, in order.
 pub struct Consoles {
     list: RwLock<Vec<Arc<Console>>>,
+    /// Screens of character devices.
+    texts: RwLock<Vec<Arc<Console>>>,
     pace: Arc<Pace>,
 }
 
@@ -70,6 +74,7 @@ impl Consoles {
     pub fn new() -> Arc<Self> {
         Arc::new_cyclic(|me| Consoles {
             list: RwLock::default(),
+            texts: RwLock::default(),
             pace: Arc::new(Pace { consoles: me.clone(), ..Pace::default() }),
         })
     }
@@ -93,6 +98,14 @@ impl Consoles {
         self.list.read().clone()
     }
 
+    /// All heads, and after them the screens of monitors and of serial ports: what people switch
+    /// between.
+    pub fn screens(&self) -> Vec<Arc<Console>> {
+        let mut all = self.all();
+        all.extend(self.texts.read().iter().cloned());
+        all
+    }
+
     /// The head that people see first.
     pub fn first(&self) -> Option<Arc<Console>> {
         self.list.read().first().cloned()
@@ -113,6 +126,17 @@ impl Consoles {
     }
 }
 
+impl VcScreens for Consoles {
+    fn open(&self, label: &str, size: VcSize, keyboard: VcKeyboard) -> Arc<dyn VcScreen> {
+        let pace = self.pace.clone();
+        let terminal = TextConsole::new(label, size, keyboard, move || pace.nudge());
+        let mut texts = self.texts.write();
+        let index = texts.len();
+        texts.push(Console::of_text(index, terminal.clone(), self.pace.clone()));
+        terminal
+    }
+}
+
 impl Drop for Consoles {
     fn drop(&mut self) {
         self.pace.nudge();
@@ -122,7 +146,7 @@ impl Drop for Consoles {
 fn serve(consoles: &Weak<Consoles>, pace: &Pace) {
     let mut in_vain = 0;
     loop {
-        let Some(all) = consoles.upgrade().map(|consoles| consoles.all()) else { return };
+        let Some(all) = consoles.upgrade().map(|consoles| consoles.screens()) else { return };
         let mut wanted = false;
         for console in all.iter().filter(|console| console.is_wanted()) {
             wanted = true;

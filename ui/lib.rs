@@ -11,10 +11,12 @@
 mod adapter;
 mod console;
 mod consoles;
+pub mod curses;
 mod cursor;
 pub mod keymap;
 mod picture;
 mod surface;
+pub mod text;
 mod viewer;
 pub mod vnc;
 

@@ -70,14 +70,18 @@ fn backend(name: &str) -> (String, String) {
     pair("backend", name)
 }
 
-/// `WIDTHxHEIGHT`, each in pixels or, with a C, in characters. The size is the display's affair.
+/// `WIDTHxHEIGHT`, each in pixels or, with a C, in characters.
 fn vc_size(text: &str) -> Pairs {
-    let is_length = |text: &str| {
-        let digits = text.strip_suffix('C').unwrap_or(text);
-        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+    let side = |text: &str, characters: &str, pixels: &str| {
+        let (digits, key) = match text.strip_suffix('C') {
+            Some(digits) => (digits, characters),
+            None => (text, pixels),
+        };
+        let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        is_number.then(|| pair(key, digits))
     };
     let (width, height) = text.split_once('x')?;
-    (is_length(width) && is_length(height)).then(|| vec![backend("vc")])
+    Some(vec![backend("vc"), side(width, "cols", "width")?, side(height, "rows", "height")?])
 }
 
 /// `PATH[,option...]`; a comma in the path is doubled.

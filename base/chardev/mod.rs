@@ -32,6 +32,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod vc;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -46,6 +47,9 @@ pub use socket::address::{Connected, Family, Listening, connect, listen};
 pub use spec::{
     BACKENDS, BackendSpec, ChardevSpec, OPTIONS, OptionType, SocketAddress, SocketSpec, UdpSpec,
 };
+
+pub use terminal::{Terminal, terminal_size};
+pub use vc::{VcKeyboard, VcScreen, VcScreens, VcSize};
 
 use link::Link;
 use mux::Mux;

@@ -17,6 +17,7 @@ use super::socket::Socket;
 use super::spec::{BackendSpec, ChardevSpec};
 use super::stdio::Stdio;
 use super::udp::Udp;
+use super::vc::{Vc, VcScreens};
 use super::{Backend, Chardev, ChardevError, Connection, EscapeActions, Kind};
 use crate::event_loop::LoopHandle;
 use crate::fdset::FdSets;
@@ -31,6 +32,7 @@ pub(super) struct Context {
     pub(super) daemonized: bool,
     pub(super) escape: u8,
     pub(super) escape_actions: Arc<dyn EscapeActions>,
+    pub(super) screens: Option<Arc<dyn VcScreens>>,
 }
 
 /// The character devices.
@@ -57,14 +59,19 @@ impl Chardevs {
         fd_sets: Arc<FdSets>,
         escape_actions: Arc<dyn EscapeActions>,
     ) -> Chardevs {
-        let context =
-            Context { handle, fd_sets, daemonized: false, escape: DEFAULT_ESCAPE, escape_actions };
+        let (daemonized, escape, screens) = (false, DEFAULT_ESCAPE, None);
+        let context = Context { handle, fd_sets, daemonized, escape, escape_actions, screens };
         Chardevs { context, devices: Mutex::default() }
     }
 
     /// `-echr`: the escape character of devices made from now on.
     pub fn set_escape(&mut self, escape: u8) {
         self.context.escape = escape;
+    }
+
+    /// There is somebody to show text consoles made from now on.
+    pub fn set_screens(&mut self, screens: Arc<dyn VcScreens>) {
+        self.context.screens = Some(screens);
     }
 
     /// `-daemonize`: stdin and stdout are not to be used.
@@ -104,7 +111,12 @@ impl Chardevs {
         let backend_name = spec.backend.name();
         let backend: Arc<dyn Backend> = match &spec.backend {
             BackendSpec::Null => Arc::new(Null { filename: "null" }),
-            BackendSpec::Vc => Arc::new(Null { filename: "vc" }),
+            BackendSpec::Vc(size) => match &context.screens {
+                Some(screens) => {
+                    Arc::new(Vc::open(&context.handle, &link, &**screens, label, *size))
+                }
+                None => Arc::new(Null { filename: "vc" }),
+            },
             BackendSpec::Stdio { signal } => Arc::new(Stdio::open(context, &link, *signal)?),
             BackendSpec::File { path, append, input_path } => {
                 Arc::new(Files::open(context, &link, path, *append, input_path.as_deref())?)

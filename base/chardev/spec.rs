@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::ChardevError;
 use super::socket::address::Family;
+use super::vc::VcSize;
 use crate::options::number::{parse_int, parse_size};
 
 /// What is written as the value of an option.
@@ -85,7 +86,7 @@ pub struct ChardevSpec {
 pub enum BackendSpec {
     Null,
     /// A text console of a display; without one it swallows everything.
-    Vc,
+    Vc(VcSize),
     Stdio {
         signal: bool,
     },
@@ -269,7 +270,7 @@ impl BackendSpec {
     pub fn name(&self) -> &'static str {
         match self {
             BackendSpec::Null => "null",
-            BackendSpec::Vc => "vc",
+            BackendSpec::Vc(_) => "vc",
             BackendSpec::Stdio { .. } => "stdio",
             BackendSpec::File { .. } => "file",
             BackendSpec::Pipe { .. } => "pipe",
@@ -285,7 +286,7 @@ impl BackendSpec {
     fn from_options(name: &str, options: &Options<'_>) -> Result<BackendSpec, ChardevError> {
         Ok(match name {
             "null" => BackendSpec::Null,
-            "vc" => BackendSpec::Vc,
+            "vc" => BackendSpec::Vc(VcSize::from_options(options)?),
             "stdio" => BackendSpec::Stdio { signal: options.flag("signal")?.unwrap_or(true) },
             "file" => BackendSpec::File {
                 path: options.needed("path", "file", "no filename given")?,
@@ -381,6 +382,15 @@ impl SocketAddress {
             (None, None, None) => refused("Unable to parse FD number "),
             _ => refused("None or one of 'path', 'fd' or 'host' option required."),
         }
+    }
+}
+
+impl VcSize {
+    fn from_options(options: &Options<'_>) -> Result<VcSize, ChardevError> {
+        let numbers = |characters: &'static str, pixels: &'static str| {
+            Ok::<_, ChardevError>((options.number(characters)?, options.number(pixels)?))
+        };
+        Ok(VcSize::new(numbers("cols", "width")?, numbers("rows", "height")?))
     }
 }
 

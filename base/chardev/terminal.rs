@@ -29,6 +29,7 @@ const FATAL: [Signal; 6] = [
 /// There is one terminal per process, hence these statics.
 static IN_USE: AtomicBool = AtomicBool::new(false);
 static CHANGED: AtomicBool = AtomicBool::new(false);
+static ON_SCREEN: AtomicBool = AtomicBool::new(false);
 static ORIGINAL: OnceLock<Original> = OnceLock::new();
 static PREVIOUS_ACTIONS: OnceLock<Vec<(Signal, SigAction)>> = OnceLock::new();
 
@@ -40,14 +41,45 @@ struct Original {
     output_flags: Option<OFlag>,
 }
 
+/// Who fills the whole screen begins on an empty one, and leaves what was there before
+/// (xterm's control sequences).
+const ENTER_SCREEN: &[u8] = b"\x1b[?1049h\x1b[2J";
+const LEAVE_SCREEN: &[u8] = b"\x1b[0m\x1b[?25h\x1b[?1049l";
+
 /// The terminal in raw mode, stdin and stdout non-blocking, while this lives.
-pub(super) struct Terminal {
+pub struct Terminal {
     _signals: Watch,
+}
+
+/// How the terminal is used.
+#[derive(Clone, Copy)]
+struct Use {
+    /// Keys like Ctrl-C stay special.
+    signals: bool,
+    /// The whole screen is filled.
+    screen: bool,
 }
 
 impl Terminal {
     /// Takes the terminal; only one may be taken. With `signals`, keys like Ctrl-C stay special.
     pub(super) fn take(handle: &LoopHandle, signals: bool) -> Result<Terminal, ChardevError> {
+        Terminal::take_for(handle, Use { signals, screen: false }, || {})
+    }
+
+    /// Takes the terminal for somebody who fills its whole screen, and does so again whenever `resumed`
+    /// is called.
+    pub fn take_screen(
+        handle: &LoopHandle,
+        resumed: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Terminal, ChardevError> {
+        Terminal::take_for(handle, Use { signals: false, screen: true }, resumed)
+    }
+
+    fn take_for(
+        handle: &LoopHandle,
+        way: Use,
+        resumed: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Terminal, ChardevError> {
         if IN_USE.swap(true, Ordering::AcqRel) {
             return Err(ChardevError::StdioInUse);
         }
@@ -63,12 +95,13 @@ impl Terminal {
                 stop();
             }
             if in_foreground() {
-                make_raw(signals);
+                make_raw(way);
+                resumed();
             }
         });
         match watch {
             Ok(watch) => {
-                make_raw(signals);
+                make_raw(way);
                 Ok(Terminal { _signals: watch })
             }
             Err(error) => {
@@ -87,8 +120,12 @@ impl Drop for Terminal {
 }
 
 /// Failures are not errors: whatever stdin is, it works as far as it can.
-fn make_raw(signals: bool) {
+fn make_raw(Use { signals, screen }: Use) {
     CHANGED.store(true, Ordering::Release);
+    if screen {
+        ON_SCREEN.store(true, Ordering::Release);
+        let _ = unistd::write(stdout(), ENTER_SCREEN);
+    }
     if let Ok(mut termios) = tcgetattr(stdin()) {
         cfmakeraw(&mut termios);
         // Other programs may write to this terminal too, so a newline stays a newline.
@@ -114,6 +151,16 @@ fn in_foreground() -> bool {
     unistd::tcgetpgrp(stdin().as_fd()).map_or(true, |group| group == unistd::getpgrp())
 }
 
+nix::ioctl_read_bad!(get_window_size, libc::TIOCGWINSZ, libc::winsize);
+
+/// Columns and rows of the terminal behind stdout, if it is one that has any.
+pub fn terminal_size() -> Option<(usize, usize)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel fills the structure, which is the one it expects.
+    unsafe { get_window_size(libc::STDOUT_FILENO, &raw mut size) }.ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then(|| (size.ws_col.into(), size.ws_row.into()))
+}
+
 /// Restores terminal and flags, once per change. Called from signal handlers, so it does nothing
 /// but atomics and system calls.
 fn give_back() {
@@ -121,8 +168,13 @@ fn give_back() {
         return;
     }
     let Some(original) = ORIGINAL.get() else { return };
-    // SAFETY: system calls on descriptors 0 and 1; the termios structure is valid and not written.
+    // SAFETY: system calls on descriptors 0 and 1; the termios structure and the bytes are valid and
+    // not written.
     unsafe {
+        if ON_SCREEN.swap(false, Ordering::AcqRel) {
+            // What is not taken in now is lost with whatever was to be drawn.
+            libc::write(libc::STDOUT_FILENO, LEAVE_SCREEN.as_ptr().cast(), LEAVE_SCREEN.len());
+        }
         if let Some(termios) = &original.termios {
             let foreground = libc::tcgetpgrp(libc::STDIN_FILENO);
             if foreground < 0 || foreground == libc::getpgrp() {

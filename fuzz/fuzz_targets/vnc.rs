@@ -79,6 +79,7 @@ fuzz_target!(|input: Input| {
         sync_locks: true,
         keymap: KEYMAP.clone(),
         by_meaning: false,
+        chooses: true,
     };
     let mut surface = Surface::new(40, 30);
     let mut session = Session::new(Arc::new(Guest), terms, 40, 30);

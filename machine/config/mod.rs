@@ -113,6 +113,8 @@ pub struct MachineConfig {
     pub no_graphic: bool,
     /// `-vga`; the board's own choice if absent.
     pub vga: Option<Located<String>>,
+    /// `-display`, and what `-nographic` makes of it
+    pub display: Display,
     /// `-vnc` and `-display vnc`, in order
     pub vncs: Vec<Located<Opts>>,
     /// `-netdev`, `-nic` and `-net`
@@ -121,6 +123,18 @@ pub struct MachineConfig {
     pub keyboard_layout: Option<String>,
     /// `-echr`: the escape character of multiplexed terminals.
     pub escape_char: Option<u8>,
+}
+
+/// Where people see the machine, besides the servers that they ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Display {
+    /// Nothing was said: a VNC server for this computer, unless there are others.
+    #[default]
+    Usual,
+    /// Nowhere.
+    None,
+    /// In the terminal that the program was started in.
+    Curses,
 }
 
 /// `-name` and `-uuid`

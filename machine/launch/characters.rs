@@ -46,18 +46,8 @@ pub(super) fn create(
         qtest: None,
         all: chardevs.clone(),
     };
-    for (n, text) in consoles.serials.iter().enumerate() {
-        let device = created.short_form("serial", &format!("serial{n}"), text)?;
-        created.serials.push(device);
-    }
-    for (n, text) in consoles.parallels.iter().enumerate() {
-        let device = created.short_form("parallel", &format!("parallel{n}"), text)?;
-        created.parallels.push(device);
-    }
-    for text in &config.debugcons {
-        let device = created.short_form("debugcon", "debugcon", text)?;
-        created.debugcons.push(device);
-    }
+    // Monitors come first, and so do their screens among those of text consoles.
+    let mut monitors = Vec::new();
     for (n, monitor) in consoles.monitors.iter().enumerate() {
         let device = match &monitor.value.target {
             MonitorTarget::Chardev(id) => Some(
@@ -71,9 +61,22 @@ pub(super) fn create(
             }
         };
         if let Some(device) = device {
-            created.monitors.push((monitor.clone(), device));
+            monitors.push((monitor.clone(), device));
         }
     }
+    for (n, text) in consoles.serials.iter().enumerate() {
+        let device = created.short_form("serial", &format!("serial{n}"), text)?;
+        created.serials.push(device);
+    }
+    for (n, text) in consoles.parallels.iter().enumerate() {
+        let device = created.short_form("parallel", &format!("parallel{n}"), text)?;
+        created.parallels.push(device);
+    }
+    for text in &config.debugcons {
+        let device = created.short_form("debugcon", "debugcon", text)?;
+        created.debugcons.push(device);
+    }
+    created.monitors.extend(monitors);
     if let Some(text) = &config.qtest.chardev {
         let text = Located::new(text.clone(), &Origin::CommandLine(format!("-qtest {text}")));
         created.qtest = created.short_form("qtest", "qtest", &text)?;

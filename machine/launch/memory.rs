@@ -8,7 +8,7 @@ use base::props::Size;
 
 use super::fault;
 use crate::config::{ConfigError, Located, MachineConfig, MemoryConfig, NumaNode, NumaPlan};
-use crate::objects::{TakeError, UserObjectError, UserObjects, is_early, is_filter, is_type};
+use crate::objects::{TakeError, UserObjectError, UserObjects, is_early, is_filter};
 
 /// RAM of a machine that was not told how much it has.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -23,7 +23,7 @@ pub(super) fn create_objects(
     config: &MachineConfig,
     objects: &UserObjects,
 ) -> Result<(), ConfigError> {
-    create_those(config, objects, |name| is_type(name) && !is_early(name) && !is_filter(name))
+    create_those(config, objects, |name| !is_early(name) && !is_filter(name))
 }
 
 /// Makes the filters of `-object`.

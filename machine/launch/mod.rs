@@ -6,6 +6,7 @@
 mod accelerator;
 mod characters;
 mod chips;
+mod curses;
 mod devices;
 pub mod display;
 
@@ -42,6 +43,7 @@ use block::engine::Pool;
 use block::graph::Graph;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
+use ui::curses::Curses;
 
 use crate::config::{ConfigError, Consoles, Located, MachineConfig, MonitorConfig, Origin};
 use crate::inventory::Inventory;
@@ -75,6 +77,8 @@ pub struct Launched {
     pub monitors: Vec<(Located<MonitorConfig>, Arc<Chardev>)>,
     /// The character device of the test protocol.
     pub qtest: Option<Arc<Chardev>>,
+    /// The screen in the terminal.
+    pub curses: Option<Curses>,
     /// Whether no processor runs and a test moves the guest's clock.
     pub by_test: bool,
 }
@@ -124,6 +128,7 @@ pub fn launch(
     if config.process.daemonize {
         chardevs.set_daemonized();
     }
+    chardevs.set_screens(vm.consoles().clone());
     let chardevs = Arc::new(chardevs);
     let mut consoles = characters::create(config, Consoles::of(config), &chardevs)?;
     vm.networks().set_context(net::netdev::Context {
@@ -134,12 +139,13 @@ pub fn launch(
         networks: vm.networks().networks().clone(),
     });
     let failure: Arc<Mutex<Option<ConfigError>>> = Arc::default();
-    let launched = Launched {
+    let mut launched = Launched {
         vm: vm.clone(),
         chardevs,
         failure: failure.clone(),
         monitors: std::mem::take(&mut consoles.monitors),
         qtest: consoles.qtest.take(),
+        curses: None,
         by_test,
     };
     serve_monitors(&launched)?;
@@ -185,6 +191,7 @@ pub fn launch(
         Kind::Pc(..) => pc::build(machine, config, host, &vm, &consoles, accelerator, &failure)?,
     }
     vnc::open(config, &host.main_loop, &vm)?;
+    launched.curses = curses::open(config, &host.main_loop, &vm)?;
     globals::warn_of_unused(config, machine.kind);
     Ok(launched)
 }

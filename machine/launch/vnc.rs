@@ -7,9 +7,13 @@ use base::options::Opts;
 use ui::keymap::{self, Keymap};
 use ui::vnc::{self, Power, Server, Settings, Surroundings, VncError};
 
-use crate::config::{ConfigError, Located, MachineConfig};
+use super::fault;
+use crate::config::{ConfigError, Display, Located, MachineConfig};
 use crate::run_state::Cause;
 use crate::vm::Vm;
+
+/// The server that there is if nobody has said where to see the machine.
+const USUAL: &str = "localhost:0,to=99";
 
 /// What VNC servers reach of the machine.
 struct Reach(Weak<Vm>);
@@ -39,6 +43,14 @@ pub(super) fn open(
     for Located { value: opts, origin } in &config.vncs {
         let server = start(config, opts, main_loop, vm);
         vm.vnc().add(server.map_err(|error| ConfigError::at(origin, error.to_string()))?);
+    }
+    if config.vncs.is_empty() && config.display == Display::Usual {
+        let opts = vnc::GROUP.parse(USUAL).map_err(fault)?.opts;
+        let server = start(config, &opts, main_loop, vm).map_err(fault)?;
+        if let Some((at, _)) = server.endpoints().first() {
+            println!("VNC server running on {}:{}", at.host, at.service);
+        }
+        vm.vnc().add(server);
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! Display and USB options, as far as there are any yet.
 
 use base::options::{Keyval, Opts, is_help};
-use machine::config::{Located, Origin};
+use machine::config::{ConfigError, Display, Located, Origin};
 use machine::launch::display::{ADAPTERS, is_available};
 use ui::vnc::GROUP as VNC;
 
 use super::table::CliOption;
-use super::{Builder, Done, Exit, Stop, fault, refused};
+use super::{Builder, Done, Exit, Stop, fault};
 
 pub(super) const OPTIONS: &[CliOption] = &[
     CliOption::text(
@@ -29,6 +29,7 @@ pub(super) const OPTIONS: &[CliOption] = &[
         "no display; serial port and monitor share the terminal",
         |builder| {
             builder.config.no_graphic = true;
+            builder.config.display = Display::None;
             Ok(())
         },
     ),
@@ -64,13 +65,12 @@ pub(super) const OPTIONS: &[CliOption] = &[
     ),
 ];
 
-/// Displays that QEMU knows.
-const DISPLAYS: [&str; 9] =
-    ["gtk", "sdl", "vnc", "curses", "egl-headless", "spice-app", "dbus", "default", "cocoa"];
+/// Displays that QEMU knows and this build has not.
+const DISPLAYS: [&str; 5] = ["gtk", "sdl", "egl-headless", "spice-app", "dbus"];
 
 fn display(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
     if is_help(text) {
-        builder.list("Available display backend types:\nnone\nvnc\n");
+        builder.list("Available display backend types:\nnone\ncurses\nvnc\n");
         return Ok(());
     }
     // `vnc=:0` is short for the option of that name.
@@ -78,6 +78,7 @@ fn display(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
         let Some(server) = rest.strip_prefix('=') else {
             return fault(origin, "VNC requires a display argument vnc=<display>");
         };
+        builder.config.display = Display::None;
         let parsed = VNC.parse(server).or_else(|error| fault(origin, error))?;
         return vnc(builder, parsed.opts, origin);
     }
@@ -89,13 +90,53 @@ fn display(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
         return fault(origin, "Parameter 'type' is missing");
     };
     match kind {
-        "none" => match keys.tree.keys().find(|key| *key != "type") {
-            Some(key) => fault(origin, format!("Parameter '{key}' is unexpected")),
-            None => Ok(()),
-        },
-        _ if DISPLAYS.contains(&kind) => fault(origin, refused::DISPLAYS),
+        "none" => {
+            builder.config.display = Display::None;
+            check_keys(&keys, &[], origin)
+        }
+        "default" => {
+            builder.config.display = Display::Usual;
+            check_keys(&keys, &[], origin)
+        }
+        "curses" => {
+            builder.config.display = Display::Curses;
+            check_keys(&keys, &["charset"], origin)?;
+            match keys.tree.get("charset").and_then(|charset| charset.as_str()) {
+                None | Some("CP437") => Ok(()),
+                Some(other) => {
+                    fault(origin, format!("charset '{other}' is not supported, only CP437 is"))
+                }
+            }
+        }
+        _ if DISPLAYS.contains(&kind) => {
+            Err(ConfigError::new(format!("Display '{kind}' is not available.")).into())
+        }
         _ => fault(origin, format!("Parameter 'type' does not accept value '{kind}'")),
     }
+}
+
+/// What all displays take, with one value that means something here.
+const COMMON_KEYS: [(&str, &[&str]); 4] = [
+    ("full-screen", &["on", "off"]),
+    ("window-close", &["on", "off"]),
+    ("show-cursor", &["on", "off"]),
+    ("gl", &["on", "off", "core", "es"]),
+];
+
+fn check_keys(keys: &Keyval, own: &[&str], origin: &Origin) -> Done {
+    for (key, value) in &keys.tree {
+        if key == "type" || own.contains(&key.as_str()) {
+            continue;
+        }
+        let Some((_, words)) = COMMON_KEYS.iter().find(|(known, _)| known == key) else {
+            return fault(origin, format!("Parameter '{key}' is unexpected"));
+        };
+        if !value.as_str().is_some_and(|word| words.contains(&word)) {
+            let expects = if *key == "gl" { "a valid mode" } else { "'on' or 'off'" };
+            return fault(origin, format!("Parameter '{key}' expects {expects}"));
+        }
+    }
+    Ok(())
 }
 
 fn vnc_help(_: &mut Builder<'_, '_>, text: &str, _: &Origin) -> Result<bool, Stop> {

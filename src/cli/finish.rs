@@ -2,8 +2,8 @@
 
 use base::options::is_help;
 use machine::config::{
-    AccelConfig, BootConfig, ConfigError, KernelConfig, Located, MachineConfig, MemoryConfig,
-    MonitorTarget, Origin, RtcBase, RtcClock, RtcConfig, SmpConfig, Tree,
+    AccelConfig, BootConfig, ConfigError, Display, KernelConfig, Located, MachineConfig,
+    MemoryConfig, MonitorTarget, Origin, RtcBase, RtcClock, RtcConfig, SmpConfig, Tree,
 };
 use machine::launch::display::ADAPTERS;
 use serde_json::{Map, Value};
@@ -27,6 +27,10 @@ impl Builder<'_, '_> {
 
         if self.config.process.daemonize && takes_terminal(&self.config) {
             return Err(ConfigError::new("-nographic cannot be used with -daemonize").into());
+        }
+        if self.config.process.daemonize && self.config.display == Display::Curses {
+            let message = "curses display cannot be used with -daemonize";
+            return Err(ConfigError::new(message).into());
         }
         self.config.rtc = rtc(&self.rtc)?;
         let config = &mut self.config;

@@ -3,7 +3,7 @@
 use super::table::CliOption;
 
 const DRIVES: &str = "this kind of drive is not available in this build";
-pub(super) const DISPLAYS: &str = "displays are not available in this build";
+const DISPLAYS: &str = "displays are not available in this build";
 const AUDIO: &str = "audio is not available in this build";
 const MIGRATION: &str = "migration and snapshots are not available in this build";
 const NOT_BUILT: &str = "this option is not available in this build";

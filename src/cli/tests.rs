@@ -378,7 +378,8 @@ fn qemu_says_the_same() {
 fn what_this_build_lacks_is_named() {
     for (line, message) in [
         ("-sd x", "-sd x: this kind of drive is not available in this build"),
-        ("-display gtk", "-display gtk: displays are not available in this build"),
+        ("-display gtk", "Display 'gtk' is not available."),
+        ("-display curses -daemonize", "curses display cannot be used with -daemonize"),
         ("-icount 1", "-icount 1: instruction counting is not available in this build"),
         ("-spice port=1", "-spice port=1: displays are not available in this build"),
     ] {

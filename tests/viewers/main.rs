@@ -1,6 +1,7 @@
 //! Viewers at a whole program: a client from PyPI that people use, and dialogues beside QEMU's.
 
 mod beside_qemu;
+mod curses;
 mod vncdo;
 
 use anyhow::{Context, Result};

@@ -104,6 +104,16 @@ impl Keymap {
         Ok(Keymap { keys })
     }
 
+    /// The key that means a character, and the modifiers that it takes: as few as possible.
+    pub fn typed(&self, character: char) -> Option<(KeyCode, Level)> {
+        if character == ' ' {
+            return Some((KeyCode::Spc, Level::default()));
+        }
+        let keys = self.keys.get(&Symbol::Character(character))?;
+        let order = |level: &Level| LEVELS.iter().position(|other| other == level);
+        keys.iter().min_by_key(|(_, level)| order(level)).copied()
+    }
+
     /// The key that means `keysym` (a number of the X Window System), best so while these modifiers
     /// are held.
     pub fn key(&self, keysym: u32, held: Level) -> Option<KeyCode> {

@@ -106,6 +106,10 @@ pub struct Connection {
     pub session: Session,
     pub inbox: Arc<Inbox>,
     pub console: Option<Arc<Console>>,
+    /// The screens that the client may choose from, by number.
+    pub screens: Box<dyn Fn(usize) -> Option<Arc<Console>> + Send>,
+    /// The tie to the one that it sees.
+    pub attachment: Option<Attachment>,
     /// For clients that encrypt from within the protocol.
     pub tls: Option<Arc<ServerConfig>>,
     /// Between two keys of the guest's.
@@ -121,14 +125,33 @@ pub struct Connection {
 impl Connection {
     /// Serves the client until one of both has enough.
     pub fn serve(mut self) {
-        let attachment = self.console.as_ref().map(|console| console.attach(self.inbox.clone()));
+        self.attach();
         if let Err(error) = self.run() {
             trace_event!(vnc_client_disconnect, "{error}");
         }
-        drop::<Option<Attachment>>(attachment);
+        self.attachment = None;
         self.session.leave();
         while let Some((key, down)) = self.session.next_stroke() {
             (self.key)(key, down);
+        }
+    }
+
+    fn attach(&mut self) {
+        let attach = |console: &Arc<Console>| console.attach(self.inbox.clone());
+        self.attachment = self.console.as_ref().map(attach);
+    }
+
+    /// Shows the client another screen if it has chosen one that there is.
+    fn switch(&mut self) {
+        let chosen = self.session.take_choice();
+        if let Some(console) = chosen.and_then(|number| (self.screens)(number)) {
+            // The guest is to hear that what was held is not any more.
+            while let Some((key, down)) = self.session.next_stroke() {
+                (self.key)(key, down);
+            }
+            self.session.show(console.terminal().cloned());
+            self.console = Some(console);
+            self.attach();
         }
     }
 
@@ -180,6 +203,7 @@ impl Connection {
                 // Who types or points wants to see what comes of it.
                 (self.nudge)();
                 self.take_in(&data)?;
+                self.switch();
                 if received.is_err() {
                     // What is to be said may still reach the client.
                     let _ = self.wire.flush();

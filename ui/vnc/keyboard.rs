@@ -22,7 +22,23 @@ pub struct Keyboard {
     /// Keys that are down, by the number under which the client knows them.
     down: BTreeMap<Name, KeyCode>,
     strokes: VecDeque<(KeyCode, bool)>,
+    /// Ctrl, Alt and a digit choose a screen.
+    chooses: bool,
+    chosen: Option<usize>,
 }
+
+/// The digits that choose a screen.
+const DIGITS: [KeyCode; 9] = [
+    KeyCode::Digit1,
+    KeyCode::Digit2,
+    KeyCode::Digit3,
+    KeyCode::Digit4,
+    KeyCode::Digit5,
+    KeyCode::Digit6,
+    KeyCode::Digit7,
+    KeyCode::Digit8,
+    KeyCode::Digit9,
+];
 
 /// What a client calls a key that it holds: it may mean something else when it is released.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +56,35 @@ impl Keyboard {
             leds: Leds::default(),
             down: BTreeMap::new(),
             strokes: VecDeque::new(),
+            chooses: false,
+            chosen: None,
         }
+    }
+
+    /// From now on Ctrl, Alt and a digit choose a screen.
+    pub fn let_choose(&mut self) {
+        self.chooses = true;
+    }
+
+    /// The screen that was chosen, from 0.
+    pub fn take_choice(&mut self) -> Option<usize> {
+        self.chosen.take()
+    }
+
+    /// Whether a screen was chosen.
+    pub fn has_choice(&self) -> bool {
+        self.chosen.is_some()
+    }
+
+    /// Whether Ctrl is held.
+    pub fn holds_ctrl(&self) -> bool {
+        self.holds(KeyCode::Ctrl) || self.holds(KeyCode::CtrlR)
+    }
+
+    /// Forgets keys that are on their way to the guest, and takes its lights for what they are.
+    pub fn forget_strokes(&mut self, leds: Leds) {
+        self.strokes.clear();
+        self.leds = leds;
     }
 
     /// The guest has switched its lights.
@@ -103,6 +147,13 @@ impl Keyboard {
 
     fn press(&mut self, name: Name, key: KeyCode) {
         if self.strokes.len() >= MAX_WAITING {
+            return;
+        }
+        let chosen = DIGITS.iter().position(|digit| *digit == key);
+        if self.chooses && chosen.is_some() && self.holds_ctrl() && self.holds(KeyCode::Alt) {
+            self.chosen = chosen;
+            // What is held is held at another screen, and can choose again.
+            self.strokes.extend(self.down.values().map(|key| (*key, false)));
             return;
         }
         match key {
@@ -207,6 +258,21 @@ mod tests {
         // The client's own key counts too.
         assert_eq!(typed(&mut keyboard, 0xffe5), caps);
         assert_eq!(typed(&mut keyboard, 'e'.into()), "+e -e ");
+    }
+
+    #[test]
+    fn a_screen_is_chosen() {
+        let mut keyboard = keyboard();
+        keyboard.let_choose();
+        keyboard.key(0xffe3, true);
+        keyboard.key(0xffe9, true);
+        assert_eq!(strokes(&mut keyboard), "+ctrl +alt ");
+        keyboard.key('2'.into(), true);
+        assert_eq!(keyboard.take_choice(), Some(1));
+        assert_eq!(strokes(&mut keyboard), "-ctrl -alt ");
+        keyboard.key('2'.into(), false);
+        keyboard.extended_key('1'.into(), 2, true);
+        assert_eq!(keyboard.take_choice(), Some(0));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::super::BackendSpec;
-use super::super::{SocketAddress, SocketSpec};
+use super::super::{SocketAddress, SocketSpec, VcSize};
 use super::*;
 
 fn new(text: &str) -> ChardevSpec {
@@ -39,7 +39,10 @@ fn simple_forms() {
     assert_eq!(new("stdio").backend, BackendSpec::Stdio { signal: true });
     assert_eq!(new("null").backend, BackendSpec::Null);
     assert_eq!(new("pty").backend, BackendSpec::Pty { path: None });
-    assert_eq!(new("vc:80Cx24C").backend, BackendSpec::Vc);
+    let size = VcSize { columns: Some(80), rows: Some(24) };
+    assert_eq!(new("vc:80Cx24C").backend, BackendSpec::Vc(size));
+    assert_eq!(new("vc:640x384").backend, BackendSpec::Vc(size));
+    assert_eq!(new("vc").backend, BackendSpec::Vc(VcSize::default()));
     assert_eq!(new("/dev/ttyS9").backend, BackendSpec::Serial { path: "/dev/ttyS9".into() });
     let file = BackendSpec::File { path: "/a,b=c".into(), append: false, input_path: None };
     assert_eq!(new("file:/a,b=c").backend, file, "a comma belongs to the path");

@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use base::chardev::{BackendSpec, ChardevSpec, Family, SocketAddress, SocketSpec, UdpSpec};
+use base::chardev::{BackendSpec, ChardevSpec, Family, SocketAddress, SocketSpec, UdpSpec, VcSize};
 
 use crate::qapi::QmpError;
 use crate::qmp::Call;
@@ -132,6 +132,18 @@ qapi_struct! {
     }
 }
 
+qapi_struct! {
+    /// A text console.
+    pub(in crate::qmp) struct Vc {
+        "width" width: Option<i64>,
+        "height" height: Option<i64>,
+        "cols" cols: Option<i64>,
+        "rows" rows: Option<i64>,
+        "logfile" logfile: Option<String>,
+        "logappend" logappend: Option<bool>,
+    }
+}
+
 qapi_choice! {
     /// A character device to be made.
     pub(in crate::qmp) enum Backend {
@@ -144,7 +156,7 @@ qapi_choice! {
         "null" Null(Common),
         "mux" Mux(Mux),
         "stdio" Stdio(Stdio),
-        "vc" Vc(Common),
+        "vc" Vc(Vc),
         "ringbuf" Ringbuf(Ringbuf),
         "memory" Memory(Ringbuf),
     }
@@ -268,7 +280,12 @@ fn spec(
             let signal = d.signal.unwrap_or(true);
             (BackendSpec::Stdio { signal }, d.logfile, d.logappend)
         }
-        Backend::Vc(d) => (BackendSpec::Vc, d.logfile, d.logappend),
+        Backend::Vc(d) => {
+            let positive = |number: Option<i64>| number.and_then(|number| number.try_into().ok());
+            let [width, height, columns, rows] = [d.width, d.height, d.cols, d.rows].map(positive);
+            let size = VcSize::new((columns, width), (rows, height));
+            (BackendSpec::Vc(size), d.logfile, d.logappend)
+        }
         Backend::Ringbuf(d) | Backend::Memory(d) => {
             (BackendSpec::Ringbuf { size: d.size }, d.logfile, d.logappend)
         }

@@ -487,6 +487,7 @@ impl Server {
             sync_locks: self.settings.lock_key_sync,
             keymap: self.around.keymap.clone(),
             by_meaning: self.around.keymap_chosen,
+            chooses: self.settings.display.is_none(),
         };
         let (width, height) = console.as_ref().map_or(BLANK, |console| {
             console.refresh(false);
@@ -495,11 +496,14 @@ impl Server {
             if size.0 == 0 || size.1 == 0 { BLANK } else { size }
         });
         let (consoles, lights) = (Arc::downgrade(consoles), input.clone());
+        let all = consoles.clone();
         Connection {
             wire,
             session: Session::new(seat, terms, width, height),
             inbox: client.inbox.clone(),
             console,
+            attachment: None,
+            screens: Box::new(move |number| all.upgrade()?.screens().get(number).cloned()),
             tls,
             key_delay: self.settings.key_delay,
             key: Box::new(move |key, down| input.key(screen.as_ref(), key, down)),

@@ -2,6 +2,7 @@
 //! are to go out, and the guest is acted upon through a [`Desk`].
 
 mod handshake;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod updates;
@@ -17,6 +18,7 @@ use super::pixel::PixelFormat;
 use super::protocol::{self, Fault, Message, Power, encoding, server_message};
 use super::tiles::Tiles;
 use crate::keymap::Keymap;
+use crate::text::TextConsole;
 use crate::{Cursor, Rect};
 use handshake::{Handshake, Step};
 use updates::Updates;
@@ -64,6 +66,8 @@ pub struct Terms {
     pub keymap: Arc<Keymap>,
     /// Keys are found by what they mean even if the client tells which they are.
     pub by_meaning: bool,
+    /// Ctrl, Alt and a digit choose another screen.
+    pub chooses: bool,
 }
 
 /// What a session needs from whoever moves its bytes.
@@ -114,6 +118,8 @@ pub struct Session {
     updates: Updates,
     keyboard: Keyboard,
     pointer: Pointer,
+    /// What takes keys, if that is not the guest.
+    terminal: Option<Arc<TextConsole>>,
 }
 
 /// The client's pointer as it last was.
@@ -142,6 +148,9 @@ impl Session {
     pub fn new(desk: Arc<dyn Desk>, terms: Terms, width: u32, height: u32) -> Self {
         let mut keyboard = Keyboard::new(terms.keymap.clone(), terms.sync_locks, terms.by_meaning);
         keyboard.set_leds(desk.leds());
+        if terms.chooses {
+            keyboard.let_choose();
+        }
         let updates = Updates::new(width, height, terms.adaptive);
         let mut output = Vec::new();
         let handshake = Some(Handshake::greet(&mut output));
@@ -157,7 +166,18 @@ impl Session {
             updates,
             keyboard,
             pointer: Pointer::default(),
+            terminal: None,
         }
+    }
+
+    /// The number of another screen, from 0, if the client wants to see one.
+    pub fn take_choice(&mut self) -> Option<usize> {
+        self.keyboard.take_choice()
+    }
+
+    /// Another screen is shown: the guest's, or that of a terminal.
+    pub fn show(&mut self, terminal: Option<Arc<TextConsole>>) {
+        self.terminal = terminal;
     }
 
     /// What is to be sent.
@@ -247,9 +267,13 @@ impl Session {
                     [request.x, request.y, request.width, request.height].map(u32::from);
                 self.updates.request(Rect::new(x, y, width, height), request.incremental);
             }
-            Message::Key { down, keysym } => self.keyboard.key(keysym, down),
+            Message::Key { down, keysym } => {
+                self.keyboard.key(keysym, down);
+                self.type_into_terminal(keysym, down);
+            }
             Message::ExtendedKey { down, keysym, scancode } => {
                 self.keyboard.extended_key(keysym, scancode, down);
+                self.type_into_terminal(keysym, down);
             }
             Message::Pointer { buttons, x, y } => self.point(buttons, x, y),
             Message::CutText(length) => self.skip = length as usize,
@@ -258,7 +282,7 @@ impl Session {
                 if width == 0 || height == 0 {
                     return Err(Fault::Nonsense("a screen without pixels"));
                 }
-                let told = self.desk.wish_size(width, height);
+                let told = self.terminal.is_none() && self.desk.wish_size(width, height);
                 self.updates.answer_wish(told);
             }
             Message::Power(button) => match button.filter(|_| self.terms.power) {
@@ -340,7 +364,7 @@ impl Session {
                 events.push(InputEvent::Button(button, buttons >> bit & 1 != 0));
             }
         }
-        if !events.is_empty() {
+        if !events.is_empty() && self.terminal.is_none() {
             self.desk.point(&events);
         }
     }

@@ -61,6 +61,7 @@ fn terms() -> Terms {
         sync_locks: true,
         keymap: Arc::new(Keymap::load("en-us").unwrap()),
         by_meaning: false,
+        chooses: true,
     }
 }
 

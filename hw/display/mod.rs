@@ -1,5 +1,6 @@
 //! Display adapters.
 
+pub mod cirrus;
 pub mod edid;
 pub mod pixels;
 pub mod ramfb;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use base::clock::Clocks;
 use base::device::{self, Shared};
-use base::memory::{RamBlock, RamError};
+use base::memory::{RamBlock, RamError, Region};
 use base::props::{Props, Size};
 use ui::{Consoles, Place};
 
 use super::edid::Edid;
-use super::vga::{Head, MMIO_SIZE, Vga, VgaConfig, VgaRegions, WINDOW_START};
+use super::vga::{Head, MMIO_SIZE, Shows, Vga, VgaConfig, VgaRegions, WINDOW_START};
 use crate::isa::IsaBus;
 use crate::pci::rom::{self, RomError};
 use crate::pci::{Bar, BarKind, ConfigSpace, Identity, PciBus, PciDevice, PciError, PciProps, ids};
@@ -135,6 +135,9 @@ pub enum VgaError {
     /// It would have too little memory, or too much.
     #[error("bochs-display: video memory too {0}")]
     BochsMemory(&'static str),
+    /// The chip can not have this much.
+    #[error("Invalid cirrus_vga ram size '{0}'")]
+    CirrusMemory(u32),
 }
 
 /// What an adapter is plugged into.
@@ -181,7 +184,7 @@ pub fn plug_vga(props: &mut StdVgaProps, sockets: &Sockets<'_>) -> Result<(), Vg
         },
         sockets,
     )?;
-    place_legacy(&regions, sockets);
+    place_legacy(&regions.ports, &regions.window, sockets);
     show("VGA", &device, sockets);
     Ok(())
 }
@@ -229,7 +232,7 @@ pub fn plug_isa(props: &IsaVgaProps, sockets: &Sockets<'_>) -> Result<Shared<Vga
     rom::give_to_firmware(ISA_ROM, true, sockets.pci.rom_files())?;
     let device = device::share(|_| vga);
     let regions = VgaRegions::of(&device);
-    place_legacy(&regions, sockets);
+    place_legacy(&regions.ports, &regions.window, sockets);
     sockets.isa.place_memory(&regions.framebuffer, ISA_FRAMEBUFFER);
     show("isa-vga", &device, sockets);
     Ok(device)
@@ -262,14 +265,15 @@ fn plug(plan: Plan<'_>, sockets: &Sockets<'_>) -> Result<(Shared<Vga>, VgaRegion
 }
 
 /// Gives an adapter the ports and the window of a VGA.
-fn place_legacy(regions: &VgaRegions, sockets: &Sockets<'_>) {
-    regions.ports.iter().for_each(|(at, region)| sockets.isa.place(region, *at));
-    sockets.isa.place_memory_over(&regions.window, WINDOW_START);
+pub fn place_legacy(ports: &[(u64, Region)], window: &Region, sockets: &Sockets<'_>) {
+    ports.iter().for_each(|(at, region)| sockets.isa.place(region, *at));
+    sockets.isa.place_memory_over(window, WINDOW_START);
 }
 
-fn show(label: &str, device: &Shared<Vga>, sockets: &Sockets<'_>) {
+/// Gives an adapter a console.
+pub fn show<D: Shows>(label: &str, device: &Shared<D>, sockets: &Sockets<'_>) {
     (sockets.watch_stores)(device.lock().memory());
-    let head: Arc<Head<Vga>> = Head::new(device, sockets.clocks);
+    let head: Arc<Head<D>> = Head::new(device, sockets.clocks);
     sockets.consoles.add(label, sockets.place.clone(), head);
 }
 

@@ -36,6 +36,9 @@ pub const REALTEK_8139: u16 = 0x8139;
 pub const AMD: u16 = 0x1022;
 pub const AMD_PCNET: u16 = 0x2000;
 
+pub const CIRRUS: u16 = 0x1013;
+pub const CIRRUS_GD5446: u16 = 0x00b8;
+
 pub const NEC: u16 = 0x1033;
 pub const NEC_UPD720200: u16 = 0x0194;
 

@@ -58,7 +58,7 @@ fn virtio_input(
     let interfaces = Interfaces { legacy: false, modern };
     let seat = virtio::input::Seat {
         bus: slots.pci(),
-        place: Place { type_name, interfaces, props: &props.pci },
+        place: Place { type_name, interfaces, props: &props.pci, beside: None },
         msi: slots.msi(),
         router: slots.input(),
     };

@@ -21,6 +21,7 @@ pub use self::slots::{Fact, Identity, Slots, Worker};
 pub use self::storage::drive;
 
 use crate::char::pci_serial::PciSerialProps;
+use crate::display::cirrus::{CirrusProps, IsaCirrusProps};
 use crate::display::ramfb::RamfbProps;
 use crate::display::std_vga::{BochsDisplayProps, IsaVgaProps, SecondaryVgaProps, StdVgaProps};
 use crate::misc::debug_exit::DebugExitProps;
@@ -128,6 +129,9 @@ pub struct DeviceType {
     pub alias: Option<&'static str>,
     /// What it is plugged into.
     pub bus: BusKind,
+    /// Whether it stays for as long as the machine exists, although its bus is one where others come
+    /// and go: adapters have legacy ports and memory.
+    pub stays: bool,
     /// Under which heading it is listed.
     pub category: Category,
     desc: Option<&'static str>,
@@ -137,12 +141,6 @@ pub struct DeviceType {
 }
 
 impl DeviceType {
-    /// Whether it stays for as long as the machine exists, although its bus is one where others come
-    /// and go: adapters have legacy ports and memory.
-    pub fn stays(&self) -> bool {
-        self.name == "VGA"
-    }
-
     /// Its properties.
     pub fn specs(&self) -> &'static [PropSpec] {
         (self.specs)()
@@ -221,8 +219,11 @@ fn parse<P: Props + Default>(
 #[derive(Debug, Props)]
 struct NoProps {}
 
+/// In the table: see [`DeviceType::stays`].
+const STAYS: bool = true;
+
 macro_rules! types {
-    ($($name:literal $(alias $alias:literal)? $(of $part:literal)? $(is $parent:literal)?, $bus:ident, $category:ident, $desc:expr, $props:ty, $realize:path;)*) => {
+    ($($name:literal $(alias $alias:literal)? $(of $part:literal)? $(is $parent:literal)?, $bus:ident $($word:ident)?, $category:ident, $desc:expr, $props:ty, $realize:path;)*) => {
         /// All types.
         const TYPES: &[DeviceType] = &[$(DeviceType {
             name: $name,
@@ -230,6 +231,7 @@ macro_rules! types {
             part: [$(Some($part),)? None][0],
             alias: [$(Some($alias),)? None][0],
             bus: BusKind::$bus,
+            stays: [$($word,)? false][0],
             category: Category::$category,
             desc: $desc,
             specs: <$props as Props>::specs,
@@ -243,8 +245,9 @@ macro_rules! types {
 }
 
 types! {
-    "VGA" is "pci-vga", Pci, Display, None, StdVgaProps, display::std_vga;
+    "VGA" is "pci-vga", Pci STAYS, Display, None, StdVgaProps, display::std_vga;
     "bochs-display", Pci, Display, None, BochsDisplayProps, display::bochs_display;
+    "cirrus-vga", Pci STAYS, Display, Some("Cirrus CLGD 54xx VGA"), CirrusProps, display::cirrus_vga;
     "e1000" alias "e1000-82540em" is "e1000-base", Pci, Network, Some("Intel Gigabit Ethernet"), E1000Props, network::e1000;
     "edu", Pci, Misc, None, EduProps, misc::edu;
     "floppy", Floppy, Storage, Some("virtual floppy drive"), FloppyProps, storage::floppy;
@@ -253,6 +256,7 @@ types! {
     "ide-cd", Ide, Storage, Some("virtual IDE CD-ROM"), CdProps, storage::ide_cd;
     "ide-cf", Ide, Storage, Some("virtual CompactFlash card"), CfProps, storage::ide_cf;
     "ide-hd", Ide, Storage, Some("virtual IDE disk"), HdProps, storage::ide_hd;
+    "isa-cirrus-vga", Isa, Display, None, IsaCirrusProps, display::isa_cirrus_vga;
     "isa-debug-exit", Isa, Misc, None, DebugExitProps, misc::isa_debug_exit;
     "isa-debugcon", Isa, Misc, None, legacy::DebugconProps, legacy::isa_debugcon;
     "isa-parallel", Isa, Input, None, legacy::ParallelProps, legacy::isa_parallel;
@@ -285,6 +289,7 @@ types! {
     "virtio-net-pci-non-transitional" of "virtio-net-device" is "virtio-net-pci-base", Pci, Network, None, network::VirtioNetProps, network::virtio_net_non_transitional;
     "virtio-net-pci-transitional" of "virtio-net-device" is "virtio-net-pci-base", Pci, Network, None, network::VirtioNetProps, network::virtio_net_transitional;
     "virtio-tablet-pci" alias "virtio-tablet" of "virtio-tablet-device" is "virtio-tablet-pci-base-type", Pci, Input, None, input::VirtioPointerProps, input::virtio_tablet;
+    "virtio-vga" of "virtio-gpu-device" is "virtio-vga-base-type", Pci STAYS, Display, None, GpuPciProps, display::virtio_vga;
     "vmcoreinfo", None, Misc, None, NoProps, misc::vmcoreinfo;
     "vmgenid", None, Misc, None, VmGenIdProps, misc::vmgenid;
 }

@@ -54,7 +54,7 @@ fn virtio_net(
     let VirtioNetProps { net, pci } = props;
     let placement = virtio_net::Placement {
         bus: slots.pci(),
-        place: Place { type_name, interfaces, props: pci },
+        place: Place { type_name, interfaces, props: pci, beside: None },
         identity: slots.identity(),
         main_loop: slots.main_loop().clone(),
         nics: slots.nics().clone(),

@@ -77,7 +77,7 @@ fn virtio_blk(
     };
     let placement = Placement {
         bus: slots.pci(),
-        place: Place { type_name, interfaces, props: pci },
+        place: Place { type_name, interfaces, props: pci, beside: None },
         identity: slots.identity(),
         worker,
         processors: slots.processors(),

@@ -26,6 +26,8 @@ pub trait Model: Send {
     }
     /// Back to the state after power-up. Chains that wait for something to happen are dropped.
     fn reset(&mut self);
+    /// The whole function is reset, not only the device by its driver; [`Self::reset`] was called.
+    fn power_up(&mut self) {}
     /// The device was taken off its bus: it ends what it has under way, for which it may wait, and lets
     /// go of its back ends.
     fn unplug(&mut self) {}
@@ -153,6 +155,12 @@ impl Virtio {
         self.driver.set_broken(false);
         self.model.reset();
         self.queues.iter().for_each(|queue| queue.reset());
+    }
+
+    /// The whole function is reset.
+    pub fn power_up(&mut self) {
+        self.reset();
+        self.model.power_up();
     }
 
     /// The device was taken off its bus.

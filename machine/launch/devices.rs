@@ -452,7 +452,7 @@ impl Equipment<'_> {
             BusKind::Usb => self.usb.as_ref().map_or("", |(bus, _)| bus.path()),
             BusKind::None => "",
         };
-        let hotpluggable = matches!(kind.bus, BusKind::Pci | BusKind::Usb) && !kind.stays();
+        let hotpluggable = matches!(kind.bus, BusKind::Pci | BusKind::Usb) && !kind.stays;
         let object = Object::device(kind.name, id, bus).with(kind.snapshot(settings)).with([
             Property::fixed("hotpluggable", "bool", hotpluggable),
             Property::fixed("hotplugged", "bool", self.hot),
@@ -548,12 +548,17 @@ fn usb_object(type_name: &str, bus: &UsbBus, device: &UsbDevice) -> Object {
 /// Whether a device of this type can come while the machine exists.
 fn check_hotplug(kind: &DeviceType, pc: &Pc) -> Result<(), String> {
     match kind.bus {
-        _ if kind.stays() => Err(format!("Device '{}' does not support hotplugging", kind.name)),
-        BusKind::None => Err(format!("Device '{}' does not support hotplugging", kind.name)),
+        _ if kind.stays => Err(does_not_come(kind)),
+        BusKind::None => Err(does_not_come(kind)),
         BusKind::Usb => Ok(()),
         BusKind::Pci if pc.hotplug.is_some() => Ok(()),
         bus => Err(no_hotplug(bus)),
     }
+}
+
+/// Says that devices of a type neither come nor go.
+pub(super) fn does_not_come(kind: &DeviceType) -> String {
+    format!("Device '{}' does not support hotplugging", kind.name)
 }
 
 /// Says that a bus of this kind keeps what it has.

@@ -9,7 +9,7 @@ use hw::registry::{BusKind, Fact, Identity};
 use hw::usb::UsbDevice;
 use parking_lot::Mutex;
 
-use super::devices::{Added, Equipment, Means, PART, no_hotplug};
+use super::devices::{Added, Equipment, Means, PART, does_not_come, no_hotplug};
 use super::globals;
 use super::options::BootOrder;
 use super::tree::Tree;
@@ -100,6 +100,9 @@ impl Devices {
         let Some(device) = state.devices.iter_mut().find(named) else {
             return Err(self.not_removable(&state.tree, name));
         };
+        if device.added.kind.stays {
+            return Err(HotplugError::Refused(does_not_come(device.added.kind)));
+        }
         if let Some((bus, usb)) = device.added.usb.clone() {
             return Ok(bus.detach(&usb).iter().filter_map(|gone| state.remove_usb(gone)).collect());
         }

@@ -87,6 +87,8 @@ const ABSTRACT: &[(&str, &str)] = &[
     ("virtio-net-pci-base", "virtio-pci"),
     ("virtio-tablet-pci-base-type", "virtio-input-hid-pci"),
     ("virtio-pci", "pci-device"),
+    ("virtio-vga-base", "virtio-pci"),
+    ("virtio-vga-base-type", "virtio-vga-base"),
 ];
 
 /// Parts of machines, which nobody adds by name.

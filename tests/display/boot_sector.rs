@@ -27,6 +27,27 @@ impl BootSector {
         self.with([0xba, low, high, 0xb8, index, value, 0xef])
     }
 
+    /// Writes indexed registers behind one port.
+    pub fn registers(self, port: u16, values: &[(u8, u8)]) -> Self {
+        let ([a, b], [c, d]) = (port.to_le_bytes(), (values.len() as u16).to_le_bytes());
+        let table: Vec<u8> = values.iter().flat_map(|(index, value)| [*index, *value]).collect();
+        let [e, f] = (table.len() as u16).to_le_bytes();
+        // The table lies behind a jump.
+        let [g, h] = (0x7c00 + self.0.len() as u16 + 3).to_le_bytes();
+        // mov si, table; mov cx, count; mov dx, port; lodsw; out dx, ax; loop
+        self.with([0xe9, e, f])
+            .with(table)
+            .with([0xbe, g, h, 0xb9, c, d, 0xba, a, b])
+            .with([0xad, 0xef, 0xe2, 0xfc])
+    }
+
+    /// Writes a colour of the DAC.
+    pub fn color(self, index: u8, [red, green, blue]: [u8; 3]) -> Self {
+        // mov dx, 3c8h; mov al, index; out dx, al; inc dx; for each level: mov al, level; out dx, al
+        self.with([0xba, 0xc8, 0x03, 0xb0, index, 0xee, 0x42])
+            .with([0xb0, red, 0xee, 0xb0, green, 0xee, 0xb0, blue, 0xee])
+    }
+
     /// Writes a register of the attribute controller.
     pub fn attribute(self, index: u8, value: u8) -> Self {
         let select = [0xba, 0xda, 0x03, 0xec, 0xba, 0xc0, 0x03, 0xb0, index | 0x20, 0xee];

@@ -15,7 +15,14 @@ fn seabios() -> Result<()> {
     let disk = directory.path().join("disk");
     std::fs::write(&disk, vec![0; 1 << 20])?;
     let drive = format!("file={},format=raw,file.locking=off", disk.display());
-    for adapter in [["-vga", "std"], ["-device", "VGA,vgamem_mb=4"], ["-device", "isa-vga"]] {
+    for adapter in [
+        ["-vga", "std"],
+        ["-vga", "cirrus"],
+        ["-vga", "virtio"],
+        ["-device", "VGA,vgamem_mb=4"],
+        ["-device", "isa-vga"],
+        ["-device", "isa-cirrus-vga"],
+    ] {
         let mut words = args(&adapter);
         words.extend(args(&["-drive", &drive]));
         Guest { args: words, ..Guest::default() }.looks_the_same("seabios")?;
@@ -27,16 +34,36 @@ fn seabios() -> Result<()> {
 fn grub_menu_and_memtest() -> Result<()> {
     let assets = assets::get()?;
     let cd = media::graphical_cd(&assets.memtest())?;
-    let args = args(&["-vga", "std", "-cdrom", &cd.display().to_string(), "-cpu", "qemu64"]);
-    Guest { args: args.clone(), ..Guest::default() }.looks_the_same("grub-menu")?;
-    Guest { args, keys: &["down"], ..Guest::default() }.looks_the_same("grub-second-entry")
+    let cd = cd.display().to_string();
+    for adapter in ["std", "cirrus", "virtio"] {
+        let args = args(&["-vga", adapter, "-cdrom", &cd, "-cpu", "qemu64"]);
+        let name = |what: &str| format!("grub-{adapter}-{what}");
+        Guest { args: args.clone(), ..Guest::default() }.looks_the_same(&name("menu"))?;
+        let second = Guest { args, keys: &["down"], ..Guest::default() };
+        second.looks_the_same(&name("second-entry"))?;
+    }
+    Ok(())
 }
 
 #[test]
 fn syslinux_menu() -> Result<()> {
     let floppy = media::vesa_floppy()?;
     let drive = format!("if=floppy,format=raw,file={},readonly=on", floppy.display());
-    let args = args(&["-vga", "std", "-drive", &drive, "-boot", "a"]);
-    Guest { args: args.clone(), ..Guest::default() }.looks_the_same("vesamenu")?;
-    Guest { args, keys: &["down"], ..Guest::default() }.looks_the_same("vesamenu-second")
+    for adapter in ["std", "cirrus", "virtio"] {
+        let args = args(&["-vga", adapter, "-drive", &drive, "-boot", "a"]);
+        let name = |what: &str| format!("vesamenu-{adapter}{what}");
+        Guest { args: args.clone(), ..Guest::default() }.looks_the_same(&name(""))?;
+        Guest { args, keys: &["down"], ..Guest::default() }.looks_the_same(&name("-second"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn ovmf() -> Result<()> {
+    let firmware = assets::get()?.ovmf().join("OVMF_CODE.fd").display().to_string();
+    for adapter in ["std", "cirrus", "virtio"] {
+        let args = args(&["-vga", adapter, "-m", "256", "-bios", &firmware]);
+        Guest { args, ..Guest::default() }.looks_the_same(&format!("ovmf-{adapter}"))?;
+    }
+    Ok(())
 }

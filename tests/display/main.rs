@@ -1,7 +1,9 @@
 //! What people see: pictures of the screen, pixel for pixel as QEMU's of the same guest.
 
 mod boot_sector;
+mod cirrus;
 mod guests;
+mod linux;
 mod modes;
 mod picture;
 
@@ -30,13 +32,18 @@ pub struct Guest<'a> {
     pub keys: &'a [&'a str],
     /// What differs from run to run.
     pub masked: &'a [Rect],
+    /// What it says on its serial port when it has drawn its first screen; otherwise that is there when it
+    /// does not change any more.
+    pub says: Option<&'a str>,
 }
 
 impl Guest<'_> {
     fn start(&self, program: &Path) -> Result<Vm> {
+        let serial = self.says.map(|_| ["-serial", "stdio"]);
         Launch::new(program)
             .accel()
             .args(["-nodefaults", "-display", "none", "-m", "128"])
+            .args(serial.iter().flatten())
             .args(&self.args)
             .qmp()
             .spawn()
@@ -97,6 +104,10 @@ impl Guest<'_> {
         };
         let mut theirs = self.start(&reference)?;
         let mut ours = self.start(&program())?;
+        if let Some(word) = self.says {
+            theirs.expect(word).context("QEMU")?;
+            ours.expect(word)?;
+        }
         let mut wanted = self.wait_until_steady(&mut theirs, None).context("QEMU")?;
         if !self.keys.is_empty() {
             // Both are at the place where they wait for keys.

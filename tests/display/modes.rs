@@ -11,24 +11,31 @@ const CRTC: u16 = 0x3d4;
 const SEQUENCER: u16 = 0x3c4;
 
 fn show(name: &str, sector: BootSector) -> Result<()> {
+    show_on("std", name, sector)
+}
+
+/// Shows what a boot sector does with an adapter.
+pub fn show_on(adapter: &str, name: &str, sector: BootSector) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let disk = directory.path().join("disk");
     std::fs::write(&disk, sector.disk())?;
     let drive = format!("file={},format=raw,file.locking=off", disk.display());
-    let args = ["-vga", "std", "-drive", &drive].map(str::to_owned).into();
+    let args = ["-vga", adapter, "-drive", &drive].map(str::to_owned).into();
     Guest { args, ..Guest::default() }.looks_the_same(name).with_context(|| name.to_owned())
 }
 
-fn mode(number: u16) -> BootSector {
+/// A mode of the BIOS.
+pub fn mode(number: u16) -> BootSector {
     BootSector::new().video(number, 0, 0)
 }
 
 /// Without a cursor, and with bright backgrounds rather than blinking.
-fn text(number: u16) -> BootSector {
+pub fn text(number: u16) -> BootSector {
     mode(number).video(0x0100, 0, 0x2000).video(0x1003, 0, 0)
 }
 
-fn vesa(number: u16) -> BootSector {
+/// A mode of VESA's.
+pub fn vesa(number: u16) -> BootSector {
     BootSector::new().video(0x4f02, number, 0)
 }
 

@@ -5,6 +5,7 @@
 //! [`on_reference`].
 
 mod atapi;
+mod cirrus;
 mod debug_ports;
 mod dma;
 mod flash;

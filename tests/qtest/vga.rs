@@ -7,11 +7,11 @@ use testbed::qtest::QTest;
 use testbed::vm::Vm;
 
 const ATTRIBUTE: u16 = 0x3c0;
-const MISC: u16 = 0x3c2;
+pub const MISC: u16 = 0x3c2;
 const MISC_READ: u16 = 0x3cc;
-const SEQUENCER: u16 = 0x3c4;
-const GRAPHICS: u16 = 0x3ce;
-const CRTC: u16 = 0x3d4;
+pub const SEQUENCER: u16 = 0x3c4;
+pub const GRAPHICS: u16 = 0x3ce;
+pub const CRTC: u16 = 0x3d4;
 const CRTC_MONO: u16 = 0x3b4;
 const STATUS: u16 = 0x3da;
 const DAC_STATE: u16 = 0x3c7;
@@ -41,12 +41,14 @@ fn adapter(device: &str) -> Result<Vm> {
     Ok(vm)
 }
 
-fn set(test: &mut QTest, port: u16, index: u8, value: u8) -> Result<()> {
+/// Writes a register behind an index port.
+pub fn set(test: &mut QTest, port: u16, index: u8, value: u8) -> Result<()> {
     test.outb(port, index)?;
     test.outb(port + 1, value)
 }
 
-fn get(test: &mut QTest, port: u16, index: u8) -> Result<u8> {
+/// Reads one.
+pub fn get(test: &mut QTest, port: u16, index: u8) -> Result<u8> {
     test.outb(port, index)?;
     test.inb(port + 1)
 }
@@ -62,7 +64,7 @@ fn vbe(test: &mut QTest, index: u16) -> Result<u16> {
 }
 
 /// The bits that hold what is written, of registers behind an index port.
-fn bits(test: &mut QTest, port: u16, count: u8) -> Result<Vec<u8>> {
+pub fn bits(test: &mut QTest, port: u16, count: u8) -> Result<Vec<u8>> {
     let mut found = Vec::new();
     for index in 0..count {
         let old = get(test, port, index)?;

@@ -15,7 +15,7 @@ pub const READY: &str = "rhea-guest: ready";
 /// The line that `/init` prints before it hands the console to a shell.
 pub const SHELL: &str = "rhea-guest: shell";
 
-const SCRIPTS: [(&str, &str); 15] = [
+const SCRIPTS: [(&str, &str); 16] = [
     ("nap", include_str!("guest/nap")),
     ("report", include_str!("guest/report")),
     ("stress", include_str!("guest/stress")),
@@ -26,6 +26,7 @@ const SCRIPTS: [(&str, &str); 15] = [
     ("disk", include_str!("guest/disk")),
     ("hotplug", include_str!("guest/hotplug")),
     ("journal", include_str!("guest/journal")),
+    ("display", include_str!("guest/display")),
     ("input", include_str!("guest/input")),
     ("network", include_str!("guest/network")),
     ("network-bench", include_str!("guest/network-bench")),

@@ -76,6 +76,29 @@ const INPUT: Set = Set {
     place: "input-modules",
 };
 
+/// Drivers of display adapters; `guest/display` loads them.
+const DISPLAY: Set = Set {
+    kernel: "linux-image-amd64",
+    modules: &[
+        "virtio_ring",
+        "virtio",
+        "virtio_pci_modern_dev",
+        "virtio_pci_legacy_dev",
+        "virtio_pci",
+        "drm",
+        "drm_kms_helper",
+        "drm_shmem_helper",
+        "ttm",
+        "drm_ttm_helper",
+        "drm_vram_helper",
+        "virtio_dma_buf",
+        "virtio-gpu",
+        "cirrus",
+        "bochs",
+    ],
+    place: "display-modules",
+};
+
 /// Bump when the lists above change.
 const LAYOUT: &str = "rhea modules 1\n";
 
@@ -95,6 +118,11 @@ pub fn get() -> Result<Modular> {
 /// The kernel and the guest with drivers of network cards.
 pub fn network() -> Result<Modular> {
     prepare(&NETWORK)
+}
+
+/// The kernel and the guest with drivers of display adapters.
+pub fn display() -> Result<Modular> {
+    prepare(&DISPLAY)
 }
 
 /// The kernel and the guest with drivers of what people type and point with.

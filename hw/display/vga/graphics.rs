@@ -1,8 +1,11 @@
 //! Drawing lines of dots.
 
+use std::ops::Range;
+
 use base::memory::{Client, PAGE_SIZE, RamBlock};
 use ui::{Damage, Surface};
 
+use super::overlay::Overlay;
 use super::picture::{Graphics, Picture, Pixels};
 use crate::display::pixels::{Order, rgb15, rgb16, rgb24, rgb32};
 
@@ -15,26 +18,36 @@ pub struct LinePainter {
     pixels: Vec<u32>,
 }
 
+/// What is to be drawn although its memory has not changed.
+pub struct Extent {
+    /// Everything.
+    pub full: bool,
+    /// Lines.
+    pub lines: Vec<Range<u32>>,
+}
+
 impl LinePainter {
-    /// Draws the lines whose memory has changed, or all of them.
+    /// Draws the lines whose memory has changed, and others, with what is laid over them.
     pub fn paint(
         &mut self,
         picture: &Picture,
         graphics: &Graphics,
         memory: &RamBlock,
-        full: bool,
+        extent: &Extent,
+        over: Option<&Overlay>,
         surface: &mut Surface,
     ) -> Damage {
         let changed = self.find_dirty(picture, graphics, memory);
         let mut damage = Damage::default();
-        if !changed && !full {
+        if !changed && !extent.full && extent.lines.is_empty() {
             return damage;
         }
         let width = graphics.width << u32::from(graphics.doubled);
         let mut drawn: Option<(u32, u32, u32)> = None;
         for (y, line) in (0..).zip(lines(picture, graphics)) {
             let len = graphics.pixels.bytes(graphics.width + line.panning);
-            if !full && !self.is_dirty(picture, line.address, len) {
+            let wanted = extent.full || extent.lines.iter().any(|lines| lines.contains(&y));
+            if !wanted && !self.is_dirty(picture, line.address, len) {
                 continue;
             }
             match drawn {
@@ -47,6 +60,10 @@ impl LinePainter {
                     self.draw(picture, graphics, line.panning, surface.row_mut(y));
                     drawn = Some((line.address, line.panning, y));
                 }
+            }
+            if let Some(over) = over.filter(|over| over.covers().contains(&y)) {
+                over.draw(y, surface.row_mut(y));
+                drawn = None;
             }
             damage.add_rows(y, 1, width);
         }

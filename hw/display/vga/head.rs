@@ -3,16 +3,30 @@
 use std::sync::Arc;
 
 use base::clock::Clocks;
-use base::device::Shared;
+use base::device::{Device, Shared};
 use base::memory::{Client, RamBlock};
 use parking_lot::Mutex;
 use ui::{Adapter, Damage, Surface, TextScreen};
 
-use super::graphics::LinePainter;
+use super::graphics::{Extent, LinePainter};
+use super::overlay::Overlay;
 use super::picture::{Kind, Picture};
 use super::planes::PLANAR_SIZE;
 use super::text::{Phase, TextPainter, characters};
-use super::{HasVga, Vga};
+
+/// A device that shows what a VGA can show.
+pub trait Shows: Device {
+    /// Its memory.
+    fn memory(&self) -> &Arc<RamBlock>;
+
+    /// What of it is shown.
+    fn picture(&self) -> Picture;
+
+    /// The pointer that is laid over it.
+    fn overlay(&self) -> Option<Overlay> {
+        None
+    }
+}
 
 /// What is shown before the guest has chosen anything.
 const INITIAL_SIZE: (u32, u32) = (640, 480);
@@ -21,6 +35,7 @@ const INITIAL_SIZE: (u32, u32) = (640, 480);
 #[derive(Default)]
 struct Painter {
     last: Option<(Picture, Phase)>,
+    overlay: Option<Overlay>,
     text: TextPainter,
     lines: LinePainter,
 }
@@ -33,10 +48,10 @@ pub struct Head<D> {
     painter: Mutex<Painter>,
 }
 
-impl<D: HasVga> Head<D> {
+impl<D: Shows> Head<D> {
     /// The head of `device`.
     pub fn new(device: &Shared<D>, clocks: &Clocks) -> Arc<Self> {
-        let memory = device.lock().vga().memory().clone();
+        let memory = device.lock().memory().clone();
         Arc::new(Head {
             device: device.clone(),
             memory,
@@ -44,15 +59,14 @@ impl<D: HasVga> Head<D> {
             painter: Mutex::default(),
         })
     }
-
-    fn picture(&self) -> Picture {
-        self.device.lock().vga().picture()
-    }
 }
 
-impl<D: HasVga> Adapter for Head<D> {
+impl<D: Shows> Adapter for Head<D> {
     fn refresh(&self, surface: &mut Surface, full: bool) -> Damage {
-        let picture = self.picture();
+        let (picture, overlay) = {
+            let device = self.device.lock();
+            (device.picture(), device.overlay())
+        };
         let phase = Phase::at(self.clocks.now_virtual());
         let painter = &mut *self.painter.lock();
         let resized = match picture.size() {
@@ -85,25 +99,25 @@ impl<D: HasVga> Adapter for Head<D> {
                 }
             }
             Kind::Graphics(graphics) => {
-                painter.lines.paint(&picture, graphics, &self.memory, full, surface)
+                let moved = painter.overlay != overlay;
+                let overlays = [painter.overlay.as_ref(), overlay.as_ref()];
+                let touched = overlays.into_iter().flatten().filter(|_| moved).map(Overlay::covers);
+                let extent = Extent { full, lines: touched.collect() };
+                let over = overlay.as_ref();
+                painter.lines.paint(&picture, graphics, &self.memory, &extent, over, surface)
             }
         };
+        painter.overlay = overlay;
         painter.last = Some((picture, phase));
         damage.resized = resized;
         damage
     }
 
     fn text(&self) -> Option<TextScreen> {
-        let picture = self.picture();
+        let picture = self.device.lock().picture();
         match &picture.kind {
             Kind::Text(text) => Some(characters(&picture, text, &self.memory)),
             _ => None,
         }
-    }
-}
-
-impl HasVga for Vga {
-    fn vga(&mut self) -> &mut Vga {
-        self
     }
 }

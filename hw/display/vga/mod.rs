@@ -8,7 +8,8 @@
 
 mod graphics;
 mod head;
-mod picture;
+mod overlay;
+pub mod picture;
 mod planes;
 pub mod registers;
 #[cfg(test)]
@@ -22,11 +23,12 @@ use std::sync::Arc;
 use base::device::{self, Device, Shared};
 use base::memory::{AccessSizes, RamBlock, RamError, Region};
 
-pub use head::Head;
+pub use head::{Head, Shows};
+pub use overlay::Overlay;
 use picture::Picture;
-pub use planes::{WINDOW_SIZE, WINDOW_START};
+pub use planes::{PLANAR_SIZE, WINDOW_SIZE, WINDOW_START};
 use registers::{Effect, PORTS, Registers};
-use window::Window;
+pub use window::{Place, Window};
 
 use super::edid::Edid;
 
@@ -60,12 +62,6 @@ mod mmio {
 /// Size of the registers in memory.
 pub const MMIO_SIZE: u64 = 0x1000;
 
-/// A device that is, among others, a VGA.
-pub trait HasVga: Device {
-    /// The VGA in it.
-    fn vga(&mut self) -> &mut Vga;
-}
-
 /// What a VGA is made with.
 pub struct VgaConfig {
     /// Bytes of memory, a power of two.
@@ -94,19 +90,6 @@ impl Vga {
         let memory = Arc::new(RamBlock::anonymous("vga.vram", cfg.memory.into())?);
         let edid = cfg.edid.as_ref().map(Edid::bytes).unwrap_or_default();
         Ok(Vga { cfg, memory, window: None, edid, big_endian: false, st: Registers::default() })
-    }
-
-    /// Its memory.
-    pub fn memory(&self) -> &Arc<RamBlock> {
-        &self.memory
-    }
-
-    fn picture(&self) -> Picture {
-        let on = match self.cfg.legacy {
-            true => self.st.screen_on(),
-            false => self.st.vbe.is_enabled(),
-        };
-        self.st.picture(self.cfg.memory, on, self.big_endian)
     }
 
     fn apply(&mut self, effect: Effect) {
@@ -243,6 +226,20 @@ impl Device for Vga {
     }
 }
 
+impl Shows for Vga {
+    fn memory(&self) -> &Arc<RamBlock> {
+        &self.memory
+    }
+
+    fn picture(&self) -> Picture {
+        let on = match self.cfg.legacy {
+            true => self.st.screen_on(),
+            false => self.st.vbe.is_enabled(),
+        };
+        self.st.vbe_picture(self.cfg.memory, on, self.big_endian)
+    }
+}
+
 /// The regions of a VGA's registers and memory.
 pub struct VgaRegions {
     /// Ports, by where they go.
@@ -256,8 +253,8 @@ pub struct VgaRegions {
 }
 
 impl VgaRegions {
-    /// The regions of `device`. `window` says that it gets a window in the first megabyte.
-    pub fn of<D: HasVga>(device: &Shared<D>) -> Self {
+    /// The regions of `device`.
+    pub fn of(device: &Shared<Vga>) -> Self {
         let sized =
             |number, name: &str, size, sizes| device::region(device, number, name, size, sizes);
         let mut ports: Vec<_> = PORTS
@@ -271,11 +268,10 @@ impl VgaRegions {
         let window = Region::container("vga-lowmem", WINDOW_SIZE.into());
         window.add(&sized(region::WINDOW, "vga-lowmem", WINDOW_SIZE, AccessSizes::ANY), 0, 0);
         let mmio = sized(region::MMIO, "vga.mmio", MMIO_SIZE, AccessSizes::UP_TO_DWORD);
-        let mut locked = device.lock();
-        let vga = locked.vga();
+        let mut vga = device.lock();
         let framebuffer = Region::ram(vga.memory.clone());
         vga.window = Some(Window::new(&window, &framebuffer));
-        drop(locked);
+        drop(vga);
         VgaRegions { ports, window, mmio, framebuffer }
     }
 }

@@ -185,28 +185,51 @@ impl Picture {
     }
 }
 
+/// Where a picture lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Byte that it starts at.
+    pub start: u32,
+    /// Bytes from line to line.
+    pub pitch: u32,
+    /// Memory repeats after so many bytes, a power of two.
+    pub wrap: u32,
+}
+
 impl Registers {
-    /// What is shown of so much memory, if anything is.
-    pub fn picture(&self, memory: u32, on: bool, big_endian: bool) -> Picture {
+    /// What is shown of so much memory, if anything is: Bochs' extension has the first word.
+    pub(super) fn vbe_picture(&self, memory: u32, on: bool, big_endian: bool) -> Picture {
+        let memory = memory.next_power_of_two();
+        let (vbe, start, pitch) = (&self.vbe, self.start_address() * 4, self.line_offset());
+        if !on {
+            self.picture(Kind::Blank, Layout { start, pitch, wrap: memory })
+        } else if vbe.is_enabled() {
+            let layout = Layout { start: vbe.start(), pitch: vbe.pitch(), wrap: memory };
+            self.picture(Kind::Graphics(self.vbe_graphics(big_endian)), layout)
+        } else {
+            let wrap = PLANAR_SIZE.min(memory);
+            self.picture(self.vga_kind(), Layout { start, pitch, wrap })
+        }
+    }
+
+    /// A picture of this kind in the colours that there are.
+    pub fn picture(&self, kind: Kind, Layout { start, pitch, wrap }: Layout) -> Picture {
         let colors = self.colors();
         let palette = self.palette(&colors);
-        let vbe = self.vbe.is_enabled();
-        let legacy = (
-            self.start_address() * 4,
-            u32::from(self.crtc[crtc::OFFSET]) << 3,
-            PLANAR_SIZE.min(memory.next_power_of_two()),
-        );
-        let (kind, (start, pitch, wrap)) = if !on {
-            (Kind::Blank, legacy)
-        } else if vbe {
-            let place = (self.vbe.start(), self.vbe.pitch(), memory.next_power_of_two());
-            (Kind::Graphics(self.vbe_graphics(big_endian)), place)
-        } else if self.gfx[gfx::MISC] & GRAPHICS != 0 {
-            (Kind::Graphics(self.vga_graphics()), legacy)
-        } else {
-            (Kind::Text(self.text()), legacy)
-        };
         Picture { kind, start, pitch, wrap, colors, palette }
+    }
+
+    /// What a VGA without any extension shows.
+    pub fn vga_kind(&self) -> Kind {
+        match self.gfx[gfx::MISC] & GRAPHICS != 0 {
+            true => Kind::Graphics(self.vga_graphics()),
+            false => Kind::Text(self.text()),
+        }
+    }
+
+    /// Bytes from line to line.
+    fn line_offset(&self) -> u32 {
+        u32::from(self.crtc[crtc::OFFSET]) << 3
     }
 
     fn colors(&self) -> Vec<u32> {
@@ -237,7 +260,7 @@ impl Registers {
     }
 
     /// Characters across.
-    fn columns(&self) -> u32 {
+    pub fn columns(&self) -> u32 {
         u32::from(self.crtc[crtc::DISPLAY_END]) + 1
     }
 
@@ -289,6 +312,11 @@ impl Registers {
         } else {
             (Pixels::Planar { mask }, dots, half)
         };
+        self.graphics(pixels, width, doubled)
+    }
+
+    /// Lines of so many pixels, as the CRT controller sends them to the monitor.
+    pub fn graphics(&self, pixels: Pixels, width: u32, doubled: bool) -> Graphics {
         let scan = self.crtc[crtc::SCAN_LINES];
         let addressing = self.crtc[crtc::MODE];
         // Output bits 13 and 14 of the address counter: the counter counts words unless told to count
@@ -341,7 +369,7 @@ impl Registers {
 const FONT_DISTANCE: u32 = 0x8000;
 
 /// A level of six bits: the lowest fills up the eight.
-fn from_six_bits(level: u8) -> u32 {
+pub fn from_six_bits(level: u8) -> u32 {
     let level = u32::from(level & 0x3f);
     level << 2 | (level & 1) * 3
 }

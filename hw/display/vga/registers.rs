@@ -140,9 +140,19 @@ impl Registers {
         self.attr_index & SCREEN_ON != 0
     }
 
+    /// What the attribute controller's port was last told to select.
+    pub fn attribute_index(&self) -> u8 {
+        self.attr_index
+    }
+
+    /// Whether the attribute controller's port expects data rather than an index.
+    pub fn expects_attribute(&self) -> bool {
+        self.attr_data
+    }
+
     /// Whether the CRT controller answers at this port now: monochrome and colour adapters have it at
     /// different ones.
-    fn answers(&self, port: u16) -> bool {
+    pub fn answers(&self, port: u16) -> bool {
         match port {
             0x3b0..=0x3bf => self.misc & MISC_COLOR == 0,
             0x3d0..=0x3df => self.misc & MISC_COLOR != 0,
@@ -163,7 +173,10 @@ impl Registers {
             0x3c6 => self.dac_mask,
             0x3c7 => self.dac_state,
             0x3c8 => self.dac_write,
-            0x3c9 => self.read_color(),
+            0x3c9 => {
+                let (index, step) = self.next_read();
+                self.dac[usize::from(index)][step]
+            }
             0x3ca => self.feature,
             0x3cc => self.misc,
             0x3ce => self.gfx_index,
@@ -204,7 +217,11 @@ impl Registers {
                 self.dac_step = 0;
                 self.dac_state = 0;
             }
-            0x3c9 => self.write_color(value),
+            0x3c9 => {
+                if let Some((index, color)) = self.next_written(value) {
+                    self.dac[usize::from(index)] = color;
+                }
+            }
             0x3ce => self.gfx_index = value & 15,
             0x3cf => {
                 let at = usize::from(self.gfx_index & 15);
@@ -248,27 +265,27 @@ impl Registers {
         self.impose_vbe();
     }
 
-    fn read_color(&mut self) -> u8 {
-        let step = usize::from(self.dac_step.min(2));
-        let value = self.dac[usize::from(self.dac_read)][step];
+    /// The colour, and which of its three levels, that the DAC's port tells next.
+    pub fn next_read(&mut self) -> (u8, usize) {
+        let place = (self.dac_read, usize::from(self.dac_step.min(2)));
         self.dac_step = (self.dac_step + 1) % 3;
         if self.dac_step == 0 {
             self.dac_read = self.dac_read.wrapping_add(1);
         }
-        value
+        place
     }
 
-    /// An entry changes when all three colours are there.
-    fn write_color(&mut self, value: u8) {
-        if let Some(color) = self.dac_entry.get_mut(usize::from(self.dac_step)) {
-            *color = value;
+    /// The DAC's port is told a level; when all three are there, they are a colour's.
+    pub fn next_written(&mut self, value: u8) -> Option<(u8, [u8; 3])> {
+        if let Some(level) = self.dac_entry.get_mut(usize::from(self.dac_step)) {
+            *level = value;
             self.dac_step += 1;
-            return;
+            return None;
         }
-        let [red, green] = self.dac_entry;
-        self.dac[usize::from(self.dac_write)] = [red, green, value];
+        let ([red, green], index) = (self.dac_entry, self.dac_write);
         self.dac_step = 0;
-        self.dac_write = self.dac_write.wrapping_add(1);
+        self.dac_write = index.wrapping_add(1);
+        Some((index, [red, green, value]))
     }
 
     /// A number of more bits than one CRT controller register holds: `low`, and where in the overflow

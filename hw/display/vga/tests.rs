@@ -5,7 +5,7 @@ use base::device::{self, Device, Shared};
 use proptest::prelude::*;
 use ui::{Adapter, Surface};
 
-use super::{Head, Vga, VgaConfig, VgaRegions, region};
+use super::{Head, Shows, Vga, VgaConfig, VgaRegions, region};
 use crate::display::edid::Edid;
 
 const MEMORY: u32 = 1 << 20;

@@ -1,37 +1,38 @@
-//! The window in the first megabyte, where it shows memory as it lies.
+//! The processor's windows to memory, where they show it as it lies.
 
 use base::memory::Region;
 
-/// Where the window shows memory: offset in the window, offset in memory, size.
-type Place = (u64, u64, u64);
+/// Where a window shows memory: offset in the window, offset in memory, size.
+pub type Place = (u64, u64, u64);
 
-/// The window.
+/// A window. Accesses that find no memory in it are the adapter's to answer.
 pub struct Window {
     container: Region,
     memory: Region,
-    shown: Option<(Place, Region)>,
+    shown: Vec<(Place, Region)>,
 }
 
 impl Window {
     /// A window that shows none of `memory` yet.
     pub fn new(container: &Region, memory: &Region) -> Self {
-        Window { container: container.clone(), memory: memory.clone(), shown: None }
+        Window { container: container.clone(), memory: memory.clone(), shown: Vec::new() }
     }
 
-    /// Shows memory here, or nowhere.
-    pub fn show(&mut self, place: Option<Place>) {
+    /// Shows memory at these places, and only there.
+    pub fn show(&mut self, places: impl IntoIterator<Item = Place>) {
         let size = self.memory.size();
-        let place = place.filter(|(_, from, len)| u128::from(from + len) <= size);
-        if self.shown.as_ref().map(|(place, _)| *place) == place {
+        let fits = |&(_, from, len): &Place| u128::from(from + len) <= size;
+        let places: Vec<_> = places.into_iter().filter(fits).collect();
+        if self.shown.iter().map(|(place, _)| *place).eq(places.iter().copied()) {
             return;
         }
-        if let Some((_, region)) = self.shown.take() {
+        for (_, region) in self.shown.drain(..) {
             self.container.remove(&region);
         }
-        if let Some((at, from, len)) = place {
+        for (at, from, len) in places {
             let region = Region::alias("vga.chain4", &self.memory, from, len.into());
             self.container.add(&region, at, 1);
-            self.shown = Some(((at, from, len), region));
+            self.shown.push(((at, from, len), region));
         }
     }
 }

@@ -3,9 +3,11 @@
 
 mod protocol;
 mod screen;
+mod vga;
 
 use std::sync::Arc;
 
+use base::device::{Device, Shared};
 use base::event_loop::LoopHandle;
 use base::interrupt::MsiSink;
 use base::props::{Props, Size};
@@ -16,12 +18,17 @@ use super::pci::{
     Interfaces, Kind, Place, Shape, VirtioPci, VirtioPciError, VirtioPciProps, Wiring,
 };
 use super::{Chain, Model, ToDriver, VirtQueue};
+use crate::display::std_vga::VgaError;
+use crate::display::vga::Vga;
 use crate::pci::PciBus;
 use protocol::{HEADER, Header, MAX_SCANOUTS};
 use screen::Screen;
 
+pub use vga::plug_vga;
+
 /// There is none of it for legacy drivers.
 const KIND: Kind = Kind { id: 16, transitional: 0, class: 0x03_8000, rom: None };
+const VGA_KIND: Kind = Kind { class: 0x03_0000, ..KIND };
 
 /// Monitors can be asked what they are (5.7.3).
 const FEATURE_EDID: u64 = 1 << 1;
@@ -77,6 +84,9 @@ pub enum GpuError {
     /// The protocol has no room for so many heads.
     #[error("invalid max_outputs > {MAX_SCANOUTS}")]
     Heads,
+    /// Its other half.
+    #[error(transparent)]
+    Vga(#[from] VgaError),
 }
 
 /// What an adapter is plugged into.
@@ -104,36 +114,53 @@ struct Gpu {
     edid: bool,
     heads: u32,
     queues: Vec<Arc<VirtQueue>>,
+    /// The adapter that it is until a driver shows something.
+    vga: Option<Shared<Vga>>,
 }
 
 /// Plugs a `virtio-gpu-pci`.
 pub fn plug(props: &GpuPciProps, sockets: Sockets<'_>) -> Result<(), GpuError> {
-    let GpuProps { edid, max_outputs, max_hostmem, xres, yres } = props.gpu;
+    let place = Place {
+        type_name: "virtio-gpu-pci",
+        interfaces: Interfaces::NON_TRANSITIONAL,
+        props: &props.pci,
+        beside: None,
+    };
+    let (consoles, name) = (sockets.consoles, sockets.place.clone());
+    for (n, head) in (0..).zip(connect(&KIND, &props.gpu, place, sockets, None)?) {
+        consoles.add("virtio-gpu-pci", ui::Place { head: n, ..name.clone() }, Arc::new(head));
+    }
+    Ok(())
+}
+
+/// Plugs an adapter with or without a VGA; returns its heads.
+fn connect(
+    kind: &Kind,
+    props: &GpuProps,
+    place: Place<'_>,
+    sockets: Sockets<'_>,
+    vga: Option<Shared<Vga>>,
+) -> Result<Vec<Head>, GpuError> {
+    let GpuProps { edid, max_outputs, max_hostmem, xres, yres } = *props;
     let heads = max_outputs.max(1) as usize;
     if heads > MAX_SCANOUTS {
         return Err(GpuError::Heads);
     }
-    let name = "virtio-gpu-pci";
-    let place =
-        Place { type_name: name, interfaces: Interfaces::NON_TRANSITIONAL, props: &props.pci };
     let shape = Shape { queue_sizes: QUEUE_SIZES.into(), config_len: config::LEN };
     let events = Arc::<Events>::default();
     let mut parts = None;
-    VirtioPci::plug(sockets.bus, &KIND, place, &shape, sockets.msi, |wiring| {
+    VirtioPci::plug(sockets.bus, kind, place, &shape, sockets.msi, |wiring| {
         let screen = Screen::new(&wiring.dma, heads, (xres, yres), max_hostmem.0);
         let screen = Arc::new(Mutex::new(screen));
         parts = Some((screen.clone(), wiring.driver.clone()));
         let queues = serve(wiring, &screen, &sockets.event_loop);
-        Box::new(Gpu { screen, events: events.clone(), edid, heads: heads as u32, queues })
+        Box::new(Gpu { screen, events: events.clone(), edid, heads: heads as u32, queues, vga })
     })?;
-    if let Some((screen, driver)) = parts {
-        for head in 0..heads {
-            let (screen, driver, events) = (screen.clone(), driver.clone(), events.clone());
-            let place = ui::Place { head: head as u32, ..sockets.place.clone() };
-            sockets.consoles.add(name, place, Arc::new(Head { screen, driver, events, head }));
-        }
-    }
-    Ok(())
+    let head = |(screen, driver): &(Arc<Mutex<Screen>>, Arc<ToDriver>), head| {
+        let (screen, driver, events) = (screen.clone(), driver.clone(), events.clone());
+        Head { screen, driver, events, head }
+    };
+    Ok(parts.iter().flat_map(|parts| (0..heads).map(|n| head(parts, n))).collect())
 }
 
 /// Has the queues served on a thread.
@@ -188,6 +215,12 @@ impl Model for Gpu {
     fn reset(&mut self) {
         *self.events.0.lock() = 0;
         self.screen.lock().reset();
+    }
+
+    fn power_up(&mut self) {
+        if let Some(vga) = &self.vga {
+            vga.lock().reset();
+        }
     }
 
     fn unplug(&mut self) {

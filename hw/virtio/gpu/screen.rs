@@ -111,6 +111,8 @@ pub struct Screen {
     /// Bytes that resources may take, and take.
     limit: u64,
     used: u64,
+    /// A driver has shown something since the device was reset.
+    driven: bool,
 }
 
 type Answer = Result<Vec<u8>, Refusal>;
@@ -132,17 +134,23 @@ impl Screen {
             scanouts: (0..heads).map(scanout).collect(),
             limit,
             used: 0,
+            driven: false,
         }
     }
 
     /// Back to the state after power-up; monitors stay.
     pub fn reset(&mut self) {
         self.resources.clear();
-        self.used = 0;
+        (self.used, self.driven) = (0, false);
         for scanout in &mut self.scanouts {
             (scanout.shown, scanout.anew) = (None, true);
             scanout.cursor = Cursor::default();
         }
+    }
+
+    /// Whether a driver has shown something since the device was reset.
+    pub fn is_driven(&self) -> bool {
+        self.driven
     }
 
     /// Answers a request; `body` is what follows its header.
@@ -240,6 +248,7 @@ impl Screen {
                 if rect.is_empty() || bounds.intersection(&rect) != rect {
                     return Err(Refusal::Parameter);
                 }
+                self.driven = true;
                 Some((id, rect))
             }
         };

@@ -4,17 +4,12 @@ use super::{Interfaces, VirtioPciProps};
 use crate::pci::{Bar, BarKind, ConfigSpace};
 
 pub(super) const LEGACY_BAR: usize = 0;
-pub(super) const MSIX_BAR: usize = 1;
-pub(super) const NOTIFY_PORT_BAR: usize = 2;
-pub(super) const MODERN_BAR: usize = 4;
 
-/// Offsets in BAR 4.
-pub(super) const COMMON_AT: u64 = 0x0000;
-pub(super) const ISR_AT: u64 = 0x1000;
-pub(super) const CONFIG_AT: u64 = 0x2000;
-pub(super) const NOTIFY_AT: u64 = 0x3000;
-/// Bytes of each structure, but for that of notifications.
-pub(super) const STRUCTURE_SIZE: u64 = 0x1000;
+/// Bytes of each structure, but for that of notifications; of the first two where the registers of
+/// another device would have no room in front of them.
+const STRUCTURE_SIZE: u64 = 0x1000;
+const SMALL_STRUCTURE_SIZE: u64 = 0x800;
+const OTHERS_SIZE: u64 = 0x1000;
 
 /// Queues that there are places to notify for.
 const QUEUES: u64 = 1024;
@@ -54,19 +49,53 @@ pub(super) struct Access {
     pub size: u8,
 }
 
+/// A part of a BAR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub at: u64,
+    pub len: u64,
+}
+
+/// A structure of version 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Structure {
+    Common,
+    Isr,
+    Config,
+    Notify,
+}
+
+impl Structure {
+    /// In the order of their capabilities.
+    const ALL: [Self; 4] = [Self::Common, Self::Isr, Self::Config, Self::Notify];
+
+    /// What its capability says that it is of.
+    fn kind(self) -> u8 {
+        match self {
+            Structure::Common => COMMON,
+            Structure::Isr => ISR,
+            Structure::Config => CONFIG,
+            Structure::Notify => NOTIFY,
+        }
+    }
+}
+
 /// How a device is laid out.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     modern: bool,
+    /// The first BAR is another's, and so is the beginning of that of the structures.
+    beside: bool,
     page_per_queue: bool,
     /// Whether queues can be notified by a port, too.
     pub notify_port: bool,
 }
 
 impl Layout {
-    pub fn new(props: &VirtioPciProps, interfaces: Interfaces) -> Self {
+    pub fn new(props: &VirtioPciProps, interfaces: Interfaces, beside: bool) -> Self {
         Layout {
             modern: interfaces.modern,
+            beside,
             page_per_queue: props.page_per_vq,
             notify_port: interfaces.modern && props.modern_pio_notify,
         }
@@ -77,12 +106,54 @@ impl Layout {
         if self.page_per_queue { PAGE } else { 4 }
     }
 
-    pub fn notify_len(&self) -> u64 {
-        u64::from(self.notify_stride()) * QUEUES
+    /// The BAR of the structures.
+    pub fn modern_bar(&self) -> usize {
+        if self.beside { 2 } else { 4 }
     }
 
+    /// The BAR of MSI-X.
+    pub fn msix_bar(&self) -> usize {
+        if self.beside { 4 } else { 1 }
+    }
+
+    /// The BAR of the port to notify by.
+    pub fn notify_port_bar(&self) -> usize {
+        if self.beside { 5 } else { 2 }
+    }
+
+    /// Where a structure is in its BAR: one after the other from the start, or before the end.
+    pub fn span(&self, structure: Structure) -> Span {
+        let free = self.modern_size() - 3 * STRUCTURE_SIZE - self.notify_len();
+        let small = self.beside && free < OTHERS_SIZE;
+        let len = if small { SMALL_STRUCTURE_SIZE } else { STRUCTURE_SIZE };
+        let lens = [len, len, STRUCTURE_SIZE, self.notify_len()];
+        let all: u64 = lens.iter().sum();
+        let mut at = if self.beside { self.modern_size() - all } else { 0 };
+        for (other, len) in Structure::ALL.into_iter().zip(lens) {
+            if other == structure {
+                return Span { at, len };
+            }
+            at += len;
+        }
+        Span { at, len: 0 }
+    }
+
+    /// The structure at a place of the BAR, and where in it that is.
+    pub fn structure(&self, at: u64) -> Option<(Structure, u64)> {
+        Structure::ALL.into_iter().find_map(|structure| {
+            let span = self.span(structure);
+            let inside = at.checked_sub(span.at).filter(|inside| *inside < span.len)?;
+            Some((structure, inside))
+        })
+    }
+
+    /// Bytes of the structures' BAR.
     pub fn modern_size(&self) -> u64 {
-        (NOTIFY_AT + self.notify_len()).next_power_of_two()
+        (3 * STRUCTURE_SIZE + self.notify_len()).next_power_of_two()
+    }
+
+    fn notify_len(&self) -> u64 {
+        u64::from(self.notify_stride()) * QUEUES
     }
 
     pub fn add_capabilities(&self, config: &mut ConfigSpace) {
@@ -90,16 +161,20 @@ impl Layout {
             return;
         }
         let kind = BarKind::Memory64 { prefetchable: true };
-        config.add_bar(MODERN_BAR, Bar { kind, size: self.modern_size() });
-        let structures = [(COMMON, COMMON_AT), (ISR, ISR_AT), (CONFIG, CONFIG_AT)];
-        for (what, at) in structures {
-            add(config, what, LEN, MODERN_BAR, at, STRUCTURE_SIZE);
+        config.add_bar(self.modern_bar(), Bar { kind, size: self.modern_size() });
+        for structure in Structure::ALL {
+            let (Span { at, len }, is_notify) =
+                (self.span(structure), structure == Structure::Notify);
+            let cap_len = if is_notify { NOTIFY_LEN } else { LEN };
+            let cap = add(config, structure.kind(), cap_len, self.modern_bar(), at, len);
+            if is_notify {
+                config.set_u32(cap + CAP_MULTIPLIER, self.notify_stride());
+            }
         }
-        let notify = add(config, NOTIFY, NOTIFY_LEN, MODERN_BAR, NOTIFY_AT, self.notify_len());
-        config.set_u32(notify + CAP_MULTIPLIER, self.notify_stride());
         if self.notify_port {
-            config.add_bar(NOTIFY_PORT_BAR, Bar { kind: BarKind::Io, size: NOTIFY_PORT_SIZE });
-            add(config, NOTIFY, NOTIFY_LEN, NOTIFY_PORT_BAR, 0, NOTIFY_PORT_SIZE);
+            let bar = self.notify_port_bar();
+            config.add_bar(bar, Bar { kind: BarKind::Io, size: NOTIFY_PORT_SIZE });
+            add(config, NOTIFY, NOTIFY_LEN, bar, 0, NOTIFY_PORT_SIZE);
         }
         let window = add(config, WINDOW, WINDOW_LEN, 0, 0, 0);
         debug_assert_eq!(window, self.window());
@@ -128,10 +203,10 @@ impl Layout {
         let window = self.window();
         let at = u64::from(config.u32(window + CAP_OFFSET));
         let len = config.u32(window + CAP_LENGTH);
-        let sensible = usize::from(config.u8(window + CAP_BAR)) == MODERN_BAR
+        let sensible = usize::from(config.u8(window + CAP_BAR)) == self.modern_bar()
             && matches!(len, 1 | 2 | 4)
             && at % u64::from(len) == 0
-            && at + u64::from(len) <= NOTIFY_AT + self.notify_len();
+            && self.structure(at).is_some();
         sensible.then_some(Access { offset: at, size: len as u8 })
     }
 }

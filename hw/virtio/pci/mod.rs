@@ -26,11 +26,11 @@ use crate::pci::{
 pub use props::{InterfaceProps, Interfaces, Kind, VirtioPciError, VirtioPciProps};
 
 use interrupts::{IsrPort, PciInterrupts};
-use layout::{
-    COMMON_AT, CONFIG_AT, ISR_AT, LEGACY_BAR, Layout, MODERN_BAR, MSIX_BAR, NOTIFY_AT,
-    NOTIFY_PORT_BAR, STRUCTURE_SIZE,
-};
+use layout::{LEGACY_BAR, Layout, Span, Structure};
 use notify::{NotifyPages, NotifyPort};
+
+/// Where another half of the function has its memory.
+const BESIDE_BAR: usize = 0;
 
 /// Regions that the device answers with its lock held.
 const LEGACY: u32 = 0;
@@ -55,6 +55,14 @@ pub struct Shape {
     pub config_len: usize,
 }
 
+/// Another device's half of the same function.
+pub struct Beside {
+    /// What is behind its first BAR, as 32-bit prefetchable memory.
+    pub memory: Region,
+    /// What is at the start of the structures' BAR.
+    pub registers: Region,
+}
+
 /// Which device goes where.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
@@ -64,6 +72,8 @@ pub struct Place<'a> {
     pub interfaces: Interfaces,
     /// The rest of its transport.
     pub props: &'a VirtioPciProps,
+    /// What else the function is.
+    pub beside: Option<&'a Beside>,
 }
 
 /// Registers of the transport.
@@ -94,16 +104,16 @@ impl VirtioPci {
         msi: Arc<dyn MsiSink>,
         build: impl FnOnce(&Wiring) -> Box<dyn Model>,
     ) -> Result<Arc<PciFunction>, VirtioPciError> {
-        let Place { type_name: name, interfaces, props } = place;
+        let Place { type_name: name, interfaces, props, beside } = place;
         props.check(interfaces)?;
         let mut config = ConfigSpace::new(&kind.identity(interfaces, props.class));
         config.allow_device_registers();
-        let layout = Layout::new(props, interfaces);
+        let layout = Layout::new(props, interfaces, beside.is_some());
         layout.add_capabilities(&mut config);
         let msix = match props.vectors(shape.queue_sizes.len()) {
             0 => None,
             vectors if vectors <= u32::from(MAX_VECTORS) => {
-                Some(Msix::add(&mut config, name, vectors as u16, MSIX_BAR, msi))
+                Some(Msix::add(&mut config, name, vectors as u16, layout.msix_bar(), msi))
             }
             vectors => {
                 base::warn_report!("unable to init msix vectors to {vectors}");
@@ -113,6 +123,10 @@ impl VirtioPci {
         let legacy_size = legacy::bar_size(shape.config_len);
         if interfaces.legacy {
             config.add_bar(LEGACY_BAR, Bar { kind: BarKind::Io, size: legacy_size });
+        }
+        if let Some(beside) = beside {
+            let kind = BarKind::Memory32 { prefetchable: true };
+            config.add_bar(BESIDE_BAR, Bar { kind, size: beside.memory.size() as u64 });
         }
         let function = bus.plug_with_rom(name, &props.pci, kind.rom, config, |wires| {
             let (msix, msix_region) = msix.unzip();
@@ -130,16 +144,21 @@ impl VirtioPci {
             let device =
                 device::share(|_| VirtioPci { virtio, interrupts: interrupts_too, layout, st });
             let mut bars: Vec<_> =
-                msix_region.into_iter().map(|region| (MSIX_BAR, region)).collect();
+                msix_region.into_iter().map(|region| (layout.msix_bar(), region)).collect();
             if interfaces.legacy {
                 let region = locked(&device, LEGACY, name, legacy_size);
                 bars.push((LEGACY_BAR, region));
             }
             if interfaces.modern {
-                bars.push((MODERN_BAR, modern_bar(&device, name, layout, &queues, interrupts)));
+                let bar = modern_bar(&device, name, layout, &queues, interrupts);
+                if let Some(beside) = beside {
+                    bar.add(&beside.registers, 0, 0);
+                }
+                bars.push((layout.modern_bar(), bar));
             }
+            bars.extend(beside.map(|beside| (BESIDE_BAR, beside.memory.clone())));
             if layout.notify_port {
-                bars.push((NOTIFY_PORT_BAR, NotifyPort::region(&queues)));
+                bars.push((layout.notify_port_bar(), NotifyPort::region(&queues)));
             }
             (device, bars)
         })?;
@@ -169,12 +188,15 @@ fn modern_bar(
 ) -> Region {
     let bar = Region::container(name, layout.modern_size().into());
     let named = |what: &str| format!("virtio-pci-{what}-{name}");
-    bar.add(&locked(device, COMMON, &named("common"), STRUCTURE_SIZE), COMMON_AT, 0);
-    let isr = Region::io(&named("isr"), STRUCTURE_SIZE, Arc::new(IsrPort(interrupts)));
-    bar.add(&isr, ISR_AT, 0);
-    bar.add(&locked(device, CONFIG, &named("device"), STRUCTURE_SIZE), CONFIG_AT, 0);
+    let Span { at, len } = layout.span(Structure::Common);
+    bar.add(&locked(device, COMMON, &named("common"), len), at, 0);
+    let Span { at, len } = layout.span(Structure::Isr);
+    bar.add(&Region::io(&named("isr"), len, Arc::new(IsrPort(interrupts))), at, 0);
+    let Span { at, len } = layout.span(Structure::Config);
+    bar.add(&locked(device, CONFIG, &named("device"), len), at, 0);
+    let Span { at, len } = layout.span(Structure::Notify);
     let pages = NotifyPages { queues: queues.to_vec(), stride: layout.notify_stride().into() };
-    bar.add(&Region::io(&named("notify"), layout.notify_len(), Arc::new(pages)), NOTIFY_AT, 0);
+    bar.add(&Region::io(&named("notify"), len, Arc::new(pages)), at, 0);
     bar
 }
 
@@ -196,7 +218,7 @@ impl Device for VirtioPci {
     }
 
     fn reset(&mut self) {
-        self.virtio.reset();
+        self.virtio.power_up();
         self.interrupts.reset();
         if let Some(msix) = self.interrupts.msix() {
             msix.reset();
@@ -234,24 +256,24 @@ impl PciDevice for VirtioPci {
 /// BAR 4 by way of configuration space (4.1.4.9), for drivers that can not reach memory yet.
 impl VirtioPci {
     fn window_read(&mut self, offset: u64, size: u8) -> u32 {
-        let inside = offset % STRUCTURE_SIZE;
-        let value = match offset - inside {
-            COMMON_AT => self.common_read(inside),
-            ISR_AT => self.interrupts.take_isr().into(),
-            CONFIG_AT => self.virtio.read_config(inside as usize, size),
-            _ => 0,
+        let value = match self.layout.structure(offset) {
+            Some((Structure::Common, inside)) => self.common_read(inside),
+            Some((Structure::Isr, _)) => self.interrupts.take_isr().into(),
+            Some((Structure::Config, inside)) => self.virtio.read_config(inside as usize, size),
+            Some((Structure::Notify, _)) | None => 0,
         };
         value as u32
     }
 
     fn window_write(&mut self, offset: u64, size: u8, value: u32) {
-        let inside = offset % STRUCTURE_SIZE;
-        match offset - inside {
-            COMMON_AT => self.common_write(inside, value),
-            ISR_AT => {}
-            CONFIG_AT => self.virtio.write_config(inside as usize, size, value.into()),
-            _ => {
-                let queue = (offset - NOTIFY_AT) / u64::from(self.layout.notify_stride());
+        match self.layout.structure(offset) {
+            Some((Structure::Common, inside)) => self.common_write(inside, value),
+            Some((Structure::Isr, _)) | None => {}
+            Some((Structure::Config, inside)) => {
+                self.virtio.write_config(inside as usize, size, value.into());
+            }
+            Some((Structure::Notify, inside)) => {
+                let queue = inside / u64::from(self.layout.notify_stride());
                 self.kick(queue as u16);
             }
         }

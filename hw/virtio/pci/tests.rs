@@ -69,7 +69,7 @@ impl Bed {
         let bus = PciBus::new(root, io, memory.clone(), |_, _| 0, vec![line], files);
         let (messages, activated) = (Arc::<Messages>::default(), Arc::<Mutex<_>>::default());
         let shape = Shape { queue_sizes: vec![256], config_len: 8 };
-        let place = Place { type_name: "virtio-echo-pci", interfaces, props };
+        let place = Place { type_name: "virtio-echo-pci", interfaces, props, beside: None };
         let seen = activated.clone();
         let function = VirtioPci::plug(&bus, &KIND, place, &shape, messages.clone(), |wiring| {
             for queue in &wiring.queues {

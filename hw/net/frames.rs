@@ -123,9 +123,9 @@ impl Headers {
         let header = frame.get(KIND_AT..)?.strip_prefix(&IPV4)?;
         let version = *header.first()?;
         let l4 = ip + usize::from(version & 0xf) * 4;
-        let tcp = match header.get(9)? {
-            &TCP => true,
-            &UDP => false,
+        let tcp = match *header.get(9)? {
+            TCP => true,
+            UDP => false,
             _ => return None,
         };
         let sum_at = l4 + if tcp { 16 } else { 6 };

@@ -20,7 +20,7 @@ use crate::boot::entry::{self, CpuEntry, Segment as EntrySegment};
 use crate::boot::starter::{self, Screen};
 use crate::boot::tables::{self, Inputs, Placed};
 use crate::boot::{self, BootImage, Module, mtrr, multiboot};
-use crate::config::{ConfigError, MachineConfig, Origin};
+use crate::config::{ConfigError, KernelConfig, Origin};
 use crate::pc::board::Pc;
 use crate::pc::memory::ABOVE_4G;
 use crate::pc::roms;
@@ -64,11 +64,10 @@ fn read(path: &str, fault: &str) -> Result<Vec<u8>, ConfigError> {
 impl Kernel {
     /// Reads what `-kernel` and its companions name.
     pub fn read(
-        config: &MachineConfig,
+        config: &KernelConfig,
+        firmware_is_named: bool,
         processors: &Processors,
     ) -> Result<Option<Self>, ConfigError> {
-        let firmware_is_named = config.firmware.is_some();
-        let config = &config.kernel;
         let Some(name) = config.kernel.clone() else { return Ok(None) };
         let image = read(&name, &format!("could not open kernel file '{name}'"))?;
         let files = match &config.initrd {

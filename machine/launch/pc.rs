@@ -214,7 +214,8 @@ pub(super) fn build(
     let flash = Flash::choose(&flash_names, vm.graph())?;
     let cards = networks::create(config, vm.networks(), true)?;
     memory::create_filters(config, objects)?;
-    let kernel = Kernel::read(config, &processors)?;
+    let firmware_is_named = config.firmware.is_some() || flash.is_used();
+    let kernel = Kernel::read(&config.kernel, firmware_is_named, &processors)?;
     let firmware_runs = kernel.as_ref().is_none_or(Kernel::is_behind_firmware);
     let usual_order = config.boot.order.clone().unwrap_or_else(|| "cad".into());
     let cfg = PcConfig {

@@ -1,6 +1,7 @@
 //! `-display curses`, seen by a terminal emulator.
 
 use std::io::{Read, Write};
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -13,8 +14,8 @@ use nix::sys::termios::tcgetattr;
 use nix::unistd::Pid;
 use testbed::{DEADLINE, is_reference, program, skip};
 
-const ROWS: u16 = 30;
-const COLUMNS: u16 = 90;
+const ROWS: NonZero<u16> = NonZero::new(30).unwrap();
+const COLUMNS: NonZero<u16> = NonZero::new(90).unwrap();
 /// What gives the screen back that was there before.
 const LEAVE: &[u8] = b"\x1b[?1049l";
 
@@ -31,7 +32,8 @@ struct Terminal {
 
 impl Terminal {
     fn start(args: &[&str]) -> Result<Self> {
-        let size = Winsize { ws_row: ROWS, ws_col: COLUMNS, ws_xpixel: 0, ws_ypixel: 0 };
+        let size =
+            Winsize { ws_row: ROWS.get(), ws_col: COLUMNS.get(), ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None)?;
         let line = || -> Result<Stdio> { Ok(pty.slave.try_clone()?.into()) };
         let child = Command::new(program())

@@ -20,6 +20,7 @@ mod legacy;
 mod link;
 mod mux;
 mod out_queue;
+mod paired;
 mod pty;
 mod registry;
 mod ringbuf;
@@ -31,10 +32,13 @@ mod stream;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod text_console;
 mod udp;
 mod vc;
 
+use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 pub use error::ChardevError;
@@ -47,6 +51,7 @@ pub use socket::address::{Connected, Family, Listening, connect, listen};
 pub use spec::{
     BACKENDS, BackendSpec, ChardevSpec, OPTIONS, OptionType, SocketAddress, SocketSpec, UdpSpec,
 };
+pub use text_console::{TextConsole, TextConsoleView};
 
 pub use terminal::{Terminal, terminal_size};
 pub use vc::{VcKeyboard, VcScreen, VcScreens, VcSize};
@@ -54,6 +59,8 @@ pub use vc::{VcKeyboard, VcScreen, VcScreens, VcSize};
 use link::Link;
 use mux::Mux;
 use stream::Stream;
+
+use crate::event_loop::LoopHandle;
 
 /// What happens to a front end besides data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +145,11 @@ trait Backend: Send + Sync {
     fn ring(&self) -> Option<&ringbuf::Ring> {
         None
     }
+
+    /// The text console that this is, if it is one.
+    fn text_console(self: Arc<Self>) -> Option<Arc<TextConsole>> {
+        None
+    }
 }
 
 /// A character device.
@@ -161,6 +173,16 @@ struct Connection {
 }
 
 impl Chardev {
+    /// A device for one front end and one peer within the program, who holds the other end of
+    /// `stream`. Once the peer has closed it, the front end is let go.
+    pub fn paired(label: &str, handle: &LoopHandle, stream: UnixStream) -> io::Result<Chardev> {
+        stream.set_nonblocking(true)?;
+        let link = Link::new(None);
+        let backend = Arc::new(paired::Paired::new(handle, &link, stream));
+        let kind = Kind::Single(Connection { link, backend });
+        Ok(Chardev { label: label.into(), backend_name: "socket", kind })
+    }
+
     /// Its id.
     pub fn label(&self) -> &str {
         &self.label
@@ -214,6 +236,11 @@ impl Chardev {
             Kind::Single(single) => single.link.event(CharEvent::Break),
             Kind::Mux(mux) => mux.send_break(),
         }
+    }
+
+    /// The text console that displays show, if this is one.
+    pub fn text_console(&self) -> Option<Arc<TextConsole>> {
+        self.single()?.backend.clone().text_console()
     }
 
     fn single(&self) -> Option<&Connection> {

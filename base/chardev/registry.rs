@@ -16,8 +16,9 @@ use super::serial::HostSerial;
 use super::socket::Socket;
 use super::spec::{BackendSpec, ChardevSpec};
 use super::stdio::Stdio;
+use super::text_console::TextConsole;
 use super::udp::Udp;
-use super::vc::{Vc, VcScreens};
+use super::vc::{VcKeyboard, VcScreens};
 use super::{Backend, Chardev, ChardevError, Connection, EscapeActions, Kind};
 use crate::event_loop::LoopHandle;
 use crate::fdset::FdSets;
@@ -110,13 +111,15 @@ impl Chardevs {
         let context = &self.context;
         let backend_name = spec.backend.name();
         let backend: Arc<dyn Backend> = match &spec.backend {
-            BackendSpec::Null => Arc::new(Null { filename: "null" }),
-            BackendSpec::Vc(size) => match &context.screens {
-                Some(screens) => {
-                    Arc::new(Vc::open(&context.handle, &link, &**screens, label, *size))
+            BackendSpec::Null => Arc::new(Null),
+            BackendSpec::Vc(size) => {
+                let console = TextConsole::new(&context.handle, &link);
+                if let Some(screens) = &context.screens {
+                    let keyboard = VcKeyboard::new(&console);
+                    console.show_on(screens.open(label, *size, keyboard));
                 }
-                None => Arc::new(Null { filename: "vc" }),
-            },
+                console
+            }
             BackendSpec::Stdio { signal } => Arc::new(Stdio::open(context, &link, *signal)?),
             BackendSpec::File { path, append, input_path } => {
                 Arc::new(Files::open(context, &link, path, *append, input_path.as_deref())?)

@@ -85,7 +85,7 @@ pub struct ChardevSpec {
 #[allow(missing_docs)] // Named as the options are.
 pub enum BackendSpec {
     Null,
-    /// A text console of a display; without one it swallows everything.
+    /// A text console, which displays show.
     Vc(VcSize),
     Stdio {
         signal: bool,

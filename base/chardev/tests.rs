@@ -494,3 +494,20 @@ mod mux {
         bed.until(|| first.saw(CharEvent::Closed));
     }
 }
+
+#[test]
+fn a_peer_within_the_program_lets_go_of_the_front_end() {
+    let mut bed = Bed::new();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let device = Chardev::paired("p", &bed.event_loop.handle(), ours).unwrap();
+    let client = Client::eager();
+    let port = device.attach(client.clone()).unwrap();
+    assert!(client.saw(CharEvent::Opened));
+    theirs.write_all(b"ping").unwrap();
+    bed.until(|| client.has(b"ping"));
+    assert_eq!(port.write(b"pong"), 4);
+    assert_eq!(read_exactly(&mut theirs, 4), b"pong");
+    drop(theirs);
+    bed.until(|| client.saw(CharEvent::Closed));
+    assert_eq!(Arc::strong_count(&client), 1);
+}

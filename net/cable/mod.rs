@@ -1,7 +1,7 @@
 //! The cable between a back end and a card (or, through a hub's port, another back end).
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -65,6 +65,8 @@ struct Lane {
     rest: [Mutex<VecDeque<Vec<u8>>>; 2],
     /// Length of `rest`, to look at without the lock.
     waiting: [AtomicUsize; 2],
+    /// Bytes that each side has sent.
+    sent: [AtomicU64; 2],
 }
 
 impl Lane {
@@ -164,6 +166,12 @@ impl Cable {
     /// Names the card, or says that it has gone.
     pub fn set_card(&self, name: Option<String>) {
         *self.card.lock() = name;
+    }
+
+    /// Bytes that a side has sent, those that a filter has kept among them.
+    pub fn bytes_sent(&self, side: Side) -> u64 {
+        let lanes = self.lanes.read();
+        lanes.iter().map(|lane| lane.sent[side as usize].load(Ordering::Relaxed)).sum()
     }
 
     /// Whether an end sits on this side.
@@ -298,10 +306,15 @@ impl Plug {
         if !self.cable.is_up() {
             return Delivery::Taken;
         }
-        if self.cable.filtered.load(Ordering::Acquire) {
-            return self.send_filtered(frame);
+        let delivery = match self.cable.filtered.load(Ordering::Acquire) {
+            true => self.send_filtered(frame),
+            false => self.lane.deliver(self.side.other(), frame),
+        };
+        if delivery == Delivery::Taken {
+            let sent = &self.lane.sent[self.side as usize];
+            sent.fetch_add(frame.len() as u64, Ordering::Relaxed);
         }
-        self.lane.deliver(self.side.other(), frame)
+        delivery
     }
 
     /// A filter must see each frame once: so there has to be room before it does.

@@ -7,9 +7,9 @@ use base::clock::Clocks;
 use base::event_loop::{EventLoop, Signal, block_signals};
 use base::fdset::FdSets;
 use machine::config::{ConfigError, MachineConfig};
-use machine::launch::{Host, Launched, launch};
+use machine::launch::{Host, Launched, launch, open_web};
 use machine::run_state::Cause;
-use monitor::{Target, hmp, qmp, qtest};
+use monitor::{Target, WebHost, hmp, qmp, qtest};
 
 use crate::cli::{self, PROGRAM};
 use crate::process::{self, Setting};
@@ -75,8 +75,20 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
             .add_inherited(i64::try_from(given.set).ok(), Some(given.fd), given.opaque.clone())
             .map_err(|error| ConfigError::new(format!("-add-fd: {error}")))?;
     }
-    let launched = launch(config, &host, |launched| serve_monitors(config, &host, launched))?;
+    let mut target = None;
+    let launched = launch(config, &host, |launched| {
+        let target = target.insert(self::target(config, &host, launched));
+        serve_monitors(config, &host, launched, target)
+    })?;
     let vm = launched.vm.clone();
+    let webs = match target {
+        Some(target) if !config.webs.is_empty() => {
+            let page: Arc<dyn ui::web::Host> =
+                Arc::new(WebHost::new(target, host.main_loop.clone()));
+            open_web(config, &host.main_loop, &vm, &launched.chardevs, &page)?
+        }
+        _ => Vec::new(),
+    };
     let ended = Arc::downgrade(&vm);
     let _signals = main_loop
         .handle()
@@ -101,6 +113,7 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
         vm.resume();
     }
     main_loop.run(&clocks).map_err(|error| failed("the main loop failed", error))?;
+    webs.iter().for_each(|web| web.close());
     vm.vnc().close();
     drop(launched.curses);
     vm.graph().close();
@@ -108,23 +121,28 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
     Ok(ExitCode::from(vm.exit_status().unwrap_or(0) as u8))
 }
 
-/// Gives each monitor, and the test protocol, its character device.
-fn serve_monitors(
-    config: &MachineConfig,
-    host: &Host,
-    launched: &Launched,
-) -> Result<(), ConfigError> {
-    let target = Target::new(
+/// What monitors act upon.
+fn target(config: &MachineConfig, host: &Host, launched: &Launched) -> Arc<Target> {
+    Target::new(
         launched.vm.clone(),
         launched.chardevs.clone(),
         host.fd_sets.clone(),
         config.identity.clone(),
         cli::command_line_options(),
-    );
+    )
+}
+
+/// Gives each monitor, and the test protocol, its character device.
+fn serve_monitors(
+    config: &MachineConfig,
+    host: &Host,
+    launched: &Launched,
+    target: &Arc<Target>,
+) -> Result<(), ConfigError> {
     for (monitor, chardev) in &launched.monitors {
         let served = match monitor.value.control {
-            true => qmp::serve(&target, chardev, monitor.value.pretty),
-            false => hmp::serve(&target, chardev),
+            true => qmp::serve(target, chardev, monitor.value.pretty),
+            false => hmp::serve(target, chardev),
         };
         served.map_err(|error| ConfigError::at(&monitor.origin, error.to_string()))?;
     }
@@ -133,7 +151,7 @@ fn serve_monitors(
         let log = qtest::Log::open(path, &host.clocks).map_err(|error| {
             ConfigError::new(format!("could not open '{}': {error}", path.unwrap_or_default()))
         })?;
-        qtest::serve(&target, chardev, log, launched.by_test)
+        qtest::serve(target, chardev, log, launched.by_test)
             .map_err(|error| ConfigError::new(error.to_string()))?;
     }
     Ok(())

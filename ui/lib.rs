@@ -13,12 +13,18 @@ mod console;
 mod consoles;
 pub mod curses;
 mod cursor;
+mod http;
 pub mod keymap;
 mod picture;
 mod surface;
+#[cfg(test)]
+mod testing;
 pub mod text;
 mod viewer;
 pub mod vnc;
+pub mod web;
+pub mod websocket;
+mod wire;
 
 pub use adapter::{Adapter, SizeWish, TextCell, TextScreen};
 pub use console::{Attachment, Console, Place};

@@ -5,8 +5,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sha1::{Digest, Sha1};
 
-/// Longest request that opens a connection.
-const MAX_REQUEST: usize = 8 << 10;
+use crate::http::{Fault, Request};
+
 /// What a server appends to a client's key.
 const KEY_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Longest payload of a control frame (section 5.5).
@@ -56,6 +56,11 @@ enum State {
 }
 
 impl WebSocket {
+    /// A connection whose request has been answered by others.
+    pub fn opened() -> Self {
+        WebSocket { state: State::Header, input: Vec::new() }
+    }
+
     /// Whether the request has been answered.
     pub fn is_open(&self) -> bool {
         !matches!(self.state, State::Request)
@@ -73,15 +78,14 @@ impl WebSocket {
         loop {
             let used = match &mut self.state {
                 State::Request => {
-                    let Some(end) = find(&self.input, b"\r\n\r\n") else {
-                        return match self.input.len() > MAX_REQUEST {
-                            true => Err(WebSocketError::Request("too long")),
-                            false => Ok(()),
-                        };
-                    };
-                    reply.extend(answer(&self.input[..end])?);
+                    let parsed = Request::parse(&self.input).map_err(|fault| match fault {
+                        Fault::TooLong => WebSocketError::Request("too long"),
+                        Fault::Malformed => WebSocketError::Request("not HTTP/1.1"),
+                    })?;
+                    let Some((request, length)) = parsed else { return Ok(()) };
+                    reply.extend(answer(&request)?);
                     self.state = State::Header;
-                    end + 4
+                    length
                 }
                 State::Header => match self.frame(data, reply)? {
                     Some(used) => used,
@@ -184,45 +188,42 @@ fn push_frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
     out.extend(payload);
 }
 
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
-}
-
-/// The answer to a request (section 4.2).
-fn answer(request: &[u8]) -> Result<Vec<u8>, WebSocketError> {
+/// What proves that a request was understood (section 4.2.2), if it is one that opens a connection.
+pub fn accept_key(request: &Request) -> Result<String, WebSocketError> {
     let fault = |what| Err(WebSocketError::Request(what));
-    let Ok(request) = std::str::from_utf8(request) else { return fault("not a text") };
-    let mut lines = request.split("\r\n");
-    let first: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
-    let ["GET", _, "HTTP/1.1"] = *first else { return fault("not a GET of HTTP/1.1") };
-    let headers: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(':')).collect();
-    let header = |name: &str| {
-        let found = headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.trim())
-    };
-    let lists = |name, wanted: &str| {
-        let items = header(name).into_iter().flat_map(|value| value.split(','));
-        items.map(str::trim).any(|item| item.eq_ignore_ascii_case(wanted))
-    };
-    if !lists("upgrade", "websocket") || !lists("connection", "upgrade") {
+    if request.method != "GET" {
+        return fault("not a GET");
+    }
+    if !request.lists("upgrade", "websocket") || !request.lists("connection", "upgrade") {
         return fault("no upgrade");
     }
-    if header("sec-websocket-version") != Some("13") {
+    if request.field("sec-websocket-version") != Some("13") {
         return fault("another version");
     }
-    let Some(key) = header("sec-websocket-key") else { return fault("no key") };
-    let accept = BASE64.encode(Sha1::digest([key, KEY_SUFFIX].concat()));
-    let protocol =
-        match (header("sec-websocket-protocol"), lists("sec-websocket-protocol", "binary")) {
-            (None, _) => "",
-            (Some(_), true) => "Sec-WebSocket-Protocol: binary\r\n",
-            (Some(_), false) => return fault("no binary protocol"),
-        };
+    let Some(key) = request.field("sec-websocket-key") else { return fault("no key") };
+    Ok(BASE64.encode(Sha1::digest([key, KEY_SUFFIX].concat())))
+}
+
+/// The answer that opens a connection.
+pub fn opening(server: &str, accept: &str, protocol: Option<&str>) -> Vec<u8> {
+    let protocol = protocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
+    let protocol = protocol.unwrap_or_default();
     let text = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nServer: QEMU VNC\r\nUpgrade: websocket\r\n\
+        "HTTP/1.1 101 Switching Protocols\r\nServer: {server}\r\nUpgrade: websocket\r\n\
          Connection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n{protocol}\r\n"
     );
-    Ok(text.into_bytes())
+    text.into_bytes()
+}
+
+/// The answer to a viewer's request.
+fn answer(request: &Request) -> Result<Vec<u8>, WebSocketError> {
+    const PROTOCOL: &str = "binary";
+    let accept = accept_key(request)?;
+    let named = request.field("sec-websocket-protocol").is_some();
+    if named && !request.lists("sec-websocket-protocol", PROTOCOL) {
+        return Err(WebSocketError::Request("no binary protocol"));
+    }
+    Ok(opening("QEMU VNC", &accept, named.then_some(PROTOCOL)))
 }
 
 #[cfg(test)]
@@ -280,7 +281,7 @@ mod tests {
         refused("Version: 13", "Version: 8");
         refused("Sec-WebSocket-Key", "X-Key");
         refused("chat, binary", "chat");
-        let endless = vec![b'a'; MAX_REQUEST + 1];
+        let endless = vec![b'a'; crate::http::MAX_HEAD + 1];
         let result = WebSocket::default().receive(&endless, &mut Vec::new(), &mut Vec::new());
         assert_eq!(result, Err(WebSocketError::Request("too long")));
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustls::{ServerConfig, ServerConnection};
 
-use super::websocket::{self, WebSocket, WebSocketError};
+use crate::websocket::{self, WebSocket, WebSocketError};
 
 /// Bytes that are taken from a socket at a time.
 const CHUNK: usize = 32 << 10;
@@ -113,6 +113,12 @@ impl Wire {
     /// From now on everything comes and goes in WebSocket frames.
     pub fn frame(&mut self) {
         self.websocket = Some(WebSocket::default());
+    }
+
+    /// From now on everything comes and goes in WebSocket frames; the request for them has been
+    /// answered.
+    pub fn framed(&mut self) {
+        self.websocket = Some(WebSocket::opened());
     }
 
     /// Whether bytes can be sent: not before a request for frames has been answered.

@@ -11,8 +11,8 @@ use base::input::{InputEvent, Leds};
 use libfuzzer_sys::fuzz_target;
 use ui::keymap::Keymap;
 use ui::vnc::session::{Desk, News, Session, Terms};
-use ui::vnc::websocket::WebSocket;
 use ui::vnc::{Power, Tiles};
+use ui::websocket::WebSocket;
 use ui::{Rect, Surface};
 
 static KEYMAP: LazyLock<Arc<Keymap>> =

@@ -117,6 +117,8 @@ pub struct MachineConfig {
     pub display: Display,
     /// `-vnc` and `-display vnc`, in order
     pub vncs: Vec<Located<Opts>>,
+    /// `-web` and `-display web`, in order
+    pub webs: Vec<Located<Opts>>,
     /// `-netdev`, `-nic` and `-net`
     pub networks: NetworkConfig,
     /// `-k`

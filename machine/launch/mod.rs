@@ -26,8 +26,10 @@ mod pc;
 mod processors;
 mod tree;
 mod vnc;
+mod web;
 
 pub use drives::add_drive;
+pub use web::open as open_web;
 
 use std::sync::Arc;
 

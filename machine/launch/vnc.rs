@@ -4,7 +4,8 @@ use std::sync::{Arc, Weak};
 
 use base::event_loop::LoopHandle;
 use base::options::Opts;
-use ui::keymap::{self, Keymap};
+use base::tls::X509;
+use ui::keymap::{self, Keymap, KeymapError};
 use ui::vnc::{self, Power, Server, Settings, Surroundings, VncError};
 
 use super::fault;
@@ -44,7 +45,8 @@ pub(super) fn open(
         let server = start(config, opts, main_loop, vm);
         vm.vnc().add(server.map_err(|error| ConfigError::at(origin, error.to_string()))?);
     }
-    if config.vncs.is_empty() && config.display == Display::Usual {
+    let asked = !config.vncs.is_empty() || !config.webs.is_empty();
+    if !asked && config.display == Display::Usual {
         let opts = vnc::GROUP.parse(USUAL).map_err(fault)?.opts;
         let server = start(config, &opts, main_loop, vm).map_err(fault)?;
         if let Some((at, _)) = server.endpoints().first() {
@@ -62,9 +64,8 @@ fn start(
     vm: &Arc<Vm>,
 ) -> Result<Arc<Server>, VncError> {
     let settings = Settings::new(opts)?;
-    let layout = config.keyboard_layout.as_deref();
-    let keymap = Keymap::load(layout.unwrap_or(keymap::DEFAULT));
-    let keymap = keymap.map_err(|error| VncError::Refused(error.to_string()))?;
+    let refused = |error: &dyn std::fmt::Display| VncError::Refused(error.to_string());
+    let keymap = keymap(config).map_err(|error| refused(&error))?;
     let title = match &config.identity.name {
         Some(name) => format!("QEMU ({name})"),
         None => "QEMU".into(),
@@ -75,21 +76,28 @@ fn start(
         input: vm.input().clone(),
         host: Arc::new(Reach(Arc::downgrade(vm))),
         title,
-        keymap: Arc::new(keymap),
-        keymap_chosen: layout.is_some(),
+        keymap,
+        keymap_chosen: config.keyboard_layout.is_some(),
     };
     let id = opts.id.clone().unwrap_or_else(|| vm.vnc().free_id());
-    let refused = |error: &dyn std::fmt::Display| VncError::Refused(error.to_string());
     let password = settings.password_secret.as_ref().map(|id| vm.graph().secrets().get(id));
     let password = password.transpose().map_err(|error| refused(&error))?;
-    let certificates = settings.tls_creds.as_ref().map(|id| {
-        let found = vm.user_objects().certificates(id);
-        found.ok_or_else(|| refused(&format_args!("No TLS credentials with id '{id}'")))
-    });
-    let tls = certificates.transpose()?;
-    if let Some(tls) = &tls {
-        // A client's are of no use.
-        tls.server()?;
-    }
+    let tls = settings.tls_creds.as_ref().map(|id| certificates(vm, id)).transpose();
+    let tls = tls.map_err(|error| refused(&error))?;
     Server::start(&id, settings, around, tls, password.map(|bytes| bytes.to_vec()))
+}
+
+/// The layout of the guest's keyboard.
+pub(super) fn keymap(config: &MachineConfig) -> Result<Arc<Keymap>, KeymapError> {
+    Keymap::load(config.keyboard_layout.as_deref().unwrap_or(keymap::DEFAULT)).map(Arc::new)
+}
+
+/// The credentials of a server.
+pub(super) fn certificates(vm: &Vm, id: &str) -> Result<Arc<X509>, ConfigError> {
+    let found = vm.user_objects().certificates(id);
+    let found =
+        found.ok_or_else(|| ConfigError::new(format!("No TLS credentials with id '{id}'")))?;
+    // A client's are of no use.
+    found.server().map_err(|error| ConfigError::new(error.to_string()))?;
+    Ok(found)
 }

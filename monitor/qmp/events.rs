@@ -333,7 +333,11 @@ impl Listeners {
 
     fn send(&self, message: &Value) {
         trace_event!(monitor_protocol_event_emit, "{message}");
-        let sessions: Vec<_> = self.sessions.lock().iter().filter_map(Weak::upgrade).collect();
+        let mut known = self.sessions.lock();
+        // Those of visitors come and go.
+        known.retain(|session| session.strong_count() > 0);
+        let sessions: Vec<_> = known.iter().filter_map(Weak::upgrade).collect();
+        drop(known);
         sessions.iter().for_each(|session| session.tell(message));
     }
 }

@@ -4,6 +4,7 @@ use base::options::{Keyval, Opts, is_help};
 use machine::config::{ConfigError, Display, Located, Origin};
 use machine::launch::display::{ADAPTERS, is_available};
 use ui::vnc::GROUP as VNC;
+use ui::web::GROUP as WEB;
 
 use super::table::CliOption;
 use super::{Builder, Done, Exit, Stop, fault};
@@ -24,6 +25,16 @@ pub(super) const OPTIONS: &[CliOption] = &[
         vnc,
     )
     .with_first_look(vnc_help),
+    CliOption::opts(
+        &["web"],
+        "[host]:port|unix:path[,token=text|,token-secret=id][,tls-creds=id]\
+         [,allow-host=name][,connections=n][,lossy=on]",
+        "serve screen, terminals, monitor and disks as a page for browsers,\n\
+         to this host alone unless a host is given; its URL is printed",
+        &WEB,
+        web,
+    )
+    .with_first_look(web_help),
     CliOption::flag(
         &["nographic"],
         "no display; serial port and monitor share the terminal",
@@ -70,7 +81,7 @@ const DISPLAYS: [&str; 5] = ["gtk", "sdl", "egl-headless", "spice-app", "dbus"];
 
 fn display(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
     if is_help(text) {
-        builder.list("Available display backend types:\nnone\ncurses\nvnc\n");
+        builder.list("Available display backend types:\nnone\ncurses\nvnc\nweb\n");
         return Ok(());
     }
     // `vnc=:0` is short for the option of that name.
@@ -81,6 +92,11 @@ fn display(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
         builder.config.display = Display::None;
         let parsed = VNC.parse(server).or_else(|error| fault(origin, error))?;
         return vnc(builder, parsed.opts, origin);
+    }
+    if let Some(rest) = web_arguments(text) {
+        builder.config.display = Display::None;
+        let parsed = WEB.parse(&rest).or_else(|error| fault(origin, error))?;
+        return web(builder, parsed.opts, origin);
     }
     let keys = Keyval::parse(text, Some("type")).or_else(|error| fault(origin, error))?;
     if keys.help {
@@ -148,6 +164,28 @@ fn vnc_help(_: &mut Builder<'_, '_>, text: &str, _: &Origin) -> Result<bool, Sto
 
 fn vnc(builder: &mut Builder<'_, '_>, opts: Opts, origin: &Origin) -> Done {
     builder.config.vncs.push(Located::new(opts, origin));
+    Ok(())
+}
+
+/// What `-display web`, `web=...` or `web,...` would be as an argument of `-web`.
+fn web_arguments(text: &str) -> Option<String> {
+    let rest = text.strip_prefix("web")?;
+    match rest.strip_prefix(',') {
+        Some(keys) => Some(keys.into()),
+        None if rest.is_empty() => Some(String::new()),
+        None => rest.starts_with('=').then(|| text.into()),
+    }
+}
+
+fn web_help(_: &mut Builder<'_, '_>, text: &str, _: &Origin) -> Result<bool, Stop> {
+    if is_help(text) {
+        return Err(Stop::Exit(Exit { status: 1, output: WEB.help_text() }));
+    }
+    Ok(false)
+}
+
+fn web(builder: &mut Builder<'_, '_>, opts: Opts, origin: &Origin) -> Done {
+    builder.config.webs.push(Located::new(opts, origin));
     Ok(())
 }
 

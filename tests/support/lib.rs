@@ -4,6 +4,7 @@
 //! - [`initrd`]: the test guest, a busybox archive with our own `/init`;
 //! - [`debian`]: a whole Debian, as large as the test guest is small;
 //! - [`kernels`]: more kernels;
+//! - [`browser`]: a browser, for pages;
 //! - [`media`]: a CD, a floppy and a hard disk to boot from;
 //! - [`modules`]: a kernel and the test guest with its virtio drivers;
 //! - [`vm`]: one emulator process with its console captured;
@@ -16,6 +17,7 @@
 
 mod apt;
 pub mod assets;
+pub mod browser;
 pub mod cpio;
 pub mod debian;
 pub mod initrd;

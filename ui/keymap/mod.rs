@@ -125,6 +125,14 @@ impl Keymap {
         let shifted = || keys.iter().find(|(_, level)| level.shift == held.shift);
         fitting.or_else(shifted).or_else(|| keys.first()).map(|(key, _)| *key)
     }
+
+    /// The key that means a character, and what has to be held meanwhile; with the fewest modifiers
+    /// that do.
+    pub fn chord(&self, character: char) -> Option<(KeyCode, Level)> {
+        let keys = self.keys.get(&Symbol::Character(character))?;
+        let effort = |level: &Level| (level.alt_gr, level.shift);
+        keys.iter().min_by_key(|(_, level)| effort(level)).copied()
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use rustls::ServerConfig;
 
 use super::session::{Need, News, Session};
 use super::tiles::Tiles;
-use super::wire::{Wire, WireError};
+use crate::wire::{Wire, WireError};
 use crate::{Attachment, Console, Cursor, Rect, Surface, Viewer};
 
 /// How long a client may take to get in.

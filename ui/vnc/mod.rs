@@ -2,9 +2,9 @@
 //! community's description of its extensions).
 //!
 //! Connections are accepted on the main loop, and then each has a thread of its own. What goes on in
-//! it is in layers: a [`wire`] moves bytes, encrypted and framed or not; a [`session`] understands
-//! them; a [`canvas`] knows what the client has on its screen, so that [`encode`] is given only what
-//! really differs.
+//! it is in layers: a [`wire`](crate::wire) moves bytes, encrypted and framed or not; a [`session`]
+//! understands them; a [`canvas`] knows what the client has on its screen, so that [`encode`] is given
+//! only what really differs.
 
 mod auth;
 mod canvas;
@@ -18,8 +18,6 @@ mod server;
 mod servers;
 pub mod session;
 mod tiles;
-pub mod websocket;
-mod wire;
 
 use base::chardev::ChardevError;
 use base::options::OptionError;

@@ -7,6 +7,7 @@ mod fuzz;
 mod process;
 mod record;
 mod test;
+mod web;
 
 use anyhow::{Result, bail};
 use testbed::kernels;
@@ -24,6 +25,8 @@ Usage: cargo xtask COMMAND
   assets [--all]    fetch the guests' kernels, firmware and tools; --all adds what only
                     soak tests need: a Debian with systemd, and more kernels
   record            record tests/golden from the installed QEMU
+  browser           install the browser that tests of the web console drive
+  web               fetch and bundle what the web console's page takes from npm
 
 Environment:
   RHEA_CACHE   where the guest assets are kept (~/.cache/rhea)
@@ -46,6 +49,10 @@ fn main() -> Result<()> {
             Ok(())
         }
         "bench" => bench::run(&rest),
+        "browser" => {
+            no_more(&rest)?;
+            testbed::browser::install()
+        }
         "check" => {
             no_more(&rest)?;
             check::run()
@@ -57,6 +64,10 @@ fn main() -> Result<()> {
             record::run()
         }
         "test" => test::run(&rest),
+        "web" => {
+            no_more(&rest)?;
+            web::run()
+        }
         other => bail!("unknown command {other:?}; `cargo xtask` lists them"),
     }
 }

@@ -18,9 +18,9 @@ use super::connection::{BLANK, Connection, Inbox};
 use super::options::{Settings, Share};
 use super::protocol::Power;
 use super::session::{Desk, Session, Terms};
-use super::wire::{Socket, Wire};
 use super::{VncError, auth};
 use crate::keymap::Keymap;
+use crate::wire::{Socket, Wire};
 use crate::{Console, Consoles, SizeWish};
 
 /// One end of a connection, or where a server listens.
@@ -34,6 +34,22 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Both ends of a connection, the server's first.
+    pub(crate) fn both(connected: Connected, websocket: bool) -> (Socket, Self, Self) {
+        match connected {
+            Connected::Tcp(stream) => {
+                let local = Endpoint::tcp(stream.local_addr(), websocket);
+                let peer = Endpoint::tcp(stream.peer_addr(), websocket);
+                (Socket::Tcp(stream), local, peer)
+            }
+            Connected::Unix(stream) => {
+                let local = Endpoint::unix(stream.local_addr(), websocket);
+                let peer = Endpoint::unix(stream.peer_addr(), websocket);
+                (Socket::Unix(stream), local, peer)
+            }
+        }
+    }
+
     fn tcp(address: io::Result<SocketAddr>, websocket: bool) -> Self {
         match address {
             Ok(address) => Endpoint {
@@ -410,18 +426,7 @@ impl Server {
 
     /// Gives a client a thread.
     fn admit(self: &Arc<Self>, connected: Connected, websocket: bool) -> Result<(), VncError> {
-        let (socket, local, peer) = match connected {
-            Connected::Tcp(stream) => {
-                let local = Endpoint::tcp(stream.local_addr(), websocket);
-                let peer = Endpoint::tcp(stream.peer_addr(), websocket);
-                (Socket::Tcp(stream), local, peer)
-            }
-            Connected::Unix(stream) => {
-                let local = Endpoint::unix(stream.local_addr(), websocket);
-                let peer = Endpoint::unix(stream.peer_addr(), websocket);
-                (Socket::Unix(stream), local, peer)
-            }
-        };
+        let (socket, local, peer) = Endpoint::both(connected, websocket);
         socket.prepare()?;
         let mut wire = Wire::new(socket);
         let mut tls = self.tls.as_ref().map(|tls| tls.server()).transpose()?;
@@ -431,17 +436,8 @@ impl Server {
                 wire.encrypt(config).map_err(|error| VncError::Refused(error.to_string()))?;
             }
         }
-        let client = Arc::new(Client {
-            number: self.next_client.fetch_add(1, Ordering::Relaxed),
-            local,
-            peer,
-            inbox: Inbox::new()?,
-            standing: Mutex::new(Standing::Outside),
-        });
-        self.make_room();
-        self.clients.lock().push(client.clone());
-        self.tell(EventKind::Connected, &client);
-        let connection = self.connection(&client, wire, tls);
+        let client = self.enrol(local, peer)?;
+        let connection = self.connection(&client, wire, tls, self.console(), self.screen());
         let (me, gone) = (Arc::downgrade(self), client.clone());
         let thread = base::thread::builder("vnc").spawn(move || {
             connection.serve();
@@ -456,19 +452,55 @@ impl Server {
         Ok(())
     }
 
+    /// Serves a client on the caller's thread who came by another way, in frames if it wants them,
+    /// and looks at this console.
+    pub(crate) fn serve(
+        self: &Arc<Self>,
+        wire: Wire,
+        (local, peer): (Endpoint, Endpoint),
+        console: Option<Arc<Console>>,
+    ) -> Result<(), VncError> {
+        let of_device = |console: &Arc<Console>| {
+            let place = console.place();
+            Some(Screen { device: place.device.clone()?, head: place.head })
+        };
+        let screen = console.as_ref().and_then(of_device);
+        let client = self.enrol(local, peer)?;
+        self.connection(&client, wire, None, console, screen).serve();
+        self.forget(&client);
+        Ok(())
+    }
+
+    /// Takes a client among the others.
+    fn enrol(&self, local: Endpoint, peer: Endpoint) -> Result<Arc<Client>, VncError> {
+        let client = Arc::new(Client {
+            number: self.next_client.fetch_add(1, Ordering::Relaxed),
+            local,
+            peer,
+            inbox: Inbox::new()?,
+            standing: Mutex::new(Standing::Outside),
+        });
+        self.make_room();
+        self.clients.lock().push(client.clone());
+        self.tell(EventKind::Connected, &client);
+        Ok(client)
+    }
+
+    /// What it shows, for the devices that belong to it.
+    fn screen(&self) -> Option<Screen> {
+        let device = self.settings.display.clone()?;
+        Some(Screen { device, head: self.settings.head })
+    }
+
     fn connection(
         self: &Arc<Self>,
         client: &Arc<Client>,
         wire: Wire,
         tls: Option<Arc<rustls::ServerConfig>>,
+        console: Option<Arc<Console>>,
+        screen: Option<Screen>,
     ) -> Connection {
         let consoles = &self.around.consoles;
-        let console = self.console();
-        let screen = self
-            .settings
-            .display
-            .as_ref()
-            .map(|device| Screen { device: device.clone(), head: self.settings.head });
         let input = self.around.input.clone();
         let seat = Arc::new(Seat {
             server: Arc::downgrade(self),

@@ -7,12 +7,10 @@ use std::thread::JoinHandle;
 
 use base::event_loop::EventLoop;
 use base::input::{InputSink, KeyCode, Kinds, Registration};
-use base::tls::X509Options;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tempfile::TempDir;
 
 use super::*;
+use crate::testing::{certificates, encrypt};
 use crate::vnc::GROUP;
 use crate::{Adapter, Damage, Place, Surface};
 
@@ -326,41 +324,10 @@ fn too_many_who_do_not_get_in_make_room_for_others() {
     assert!(is_closed(&mut idle[0]));
 }
 
-/// Certificates of a server that calls itself `localhost`, and what a client trusts.
-fn certificates(bed: &Bed) -> (Arc<X509>, Arc<ClientConfig>) {
-    let dir = bed.directory.path();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    for (name, pem) in [
-        ("ca-cert.pem", made.cert.pem()),
-        ("server-cert.pem", made.cert.pem()),
-        ("server-key.pem", made.signing_key.serialize_pem()),
-    ] {
-        std::fs::write(dir.join(name), pem).unwrap();
-    }
-    let mut roots = RootCertStore::empty();
-    roots.add(made.cert.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let options = X509Options { dir: dir.into(), server: true, verify_peer: false };
-    (Arc::new(X509::load(options).unwrap()), Arc::new(config))
-}
-
-fn encrypt(
-    stream: UnixStream,
-    config: Arc<ClientConfig>,
-) -> StreamOwned<ClientConnection, UnixStream> {
-    let name = ServerName::try_from("localhost").unwrap();
-    StreamOwned::new(ClientConnection::new(config, name).unwrap(), stream)
-}
-
 #[test]
 fn connections_are_encrypted_from_within() {
     let mut bed = Bed::new();
-    let (tls, trust) = certificates(&bed);
+    let (tls, trust) = certificates(bed.directory.path());
     let server = bed.start_with(",tls-creds=x", Some(tls));
     assert_eq!(server.auth().name(), "vencrypt+x509+none");
     let mut plain = bed.connect();
@@ -393,7 +360,7 @@ fn frame(stream: &mut impl Read) -> Vec<u8> {
 fn browsers_connect_in_frames_plain_or_encrypted() {
     for encrypted in [false, true] {
         let mut bed = Bed::new();
-        let (tls, trust) = certificates(&bed);
+        let (tls, trust) = certificates(bed.directory.path());
         let server = bed.start_with("", encrypted.then_some(tls));
         let path = bed.directory.path().join("web").display().to_string();
         let address = SocketAddress::Unix { path: path.clone(), abstract_name: false, tight: true };

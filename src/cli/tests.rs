@@ -388,6 +388,31 @@ fn what_this_build_lacks_is_named() {
 }
 
 #[test]
+fn the_web_console_is_a_display_too() {
+    let given = |line: &str| -> Vec<_> {
+        let webs = config(&split(line)).webs;
+        webs.into_iter().map(|web| web.value.entries).collect()
+    };
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    for (line, expected) in [
+        ("-display web", vec![]),
+        ("-display web=:80,lossy=on", vec![pair("web", ":80"), pair("lossy", "on")]),
+        ("-display web,port=80", vec![pair("port", "80")]),
+        ("-web :80,lossy=on", vec![pair("web", ":80"), pair("lossy", "on")]),
+    ] {
+        assert_eq!(given(line), [expected], "{line}");
+    }
+    assert_eq!(given("-web :1 -display web=:2").len(), 2);
+    for (line, message) in [
+        ("-display web,bogus=1", "-display web,bogus=1: Invalid parameter 'bogus'"),
+        ("-display webcam", "-display webcam: Parameter 'type' does not accept value 'webcam'"),
+        ("-web :1,lossy=x", "-web :1,lossy=x: Parameter 'lossy' expects 'on' or 'off'"),
+    ] {
+        assert_eq!(run(&split(line)).0, format!("qemu-system-x86_64: {message}\n"), "{line}");
+    }
+}
+
+#[test]
 fn nothing_said_is_the_default() {
     assert_eq!(config(&[]), MachineConfig::default());
     assert_eq!(

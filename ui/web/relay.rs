@@ -131,14 +131,17 @@ impl<P: Pipe> Relay<P> {
     pub fn run(mut self) -> Result<(), ConnectionError> {
         let mut said = Vec::new();
         loop {
+            let mut more = false;
             if !self.wire.is_sending() {
                 self.pipe.read(&mut said)?;
+                // What was too much for one message shows by nothing else.
+                more = !said.is_empty();
                 self.wire.send(&mut said);
             }
             self.wire.flush()?;
             let taken = self.pipe.write(&self.waiting)?;
             self.waiting.drain(..taken);
-            if self.wait()? {
+            if self.wait(more)? {
                 let received = self.wire.receive(&mut self.waiting);
                 if received.is_err() {
                     // A good-bye may still be answered.
@@ -149,8 +152,9 @@ impl<P: Pipe> Relay<P> {
         }
     }
 
-    /// Waits for either side; says whether the visitor has sent something.
-    fn wait(&self) -> io::Result<bool> {
+    /// Waits for either side, unless there is `more` to do; says whether the visitor has sent
+    /// something.
+    fn wait(&self, more: bool) -> io::Result<bool> {
         let (sending, waiting) = (self.wire.is_sending(), !self.waiting.is_empty());
         let mut wire = PollFlags::empty();
         wire.set(PollFlags::POLLIN, !waiting);
@@ -161,7 +165,8 @@ impl<P: Pipe> Relay<P> {
             pipe |= self.pipe.wanted_to_write();
         }
         let mut fds = [PollFd::new(self.wire.as_fd(), wire), PollFd::new(self.pipe.fd(), pipe)];
-        match poll(&mut fds, PollTimeout::NONE) {
+        let patience = if more && !sending { PollTimeout::ZERO } else { PollTimeout::NONE };
+        match poll(&mut fds, patience) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }

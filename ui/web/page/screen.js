@@ -71,7 +71,7 @@ export class Screen {
     );
     list.hidden = screens.length < 2;
     this.#open();
-    this.#checkPointer();
+    this.#watchPointer(qmp);
   }
 
   /** The machine has gone. */
@@ -83,6 +83,7 @@ export class Screen {
   /** The view is shown. */
   shown() {
     this.#scale();
+    this.#checkPointer();
   }
 
   #open() {
@@ -242,17 +243,18 @@ export class Screen {
   }
 
   /** Which kind of mouse the guest uses may change at any time, and no event tells. */
-  async #checkPointer() {
-    const qmp = this.#qmp;
-    while (qmp && qmp === this.#qmp) {
-      if (!document.hidden && !by('view-screen').hidden) {
-        const mice = await qmp.execute('query-mice').catch(() => []);
-        this.#absolute = mice.find(({ current }) => current)?.absolute ?? true;
-        by('capture').hidden = this.#absolute;
-        if (this.#absolute && document.pointerLockElement) document.exitPointerLock();
-      }
+  async #watchPointer(qmp) {
+    while (qmp === this.#qmp) {
+      if (!document.hidden && !by('view-screen').hidden) await this.#checkPointer();
       await new Promise((resolve) => setTimeout(resolve, POINTER_CHECK));
     }
+  }
+
+  async #checkPointer() {
+    const mice = await this.#qmp?.execute('query-mice').catch(() => []);
+    this.#absolute = mice?.find(({ current }) => current)?.absolute ?? true;
+    by('capture').hidden = this.#absolute;
+    if (this.#absolute && document.pointerLockElement) document.exitPointerLock();
   }
 
   /** Keyboards of telephones give texts, not keys. */

@@ -4,6 +4,9 @@ import { FitAddon, Terminal } from './xterm.js';
 import { open } from './api.js';
 import { by, make, pressed } from './dialogs.js';
 
+// Not before it is needed.
+document.head.prepend(make('link', { rel: 'stylesheet', href: './xterm.css' }));
+
 const SCROLLBACK = 5000;
 /** What programs on serial lines count on; what is narrower scrolls. */
 const MIN_COLUMNS = 80;

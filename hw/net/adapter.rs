@@ -148,8 +148,10 @@ impl<A: Adapter> End for AdapterEnd<A> {
         let receive = |device: &mut A| {
             let delivery = device.receive(frame);
             if delivery == Delivery::Full {
-                // With the lock held, so that no room comes up in between.
+                // With the lock held, so that no room comes up in between. The driver has to hear of what it is to
+                // make room of.
                 self.refused.store(true, Ordering::Relaxed);
+                device.burst_over();
             }
             delivery
         };

@@ -11,6 +11,7 @@ use super::board::Pc;
 
 const IO_START: u64 = 0xc000;
 const MEMORY_END: u64 = 0xfec0_0000;
+const PAGE: u64 = 0x1000;
 
 /// ISA interrupts that PIRQA to PIRQD are routed to.
 const PIRQ_ROUTES: [u8; 4] = [10, 10, 11, 11];
@@ -50,6 +51,14 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
+    /// What it takes: memory is given out by pages.
+    fn room(&self) -> u64 {
+        match self.bar.kind {
+            BarKind::Io => self.bar.size,
+            _ => self.bar.size.max(PAGE),
+        }
+    }
+
     /// Programs the register and returns the address behind the BAR.
     fn place(&self, at: u64) -> u64 {
         let offset = if self.number == ROM_BAR { reg::ROM } else { reg::BAR0 + 4 * self.number };
@@ -57,18 +66,18 @@ impl Wanted<'_> {
         if matches!(self.bar.kind, BarKind::Memory64 { .. }) {
             self.function.config_write(offset + 4, 4, (at >> 32) as u32);
         }
-        at + self.bar.size
+        at + self.room()
     }
 }
 
 fn place_all(mut wanted: Vec<Wanted<'_>>, start: u64) {
     // Powers of two in falling order never leave a gap.
-    wanted.sort_by_key(|wanted| std::cmp::Reverse(wanted.bar.size));
+    wanted.sort_by_key(|wanted| std::cmp::Reverse(wanted.room()));
     wanted.iter().fold(start, |at, wanted| wanted.place(at));
 }
 
 fn total(wanted: &[Wanted<'_>]) -> (u64, u64) {
-    let sizes = wanted.iter().map(|wanted| wanted.bar.size);
+    let sizes = wanted.iter().map(Wanted::room);
     (sizes.clone().sum(), sizes.max().unwrap_or(1))
 }
 

@@ -417,7 +417,7 @@ fn nothing_said_is_the_default() {
     assert_eq!(config(&[]), MachineConfig::default());
     assert_eq!(
         config(&split("-display none -no-user-config -msg _ -rtc _ -boot _")),
-        MachineConfig::default()
+        MachineConfig { display: Display::None, ..MachineConfig::default() }
     );
 }
 

@@ -89,6 +89,7 @@ fn modes() -> Result<()> {
 }
 
 #[test]
+#[ignore = "a soak test: QEMU's screen may take minutes to settle"]
 fn memory_has_banks() -> Result<()> {
     let second = vesa(0x101).register(CONTROLLER, 9, 0x20).fill(GRAPHICS, 32768, 3);
     show("bank", second)?;

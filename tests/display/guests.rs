@@ -63,7 +63,9 @@ fn ovmf() -> Result<()> {
     let firmware = assets::get()?.ovmf().join("OVMF_CODE.fd").display().to_string();
     for adapter in ["std", "cirrus", "virtio"] {
         let args = args(&["-vga", adapter, "-m", "256", "-bios", &firmware]);
-        Guest { args, ..Guest::default() }.looks_the_same(&format!("ovmf-{adapter}"))?;
+        // Before the shell there is a picture for a while, in another mode.
+        let guest = Guest { args, says: Some("Shell> "), ..Guest::default() };
+        guest.looks_the_same(&format!("ovmf-{adapter}"))?;
     }
     Ok(())
 }

@@ -144,7 +144,7 @@ fn linux_sees_what_it_sees_under_qemu() -> Result<()> {
     };
     let ours = what_is_seen(machine())?;
     let theirs = what_is_seen(Launch::headless(reference).accel())?;
-    ensure!(theirs.iter().any(|line| line.contains("option bootfile file")), "{theirs:#?}");
+    ensure!(theirs.iter().any(|line| line.contains("option boot_file file")), "{theirs:#?}");
     let only = |these: &[String], others: &[String]| {
         these.iter().filter(|line| !others.contains(line)).cloned().collect::<Vec<_>>()
     };

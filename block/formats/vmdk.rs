@@ -244,7 +244,9 @@ impl Grains {
             true => Some(read_table(file, le64(&header, 48), tables as usize).await?),
             false => None,
         };
-        let end = file_len.max(le64(&header, 64).saturating_mul(SECTOR));
+        // Entries count sectors in 32 bits: behind their reach a new grain finds no place.
+        let reach = (u64::from(u32::MAX) + 1) * SECTOR;
+        let end = file_len.max(le64(&header, 64).saturating_mul(SECTOR).min(reach));
         let tables = Mutex::new(Tables { end, ..Tables::default() });
         let (zero_grains, compressed) = (flags & HAS_ZERO_GRAINS != 0, flags & COMPRESSED != 0);
         Ok((Self { grain, per_table, zero_grains, compressed, directory, copies, tables }, len))

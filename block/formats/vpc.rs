@@ -147,7 +147,7 @@ pub fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
             _ => force.unwrap_or(by_size),
         };
         let len = match exact || sectors == MAX_GEOMETRY {
-            true => be64(&footer, 48).next_multiple_of(512),
+            true => be64(&footer, 48).checked_next_multiple_of(512).unwrap_or(u64::MAX),
             false => sectors * 512,
         };
         if len > MAX_SECTORS * 512 {

@@ -206,7 +206,9 @@ proptest! {
 
     #[test]
     fn damaged_images_of_other_formats_are_survived(
-        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 1..12),
+        damage in proptest::collection::vec(
+            (any::<prop::sample::Index>(), prop_oneof![Just(0xff), any::<u8>()], 0..4_u8, 1..9_usize), 1..12
+        ),
         writing in any::<bool>(),
     ) {
         for format in ["vhdx", "vdi", "vmdk", "parallels", "vpc", "qcow"] {
@@ -218,7 +220,7 @@ proptest! {
                 node.close().await.unwrap();
             });
             let mut bytes = disk.bytes();
-            for (place, value, where_) in &damage {
+            for (place, value, where_, run) in &damage {
                 // Headers and tables more often than data; those of VHDX begin at 2 MiB.
                 let (start, len) = match (format, where_) {
                     ("vhdx", 0 | 1) => (2 << 20, 64),
@@ -228,7 +230,9 @@ proptest! {
                     _ => (0, bytes.len()),
                 };
                 let inside = place.index(len.min(bytes.len() - start));
-                bytes[start + inside] = *value;
+                // Whole fields at times: sums of them shall not overflow.
+                let end = bytes.len().min(start + inside + run);
+                bytes[start + inside..end].fill(*value);
             }
             let purpose = if writing { Purpose::Write } else { Purpose::Read };
             survive(format, bytes, purpose);

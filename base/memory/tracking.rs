@@ -29,6 +29,9 @@ pub enum Client {
 pub trait CodeWatcher: Send + Sync {
     /// Bytes `range` of page `page` were written.
     fn code_written(&self, page: usize, range: Range<u32>);
+    /// Somebody is about to read code from page `page`: whoever is in the know of this watcher reports
+    /// every store to it from here on. Whether some stores were not reported until now.
+    fn code_read(&self, page: usize) -> bool;
 }
 
 /// Knows of stores that nobody reports: those of a guest whose memory the host's kernel maps.
@@ -78,11 +81,19 @@ impl PageTracking {
     pub fn protect_code(&self, page: usize) -> u32 {
         let _guard = self.protecting.lock();
         let generation = self.generations[page].load(Ordering::Acquire);
-        if self.flags[page].fetch_or(Client::Code as u8, Ordering::SeqCst) & Client::Code as u8 == 0
-        {
+        let code = Client::Code as u8;
+        let is_new = self.flags[page].fetch_or(code, Ordering::SeqCst) & code == 0;
+        let was_silent = self.watcher.get().is_some_and(|watcher| watcher.code_read(page));
+        if is_new || was_silent {
             barrier::on_all_threads();
         }
         generation
+    }
+
+    /// Lets everybody who has read code from a page, but its watcher, read it anew: the watcher lets
+    /// stores go unreported that it knows to concern nobody else.
+    pub fn renew_code(&self, page: usize) {
+        self.generations[page].fetch_add(1, Ordering::Release);
     }
 
     /// Stops watching a page for [`Client::Code`]. Its generation changes, for those who still rely
@@ -178,6 +189,9 @@ mod tests {
     impl CodeWatcher for Log {
         fn code_written(&self, page: usize, range: Range<u32>) {
             self.0.lock().push((page, range));
+        }
+        fn code_read(&self, _: usize) -> bool {
+            false
         }
     }
 

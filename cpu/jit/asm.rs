@@ -56,6 +56,7 @@ impl Mem {
 #[allow(missing_docs)]
 pub mod op {
     pub const ADD: u8 = 0x03;
+    pub const AND: u8 = 0x23;
     pub const SUB: u8 = 0x2b;
     pub const CMP: u8 = 0x3b;
     pub const MOVSXD: u8 = 0x63;
@@ -70,6 +71,7 @@ pub mod group {
     pub const ADD: u8 = 0;
     pub const AND: u8 = 4;
     pub const SUB: u8 = 5;
+    pub const XOR: u8 = 6;
     pub const CMP: u8 = 7;
 }
 
@@ -78,6 +80,7 @@ pub mod group {
 pub mod cond {
     pub const O: u8 = 0;
     pub const B: u8 = 2;
+    pub const AE: u8 = 3;
     pub const E: u8 = 4;
     pub const NE: u8 = 5;
     pub const A: u8 = 7;
@@ -256,10 +259,15 @@ impl Asm {
         self.bytes.extend([0xc4, r | 0x40 | b | 3, 0xfb, 0xf0, modrm, count]);
     }
 
-    /// `imul to, from, value`, 32 bits.
-    pub fn imul_imm(&mut self, to: u8, from: u8, value: i32) {
-        self.reg(Width::D, 0x69, to, from);
+    /// `imul to, from, value`.
+    pub fn imul_imm(&mut self, width: Width, to: u8, from: u8, value: i32) {
+        self.reg(width, 0x69, to, from);
         self.dword(value);
+    }
+
+    /// `neg rm`, 32 bits.
+    pub fn neg(&mut self, rm: u8) {
+        self.reg(Width::D, 0xf7, 3, rm);
     }
 
     /// `shr rm, count`, 32 bits.
@@ -413,6 +421,11 @@ impl Asm {
     fn pad(&mut self, len: usize) {
         const NOPS: [&[u8]; 4] = [&[], &[0x90], &[0x66, 0x90], &[0x0f, 0x1f, 0x00]];
         self.bytes.extend_from_slice(NOPS[len & 3]);
+    }
+
+    /// Where the code at `label` will be executed, once it is bound.
+    pub fn place_of(&self, label: Label) -> Option<usize> {
+        self.labels[label.0].map(|offset| self.place(offset))
     }
 
     /// Resolves all jumps to labels. Labels that were never bound are never jumped to.

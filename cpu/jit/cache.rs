@@ -12,6 +12,7 @@ use base::memory::RamBlock;
 use super::asm::Asm;
 use super::memory::CodeMemory;
 use super::observe;
+use super::quiet::{LINE_BITS, Quiet};
 use super::record::{Record, Target};
 use super::thunks::{Helpers, Thunks, assemble};
 use super::translate::{Arrival, LONGEST, RecipeUse, Source, Translation, Variant, translate};
@@ -28,6 +29,8 @@ const MOST_REGIONS: usize = 16;
 const REGION: usize = 256 << 10;
 /// Most translations of one place that differ by how flags can be computed.
 const MOST_RECIPES: u8 = 3;
+/// After how many stores beside code it is worked out where they need not be reported.
+const MANY_MISSES: u32 = 256;
 /// Most guest addresses of a block that are remembered.
 const MOST_ENTRIES: usize = 8;
 
@@ -82,6 +85,34 @@ struct CodePage {
     index: usize,
     /// What was made from it: blocks, and the bytes of the page they are about.
     pieces: Vec<(BlockId, Range<u32>)>,
+    /// Stores that hit none of them since one was made.
+    misses: u32,
+}
+
+impl CodePage {
+    /// A store hit none of the pieces. If there were many of that kind, the lines that pieces are
+    /// about are the only ones whose stores are reported from here on. Whether there is any piece, or
+    /// may soon be one again.
+    fn missed(&mut self, page: usize, quiet: &Quiet) -> bool {
+        self.misses += 1;
+        if self.misses < MANY_MISSES {
+            return true;
+        }
+        self.misses = 0;
+        if self.pieces.is_empty() {
+            return false;
+        }
+        let mut used = 0_u32;
+        for (_, bytes) in &self.pieces {
+            let lines = bytes.start >> LINE_BITS..bytes.end.div_ceil(1 << LINE_BITS);
+            lines.for_each(|line| used |= 1 << (line & 31));
+        }
+        if used != !0 {
+            quiet.silence(page, !used);
+            self.ram.tracking().renew_code(self.index);
+        }
+        true
+    }
 }
 
 /// Free memory that code is placed in next.
@@ -373,7 +404,7 @@ impl Cache {
         place: Place<'_>,
         next: Option<Place<'_>>,
         mut variant: Variant,
-        mut translation: Translation,
+        translation: Translation,
     ) -> Found {
         let guest = place.host();
         if variant.arrival.in_host() && translation.recipe != RecipeUse::Used {
@@ -382,10 +413,6 @@ impl Cache {
             if let Some(id) = self.map.get(&(guest, variant)) {
                 return self.found(*id);
             }
-        }
-        for (at, record) in translation.record_sites {
-            let record = &raw const translation.records[record] as u64;
-            translation.code[at..at + 8].copy_from_slice(&record.to_le_bytes());
         }
         let (hot, cold) = translation.code.split_at(translation.hot_len);
         let region = &mut self.regions[self.current];
@@ -409,7 +436,7 @@ impl Cache {
             linked: 0,
             records: translation.records,
             traps: translation.traps,
-            incoming: Vec::new(),
+            incoming: translation.loops,
             entered: Vec::new(),
         });
         self.translated += 1;
@@ -429,8 +456,10 @@ impl Cache {
             ram: place.ram.clone(),
             index: place.page(),
             pieces: Vec::new(),
+            misses: 0,
         });
         page.pieces.push((id, range));
+        page.misses = 0;
     }
 
     /// The number of the region that the code at `address` lies in.
@@ -538,8 +567,13 @@ impl Cache {
     }
 
     /// Takes back what was made from bytes `range` of the page at host address `page_at`. `None` if
-    /// there was nothing.
-    pub fn invalidate(&mut self, page_at: usize, range: &Range<u32>) -> Option<Targets> {
+    /// there was nothing: if that happens often, stores to `quiet` lines are not reported any more.
+    pub fn invalidate(
+        &mut self,
+        page_at: usize,
+        range: &Range<u32>,
+        quiet: &Quiet,
+    ) -> Option<Targets> {
         let page = self.pages.get_mut(&page_at)?;
         let (mut targets, mut all) = (Vec::new(), false);
         let (regions, map, memory) = (&mut self.regions, &mut self.map, &self.memory);
@@ -563,7 +597,7 @@ impl Cache {
         });
         self.invalidated += (before - page.pieces.len()) as u64;
         let any = page.pieces.len() != before;
-        if page.pieces.is_empty() {
+        if !any && !page.missed(page_at, quiet) {
             page.ram.tracking().release_code(page.index);
             self.pages.remove(&page_at);
         }
@@ -680,7 +714,7 @@ mod tests {
         let found = cache.link(from, site, target, None, &context);
         assert_eq!(found, Found::Code(linked));
         let page = bed.ram.host() as usize + CODE as usize;
-        assert!(cache.invalidate(page, &(2..3)).is_some());
+        assert!(cache.invalidate(page, &(2..3), &translator.quiet).is_some());
         assert!(cache.block_at(cache.memory.target(site).unwrap()).is_none());
     }
 

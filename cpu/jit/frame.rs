@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::mem::offset_of;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use super::jump::Entry;
 use crate::Cpu;
@@ -33,11 +33,15 @@ pub struct Frame {
     pub read_table: Cell<*const ReadEntry>,
     /// See `read_table`.
     pub write_table: Cell<*const WriteEntry>,
+    /// Offsets of entries in `read_table` and `write_table`: see [`mask`].
+    pub read_mask: Cell<u64>,
+    /// See `read_mask`.
+    pub write_mask: Cell<u64>,
     /// Where indirect jumps look for their targets. Replaced by an empty table by whoever wants
     /// attention.
     pub jump_table: AtomicPtr<Entry>,
-    /// Read at the head of loops. Points to a byte that cannot be read while somebody wants
-    /// attention.
+    /// Read at the head of loops whose flags would be destroyed by asking [`Frame::wanted`]. Points to
+    /// a byte that cannot be read while somebody wants attention.
     pub poll: AtomicPtr<u8>,
     /// Bases of FS and GS.
     pub bases: [Cell<u64>; 2],
@@ -47,16 +51,20 @@ pub struct Frame {
     pub target_code: Cell<u64>,
     /// Keeps the place of a TLB entry or a value over a guest instruction.
     pub spare: Cell<u64>,
-    /// Where translated code trapped, and the host flags then.
-    pub trap_pc: Cell<u64>,
-    /// See `trap_pc`; as `flags`.
-    pub trap_flags: Cell<u64>,
     /// The processor.
     pub cpu: Cell<*mut Cpu>,
     /// The vector registers of the state.
     pub vectors: Cell<*mut VecReg>,
     /// MXCSR of the state.
     pub mxcsr: Cell<*mut u32>,
+    /// What a register of the running loop will have when its windows have to be set anew.
+    pub limit: Cell<u64>,
+    /// Where translated code trapped, and the host flags then.
+    pub trap_pc: Cell<u64>,
+    /// See `trap_pc`; as `flags`.
+    pub trap_flags: Cell<u64>,
+    /// Not zero while somebody wants attention.
+    pub wanted: AtomicU8,
     /// Which of the guest's vector registers, with its MXCSR, are the host's now: a [`vectors`].
     pub vectors_live: Cell<u8>,
     /// What the mode allows: a [`vectors`].
@@ -77,10 +85,12 @@ pub struct Frame {
     pub x87_next_operand: Cell<u64>,
     /// Indices, mask and result of a gather.
     pub gathered: [Cell<[u64; 4]>; 3],
+    /// See [`super::quiet::Quiet`].
+    pub quiet: Cell<*const AtomicU64>,
     /// Fetch TLB, as `read_table`.
     pub fetch_table: Cell<*const ReadEntry>,
     /// For each group of accesses in the running block, the host address of its first byte, and that
-    /// of its page's flags.
+    /// of its page's flags; for each window, the distance from linear to host addresses likewise.
     pub groups: [Cell<[usize; 2]>; GROUPS],
     /// How a helper left translated code.
     pub left: Cell<Left>,
@@ -137,12 +147,16 @@ pub mod at {
         FLAGS = flags;
         READ_TABLE = read_table;
         WRITE_TABLE = write_table;
+        READ_MASK = read_mask;
+        WRITE_MASK = write_mask;
         JUMP_TABLE = jump_table;
         POLL = poll;
+        WANTED = wanted;
         FS_BASE = bases;
         TARGET = target;
         TARGET_CODE = target_code;
         SPARE = spare;
+        LIMIT = limit;
         TRAP_PC = trap_pc;
         TRAP_FLAGS = trap_flags;
         VECTORS = vectors;
@@ -158,6 +172,7 @@ pub mod at {
         X87_OPERAND = x87_operand;
         X87_NEXT_OPERAND = x87_next_operand;
         FETCH_TABLE = fetch_table;
+        QUIET = quiet;
         GROUPS = groups;
     }
     pub const GS_BASE: i32 = FS_BASE + 8;
@@ -180,6 +195,11 @@ pub mod at {
     }
 }
 
+/// What cuts out an entry's offset in a table of `len` entries.
+fn mask<E>(len: usize) -> u64 {
+    ((len - 1) * size_of::<E>()) as u64
+}
+
 /// The six arithmetic flags as `lahf; seto al` leaves them in AX; more may stand above.
 pub fn pack(arith: Arith) -> u64 {
     let bits = arith.bits();
@@ -200,17 +220,21 @@ impl Frame {
             flags: Cell::new(0),
             read_table: Cell::new(std::ptr::null()),
             write_table: Cell::new(std::ptr::null()),
+            read_mask: Cell::new(0),
+            write_mask: Cell::new(0),
             jump_table: AtomicPtr::new(std::ptr::null_mut()),
             poll: AtomicPtr::new(std::ptr::null_mut()),
             bases: [const { Cell::new(0) }; 2],
             target: Cell::new(0),
             target_code: Cell::new(0),
             spare: Cell::new(0),
+            limit: Cell::new(0),
             trap_pc: Cell::new(0),
             trap_flags: Cell::new(0),
             cpu: Cell::new(std::ptr::null_mut()),
             vectors: Cell::new(std::ptr::null_mut()),
             mxcsr: Cell::new(std::ptr::null_mut()),
+            wanted: AtomicU8::new(0),
             vectors_live: Cell::new(0),
             vectors_allowed: Cell::new(0),
             host_mxcsr: Cell::new(0x1f80),
@@ -221,6 +245,7 @@ impl Frame {
             x87_operand: Cell::new(0),
             x87_next_operand: Cell::new(0),
             gathered: [const { Cell::new([0; 4]) }; 3],
+            quiet: Cell::new(std::ptr::null()),
             fetch_table: Cell::new(std::ptr::null()),
             groups: [const { Cell::new([0; 2]) }; GROUPS],
             left: Cell::new(Left::End),
@@ -249,9 +274,12 @@ impl Frame {
     /// Takes what an instruction may change beside registers: where the TLB is.
     pub fn refresh(&self, cpu: &Cpu) {
         let base = cpu.mode.tlb_base;
-        self.read_table.set(cpu.mmu.tlb.read.part(base));
-        self.write_table.set(cpu.mmu.tlb.write.part(base));
-        self.fetch_table.set(cpu.mmu.tlb.fetch.part(base));
+        let (read, write) = (cpu.mmu.tlb.read.part(base), cpu.mmu.tlb.write.part(base));
+        self.read_table.set(read.0);
+        self.read_mask.set(mask::<ReadEntry>(read.1));
+        self.write_table.set(write.0);
+        self.write_mask.set(mask::<WriteEntry>(write.1));
+        self.fetch_table.set(cpu.mmu.tlb.fetch.part(base).0);
     }
 
     /// Takes what an instruction that changes the mode may change.
@@ -268,6 +296,7 @@ impl Frame {
 
     /// Makes translated code come out soon, `closed` being what it must not read. For any thread.
     pub fn kick(&self, closed: *mut u8, no_targets: *mut Entry) {
+        self.wanted.store(1, Ordering::SeqCst);
         self.poll.store(closed, Ordering::SeqCst);
         self.jump_table.store(no_targets, Ordering::SeqCst);
     }

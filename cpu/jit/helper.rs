@@ -9,12 +9,13 @@ use std::sync::atomic::Ordering;
 use super::flags::FlagsAt;
 use super::frame::{BIAS, Frame, Left, pack, unpack};
 use super::record::{Kind, Record};
+use crate::cpuid::feature;
 use crate::flags::Arith;
 use crate::interp::decode::End;
 use crate::interp::op::segment;
 use crate::mmu::tlb::Epoch;
 use crate::signals::request;
-use crate::state::{CODE, Seg};
+use crate::state::{CODE, Seg, gpr};
 use crate::{Cpu, Trap};
 
 /// Goes on in translated code.
@@ -96,22 +97,27 @@ impl Cpu {
         }
     }
 
+    /// Whether translated code may go on after an instruction that may have changed what blocks rely
+    /// on, `before` being what they do, or whether somebody is heard.
+    fn may_go_on(&mut self, before: &Basis) -> bool {
+        self.drop_shadow();
+        // An interrupt waits for the end of the instruction that comes next.
+        !self.state.interrupt_shadow
+            && !self.exit_block
+            && self.pending_debug == 0
+            && !self.attention()
+            && !self.steps_singly()
+            && self.basis() == *before
+    }
+
     /// The same for an instruction that may change anything.
     fn step_and_look(&mut self, record: &Record) -> Option<Left> {
         let before = self.basis();
         if let Some(left) = self.step_by_handler(record) {
             return Some(left);
         }
-        self.drop_shadow();
-        let done = record.op.as_ref().is_some_and(|op| self.state.rip == self.next_rip(op));
-        let goes_on = done
-            // An interrupt waits for the end of the instruction that comes next.
-            && !self.state.interrupt_shadow
-            && !self.exit_block
-            && self.pending_debug == 0
-            && !self.attention()
-            && !self.steps_singly()
-            && self.basis() == before;
+        let goes_on = self.may_go_on(&before)
+            && record.op.as_ref().is_some_and(|op| self.state.rip == self.next_rip(op));
         if goes_on {
             return None;
         }
@@ -219,11 +225,14 @@ pub unsafe extern "sysv64" fn written(frame: *const u8, record: *const Record, h
 /// Enters the page of `linear` in the TLB. Not zero if translated code is to look again.
 unsafe fn fill(frame: *const u8, linear: u64, write: bool) -> u64 {
     // SAFETY: called by translated code; see the head of the file.
-    let cpu = unsafe {
+    let (frame, cpu) = unsafe {
         let frame = &*frame.offset(-(BIAS as isize)).cast::<Frame>();
-        &mut *frame.cpu.get()
+        (frame, &mut *frame.cpu.get())
     };
-    u64::from(cpu.fill_ahead(linear, write))
+    let filled = cpu.fill_ahead(linear, write);
+    // A table may have grown.
+    frame.refresh(cpu);
+    u64::from(filled)
 }
 
 /// See [`fill`].
@@ -236,4 +245,58 @@ pub unsafe extern "sysv64" fn fill_read(frame: *const u8, linear: u64) -> u64 {
 pub unsafe extern "sysv64" fn fill_write(frame: *const u8, linear: u64) -> u64 {
     // SAFETY: called by translated code.
     unsafe { fill(frame, linear, true) }
+}
+
+/// RDTSC, or RDTSCP if `aux` is not zero. Zero if the instruction's handler is to see to it.
+pub unsafe extern "sysv64" fn time(frame: *const u8, aux: u64) -> u64 {
+    // SAFETY: called by translated code; see the head of the file.
+    let (frame, cpu) = unsafe {
+        let frame = &*frame.offset(-(BIAS as isize)).cast::<Frame>();
+        (frame, &mut *frame.cpu.get())
+    };
+    let offered = aux == 0 || cpu.model.has(feature::RDTSCP);
+    if frame.checked.get() || !offered || !cpu.tsc_allowed() || cpu.state.svm.guest {
+        return 0;
+    }
+    let time = cpu.tsc();
+    frame.regs[gpr::RAX].set(time & 0xffff_ffff);
+    frame.regs[gpr::RDX].set(time >> 32);
+    if aux != 0 {
+        frame.regs[gpr::RCX].set(cpu.state.msr.tsc_aux & 0xffff_ffff);
+    }
+    1
+}
+
+/// What [`brief()`] says.
+pub mod brief {
+    /// Nothing was done: the instruction's handler is to be called with the whole state at hand.
+    pub const NOTHING: u64 = 0;
+    /// It was executed, and translated code may go on.
+    pub const GO_ON: u64 = 1;
+    /// It was executed, and translated code is to be left after it.
+    pub const LEAVE: u64 = 2;
+}
+
+/// Executes the instruction of `record`, which neither reads nor changes general registers or
+/// arithmetic flags.
+pub unsafe extern "sysv64" fn brief(frame: *const u8, record: *const Record) -> u64 {
+    // SAFETY: called by translated code.
+    let (frame, cpu, record) = unsafe { arguments(frame, record) };
+    let Some(op) = &record.op else { return brief::NOTHING };
+    // Where it might fault or leave the guest, more is needed than is at hand.
+    if frame.checked.get() || cpu.mode.cpl != 0 || cpu.state.svm.guest {
+        return brief::NOTHING;
+    }
+    let before = cpu.basis();
+    if (op.run)(cpu, op).is_err() {
+        return brief::NOTHING;
+    }
+    frame.refresh(cpu);
+    frame.refresh_mode(cpu);
+    if cpu.may_go_on(&before) {
+        return brief::GO_ON;
+    }
+    // Debug traps are looked for.
+    cpu.exit_block = true;
+    brief::LEAVE
 }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Entries of a table.
-pub const ENTRIES: usize = 1 << 12;
+pub const ENTRIES: usize = 1 << 13;
 /// What the low half of an address is multiplied with; the product's upper half selects the entry.
 pub const HASH: i32 = 0x61c8_8647_u32 as i32;
 /// How far the product is shifted down so that [`INDEX`] cuts out an entry's offset.
-pub const SHIFT: u8 = 16;
+pub const SHIFT: u8 = 15;
+/// Distance from an address's entry to its other one, to be combined by XOR.
+pub const OTHER: i8 = 16;
 /// See [`SHIFT`].
 pub const INDEX: i32 = (ENTRIES as i32 - 1) << 4;
 
@@ -22,7 +24,7 @@ pub struct Entry {
     code: AtomicUsize,
 }
 
-/// A direct-mapped table.
+/// A table in which every address has two entries. The one it was given last comes first.
 pub struct Table {
     entries: Box<[Entry]>,
     /// Which entries were set since the table was empty; as many as [`MOST_SET`] stand for all.
@@ -38,7 +40,7 @@ fn index(rip: u64) -> usize {
 
 /// An address that belongs elsewhere.
 fn absent(index: usize) -> u64 {
-    u64::from(index == 0)
+    u64::from(index < 2)
 }
 
 impl Table {
@@ -55,29 +57,47 @@ impl Table {
 
     /// The code for `rip`, if known.
     pub fn get(&self, rip: u64) -> Option<usize> {
-        let entry = &self.entries[index(rip)];
-        let code = entry.code.load(Ordering::Relaxed);
-        (entry.rip.load(Ordering::Relaxed) == rip).then_some(code)
+        self.slot(rip).map(|slot| self.entries[slot].code.load(Ordering::Relaxed))
+    }
+
+    /// The entry for `rip`.
+    fn slot(&self, rip: u64) -> Option<usize> {
+        let first = index(rip);
+        let is_there = |slot: &usize| self.entries[*slot].rip.load(Ordering::Relaxed) == rip;
+        [first, first ^ 1].into_iter().find(is_there)
     }
 
     /// Enters a target. Only the owner does so, and it holds the lock under which translations are
     /// taken back, so that the two words belong together.
     pub fn set(&self, rip: u64, code: usize) {
-        let slot = index(rip);
+        let first = index(rip);
         let mut set = self.set.lock();
-        if set.len() < MOST_SET {
-            set.push(slot as u16);
+        let mut enter = |slot: usize, rip: u64, code: usize| {
+            if set.len() < MOST_SET {
+                set.push(slot as u16);
+            }
+            let entry = &self.entries[slot];
+            entry.rip.store(absent(slot), Ordering::Relaxed);
+            entry.code.store(code, Ordering::Relaxed);
+            entry.rip.store(rip, Ordering::Release);
+        };
+        if let Some(slot) = self.slot(rip) {
+            self.entries[slot].rip.store(absent(slot), Ordering::Relaxed);
         }
-        let entry = &self.entries[slot];
-        entry.rip.store(absent(slot), Ordering::Relaxed);
-        entry.code.store(code, Ordering::Relaxed);
-        entry.rip.store(rip, Ordering::Release);
+        // Who was there goes to the other entry.
+        let before = &self.entries[first];
+        let old = before.rip.load(Ordering::Relaxed);
+        if index(old) ^ 1 == first || index(old) == first {
+            enter(first ^ 1, old, before.code.load(Ordering::Relaxed));
+        }
+        enter(first, rip, code);
     }
 
     /// Forgets that `rip` leads to `code`.
     fn remove(&self, rip: u64, code: usize) {
-        let slot = index(rip);
-        if self.get(rip) == Some(code) {
+        if let Some(slot) = self.slot(rip)
+            && self.entries[slot].code.load(Ordering::Relaxed) == code
+        {
             self.entries[slot].rip.store(absent(slot), Ordering::Relaxed);
         }
     }
@@ -138,6 +158,22 @@ mod tests {
         assert_eq!(table.get(!0), None);
         table.clear();
         assert_eq!(table.get(0), None);
-        assert_ne!(index(1), 0, "an address for the empty first entry");
+        assert!(index(1) > 1, "an address for the empty first entries");
+    }
+
+    #[test]
+    fn two_addresses_of_one_place_are_both_known() {
+        let table = Table::new();
+        let of_one_place: Vec<u64> = (0..).filter(|rip| index(*rip) == 77).take(3).collect();
+        for (code, rip) in of_one_place.iter().enumerate() {
+            table.set(*rip, code);
+        }
+        let known: Vec<_> = of_one_place.iter().map(|rip| table.get(*rip)).collect();
+        assert_eq!(known, [None, Some(1), Some(2)]);
+        table.remove(of_one_place[1], 1);
+        assert_eq!(table.get(of_one_place[1]), None);
+        table.set(of_one_place[1], 1);
+        table.clear();
+        assert!(of_one_place.iter().all(|rip| table.get(*rip).is_none()));
     }
 }

@@ -19,6 +19,7 @@ mod helper;
 mod jump;
 mod memory;
 mod observe;
+mod quiet;
 mod record;
 mod signal;
 #[cfg(test)]
@@ -47,6 +48,7 @@ use check::Checker;
 use frame::{BIAS, Frame, Left, pack, unpack};
 use memory::ClosedPage;
 pub use observe::open_map;
+use quiet::Quiet;
 use record::{Kind, Record};
 use thunks::{BY_HELPER, Helpers, LANDED, TRAPPED, Thunks};
 use translate::{Arrival, LONGEST, Variant};
@@ -79,6 +81,7 @@ pub struct Translator {
     /// code that was taken back before.
     generation: AtomicU64,
     closed: ClosedPage,
+    quiet: Quiet,
     no_targets: jump::Table,
     /// Blocks are executed in lock-step with the interpreter.
     checks: bool,
@@ -107,6 +110,11 @@ impl CodeWatcher for Watcher {
         if let Some(translator) = self.translator.upgrade() {
             translator.invalidate(self.host + page * 4096, &range);
         }
+    }
+
+    fn code_read(&self, page: usize) -> bool {
+        let translator = self.translator.upgrade();
+        translator.is_some_and(|translator| translator.quiet.report(self.host + page * 4096))
     }
 }
 
@@ -170,6 +178,8 @@ impl Translator {
             load_x87: helper::load_x87 as *const () as usize,
             fill_read: helper::fill_read as *const () as usize,
             fill_write: helper::fill_write as *const () as usize,
+            time: helper::time as *const () as usize,
+            brief: helper::brief as *const () as usize,
         };
         let (cache, thunks) = Cache::new(size, &helpers)?;
         let traps =
@@ -180,6 +190,7 @@ impl Translator {
             processors: Mutex::default(),
             generation: AtomicU64::new(0),
             closed: ClosedPage::new()?,
+            quiet: Quiet::new(),
             no_targets: jump::Table::new(),
             checks,
             checked: Default::default(),
@@ -195,7 +206,7 @@ impl Translator {
     /// Takes back what was made from bytes `range` of the page at host address `page`.
     fn invalidate(&self, page: usize, range: &Range<u32>) {
         let mut cache = self.cache.lock();
-        if let Some(targets) = cache.invalidate(page, range) {
+        if let Some(targets) = cache.invalidate(page, range, &self.quiet) {
             for processor in self.processors() {
                 match &targets {
                     Targets::These(targets) => processor.tables.remove(targets),
@@ -277,6 +288,7 @@ impl Vcpu {
             running: AtomicBool::new(false),
             seen: AtomicU64::new(0),
         });
+        processor.frame.quiet.set(translator.quiet.start());
         translator.processors.lock().push(Arc::downgrade(&processor));
         let (mine, shared) = (translator.clone(), processor.clone());
         signals.set_kick(move || {
@@ -515,6 +527,9 @@ impl Cpu {
             }
         }
         let frame = &jit.processor.frame;
+        if frame.wanted.load(Ordering::Relaxed) != 0 {
+            frame.wanted.swap(0, Ordering::SeqCst);
+        }
         ensure(&frame.poll, open());
         ensure(&frame.jump_table, targets);
     }

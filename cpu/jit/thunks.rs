@@ -1,8 +1,11 @@
 //! The few pieces of host code that lead into translated code and out of it.
 
+use base::memory::Client;
+
 use super::asm::{Asm, Mem, Width, cond, group, host::*, op};
 use super::frame::{at, vectors};
 use super::gather::gather;
+use super::quiet;
 use crate::state::VecReg;
 
 /// The host register that each guest register lives in, where it has one. RSP cannot keep its place,
@@ -46,6 +49,10 @@ pub struct Helpers {
     pub fill_read: usize,
     /// Enters a page in the TLB for writing.
     pub fill_write: usize,
+    /// Reads the time stamp.
+    pub time: usize,
+    /// Executes an instruction that leaves general registers alone.
+    pub brief: usize,
 }
 
 /// Addresses of the pieces.
@@ -63,10 +70,19 @@ pub struct Thunks {
     pub step: usize,
     /// Called with a record in R14 and a host address in R13 after a store there.
     pub written: usize,
+    /// Called after a store to host address R13, whose page's flags R14 points to: "below" means that
+    /// nobody needs to hear of it. R14 and the host's flags are lost.
+    pub beside: usize,
     /// Called where a look into the TLB found nothing, R14 pointing to the entry and R13 being the
     /// distance from its page, which becomes the linear address: enters the page. Afterwards "not
     /// equal" means that another look is due. By whether the access is a store.
     pub fill: [usize; 2],
+    /// Called with the argument of [`super::helper::time`] in R13: reads the time stamp. Afterwards
+    /// "equal" means that it could not be done so simply. R14 and the host's flags are lost.
+    pub time: usize,
+    /// Called with a record in R13: has a helper execute an instruction that leaves general registers
+    /// alone. What it says ([`super::helper::brief`]) is in R14 afterwards; the host's flags are lost.
+    pub brief: usize,
     /// Called with a record in R14: makes the guest's vector registers the host's, or leaves if the
     /// mode forbids their use.
     pub load_vectors: usize,
@@ -290,9 +306,53 @@ fn is_volatile(home: u8) -> bool {
     !matches!(home, RBX | RBP | R12..=R15)
 }
 
+fn beside(asm: &mut Asm) -> usize {
+    const XOR: u8 = 0x33;
+    // Longest store.
+    const MOST: i32 = 64;
+    // Whether the page is quiet where RCX leads to: bt r14d, ecx.
+    let look = |asm: &mut Asm| {
+        asm.rorx(RCX, RCX, quiet::LINE_BITS);
+        asm.bytes.extend([0x41, 0x0f, 0xa3, 0xce]);
+    };
+    let address = asm.address + asm.offset();
+    let (watched, out) = (asm.label(), asm.label());
+    asm.compare_byte(Mem::at(R14, 0), Client::Code as u8);
+    asm.jcc(cond::NE, watched);
+    [RAX, RCX].iter().for_each(|reg| asm.push(*reg));
+    asm.rorx(R14, R13, 12 - 3);
+    asm.alu_imm(Width::D, group::AND, R14, (quiet::PAGES as i32 - 1) << 3);
+    asm.mem(Width::Q, op::ADD, R14, Mem::at(R15, at::QUIET));
+    asm.load(R14, R14, 0);
+    asm.rorx(RAX, R13, quiet::TAG_SHIFT);
+    asm.rorx(RCX, R14, 32);
+    // No carry, whatever comes out.
+    asm.reg(Width::D, XOR, RAX, RCX);
+    asm.jcc(cond::NE, out);
+    asm.mov(RCX, R13);
+    look(asm);
+    asm.jcc(cond::AE, out);
+    asm.mem(Width::Q, op::LEA, RCX, Mem::at(R13, MOST - 1));
+    look(asm);
+    asm.bind(out);
+    [RCX, RAX].iter().for_each(|reg| asm.pop(*reg));
+    asm.bind(watched);
+    asm.ret();
+    address
+}
+
 fn fill(asm: &mut Asm, function: usize) -> usize {
     let address = asm.address + asm.offset();
     asm.mem(Width::Q, op::ADD, R13, Mem::at(R14, 0));
+    light_helper(asm, function);
+    address
+}
+
+/// Calls a helper that has the frame and R13 as arguments, and may replace in the frame what guest
+/// registers have that called functions may change. Afterwards R14 has the lower half of what it
+/// returned, and ZF tells whether that is zero.
+fn light_helper(asm: &mut Asm, function: usize) -> usize {
+    let address = asm.address + asm.offset();
     let homes = || {
         let homes = HOME.iter().enumerate();
         homes.filter_map(|(guest, home)| home.map(|home| (at::reg(guest as u8), home)))
@@ -340,9 +400,12 @@ pub fn assemble(asm: &mut Asm, helpers: &Helpers) -> Thunks {
         exit_with_flags: exit(asm, true),
         step: helper(asm, helpers.step),
         written: helper(asm, helpers.written),
+        beside: beside(asm),
         load_x87: helper(asm, helpers.load_x87),
         gather: [false, true].map(|wide| [gather(asm, wide, false), gather(asm, wide, true)]),
         fill: [fill(asm, helpers.fill_read), fill(asm, helpers.fill_write)],
+        time: light_helper(asm, helpers.time),
+        brief: light_helper(asm, helpers.brief),
         land: land(asm),
         trap: trap(asm),
     };

@@ -295,7 +295,9 @@ impl Cpu {
         let Some(page) = self.ram_page(phys & self.a20_mask()) else { return };
         let host = (page.block.host() as usize).wrapping_add(page.offset as usize);
         let entry = ReadEntry { page: linear & PAGE, host };
-        self.mmu.tlb.read.fill(Base::of(context), linear, entry);
+        if self.mmu.tlb.read.fill(Base::of(context), linear, entry) {
+            self.mmu.tlb.read.relieve(Base::of(context), self.nanoseconds());
+        }
     }
 
     fn fill_write(&mut self, linear: u64, phys: u64, context: Context) {
@@ -309,7 +311,15 @@ impl Cpu {
         let host = (page.block.host() as usize).wrapping_add(page.offset as usize);
         let flag: *const AtomicU8 = page.block.tracking().flags((page.offset >> 12) as usize);
         let entry = WriteEntry { page: linear & PAGE, host, flag, phys: phys & PAGE };
-        self.mmu.tlb.write.fill(Base::of(context), linear, entry);
+        if self.mmu.tlb.write.fill(Base::of(context), linear, entry) {
+            self.mmu.tlb.write.relieve(Base::of(context), self.nanoseconds());
+        }
+    }
+
+    /// The time base of RDTSC in nanoseconds.
+    fn nanoseconds(&self) -> u64 {
+        let tsc = &self.bus.tsc;
+        (u128::from(tsc.ticks()) * 1_000_000_000 / u128::from(tsc.frequency().max(1))) as u64
     }
 
     fn a20_mask(&self) -> u64 {

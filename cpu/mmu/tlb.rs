@@ -4,7 +4,8 @@
 //! [`Context`], whose entries lead straight to host memory; being present means the access is
 //! allowed. Translated code looks into the read and write tables by itself. Second level: one
 //! direct-mapped table of completed page walks with their permissions, from which the first level is
-//! refilled.
+//! refilled. The read and write tables grow where a guest touches more pages in short time than they
+//! have entries, and shrink again when they are emptied.
 //!
 //! An address space has a *number*. The first level holds a few *sets* of tables, one for each of
 //! the numbers used last, so that switching between address spaces keeps what is cached for them.
@@ -18,14 +19,21 @@
 use super::Context;
 use crate::hash::Set;
 
-/// Entries per table and context.
+/// Entries per table and context: of the fetch tables always, of the others at first.
 pub(crate) const SIZE: usize = 1024;
+/// Most entries of a table that grows: enough for 256 MiB.
+const MOST: usize = 1 << 16;
+/// How much a table grows at a time.
+const GROWTH: usize = 4;
+/// A table grows if it lost as many entries as it has to others in less than this many nanoseconds
+/// each: ten times what it costs to fill one again.
+const CROWDED: u64 = 4_000;
 const CONTEXTS: usize = 4;
 /// Sets of first-level tables.
 const SETS: usize = 4;
 /// Worlds that are kept beside the current one: as many as there are ASIDs.
 const WORLDS: usize = 16;
-const L2_SIZE: usize = 8192;
+const L2_SIZE: usize = 1 << 15;
 /// Most pages remembered as fetched from.
 const MOST_FETCHED: usize = 1 << 14;
 /// Most large regions remembered; if there may be more, any page may be part of one.
@@ -35,13 +43,13 @@ const NUMBERS: u64 = 0xfff;
 /// The bits of a linear address above the page offset.
 pub(crate) const PAGE: u64 = !0xfff;
 
-/// Where a context begins in the first-level tables: always a multiple of [`SIZE`] within them.
+/// The tables of a context among those of an address space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Base(usize);
 
 impl Base {
     pub const fn of(context: Context) -> Self {
-        Base(context as usize * SIZE)
+        Base(context as usize)
     }
 }
 
@@ -119,103 +127,154 @@ impl Entry for WriteEntry {
     }
 }
 
-/// The tables of one kind for one address space.
+/// The table of one kind for one address space and context.
 struct Part<E> {
+    /// A power of two of them.
     entries: Box<[E]>,
-    /// Which entries were filled since the set was empty; more than [`SIZE`] count as all.
+    /// Which entries were filled since the table was empty, unless there were more than [`SIZE`].
     filled: Vec<u16>,
+    /// How often one was.
+    fills: usize,
+    /// How often an entry gave way to one for another page, and since when that is counted.
+    evicted: usize,
+    since: u64,
 }
 
 impl<E: Entry> Part<E> {
-    fn new() -> Self {
-        let mut set = Part {
-            entries: vec![Self::empty(1); SIZE * CONTEXTS].into(),
+    fn new(size: usize) -> Self {
+        let mut part = Part {
+            entries: vec![E::empty(0); size].into(),
             filled: Vec::with_capacity(SIZE),
+            fills: 0,
+            evicted: 0,
+            since: 0,
         };
-        (0..CONTEXTS).for_each(|context| set.entries[context * SIZE] = Self::empty(0));
-        set
+        part.empty_entry(0);
+        part
     }
 
-    /// What stands at `index` while nothing is there: an entry for a page that belongs elsewhere.
-    fn empty(index: usize) -> E {
-        E::empty(if index.is_multiple_of(SIZE) { 0x1000 } else { 0 })
+    #[inline(always)]
+    fn index(&self, linear: u64) -> usize {
+        (linear >> 12) as usize & (self.entries.len() - 1)
+    }
+
+    /// Puts an entry for a page that belongs elsewhere at `index`.
+    fn empty_entry(&mut self, index: usize) {
+        self.entries[index] = E::empty(if index == 0 { 0x1000 } else { 0 });
+    }
+
+    /// Enters a page. Whether many had to give way lately.
+    fn fill(&mut self, linear: u64, entry: E) -> bool {
+        let index = self.index(linear);
+        let old = self.entries[index].page();
+        let evicts = self.index(old) == index && old != entry.page();
+        self.entries[index] = entry;
+        self.fills += 1;
+        if self.filled.len() < SIZE {
+            self.filled.push(index as u16);
+        }
+        self.evicted += usize::from(evicts);
+        self.evicted > self.entries.len()
+    }
+
+    /// Grows if many had to give way in a short time until `now`, in nanoseconds.
+    fn relieve(&mut self, now: u64) {
+        let time = now.wrapping_sub(self.since);
+        if time < self.entries.len() as u64 * CROWDED && self.entries.len() < MOST {
+            let larger = Self::new(self.entries.len() * GROWTH);
+            let old = std::mem::replace(self, larger);
+            for (index, entry) in old.entries.into_iter().enumerate() {
+                let page = entry.page();
+                if (page >> 12) as usize % (self.entries.len() / GROWTH) == index {
+                    self.fill(page, entry);
+                }
+            }
+        }
+        (self.evicted, self.since) = (0, now);
     }
 
     fn clear(&mut self) {
-        if self.filled.len() < SIZE {
-            for index in self.filled.drain(..) {
-                self.entries[index as usize] = Self::empty(index.into());
-            }
-        } else {
-            *self = Self::new();
+        let size = self.fills.next_power_of_two().clamp(SIZE, self.entries.len());
+        if self.entries.len() > size || self.filled.len() == SIZE {
+            *self = Self::new(size);
         }
+        while let Some(index) = self.filled.pop() {
+            self.empty_entry(index.into());
+        }
+        (self.fills, self.evicted) = (0, 0);
+    }
+
+    fn forget(&mut self, linear: u64) {
+        self.empty_entry(self.index(linear));
     }
 }
 
+/// The tables of one kind for one address space, by context.
+type Parts<E> = [Part<E>; CONTEXTS];
+
 /// The first-level tables of one kind.
 pub(crate) struct Table<E> {
-    current: Part<E>,
-    others: [Option<Part<E>>; SETS],
+    current: Parts<E>,
+    others: [Option<Parts<E>>; SETS],
 }
 
 impl<E: Entry> Table<E> {
     fn new() -> Self {
-        Table { current: Part::new(), others: [const { None }; SETS] }
+        Table { current: Self::parts(), others: [const { None }; SETS] }
     }
 
-    #[inline(always)]
-    fn index(base: Base, linear: u64) -> usize {
-        (linear >> 12) as usize & (SIZE - 1) | base.0
+    fn parts() -> Parts<E> {
+        [SIZE; CONTEXTS].map(Part::new)
     }
 
     /// The entry that the page of `linear` may be in.
     #[inline(always)]
     #[allow(unsafe_code)]
     pub fn get(&self, base: Base, linear: u64) -> &E {
-        // SAFETY: a `Base` is at most `SIZE * (CONTEXTS - 1)`, and what is added is below `SIZE`;
-        // a set never changes its length.
-        unsafe { self.current.entries.get_unchecked(Self::index(base, linear)) }
+        let part = &self.current[base.0 % CONTEXTS];
+        // SAFETY: an index is below the number of entries, which is a power of two.
+        unsafe { part.entries.get_unchecked(part.index(linear)) }
     }
 
-    /// The part of `base` of the current tables, for code that looks into it by itself: valid until
-    /// the address space is switched.
-    pub fn part(&self, base: Base) -> *const E {
-        &raw const self.current.entries[base.0]
+    /// The table of `base` in the current address space, and how many entries it has, for code that
+    /// looks into it by itself: valid until the address space is switched or the table grows.
+    pub fn part(&self, base: Base) -> (*const E, usize) {
+        let part = &self.current[base.0];
+        (part.entries.as_ptr(), part.entries.len())
     }
 
-    /// Enters a page.
-    pub fn fill(&mut self, base: Base, linear: u64, entry: E) {
-        let index = Self::index(base, linear);
-        self.current.entries[index] = entry;
-        if self.current.filled.len() < SIZE {
-            self.current.filled.push(index as u16);
-        }
+    /// Enters a page. If many had to give way lately, [`Table::relieve`] is to be called.
+    #[must_use]
+    pub fn fill(&mut self, base: Base, linear: u64, entry: E) -> bool {
+        self.current[base.0].fill(linear, entry)
+    }
+
+    /// Lets the table of `base` grow if many entries gave way in a short time until `now`, in
+    /// nanoseconds. The page filled last is kept.
+    #[cold]
+    pub fn relieve(&mut self, base: Base, now: u64) {
+        self.current[base.0].relieve(now);
     }
 
     fn forget(&mut self, linear: u64) {
         let sets = self.others.iter_mut().flatten().chain([&mut self.current]);
-        for set in sets {
-            for context in 0..CONTEXTS {
-                let index = Self::index(Base(context * SIZE), linear);
-                set.entries[index] = Part::<E>::empty(index);
-            }
-        }
+        sets.flat_map(|parts| parts.iter_mut()).for_each(|part| part.forget(linear));
     }
 
     /// Empties all sets.
     pub fn clear(&mut self) {
-        self.current.clear();
-        self.others.iter_mut().flatten().for_each(Part::clear);
+        let sets = self.others.iter_mut().flatten().chain([&mut self.current]);
+        sets.flat_map(|parts| parts.iter_mut()).for_each(Part::clear);
     }
 
     /// Makes set `to` current, which `from` was, empty if it is for another address space now.
     fn switch(&mut self, from: usize, to: usize, clear: bool) {
         if from != to {
-            let next = self.others[to].take().unwrap_or_else(Part::new);
+            let next = self.others[to].take().unwrap_or_else(Self::parts);
             self.others[from] = Some(std::mem::replace(&mut self.current, next));
         }
         if clear {
-            self.current.clear();
+            self.current.iter_mut().for_each(Part::clear);
         }
     }
 }
@@ -476,7 +535,8 @@ impl Tlb {
             self.forget_jumps();
         }
         self.fetched.insert(linear & PAGE);
-        self.fetch.fill(base, linear, entry);
+        // Code is seldom so large that a table of this kind were better off growing.
+        let _ = self.fetch.fill(base, linear, entry);
     }
 
     /// Fetch mappings may no longer hold.
@@ -565,7 +625,7 @@ mod tests {
         let base = Base::of(Context::User);
         let known = |tlb: &Tlb| hit(tlb.read.get(base, 0x5000), 0x5000, 8);
         tlb.remember(0x5000, Walked { user: true, key: 3, ..Walked::default() });
-        tlb.read.fill(base, 0x5000, ReadEntry { page: 0x5000, host: 0x1000 });
+        let _ = tlb.read.fill(base, 0x5000, ReadEntry { page: 0x5000, host: 0x1000 });
         let before = (tlb.fetch_epoch(), tlb.global_epoch());
         tlb.rights_changed(0xffff_ff3f);
         assert!(known(&tlb));

@@ -2,6 +2,7 @@
 
 mod flow;
 mod generate;
+mod loops;
 mod proof;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic as M, OpKind};
@@ -157,7 +158,12 @@ fn compare_at(
             let bytes = &code[at..at + raw.len()];
             text += &format!("{:#x} {:?} {bytes:02x?}\n", raw.ip(), raw.code());
         }
-        let data = (0..DATA_LEN).find(|&i| expected.data[i] != got.data[i]);
+        let differs = |i: &usize| expected.data[*i] != got.data[*i];
+        let data: Vec<_> = (0..DATA_LEN)
+            .filter(differs)
+            .map(|i| (i, expected.data[i], got.data[i]))
+            .take(16)
+            .collect();
         let show = |o: &Outcome| {
             format!(
                 "{:?} rip {:#x} flags {:#x} mxcsr {:#x} cr2 {:#x} {:x?} {:x?} {:x?}",
@@ -429,6 +435,27 @@ fn data_beside_code_leaves_it_alone() {
     let [_, bed] =
         agree(&[0xb9, 0xe8, 3, 0, 0, 0xff, 0x05, 0, 1, 0, 0, 0xff, 0xc9, 0x75, 0xf6, 0xf4]);
     assert_eq!(bed.ram.read_uint(CODE + 0x10b, 4), 1000);
+}
+
+#[test]
+fn code_that_comes_to_quiet_lines_is_watched() {
+    const STORE: u64 = CODE + 0x40;
+    const LATER: u64 = CODE + 0x800;
+    let [_, mut bed] = pair();
+    // mov ecx, 1000; L: inc dword [rip+0x400]; dec ecx; jnz L; hlt
+    let noise = [0xb9, 0xe8, 3, 0, 0, 0xff, 0x05, 0, 4, 0, 0, 0xff, 0xc9, 0x75, 0xf6, 0xf4];
+    bed.ram.write(CODE, &noise);
+    // mov [rdi], eax; hlt
+    bed.ram.write(STORE, &[0x89, 0x07, 0xf4]);
+    for value in 1..4_u8 {
+        assert_eq!(bed.run(CODE), RunExit::Halted);
+        bed.cpu.state.regs[gpr::RDI] = LATER;
+        // mov al, value; hlt
+        bed.cpu.state.regs[gpr::RAX] = u32::from_le_bytes([0xb0, value, 0xf4, 0x90]).into();
+        assert_eq!(bed.run(STORE), RunExit::Halted);
+        assert_eq!(bed.run(LATER), RunExit::Halted);
+        assert_eq!(bed.cpu.state.regs[gpr::RAX] as u8, value);
+    }
 }
 
 #[test]

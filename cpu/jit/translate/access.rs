@@ -87,26 +87,36 @@ impl Emitter<'_> {
     /// for it, to which R14 points then: "above" means that the entry does not serve for `size` bytes.
     pub fn compare_entry(&mut self, size: usize, write: bool) {
         // Entries are 16 bytes for reading and 32 for writing.
-        let (shift, table) = if write { (5, at::WRITE_TABLE) } else { (4, at::READ_TABLE) };
-        self.entry_of(R13, shift, table);
+        let (shift, mask, table) = if write {
+            (5, at::WRITE_MASK, at::WRITE_TABLE)
+        } else {
+            (4, at::READ_MASK, at::READ_TABLE)
+        };
+        self.asm.rorx(R14, R13, 12 - shift);
+        self.asm.mem(Width::D, op::AND, R14, Mem::at(R15, mask));
+        self.asm.mem(Width::Q, op::ADD, R14, Mem::at(R15, table));
         // The offset in the page, if the entry is for this page.
         self.asm.mem(Width::Q, op::SUB, R13, Mem::at(R14, 0));
         self.asm.alu_imm(Width::Q, group::CMP, R13, 4096 - size as i32);
     }
 
-    /// Lets R14 point to the entry of `table` for the linear address in `linear`, entries being two
-    /// to the power of `shift` bytes long.
-    pub fn entry_of(&mut self, linear: u8, shift: u8, table: i32) {
-        self.asm.rorx(R14, linear, 12 - shift);
-        self.asm.alu_imm(Width::D, group::AND, R14, (tlb::SIZE as i32 - 1) << shift);
-        self.asm.mem(Width::Q, op::ADD, R14, Mem::at(R15, table));
+    /// Lets R14 point to the entry of the fetch table for the linear address in R13.
+    pub fn fetch_entry(&mut self) {
+        const SHIFT: u8 = 4;
+        self.asm.rorx(R14, R13, 12 - SHIFT);
+        self.asm.alu_imm(Width::D, group::AND, R14, (tlb::SIZE as i32 - 1) << SHIFT);
+        self.asm.mem(Width::Q, op::ADD, R14, Mem::at(R15, at::FETCH_TABLE));
     }
 
     /// The linear address of the first byte of a group, into R13.
     pub fn group_address(&mut self, group: &Group) {
+        self.first_byte(group.base, group.low);
+    }
+
+    /// The linear address at distance `disp` from what `base` stands for, into R13.
+    pub fn first_byte(&mut self, base: Base, disp: i32) {
         self.held = None;
-        let disp = group.low;
-        let (base, index) = match group.base {
+        let (base, index) = match base {
             Base::Rip => {
                 self.asm.load(R13, R15, at::PAGE_RIP);
                 (R13, None)

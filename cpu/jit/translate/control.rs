@@ -4,7 +4,7 @@ use iced_x86::OpKind;
 
 use super::emit::{Emitter, Stub};
 use super::group::Member;
-use super::{Flags, plain_record};
+use super::{Arrival, Flags, plain_record};
 use crate::jit::asm::{Label, Mem, Width, cond, group, host::*, op};
 use crate::jit::flags::FlagsAt;
 use crate::jit::frame::at;
@@ -151,11 +151,24 @@ impl Emitter<'_> {
     /// A jump to `target` in the same page, by way of a stub until it is linked.
     pub fn link(&mut self, condition: Option<u8>, target: Target) {
         let from = self.asm.label();
-        let site = self.asm.patchable(condition, from);
+        let again = self.next_turn(target);
+        let site = self.asm.patchable(condition, again.unwrap_or(from));
+        if again.is_some() {
+            self.loops.push((site, from));
+        }
         let save_flags = target.arrival.in_host();
         let flags = if save_flags { FlagsAt::Slot } else { self.flags.at_trap() };
         let record = self.record(plain_record(self.source, Kind::Link { target, site }, flags));
         self.stubs.push(Stub::Exit { from, record, save_flags });
+    }
+
+    /// Where the next turn of this loop begins, if that is what `target` is.
+    fn next_turn(&self, target: Target) -> Option<Label> {
+        let arrival = self.source.variant.arrival;
+        let fits =
+            target.arrival == arrival || arrival == Arrival::Host(None) && target.arrival.in_host();
+        let here = target.at == self.source.start && !target.alone;
+        self.turns.as_ref().filter(|_| here && fits).map(|turns| turns.again)
     }
 
     /// Makes the host's flags tell `condition`; the condition to ask for then.
@@ -200,12 +213,15 @@ impl Emitter<'_> {
     /// Finds the entry for the target in R13 in the jump table; R14 points to it then. The host's
     /// flags are lost.
     fn find_target(&mut self, miss: Label) {
-        self.asm.imul_imm(R14, R13, jump::HASH);
+        self.asm.imul_imm(Width::D, R14, R13, jump::HASH);
         self.asm.shr(R14, jump::SHIFT);
         self.asm.alu_imm(Width::D, group::AND, R14, jump::INDEX);
         self.asm.mem(Width::Q, op::ADD, R14, Mem::at(R15, at::JUMP_TABLE));
         self.asm.mem(Width::Q, op::CMP, R13, Mem::at(R14, 0));
-        self.asm.jcc(cond::NE, miss);
+        let (from, back) = (self.asm.label(), self.asm.label());
+        self.asm.jcc(cond::NE, from);
+        self.asm.bind(back);
+        self.stubs.push(Stub::OtherEntry { from, back, miss });
     }
 
     /// Goes to the target in R13 by the entry that R14 points to.

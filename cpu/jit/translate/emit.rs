@@ -6,12 +6,15 @@ use iced_x86::{Encoder, EncodingKind, Instruction, Mnemonic, OpKind, Register, R
 
 use super::group::{Groups, Member};
 use super::unit::{self, Class, Unit};
+use super::window::{Loop, Place, Windows};
 use super::x87;
 use super::{Arrival, Flags, RecipeUse, Source, Translation, plain_record};
 use crate::interp::decode;
-use crate::jit::asm::{Asm, Label, Mem, Width, cond, host::*, op};
+use crate::jit::asm::{Asm, Label, Mem, Width, cond, group as immediate, host::*, op};
 use crate::jit::flags::{FlagsAt, Recipe};
 use crate::jit::frame::{at, vectors};
+use crate::jit::helper::brief::GO_ON;
+use crate::jit::jump;
 use crate::jit::record::{Kind, Record, Target};
 use crate::jit::thunks::{self, Thunks};
 use crate::state::gpr;
@@ -22,12 +25,22 @@ pub(super) enum Stub {
     Step { from: Label, record: usize, back: Label, restore_flags: bool },
     /// A look into the TLB found nothing.
     Fill { from: Label, write: bool, again: Label, slow: Label },
+    /// The first entry of the jump table is for another address.
+    OtherEntry { from: Label, back: Label, miss: Label },
     /// Leaves for good.
     Exit { from: Label, record: usize, save_flags: bool },
+    /// A store hit a watched page.
+    Written { from: Label, record: usize, back: Label },
+    /// A brief instruction was left to its handler, or wants translated code to be left after it.
+    Brief { from: Label, record: usize, next: usize, back: Label },
     /// Calls a helper.
     Call { from: Label, record: usize, helper: usize, back: Label },
     /// Stores of the group hit a watched page.
     GroupWritten { from: Label, record: usize, back: Label, group: usize },
+    /// Stores through a window hit a watched page.
+    WindowWritten { from: Label, record: usize, back: Label, place: Place },
+    /// The windows of the loop are to be set.
+    Windows { from: Label, back: Label, flags: Flags },
     /// The other way of a conditional jump out of the page.
     Far { from: Label, target: i32, flags: Flags },
 }
@@ -51,6 +64,11 @@ pub(super) struct Emitter<'a> {
     /// Whether the page of the x87's last instruction is known to be this one.
     pub x87_page_noted: bool,
     pub groups: Groups,
+    pub windows: Windows,
+    /// Where the next turn of the loop begins, if there are windows.
+    pub turns: Option<Loop>,
+    /// See [`Translation::loops`], with labels.
+    pub loops: Vec<(usize, Label)>,
     /// The group whose first byte R13 points to.
     pub held: Option<usize>,
     /// The flags are still those that the block began with.
@@ -111,7 +129,7 @@ impl<'a> Emitter<'a> {
     pub fn new(
         source: &'a Source<'a>,
         units: &'a [Unit],
-        groups: Groups,
+        (groups, windows): (Groups, Windows),
         address: usize,
         thunks: &'a Thunks,
     ) -> Self {
@@ -130,6 +148,9 @@ impl<'a> Emitter<'a> {
             x87_segment: None,
             x87_page_noted: false,
             groups,
+            windows,
+            turns: None,
+            loops: Vec::new(),
             held: None,
             flags_arrived: true,
             recipe: RecipeUse::None,
@@ -149,14 +170,35 @@ impl<'a> Emitter<'a> {
                 && unit.raw.near_branch_target() <= unit.raw.ip()
         });
         if loops {
-            self.asm.load(R14, R15, at::POLL);
-            let kind = Kind::Goto(self.source.start.into());
-            let record = plain_record(self.source, kind, self.flags.at_trap());
-            self.may_trap(record);
-            self.asm.load(R14, R14, 0);
+            self.poll();
+        }
+        if self.windows.any() {
+            self.begin_loop();
         }
         if let Some(host) = self.source.next_page {
             self.expect_next_page(host);
+        }
+    }
+
+    /// A place before the first unit at which translated code finds that somebody wants attention. A
+    /// comparison is much faster then than a trap, but destroys the flags.
+    pub fn poll(&mut self) {
+        let kind = Kind::Goto(self.source.start.into());
+        let may_compare = match self.flags {
+            Flags::Host(known) => known.is_some_and(|known| self.recipe_serves(known, 0)),
+            Flags::Slot | Flags::Both | Flags::Recipe(_) => true,
+        };
+        if may_compare {
+            let flags = self.destroy_flags(0);
+            self.asm.compare_byte(Mem::at(R15, at::WANTED), 0);
+            let from = self.asm.label();
+            self.asm.jcc(cond::NE, from);
+            let record = self.record(plain_record(self.source, kind, flags));
+            self.stubs.push(Stub::Exit { from, record, save_flags: false });
+        } else {
+            self.asm.load(R14, R15, at::POLL);
+            self.may_trap(plain_record(self.source, kind, self.flags.at_trap()));
+            self.asm.load(R14, R14, 0);
         }
     }
 
@@ -168,7 +210,7 @@ impl<'a> Emitter<'a> {
         }
         self.asm.load(R13, R15, at::PAGE_RIP);
         self.asm.mem(self.wide(), op::LEA, R13, Mem::at(R13, 4096));
-        self.entry_of(R13, 4, at::FETCH_TABLE);
+        self.fetch_entry();
         let from = self.asm.label();
         self.asm.mem(Width::Q, op::CMP, R13, Mem::at(R14, 0));
         self.asm.jcc(cond::NE, from);
@@ -222,6 +264,8 @@ impl<'a> Emitter<'a> {
             Class::Nothing => {}
             Class::Plain | Class::Vector | Class::Fpu => self.plain(index),
             Class::Gather => self.gather(index),
+            Class::Time => self.time(index),
+            Class::Brief => self.brief(index),
             Class::Address => self.address_of(&unit.raw),
             Class::Push => self.push(index),
             Class::Pop => self.pop(index),
@@ -367,6 +411,36 @@ impl<'a> Emitter<'a> {
         }
     }
 
+    /// RDTSC or RDTSCP.
+    fn time(&mut self, index: usize) {
+        let flags = self.destroy_flags(index);
+        let raw = &self.units[index].raw;
+        self.asm.mov_imm(R13, (raw.mnemonic() == Mnemonic::Rdtscp).into());
+        self.asm.call(self.thunks.time);
+        let (slow, back) = (self.asm.label(), self.asm.label());
+        self.asm.jcc(cond::E, slow);
+        self.asm.bind(back);
+        let record = self.record_of(index, Kind::Look(decode::ends_block(raw)), flags);
+        self.stubs.push(Stub::Step { from: slow, record, back, restore_flags: false });
+    }
+
+    /// A system instruction that leaves general registers alone.
+    fn brief(&mut self, index: usize) {
+        let flags = self.destroy_flags(index);
+        let raw = &self.units[index].raw;
+        let record = self.record_of(index, Kind::Look(decode::ends_block(raw)), flags);
+        self.load_record(record);
+        self.asm.mov(R13, R14);
+        self.asm.call(self.thunks.brief);
+        let (odd, back) = (self.asm.label(), self.asm.label());
+        self.asm.alu_imm(Width::D, immediate::CMP, R14, GO_ON as i32);
+        self.asm.jcc(cond::NE, odd);
+        self.asm.bind(back);
+        let next = self.record(plain_record(self.source, Kind::Goto(raw.next_ip() as i64), flags));
+        self.stubs.push(Stub::Brief { from: odd, record, next, back });
+        self.held = None;
+    }
+
     /// Makes code for a plain instruction.
     fn plain(&mut self, index: usize) {
         let unit = &self.units[index];
@@ -377,7 +451,7 @@ impl<'a> Emitter<'a> {
         if self.wants_host_flags(index) {
             self.wanted_flags_to_host(index);
         }
-        self.encode_trapping(index, self.flags.at_trap(), 0);
+        self.encode_trapping(index, self.flags.at_trap(), Mem::default());
         if unit.class == Class::Fpu && x87::remembered(&unit.raw) {
             self.remember(index);
         }
@@ -395,11 +469,11 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// Encodes unit `index`, whose memory operand lies at distance `at` from where R13 points. If it
-    /// may trap, the interpreter executes it then.
-    fn encode_trapping(&mut self, index: usize, flags: FlagsAt, at: i32) {
+    /// Encodes unit `index`, whose memory operand becomes `memory`. If it may trap, the interpreter
+    /// executes it then.
+    pub fn encode_trapping(&mut self, index: usize, flags: FlagsAt, memory: Mem) {
         let from = self.asm.offset();
-        self.encode(index, at);
+        self.encode(index, memory);
         let unit = &self.units[index];
         if matches!(unit.class, Class::Vector | Class::Fpu) || unit::can_trap(unit.raw.mnemonic()) {
             let kind = Kind::Interpret(unit.raw.ip() as i64);
@@ -411,18 +485,32 @@ impl<'a> Emitter<'a> {
     /// Before a vector instruction: makes the guest's vector registers the host's, if the block has
     /// not made sure of that. R14 and the host's flags are lost.
     pub fn want_vectors(&mut self, index: usize) {
-        let raw = &self.units[index].raw;
-        let level = vector_level(raw);
-        if self.vectors >= level {
-            return;
+        let level = vector_level(&self.units[index].raw);
+        if self.vectors < level {
+            let flags = self.destroy_flags(index);
+            self.load_vectors(level, flags, self.units[index].raw.ip());
         }
+    }
+
+    /// The same at the beginning of a loop, for all of it.
+    pub fn want_vectors_of_loop(&mut self) {
+        let vectors = self.units.iter().filter(|unit| unit.class == Class::Vector);
+        let level = vectors.map(|unit| vector_level(&unit.raw)).max().unwrap_or(vectors::NONE);
+        if level > vectors::NONE {
+            let flags = self.flags.at_trap();
+            self.load_vectors(level, flags, self.source.start.into());
+        }
+    }
+
+    /// Makes `level` of the guest's vector registers the host's. If the mode forbids that, the
+    /// interpreter goes on at `at`. R14 and the host's flags are lost.
+    fn load_vectors(&mut self, level: u8, flags: FlagsAt, at: u64) {
         self.vectors = level;
-        let flags = self.destroy_flags(index);
         let (again, from) = (self.asm.label(), self.asm.label());
         self.asm.bind(again);
         self.asm.compare_byte(Mem::at(R15, at::VECTORS_LIVE), level);
         self.asm.jcc(cond::B, from);
-        let kind = Kind::Interpret(raw.ip() as i64);
+        let kind = Kind::Interpret(at as i64);
         let record = self.record(plain_record(self.source, kind, flags));
         let helper = self.thunks.load_vectors;
         self.stubs.push(Stub::Call { from, record, helper, back: again });
@@ -436,6 +524,9 @@ impl<'a> Emitter<'a> {
         self.want_registers(index);
         if let Some(member) = self.groups.member(index) {
             return self.plain_in_group(index, member);
+        }
+        if let Some(place) = self.windows.place(index) {
+            return self.plain_in_window(index, place);
         }
         let at_fault = self.destroy_flags(index);
         self.address(raw, R13);
@@ -471,7 +562,7 @@ impl<'a> Emitter<'a> {
         if far_bit {
             self.asm.load(R14, R15, at::TARGET);
         }
-        self.encode_trapping(index, at_fault, 0);
+        self.encode_trapping(index, at_fault, Mem::at(R13, 0));
         if remembered {
             self.remember(index);
         }
@@ -499,16 +590,28 @@ impl<'a> Emitter<'a> {
     /// The same for an access that belongs to a group.
     fn plain_in_group(&mut self, index: usize, member: Member) {
         self.reach(index, member);
-        if self.wants_host_flags(index) {
-            self.wanted_flags_to_host(index);
-        }
-        self.encode_trapping(index, self.flags.at_trap(), member.at);
-        if self.units[index].effect.modifies != 0 {
-            self.flags_made_by(index);
-        }
+        self.prepare_flags(index);
+        self.encode_trapping(index, self.flags.at_trap(), Mem::at(R13, member.at));
+        self.made_flags(index);
         if member.writes {
             self.stored(index, member);
         }
+    }
+
+    /// Brings the flags that unit `index` wants of old to the host's. R14 may be lost.
+    pub fn prepare_flags(&mut self, index: usize) {
+        if self.wants_host_flags(index) {
+            self.wanted_flags_to_host(index);
+        }
+    }
+
+    /// Takes note of the flags that unit `index` has made, if it makes any. Whether it does.
+    pub fn made_flags(&mut self, index: usize) -> bool {
+        let modifies = self.units[index].effect.modifies != 0;
+        if modifies {
+            self.flags_made_by(index);
+        }
+        modifies
     }
 
     /// Lets R13 point to the group of unit `index`.
@@ -516,9 +619,14 @@ impl<'a> Emitter<'a> {
         if member.first {
             self.look_up_group(index, member.group);
         } else if self.held != Some(member.group) {
-            self.asm.load(R13, R15, at::group(member.group));
+            self.asm.load(R13, R15, self.group_place(member.group));
             self.held = Some(member.group);
         }
+    }
+
+    /// Where in the frame the host address of a group's first byte is.
+    fn group_place(&self, number: usize) -> i32 {
+        at::group(self.groups.groups[number].slot)
     }
 
     /// Looks into the TLB for a whole group. If its accesses do not lie in one page, or somebody
@@ -548,22 +656,35 @@ impl<'a> Emitter<'a> {
     /// After the store of unit `index`: looks whether somebody watches, now or after a store that
     /// follows at once.
     pub fn stored(&mut self, index: usize, member: Member) {
+        let same = |it: &Self, next| {
+            it.groups.member(next).is_some_and(|other| other.group == member.group)
+        };
+        let stores = |it: &Self, next| it.groups.member(next).is_some_and(|other| other.writes);
+        if !self.looks_later(index, same, stores) {
+            let next = self.units[index].raw.next_ip() as i64;
+            self.look_for_group_watchers(index, member.group, next);
+        }
+    }
+
+    /// Whether the look for watchers after the store of unit `index` may wait for that after a store
+    /// that follows at once. `same`: accesses to the same place; `stores`: those that store.
+    pub fn looks_later(
+        &self,
+        index: usize,
+        same: impl Fn(&Self, usize) -> bool,
+        stores: impl Fn(&Self, usize) -> bool,
+    ) -> bool {
         let follows = |next: &usize| {
             let unit = &self.units[*next];
-            let same = self.groups.member(*next).is_some_and(|other| other.group == member.group);
             let calm = unit.effect.modifies == 0
                 && !unit.ends_block()
                 && (unit.class != Class::Vector
                     || unit::is_calm_move(&unit.raw) && self.vectors >= vector_level(&unit.raw));
-            calm && (same || !unit.visible)
+            calm && (same(self, *next) || !unit.visible)
         };
-        let deferred = (index + 1..self.units.len())
+        (index + 1..self.units.len())
             .take_while(follows)
-            .any(|next| self.groups.member(next).is_some_and(|other| other.writes));
-        if !deferred {
-            let next = self.units[index].raw.next_ip() as i64;
-            self.look_for_group_watchers(index, member.group, next);
-        }
+            .any(|next| same(self, next) && stores(self, next))
     }
 
     /// See [`Emitter::stored`]; `next` is the instruction that is to be executed next.
@@ -594,13 +715,12 @@ impl<'a> Emitter<'a> {
         let back = self.asm.label();
         self.asm.bind(back);
         let record = self.record(plain_record(self.source, kind, self.flags.at_trap()));
-        let helper = self.thunks.written;
-        self.stubs.push(Stub::Call { from, record, helper, back });
+        self.stubs.push(Stub::Written { from, record, back });
     }
 
     /// The guest's instruction itself, with its registers replaced by those of the host, and its
-    /// memory operand by the one at distance `at` from where R13 points.
-    fn encode(&mut self, index: usize, at: i32) {
+    /// memory operand by `operand`, whose base is R13.
+    fn encode(&mut self, index: usize, operand: Mem) {
         let unit = &self.units[index];
         let raw = &unit.raw;
         let mut insn = *raw;
@@ -609,7 +729,11 @@ impl<'a> Emitter<'a> {
         }
         let memory = unit::touches_memory(raw);
         if memory {
-            set_memory(&mut insn, Register::R13, at);
+            set_memory(&mut insn, Register::R13, operand.disp);
+            if let Some((index, scale)) = operand.index {
+                insn.set_memory_index(GPR64[usize::from(index & 15)]);
+                insn.set_memory_index_scale(1 << scale);
+            }
         } else if unit.class == Class::Plain
             && let Some(number) = unit::into_frame(&mut insn, raw, unit.changes)
         {
@@ -743,15 +867,24 @@ impl<'a> Emitter<'a> {
                 self.stub(stub);
             }
         }
+        let loops =
+            self.loops.iter().filter_map(|(site, from)| Some((*site, self.asm.place_of(*from)?)));
+        let loops = loops.collect();
         self.asm.finish();
+        let hot_len = self.asm.hot_len();
+        let (mut code, records) = (self.asm.bytes, Box::<[Record]>::from(self.records));
+        for (at, record) in self.record_sites {
+            let address = &raw const records[record] as u64;
+            code[at..at + 8].copy_from_slice(&address.to_le_bytes());
+        }
         Translation {
-            hot_len: self.asm.hot_len(),
-            code: self.asm.bytes,
+            hot_len,
+            code,
             recipe: self.recipe,
             guest_len,
-            records: self.records.into(),
-            record_sites: self.record_sites,
+            records,
             traps: self.traps,
+            loops,
             marks: self.marks,
         }
     }
@@ -773,9 +906,35 @@ impl<'a> Emitter<'a> {
                 self.asm.jcc(cond::NE, again);
                 self.asm.jmp(slow);
             }
+            Stub::OtherEntry { from, back, miss } => {
+                self.asm.bind(from);
+                self.asm.alu_imm(Width::Q, immediate::XOR, R14, jump::OTHER.into());
+                self.asm.mem(Width::Q, op::CMP, R13, Mem::at(R14, 0));
+                self.asm.jcc(cond::E, back);
+                self.asm.jmp(miss);
+            }
             Stub::Exit { from, record, save_flags } => {
                 self.asm.bind(from);
                 self.exit(record, save_flags);
+            }
+            Stub::Written { from, record, back } => {
+                self.asm.bind(from);
+                self.asm.call(self.thunks.beside);
+                self.asm.jcc(cond::B, back);
+                self.load_record(record);
+                self.asm.call(self.thunks.written);
+                self.asm.jmp(back);
+            }
+            Stub::Brief { from, record, next, back } => {
+                let leave = self.asm.label();
+                self.asm.bind(from);
+                self.asm.alu_imm(Width::D, immediate::CMP, R14, 0);
+                self.asm.jcc(cond::NE, leave);
+                self.load_record(record);
+                self.asm.call(self.thunks.step);
+                self.asm.jmp(back);
+                self.asm.bind(leave);
+                self.exit(next, false);
             }
             Stub::Call { from, record, helper, back } => {
                 self.asm.bind(from);
@@ -785,10 +944,22 @@ impl<'a> Emitter<'a> {
             }
             Stub::GroupWritten { from, record, back, group } => {
                 self.asm.bind(from);
-                self.asm.load(R13, R15, at::group(group));
+                self.asm.load(R13, R15, self.group_place(group));
                 self.load_record(record);
                 self.asm.call(self.thunks.written);
-                self.asm.load(R13, R15, at::group(group));
+                self.asm.load(R13, R15, self.group_place(group));
+                self.asm.jmp(back);
+            }
+            Stub::WindowWritten { from, record, back, place } => {
+                self.asm.bind(from);
+                self.reach_first(place);
+                self.load_record(record);
+                self.asm.call(self.thunks.written);
+                self.asm.jmp(back);
+            }
+            Stub::Windows { from, back, flags } => {
+                self.asm.bind(from);
+                self.set_windows(flags);
                 self.asm.jmp(back);
             }
             Stub::Far { from, target, flags } => {

@@ -14,6 +14,7 @@ use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
 use super::Variant;
 use super::unit::{self, Class, Unit};
+use super::window::Windows;
 use crate::jit::frame::GROUPS;
 use crate::state::gpr;
 
@@ -35,7 +36,7 @@ pub enum Base {
 
 impl Base {
     /// The registers, a bit each.
-    fn registers(self) -> u16 {
+    pub fn registers(self) -> u16 {
         match self {
             Base::Rip => 0,
             Base::Plain(base) => 1 << base,
@@ -80,6 +81,8 @@ pub struct Groups {
     pub groups: Vec<Group>,
     /// By unit.
     pub members: Vec<Option<Member>>,
+    /// The place in the frame of the first one.
+    first_slot: usize,
 }
 
 /// A group to which accesses may still be added.
@@ -94,23 +97,26 @@ struct Open {
 }
 
 /// Distance from the base register, size and kind of an access.
-struct Access {
-    base: Base,
-    at: i64,
-    size: i64,
-    writes: bool,
+pub struct Access {
+    pub base: Base,
+    pub at: i64,
+    pub size: i64,
+    pub writes: bool,
 }
 
 /// Finds the groups of a block, and marks accesses that cannot leave it any more.
-pub fn find(units: &mut [Unit], variant: Variant) -> Groups {
-    let mut found = Groups::default();
+/// Accesses through `windows` are left to those.
+pub fn find(units: &mut [Unit], variant: Variant, windows: &Windows) -> Groups {
+    let mut found = Groups { first_slot: windows.count(), ..Groups::default() };
     if variant.alone || variant.key.code_bits() != 64 {
         return found;
     }
     found.members = vec![None; units.len()];
     let mut open: Vec<Open> = Vec::new();
     for (index, unit) in units.iter().enumerate() {
-        if let Some(access) = access(unit) {
+        if windows.place(index).is_none()
+            && let Some(access) = access(unit)
+        {
             add(&mut open, &mut found, index, &access);
         }
         let mut kept = Vec::with_capacity(open.len());
@@ -167,7 +173,8 @@ impl Groups {
     }
 
     fn close(&mut self, group: Open) {
-        let slot = self.groups.len();
+        let number = self.groups.len();
+        let slot = self.first_slot + number;
         let (Ok(low), Ok(span)) =
             (i32::try_from(group.low), usize::try_from(group.high - group.low))
         else {
@@ -178,15 +185,15 @@ impl Groups {
         }
         let writes = group.accesses.iter().any(|(.., writes)| *writes);
         self.groups.push(Group { slot, base: group.base, low, span, writes });
-        for (number, (index, from, writes)) in group.accesses.into_iter().enumerate() {
+        for (nth, (index, from, writes)) in group.accesses.into_iter().enumerate() {
             let at = (from - group.low) as i32;
-            self.members[index] = Some(Member { group: slot, at, first: number == 0, writes });
+            self.members[index] = Some(Member { group: number, at, first: nth == 0, writes });
         }
     }
 }
 
 /// The access of `unit`, if it can belong to a group.
-fn access(unit: &Unit) -> Option<Access> {
+pub fn access(unit: &Unit) -> Option<Access> {
     let raw = &unit.raw;
     let stack = |at, writes| Some(Access { base: STACK, at, size: 8, writes });
     match unit.class {
@@ -210,7 +217,7 @@ fn is_odd(raw: &Instruction) -> bool {
 }
 
 /// The parts of the memory operand's address.
-fn operand(raw: &Instruction) -> Option<(Base, i64)> {
+pub fn operand(raw: &Instruction) -> Option<(Base, i64)> {
     let displacement = raw.memory_displacement64() as i64;
     i32::try_from(displacement).ok()?;
     let scale = raw.memory_index_scale().trailing_zeros() as u8;
@@ -230,32 +237,18 @@ fn operand(raw: &Instruction) -> Option<(Base, i64)> {
 /// What `unit` adds to `base`; `None` if it does something else to it, or ends groups.
 fn moved(unit: &Unit, base: Base) -> Option<i64> {
     let raw = &unit.raw;
-    if matches!(unit.class, Class::Step | Class::Look | Class::Last(_)) {
+    if matches!(unit.class, Class::Step | Class::Brief | Class::Look | Class::Last(_)) {
         return None;
     }
     if unit.changes & base.registers() == 0 {
         return Some(0);
     }
-    let Base::Plain(number) = base else { return None };
-    let itself = raw.op0_kind() == OpKind::Register
-        && raw.op0_register().is_gpr64()
-        && raw.op0_register().number() == number;
     match unit.class {
         Class::Push | Class::Call => Some(-8),
         Class::Pop if base == STACK && raw.op0_register() != Register::RSP => Some(8),
-        Class::Address if itself => {
-            operand(raw).filter(|(from, _)| *from == base).map(|(_, displacement)| displacement)
-        }
-        Class::Plain if itself => {
-            let constant = || raw.try_immediate(1).ok().map(|value| value as i64);
-            match raw.mnemonic() {
-                M::Add => constant(),
-                M::Sub => constant()?.checked_neg(),
-                M::Inc => Some(1),
-                M::Dec => Some(-1),
-                _ => None,
-            }
-        }
-        _ => None,
+        _ => unit
+            .addition()
+            .filter(|(number, _)| base == Base::Plain(*number))
+            .map(|(_, distance)| distance),
     }
 }

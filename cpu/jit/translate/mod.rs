@@ -2,7 +2,7 @@
 //!
 //! `unit` decides how each instruction is translated and who needs which flags, `emit` makes code for
 //! instructions, `access` for their memory operands, `control` for what ends a block. `group` finds
-//! accesses that one look into the TLB is enough for.
+//! accesses that one look into the TLB is enough for, and `window` does so for the turns of a loop.
 
 mod access;
 mod control;
@@ -10,6 +10,7 @@ mod emit;
 mod group;
 pub mod unit;
 mod vector;
+mod window;
 mod x87;
 
 use std::fmt::Write as _;
@@ -19,7 +20,7 @@ use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use super::cache::BlockId;
 use super::flags::{FlagsAt, Recipe};
-use super::record::{Kind, Record};
+use super::record::{Kind, Record, Target};
 use super::thunks::Thunks;
 use crate::cpuid::Model;
 use crate::interp::decode::{self, Insn, Key};
@@ -76,12 +77,13 @@ pub struct Translation {
     pub recipe: RecipeUse,
     /// Guest bytes it was made from.
     pub guest_len: usize,
-    /// Places where it can be left.
+    /// Places where it can be left, whose addresses stand in the code.
     pub records: Box<[Record]>,
-    /// Offsets in the code of the addresses of records, to be filled in.
-    pub record_sites: Vec<(usize, usize)>,
     /// Where in the code host instructions lie that may trap, and the record for it.
     pub traps: Vec<(Range<usize>, usize)>,
+    /// Jumps that lead to the block itself from the beginning, and where they lead once it is taken
+    /// back.
+    pub loops: Vec<(usize, usize)>,
     /// Where the code of each instruction begins, and where the instruction lies in its page.
     pub marks: Vec<(usize, u64)>,
 }
@@ -167,7 +169,8 @@ pub fn operations(source: &Source<'_>) -> Vec<(Instruction, Op)> {
 /// How each instruction of the block at `source` is translated, a line each.
 pub fn describe(source: &Source<'_>) -> String {
     let (mut units, _) = source.units();
-    let groups = group::find(&mut units, source.variant);
+    let windows = window::find(&mut units, source);
+    let groups = group::find(&mut units, source.variant, &windows);
     unit::find_needed(&mut units);
     let mut text = String::new();
     for (index, unit) in units.iter().enumerate() {
@@ -178,6 +181,9 @@ pub fn describe(source: &Source<'_>) -> String {
             write!(text, ", flags {:#04x} of {:#04x}", needed & effect.modifies, effect.modifies);
         if let Some(member) = groups.member(index) {
             let _ = write!(text, ", group {} at {}", member.group, member.at);
+        }
+        if let Some(place) = windows.place(index) {
+            let _ = write!(text, ", window {}", place.window);
         }
         text.push('\n');
     }
@@ -195,9 +201,10 @@ pub fn translate(
     if units.is_empty() {
         return None;
     }
-    let groups = group::find(&mut units, source.variant);
+    let windows = window::find(&mut units, source);
+    let groups = group::find(&mut units, source.variant, &windows);
     unit::find_needed(&mut units);
-    let mut emitter = Emitter::new(source, &units, groups, address, thunks);
+    let mut emitter = Emitter::new(source, &units, (groups, windows), address, thunks);
     emitter.begin();
     for index in 0..units.len() {
         emitter.unit(index);

@@ -4,6 +4,7 @@ use iced_x86::{
     Code, CpuidFeature, EncodingKind, FlowControl, Instruction, Mnemonic as M, OpKind, Register,
 };
 
+use super::group::{self, Base};
 use super::{vector, x87};
 use crate::cpuid::Model;
 use crate::interp::decode::{self, End, Key};
@@ -23,6 +24,8 @@ pub enum Class {
     Fpu,
     /// A gather.
     Gather,
+    /// RDTSC or RDTSCP.
+    Time,
     /// Not at all.
     Nothing,
     /// LEA.
@@ -47,6 +50,9 @@ pub enum Class {
     Return,
     /// By the interpreter's handler.
     Step,
+    /// By the interpreter's handler, which has nothing to do with registers and memory, only with
+    /// what accesses depend on and whether interrupts are taken.
+    Brief,
     /// By the interpreter's handler, which may change more than registers and memory: the block goes
     /// on if what it relies on holds still.
     Look,
@@ -85,8 +91,6 @@ impl Unit {
         };
         let changes = match class {
             Class::Step | Class::Look | Class::Last(_) => !0,
-            // The string comparisons leave an index.
-            Class::Vector => changed_registers(&raw) | 1 << gpr::RCX,
             _ => changed_registers(&raw),
         };
         Unit { raw, class, effect, visible, changes, needed: 0, loads_x87: class == Class::Fpu }
@@ -105,6 +109,28 @@ impl Unit {
         }
     }
 
+    /// The general register that it does nothing but add a constant to, with that.
+    pub fn addition(&self) -> Option<(usize, i64)> {
+        let raw = &self.raw;
+        if raw.op0_kind() != OpKind::Register || !raw.op0_register().is_gpr64() {
+            return None;
+        }
+        let number = raw.op0_register().number();
+        let constant = || raw.try_immediate(1).ok().map(|value| value as i64);
+        let distance = match (self.class, raw.mnemonic()) {
+            (Class::Address, _) => match group::operand(raw)? {
+                (Base::Plain(from), distance) if from == number => distance,
+                _ => return None,
+            },
+            (Class::Plain, M::Add) => constant()?,
+            (Class::Plain, M::Sub) => constant()?.checked_neg()?,
+            (Class::Plain, M::Inc) => 1,
+            (Class::Plain, M::Dec) => -1,
+            _ => return None,
+        };
+        Some((number, distance))
+    }
+
     /// Whether the block may go on after it though it can be left there.
     pub fn goes_on(&self) -> bool {
         matches!(self.class, Class::Branch(_))
@@ -118,6 +144,8 @@ impl Unit {
                 | Class::Vector
                 | Class::Fpu
                 | Class::Gather
+                | Class::Time
+                | Class::Brief
                 | Class::Nothing
                 | Class::Address
                 | Class::Push
@@ -200,9 +228,13 @@ fn changed_registers(raw: &Instruction) -> u16 {
         M::Cmp | M::Test | M::Bt => 0,
         M::Mul | M::Imul if raw.op_count() == 1 => RAX | RDX,
         M::Div | M::Idiv | M::Cmpxchg8b | M::Cmpxchg16b => RAX | RDX,
-        M::Cwd | M::Cdq | M::Cqo | M::Cbw | M::Cwde | M::Cdqe | M::Lahf => RAX | RDX,
+        M::Cwd | M::Cdq | M::Cqo | M::Cbw | M::Cwde | M::Cdqe | M::Lahf | M::Rdtsc => RAX | RDX,
+        M::Rdtscp => RAX | RDX | 1 << gpr::RCX,
         M::Xchg | M::Xadd | M::Mulx => first | operand(1),
         M::Cmpxchg => first | RAX,
+        // The string comparisons leave an index.
+        M::Pcmpestri | M::Pcmpistri | M::Vpcmpestri | M::Vpcmpistri => 1 << gpr::RCX,
+        M::Pcmpestri64 | M::Vpcmpestri64 => 1 << gpr::RCX,
         M::Push | M::Call | M::Ret => RSP,
         M::Pop => first | RSP,
         M::Leave => RSP | 1 << gpr::RBP,
@@ -212,9 +244,16 @@ fn changed_registers(raw: &Instruction) -> u16 {
 
 fn classify(raw: &Instruction, key: Key, model: &Model) -> Class {
     let end = decode::ends_block(raw);
+    if matches!(raw.mnemonic(), M::Rdtsc | M::Rdtscp) && key.code_bits() == 64 {
+        return Class::Time;
+    }
     if end != End::No {
-        let stays = key.code_bits() == 64 && may_stay(raw);
-        return if stays { Class::Look } else { branch(raw, key, end) };
+        return match raw.mnemonic() {
+            _ if key.code_bits() != 64 => branch(raw, key, end),
+            M::Cli | M::Sti | M::Clac | M::Stac | M::Swapgs => Class::Brief,
+            _ if may_stay(raw) => Class::Look,
+            _ => branch(raw, key, end),
+        };
     }
     let class = match raw.mnemonic() {
         M::Lea => Class::Address,
@@ -255,20 +294,13 @@ fn may_stay(raw: &Instruction) -> bool {
     }
     matches!(
         raw.mnemonic(),
-        M::Cli
-            | M::Sti
-            | M::Clac
-            | M::Stac
-            | M::Popfq
-            | M::Swapgs
+        M::Popfq
             | M::Rdfsbase
             | M::Rdgsbase
             | M::Wrfsbase
             | M::Wrgsbase
             | M::Rdmsr
             | M::Wrmsr
-            | M::Rdtsc
-            | M::Rdtscp
             | M::Rdpid
             | M::Rdpkru
             | M::Wrpkru

@@ -15,6 +15,7 @@ const BEYOND: &[&str] = &[
     "tsc-deadline",
     "tsc-adjust",
     "invpcid",
+    "invtsc",
     "lam",
     "gfni",
     "vpclmulqdq",

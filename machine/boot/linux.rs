@@ -118,7 +118,8 @@ impl<'a> Kernel<'a> {
         let has_64 =
             self.since(0x20c, field::XLOADFLAGS, 2).is_some_and(|flags| flags & XLF_KERNEL_64 != 0);
         match () {
-            _ if !loaded_high || self.version < 0x202 => Way::Real,
+            // Older kernels and what calls itself one, like memory disks, know no other entry.
+            _ if !loaded_high || self.version < 0x206 => Way::Real,
             // Programs that call themselves Linux to be loaded, like iPXE, have no other entry.
             _ if self.code32_start() == 0 => Way::Real,
             // The kernel's own setup code has the BIOS of the display set the mode.

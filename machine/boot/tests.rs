@@ -144,6 +144,9 @@ fn old_kernels_run_their_setup_code() {
     assert_eq!(read_text(&image, 0x9_9000), "console=ttyS0");
     let zimage = start(&bzimage(0x203, 0, 0), &[]).unwrap();
     assert_eq!((zimage.entry.mode, read(&zimage, 0x1_0000, 2)), (Mode::Real, vec![0x90, 0x90]));
+    // A memory disk calls itself a high kernel of protocol 2.03 and has no 32-bit entry.
+    let disk = start(&bzimage(0x203, 1, 0), &[]).unwrap();
+    assert_eq!((disk.entry.mode, disk.entry.cs.selector), (Mode::Real, 0x1020));
 }
 
 #[test]

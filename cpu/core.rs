@@ -217,6 +217,7 @@ impl Cpu {
             | request::STOP
             | request::FLUSH_TLB
             | request::YIELD
+            | request::LET_START
             | request::NMI
             | request::SMI
             | request::INTR;

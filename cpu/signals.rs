@@ -27,9 +27,14 @@ pub mod request {
     ///
     /// [`Signals::take_nmi`]: super::Signals::take_nmi
     pub const SECOND_NMI: u32 = 1 << 10;
+    /// Beside [`SIPI`], until the processor has fetched its first instructions or knows that the
+    /// start-up IPI does not count.
+    pub const STARTING: u32 = 1 << 11;
+    /// Let those that were sent a start-up IPI begin first.
+    pub const LET_START: u32 = 1 << 12;
 
     /// What RESET makes void.
-    pub const AT_RESET: u32 = INIT | SIPI | NMI | SECOND_NMI | SMI;
+    pub const AT_RESET: u32 = INIT | SIPI | STARTING | LET_START | NMI | SECOND_NMI | SMI;
 }
 
 /// What makes [`request::SECOND_NMI`] of [`request::NMI`].

@@ -2,6 +2,7 @@
 //! others and turns them into interrupts, resets and sleep.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use base::clock::Clocks;
 
@@ -120,12 +121,21 @@ pub struct SoftEngine {
     /// The first processor starts by itself, the others wait for a start-up IPI.
     boot: bool,
     waiting_for_startup: bool,
+    /// How long others may take to start, while some are let.
+    patient_until: Option<Instant>,
 }
+
+/// How many instructions a processor has executed when its start-up code is not needed any more; more
+/// than any such code has before it goes elsewhere.
+const FIRST_INSTRUCTIONS: u32 = 64;
+/// How long a processor waits for others to begin.
+const LONGEST_START: Duration = Duration::from_secs(1);
 
 impl SoftEngine {
     /// An engine for a processor and its APIC.
     fn new(cpu: Cpu, apic: Arc<LocalApic>, boot: bool) -> Self {
-        let mut engine = SoftEngine { cpu, apic, boot, waiting_for_startup: !boot };
+        let mut engine =
+            SoftEngine { cpu, apic, boot, waiting_for_startup: !boot, patient_until: None };
         engine.reset();
         engine
     }
@@ -150,7 +160,8 @@ impl SoftEngine {
     /// Serves what is pending. Returns whether guest code may run.
     fn serve_requests(&mut self) -> Result<bool, Exit> {
         let signals = self.cpu.signals.clone();
-        if signals.pending() & (request::STOP | request::YIELD) != 0 {
+        let stops = signals.pending() & (request::STOP | request::YIELD) != 0;
+        if stops || self.lets_others_start() {
             return Err(Exit::Attention);
         }
         if signals.take(request::FLUSH_TLB) != 0 {
@@ -166,16 +177,46 @@ impl SoftEngine {
             self.apic.init();
             self.waiting_for_startup = !self.boot;
         }
-        // A start-up IPI counts only while one is waited for.
-        if signals.take(request::SIPI) != 0 && self.waiting_for_startup {
-            self.waiting_for_startup = false;
-            self.cpu.sipi(self.apic.sipi_vector());
-        }
+        self.start_up();
         if self.waiting_for_startup {
             return Ok(false);
         }
         self.deliver_interrupts()?;
         Ok(true)
+    }
+
+    /// Begins if a start-up IPI came, which counts only while one is waited for.
+    fn start_up(&mut self) {
+        let signals = self.cpu.signals.clone();
+        if signals.pending() & (request::SIPI | request::STARTING) == 0 {
+            return;
+        }
+        if signals.take(request::SIPI) != 0 && self.waiting_for_startup {
+            self.waiting_for_startup = false;
+            self.cpu.sipi(self.apic.sipi_vector());
+            self.cpu.run_first(FIRST_INSTRUCTIONS);
+        }
+        signals.take(request::STARTING);
+    }
+
+    /// Whether others that this processor sent a start-up IPI are to begin before it goes on.
+    ///
+    /// Processors begin within microseconds. Firmware counts on that: when it wakes a machine up it
+    /// puts back what was in the place of the start-up code as soon as it has sent the IPI. A thread
+    /// of a busy host may take longer, but not for ever.
+    fn lets_others_start(&mut self) -> bool {
+        let signals = &self.cpu.signals;
+        if signals.pending() & request::LET_START == 0 {
+            return false;
+        }
+        let until = *self.patient_until.get_or_insert_with(|| Instant::now() + LONGEST_START);
+        if self.apic.others_start() && Instant::now() < until {
+            std::thread::yield_now();
+            return true;
+        }
+        signals.take(request::LET_START);
+        self.patient_until = None;
+        false
     }
 
     /// Delivers the one interrupt that comes first, if any (SDM vol. 3, table 6-2).
@@ -258,5 +299,45 @@ impl Engine for SoftEngine {
         change(&mut self.cpu.state);
         self.cpu.update_mode();
         self.cpu.mmu.flush_all(&self.cpu.bus);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apic::ApicFabric;
+    use crate::bus::ApicPage;
+    use crate::testbed::Testbed;
+
+    #[test]
+    fn who_is_told_to_start_begins_before_the_teller_goes_on() {
+        let (clocks, fabric) = (Clocks::new(), ApicFabric::new());
+        let engine = |bed: Testbed, number: u32| {
+            let tsc = Arc::new(VirtualTsc(clocks.clone()));
+            let (signals, boot) = (bed.cpu.signals.clone(), number == 0);
+            let apic = LocalApic::new(number, boot, signals, &fabric, &clocks, tsc);
+            SoftEngine::new(bed.cpu, apic, boot)
+        };
+        let bed = Testbed::new().unwrap();
+        // mov byte [0x9000], 1; hlt
+        bed.ram.write(0x8000, &[0xc6, 0x06, 0x00, 0x90, 0x01, 0xf4]);
+        let ram = bed.ram.clone();
+        let mut second = engine(bed.beside(), 1);
+        let mut first = engine(bed, 0);
+        let command = |low: u32| {
+            first.apic.write(0x310, 4, 1 << 24);
+            first.apic.write(0x300, 4, low);
+        };
+        command(0x4500);
+        command(0x4608);
+        assert_eq!(first.serve_requests(), Err(Exit::Attention));
+        assert_eq!(first.serve_requests(), Err(Exit::Attention));
+        assert_eq!(second.serve_requests(), Ok(true));
+        assert_eq!((ram.read_uint(0x9000, 1), second.cpu.state.halted), (1, true));
+        assert_eq!(first.serve_requests(), Ok(true));
+        // Who runs already is not waited for once it knows.
+        first.apic.write(0x300, 4, 0x4608);
+        assert_eq!(second.serve_requests(), Ok(true));
+        assert_eq!(first.serve_requests(), Ok(true));
     }
 }

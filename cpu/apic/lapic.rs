@@ -190,11 +190,20 @@ impl LocalApic {
     fn request(&self, bits: u32) {
         if bits & request::INIT != 0 {
             // What came before INIT is void; a start-up IPI counts only after it.
-            self.signals.take(request::SIPI);
+            self.signals.take(request::SIPI | request::STARTING);
         }
+        let beside = if bits & request::SIPI != 0 { request::STARTING } else { 0 };
         if bits != 0 {
-            self.signals.post(bits);
+            self.signals.post(bits | beside);
         }
+    }
+
+    /// Whether another processor was told to start and has not fetched its first instructions yet.
+    pub fn others_start(&self) -> bool {
+        let starts = |apic: &Arc<LocalApic>| {
+            apic.id != self.id && apic.signals.pending() & request::STARTING != 0
+        };
+        self.others.upgrade().is_some_and(|others| others.apics().iter().any(starts))
     }
 
     /// Looks at the chip.
@@ -212,7 +221,12 @@ impl LocalApic {
             Outcome::Send(Ipi { recipients: Recipients::Myself, message }) => {
                 self.offer(&message, |_| true);
             }
-            Outcome::Send(ipi) => others.send_ipi(&ipi, self.id),
+            Outcome::Send(ipi) => {
+                others.send_ipi(&ipi, self.id);
+                if ipi.message.delivery == DeliveryMode::StartUp {
+                    self.signals.post(request::LET_START);
+                }
+            }
         }
     }
 

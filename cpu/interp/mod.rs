@@ -87,6 +87,19 @@ impl Cpu {
         }
     }
 
+    /// Executes the next `count` instructions, or fewer if something else is to be done.
+    pub fn run_first(&mut self, count: u32) {
+        let mut cache = std::mem::take(&mut self.interp.cache);
+        for _ in 0..count {
+            // What ended the run is found again by the next one.
+            if self.reason_to_stop().is_some() {
+                break;
+            }
+            self.run_single(&mut cache);
+        }
+        self.interp.cache = cache;
+    }
+
     /// Why no guest code may run now.
     pub(crate) fn reason_to_stop(&self) -> Option<RunExit> {
         if self.shutdown {

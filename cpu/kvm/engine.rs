@@ -232,7 +232,8 @@ impl KvmEngine {
             self.put(fetched, false)?;
         }
         // A start-up IPI counts only while one is waited for.
-        if self.signals.take(request::SIPI) != 0 && self.waiting_for_startup {
+        let startup = self.signals.take(request::SIPI | request::STARTING);
+        if startup & request::SIPI != 0 && self.waiting_for_startup {
             self.waiting_for_startup = false;
             let mut fetched = self.fetch()?;
             fetched.state.start_up(apic.sipi_vector());

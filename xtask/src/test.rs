@@ -24,6 +24,9 @@ pub fn run(args: &[String]) -> Result<()> {
     no_more(rest)?;
     testbed::assets::get()?;
     crate::install_python();
+    if let Err(error) = testbed::browser::install() {
+        eprintln!("no browser: {error:#}");
+    }
     check::run()?;
 
     let mut command = process::cargo(&["test", "--workspace", "--no-fail-fast"]);

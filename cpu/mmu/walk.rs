@@ -278,49 +278,53 @@ impl Cpu {
 
     /// Checks a completed walk's permissions (SDM vol. 3, 4.6). The error is a #PF error code.
     pub(crate) fn permits(&self, page: &Walked, access: Access) -> Result<(), u32> {
-        let denied = Err(self.access_code(access) | code::PRESENT);
         if self.state.cr0 & cr0::PG == 0 || access.debug {
             return Ok(());
         }
+        // The key's bit is set whatever else stands in the way.
+        let key = if self.key_permits(page, access) { 0 } else { code::KEY };
+        if key == 0 && self.rights_permit(page, access) {
+            return Ok(());
+        }
+        Err(self.access_code(access) | code::PRESENT | key)
+    }
+
+    /// Whether what the entries say of writing, executing and users permits an access.
+    fn rights_permit(&self, page: &Walked, access: Access) -> bool {
         let write_protect = self.state.cr0 & cr0::WP != 0;
         if access.context.is_user() {
             if !page.user || access.write && !page.writable {
-                return denied;
+                return false;
             }
         } else {
             if page.user && access.fetch && self.cr4_has(cr4::SMEP) {
-                return denied;
+                return false;
             }
             if page.user
                 && !access.fetch
                 && self.cr4_has(cr4::SMAP)
                 && access.context != Context::SupervisorOverUser
             {
-                return denied;
+                return false;
             }
             if access.write && !page.writable && write_protect {
-                return denied;
+                return false;
             }
         }
-        if access.fetch && !page.executable {
-            return denied;
-        }
+        !access.fetch || page.executable
+    }
+
+    /// Whether the page's protection key permits an access (SDM vol. 3, 4.6.2).
+    fn key_permits(&self, page: &Walked, access: Access) -> bool {
         let keys = match page.user {
             true if self.cr4_has(cr4::PKE) => Some(self.state.pkru),
             false if self.cr4_has(cr4::PKS) => Some(self.state.msr.pkrs as u32),
             _ => None,
         };
-        if let Some(keys) = keys
-            && !access.fetch
-            && self.mode.long
-        {
-            let rights = keys >> (2 * u32::from(page.key));
-            let write_denied = rights & 2 != 0 && (access.context.is_user() || write_protect);
-            if rights & 1 != 0 || access.write && write_denied {
-                return denied.map_err(|code| code | code::KEY);
-            }
-        }
-        Ok(())
+        let Some(keys) = keys.filter(|_| !access.fetch && self.mode.long) else { return true };
+        let rights = keys >> (2 * u32::from(page.key));
+        let protects = access.context.is_user() || self.state.cr0 & cr0::WP != 0;
+        rights & 1 == 0 && !(access.write && protects && rights & 2 != 0)
     }
 
     /// Loads the four PAE page-directory pointers from `cr3`; `false` if one has reserved bits set

@@ -157,14 +157,14 @@ impl Cpu {
         let traced = self.is_traced();
         loop {
             self.exit_block = false;
-            if traced {
-                self.trace_block(0);
-            }
             let index = match self.next_block(cache, key, last) {
                 Ok(index) => index,
                 Err(_) => return self.take_fault(),
             };
             let Some(block) = cache.block(index) else { return Left::End };
+            if traced {
+                self.trace_block(0);
+            }
             match self.run_block(block) {
                 Left::End => {}
                 left => return left,
@@ -194,15 +194,15 @@ impl Cpu {
             }
         }
         self.exit_block = false;
-        if self.is_traced() {
-            self.trace_block(0);
-        }
         let key = Key::of(&self.mode).single();
         let index = match self.next_block(cache, key, NONE) {
             Ok(index) => index,
             Err(_) => return self.take_fault(),
         };
         let Some(block) = cache.block(index) else { return Left::End };
+        if self.is_traced() {
+            self.trace_block(0);
+        }
         // The shadow covers this instruction; what it casts itself covers the next.
         self.state.interrupt_shadow = false;
         self.state.stack_switched = false;

@@ -195,7 +195,10 @@ impl Cpu {
         let error = fault.error.unwrap_or(0).into();
         let linear = if fault.vector == vector::PF { self.state.svm.fault_linear } else { 0 };
         let trap = self.exit_to_host(code, error, linear);
-        self.state.svm.exit.event = before;
+        let exit = &mut self.state.svm.exit;
+        exit.event = before;
+        // No instruction comes next, unless one asked for the exception (APM vol. 2, 15.7.1).
+        exit.next_rip = 0;
         Err(trap)
     }
 }

@@ -78,7 +78,7 @@ impl Cpu {
         if write {
             error |= u64::from(code::WRITE);
         }
-        if fetch && paging.efer & efer::NXE != 0 {
+        if fetch && (paging.efer & efer::NXE != 0 || paging.cr4 & cr4::SMEP != 0) {
             error |= u64::from(code::FETCH);
         }
         let present = error | u64::from(code::PRESENT);

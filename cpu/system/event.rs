@@ -46,6 +46,16 @@ fn doubles(first: u8, second: u8) -> bool {
     }
 }
 
+/// Tells the log which exception was raised, and during which other's delivery if the two may make a
+/// double fault; in QEMU's words.
+#[cold]
+fn log_raised(during: Option<u8>, raised: u8) {
+    let serious =
+        |vector: &u8| matches!(*vector, vector::PF | vector::DF) || is_contributory(*vector);
+    let old = during.filter(serious).map_or(u32::MAX, u32::from);
+    base::log::write(format_args!("check_exception old: {old:#x} new {raised:#x}\n"));
+}
+
 impl Cpu {
     /// Delivers the exception in [`Cpu::fault`]. `state.rip` is the instruction to return to. A
     /// triple fault is [`Trap::Shutdown`].
@@ -161,11 +171,17 @@ impl Cpu {
         source: Source,
         kind: EventKind,
     ) -> Result<(), Trap> {
-        if kind == EventKind::Exception {
-            self.intercept_exception(&fault, 0)?;
+        if kind == EventKind::Exception
+            && let Err(trap) = self.intercept_exception(&fault, 0)
+        {
+            self.state.svm.exit.next_rip = self.state.rip;
+            return Err(trap);
         }
         if base::log::enabled(base::log::INT) {
+            // The log shows the instruction itself.
+            let next = std::mem::replace(&mut self.state.rip, self.insn_rip);
             self.log_event(&fault, true);
+            self.state.rip = next;
         }
         let delivered = self.deliver_once(fault, source, false);
         if delivered.is_err() {
@@ -228,6 +244,9 @@ impl Cpu {
     /// Delivers an event of the processor's own, and what goes wrong on the way.
     fn deliver(&mut self, event: Fault, resume: bool, kind: EventKind) -> Result<(), Trap> {
         if base::log::enabled(base::log::INT) {
+            if kind == EventKind::Exception {
+                log_raised(None, event.vector);
+            }
             self.log_event(&event, false);
         }
         let asked = std::mem::take(&mut self.state.svm.asked);
@@ -258,6 +277,9 @@ impl Cpu {
             {
                 *error |= EXT;
             }
+            if base::log::enabled(base::log::INT) {
+                log_raised(exception.then_some(event.vector), next.vector);
+            }
             let serious = next.vector == vector::PF || is_contributory(next.vector);
             let mut intercepted = self.intercept_exception(&next, before);
             if intercepted.is_ok() {
@@ -271,6 +293,9 @@ impl Cpu {
             }
             if intercepted.is_err() {
                 return self.leave_guest();
+            }
+            if base::log::enabled(base::log::INT) {
+                self.log_event(&next, false);
             }
             let resume = next.vector != vector::DF;
             match self.deliver_once(next, Source::Processor, resume) {

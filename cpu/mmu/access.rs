@@ -140,6 +140,12 @@ impl Cpu {
         self.probe(linear, len, self.mode.context)
     }
 
+    /// Faults as a store of `size` bytes would, of which only the first is looked at.
+    pub fn probe_top(&mut self, linear: u64, size: usize) -> Result<(), Trap> {
+        self.check_alignment(linear, size, self.mode.context)?;
+        self.probe_write(linear, 1)
+    }
+
     /// #AC, if alignment is checked and `linear` is not aligned to `size` (SDM vol. 3, 6.15).
     #[inline]
     pub(super) fn check_alignment(

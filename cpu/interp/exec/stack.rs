@@ -149,7 +149,7 @@ pub fn enter<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let sp = cpu.state.regs[RSP].wrapping_sub(size);
     // The new top must be writable, although nothing is written there yet.
     cpu.stack_linear(sp & cpu.mode.stack_mask, T::SIZE as u32, true)
-        .and_then(|linear| cpu.probe_write(linear, 1))
+        .and_then(|linear| cpu.probe_top(linear, T::SIZE))
         .map_err(|trap| restore(cpu, trap))?;
     cpu.set_sp(sp);
     T::of(frame).set(cpu, RBP as u8);

@@ -20,6 +20,7 @@ pub enum Group {
     Bmi,
     Crypto,
     Areas,
+    Flow,
 }
 
 /// The group of an instruction that may run; `None` of others.
@@ -131,15 +132,49 @@ fn is_fit(insn: &Instruction) -> bool {
         && (insn.mnemonic() != M::Enter || insn.immediate16() < 512 && insn.immediate8_2nd() & 31 <= 1)
 }
 
+/// The prefixes that an instruction begins with.
+fn prefixes(bytes: &[u8]) -> impl Iterator<Item = u8> {
+    bytes.iter().copied().take_while(|byte| {
+        matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
+    })
+}
+
 /// Whether 32-bit code cannot be asked: null selectors in FS and GS, and addresses of 16 bits, lead
 /// nowhere; of VPEXTRD and VPINSRD with W, processors think differently.
 fn is_unfit_in_32_bit_code(insn: &Instruction, bytes: &[u8]) -> bool {
-    let prefixes = bytes.iter().take_while(|byte| {
-        matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
-    });
-    let elsewhere = prefixes.into_iter().any(|byte| matches!(byte, 0x64 | 0x65 | 0x67));
+    let reaches_memory = insn.op_kinds().any(|kind| kind == OpKind::Memory)
+        || insn.is_string_instruction()
+        || matches!(insn.mnemonic(), M::Xlatb);
+    let elsewhere =
+        prefixes(bytes).any(|byte| matches!(byte, 0x64 | 0x65) || byte == 0x67 && reaches_memory);
     let w = bytes[0] == 0xc4 && bytes[2] & 0x80 != 0;
     elsewhere || w && matches!(insn.mnemonic(), M::Vpextrd | M::Vpinsrd)
+}
+
+/// Whether 16-bit code cannot be asked: of what lies in the code segment, the way out differs.
+fn is_unfit_in_16_bit_code(bytes: &[u8]) -> bool {
+    prefixes(bytes).any(|byte| matches!(byte, 0x2e | 0x64 | 0x65))
+}
+
+/// Jumps and calls within the segment, returns, and what reads and writes the flags. In other than 16-bit
+/// code, jumps do without an operand size: they would lead far away, or processors differ.
+fn is_flow(insn: &Instruction, bytes: &[u8], bits: u32) -> bool {
+    let near = insn.is_jcc_short_or_near()
+        || insn.is_jmp_short_or_near()
+        || insn.is_jmp_near_indirect()
+        || insn.is_call_near()
+        || insn.is_call_near_indirect()
+        || matches!(
+            insn.mnemonic(),
+            M::Ret | M::Loop | M::Loope | M::Loopne | M::Jcxz | M::Jecxz | M::Jrcxz
+        );
+    let flags =
+        matches!(insn.mnemonic(), M::Pushf | M::Pushfd | M::Pushfq | M::Popf | M::Popfd | M::Popfq);
+    // Some processors take a REP prefix for another condition.
+    let conditional = matches!(insn.mnemonic(), M::Loope | M::Loopne)
+        && prefixes(bytes).any(|byte| matches!(byte, 0xf2 | 0xf3));
+    let far_away = bits != 16 && prefixes(bytes).any(|byte| byte == 0x66);
+    flags || near && !far_away && !conditional
 }
 
 /// A piece of code: instructions, the first of which may reach memory.
@@ -148,7 +183,13 @@ pub struct Case {
     pub insns: Vec<Instruction>,
     /// Where memory is reached, if the code itself says so.
     place: Option<u64>,
+    /// Where a jump leads, if it is taken: somewhere in what [`LANDING`] is, or into a hole.
+    pub landing: u64,
 }
+
+/// What follows a jump: which of these registers have been exchanged with RAX, and in which order, shows
+/// where it went on.
+const LANDING: [u8; 12] = [0x91, 0x92, 0x93, 0x95, 0x96, 0x97, 0x91, 0x93, 0x92, 0x96, 0x95, 0x97];
 
 /// Generates cases for code of so many bits.
 pub struct Generator {
@@ -197,7 +238,7 @@ impl Generator {
                 bytes.push(segment);
             }
         }
-        if self.chance(16) && self.bits == 64 {
+        if self.chance(16) && self.bits != 32 {
             bytes.push(0x67);
         }
         match self.below(if mandatory { 6 } else { 16 }) {
@@ -285,6 +326,7 @@ impl Generator {
                     bytes.extend(opcode);
                 }
             }
+            Group::Flow => self.flow(bytes),
             Group::Areas => {
                 if self.bits == 64 && self.chance(2) {
                     bytes.push(0x48);
@@ -323,6 +365,43 @@ impl Generator {
         }
     }
 
+    /// Everything up to the ModRM byte of what changes the order, or the flags.
+    fn flow(&mut self, bytes: &mut Vec<u8>) {
+        if self.chance(8) {
+            let segment = self.pick(&[0x26, 0x36, 0x3e]);
+            bytes.push(segment);
+        }
+        let opcode = match self.below(16) {
+            0..4 => 0x70 | self.byte() & 15,
+            4 => 0xeb,
+            5 => self.pick(&[0xe8, 0xe9]),
+            6..9 => 0xe0 | self.byte() & 3,
+            9 | 10 => self.pick(&[0xc2, 0xc3]),
+            11 => 0x9c,
+            12 | 13 => 0x9d,
+            _ => 0xff,
+        };
+        if self.chance(8) {
+            let repeat = self.pick(&[0xf2, 0xf3]);
+            bytes.push(repeat);
+        }
+        if self.chance(4) {
+            bytes.push(0x66);
+        }
+        if matches!(opcode, 0xe0..=0xe3) && self.chance(3) {
+            bytes.push(0x67);
+        }
+        if self.bits == 64 && self.chance(3) {
+            let rex = 0x40 | self.byte() & 15;
+            bytes.push(rex);
+        }
+        if opcode & 0xf0 == 0x70 && self.chance(2) {
+            bytes.extend([0x0f, opcode + 0x10]);
+        } else {
+            bytes.push(opcode);
+        }
+    }
+
     /// Bytes that look like an instruction of the group.
     fn bytes(&mut self, may_reach_memory: bool) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -358,10 +437,16 @@ impl Generator {
                 }
                 continue;
             }
-            if group(&insn) != Some(self.group) || !is_fit(&insn) {
-                continue;
-            }
-            if self.bits == 32 && is_unfit_in_32_bit_code(&insn, &bytes) {
+            let fits = match self.group {
+                Group::Flow => is_flow(&insn, &bytes, self.bits),
+                _ => group(&insn) == Some(self.group) && is_fit(&insn),
+            };
+            let elsewhere = match self.bits {
+                64 => false,
+                32 => is_unfit_in_32_bit_code(&insn, &bytes),
+                _ => is_unfit_in_16_bit_code(&bytes),
+            };
+            if !fits || elsewhere {
                 continue;
             }
             let by_state = matches!(insn.mnemonic(), M::Shld | M::Shrd | M::Bswap);
@@ -379,8 +464,10 @@ impl Generator {
 
     /// Code to be placed at `at`.
     pub fn case(&mut self, at: u64) -> Case {
-        let mut case = Case { code: Vec::new(), insns: Vec::new(), place: None };
-        let further = if self.group != Group::Areas && self.chance(4) { self.below(3) } else { 0 };
+        let at = at - code_origin(self.bits);
+        let mut case = Case { code: Vec::new(), insns: Vec::new(), place: None, landing: 0 };
+        let alone = matches!(self.group, Group::Areas | Group::Flow);
+        let further = if !alone && self.chance(4) { self.below(3) } else { 0 };
         let count = 1 + further;
         for i in 0..count {
             let next = at + case.code.len() as u64;
@@ -390,9 +477,12 @@ impl Generator {
                 case.place = self.aim_displacement(&mut bytes, &insn, next + insn.len() as u64);
             } else if insn.memory_base() == Register::None
                 && insn.memory_index() == Register::None
-                && insn.memory_displ_size() >= 4
+                && insn.memory_displ_size() >= self.bits.min(32) / 8
             {
-                case.place = self.aim_displacement(&mut bytes, &insn, 0);
+                case.place = self.aim_displacement(&mut bytes, &insn, data_origin(self.bits));
+            }
+            if self.group == Group::Flow {
+                case.landing = self.land(&mut bytes, &insn);
             }
             case.insns
                 .push(Decoder::with_ip(self.bits, &bytes, next, DecoderOptions::NONE).decode());
@@ -402,7 +492,33 @@ impl Generator {
                 break;
             }
         }
+        if self.group == Group::Flow {
+            case.code.extend(LANDING);
+        }
         case
+    }
+
+    /// Makes a jump lead to where something can be seen of it, and tells where.
+    fn land(&mut self, bytes: &mut [u8], insn: &Instruction) -> u64 {
+        let landing = insn.next_ip() + self.below(LANDING.len() + 1) as u64;
+        let mut decoder = Decoder::with_ip(self.bits, bytes, insn.ip(), DecoderOptions::NONE);
+        let same = decoder.decode();
+        let offsets = decoder.get_constant_offsets(&same);
+        let is_relative = matches!(
+            insn.op0_kind(),
+            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64
+        );
+        if is_relative {
+            let counts = matches!(insn.mnemonic(), M::Loop | M::Loope | M::Loopne);
+            let to_itself = counts && self.chance(4);
+            let target = if to_itself { insn.ip() } else { landing };
+            let (at, len) = (offsets.immediate_offset(), offsets.immediate_size());
+            let distance = target.wrapping_sub(insn.next_ip()).to_le_bytes();
+            bytes[at..at + len].copy_from_slice(&distance[..len]);
+        } else if self.chance(32) {
+            return HOLE - code_origin(self.bits);
+        }
+        landing
     }
 
     /// Makes the displacement, relative to `from`, lead to the data.
@@ -458,6 +574,7 @@ impl Generator {
         }
         let number = |register: Register| register.full_register().number();
         let size = insn.memory_size().size().max(1);
+        let origin = data_origin(self.bits);
         let repeated = insn.has_rep_prefix() || insn.has_repne_prefix();
         if insn.is_string_instruction() && repeated {
             state.regs[gpr::RCX] = self.below(24) as u64;
@@ -465,7 +582,7 @@ impl Generator {
         for n in 0..insn.op_count() {
             match insn.op_kind(n) {
                 OpKind::MemorySegSI | OpKind::MemorySegESI | OpKind::MemorySegRSI => {
-                    state.regs[gpr::RSI] = self.target(size);
+                    state.regs[gpr::RSI] = self.target(size) - origin;
                 }
                 OpKind::MemoryESDI
                 | OpKind::MemoryESEDI
@@ -473,24 +590,27 @@ impl Generator {
                 | OpKind::MemorySegDI
                 | OpKind::MemorySegEDI
                 | OpKind::MemorySegRDI => {
-                    state.regs[gpr::RDI] = self.target(size);
+                    state.regs[gpr::RDI] = self.target(size) - origin;
                 }
                 _ => {}
             }
         }
         if insn.is_stack_instruction() || insn.mnemonic() == M::Enter {
-            state.regs[gpr::RSP] = self.target(8);
+            state.regs[gpr::RSP] = self.target(8) - origin;
             if matches!(insn.mnemonic(), M::Enter | M::Leave) {
-                state.regs[gpr::RBP] = self.target(8);
+                state.regs[gpr::RBP] = self.target(8) - origin;
             }
         }
         if matches!(insn.mnemonic(), M::Popa | M::Popad) {
             // Where it faults midway, some processors have loaded some registers.
-            state.regs[gpr::RSP] = DATA + 0x800 + self.below(0x1000) as u64;
+            state.regs[gpr::RSP] = DATA - origin + 0x800 + self.below(0x1000) as u64;
         }
         if insn.mnemonic() == M::Xlatb {
-            state.regs[gpr::RBX] = self.target(256);
+            state.regs[gpr::RBX] = self.target(256) - origin;
             return Some(place);
+        }
+        if self.group == Group::Flow && !insn.op_kinds().any(|kind| kind == OpKind::Memory) {
+            return self.aim_flow(case, state);
         }
         let Some(n) = (0..insn.op_count()).find(|&n| insn.op_kind(n) == OpKind::Memory) else {
             return Some(place);
@@ -537,36 +657,75 @@ impl Generator {
         if base == Register::RIP || base == Register::EIP {
             return Some(place);
         }
-        let displacement = insn.memory_displacement64();
+        let displacement = insn.memory_displacement64().wrapping_add(origin);
         let scale = u64::from(insn.memory_index_scale());
         if insn.mnemonic() == M::Lea {
             return Some(place);
         }
-        let mask = if self.bits == 32 { 0xffff_ffff } else { u64::MAX };
+        let narrow = [base, index].iter().any(|register| register.is_gpr16());
+        let mask = match self.bits {
+            64 => u64::MAX,
+            _ if narrow => 0xffff,
+            _ => 0xffff_ffff,
+        };
+        // With a stack pointer as the base, of which the target is known, the index aims.
+        let offset = match (base, index) {
+            (Register::None, _) | (_, Register::None) => 0,
+            _ => state.regs[number(index)].wrapping_mul(scale),
+        };
+        let mut point = |register: Register, to: u64| {
+            let register = &mut state.regs[number(register)];
+            *register = *register & !mask | to & mask;
+        };
         match (base, index) {
             (Register::None, Register::None) => Some(place),
             (Register::None, _) => {
                 if scale != 1 {
                     return None;
                 }
-                state.regs[number(index)] = target.wrapping_sub(displacement) & mask;
+                point(index, target.wrapping_sub(displacement));
                 Some(target)
             }
             (_, Register::None) => {
-                state.regs[number(base)] = target.wrapping_sub(displacement) & mask;
+                point(base, target.wrapping_sub(displacement));
                 Some(target)
             }
             _ => {
                 if number(base) == number(index) {
                     return None;
                 }
-                // With a stack pointer as the base, of which the target is known, the index aims.
-                let offset = state.regs[number(index)].wrapping_mul(scale);
-                state.regs[number(base)] =
-                    target.wrapping_sub(displacement).wrapping_sub(offset) & mask;
+                point(base, target.wrapping_sub(displacement).wrapping_sub(offset));
                 Some(target)
             }
         }
+    }
+
+    /// Sets the registers that count and that tell where to go.
+    fn aim_flow(&mut self, case: &Case, state: &mut State) -> Option<u64> {
+        let insn = &case.insns[0];
+        if insn.op0_kind() == OpKind::Register && insn.op0_register() != Register::None {
+            let register = insn.op0_register().full_register();
+            if register == Register::RSP {
+                return None;
+            }
+            state.regs[register.number()] = case.landing;
+        }
+        let counts = matches!(
+            insn.mnemonic(),
+            M::Loop | M::Loope | M::Loopne | M::Jcxz | M::Jecxz | M::Jrcxz
+        );
+        if counts {
+            let goes_on = insn.near_branch_target() != insn.ip();
+            state.regs[gpr::RCX] = self.below(24) as u64 + u64::from(!goes_on);
+            if goes_on && self.chance(2) {
+                // Which a smaller counter leaves aside.
+                state.regs[gpr::RCX] |= self.value() << self.pick(&[16, 32]);
+            }
+        }
+        if insn.is_stack_instruction() {
+            return Some(state.regs[gpr::RSP].wrapping_add(data_origin(self.bits)));
+        }
+        Some(DATA)
     }
 
     /// Small indices for a gather, and once in a while one that leads out.
@@ -690,8 +849,15 @@ impl Generator {
     }
 
     /// What to put into memory where the operand is.
-    pub fn operand(&mut self, insn: &Instruction) -> [u8; 64] {
+    pub fn operand(&mut self, insn: &Instruction, landing: u64) -> [u8; 64] {
         let mut bytes = [0; 64];
+        if self.group == Group::Flow {
+            let flags = matches!(insn.mnemonic(), M::Popf | M::Popfd | M::Popfq);
+            let trap = if self.chance(4) { bit::TF } else { 0 };
+            let value = if flags { self.random.next() & !bit::TF | trap } else { landing };
+            bytes[..8].copy_from_slice(&value.to_le_bytes());
+            return bytes;
+        }
         let kind = self.below(5);
         for word in bytes.chunks_mut(8) {
             let value = match kind {

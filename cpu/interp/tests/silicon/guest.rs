@@ -2,7 +2,6 @@
 
 use super::layout::*;
 use super::sandbox::constant_byte;
-use crate::flags::bit;
 use crate::interp::RunExit;
 use crate::state::{Seg, Segment, VecReg, attr, cr0, gpr};
 use crate::testbed::Testbed;
@@ -20,6 +19,7 @@ const TABLES: u64 = 0xc000;
 pub struct Guest {
     bed: Testbed,
     segments: [Segment; 6],
+    code_origin: u64,
 }
 
 impl Guest {
@@ -66,10 +66,22 @@ impl Guest {
         let common = attr::PRESENT | attr::S | attr::GRANULAR | 3 << attr::DPL_SHIFT;
         let flat =
             |selector, bits| Segment { selector, base: 0, limit: u32::MAX, attr: common | bits };
-        let mut segments = [flat(0x2b, attr::BIG | 3); 6];
-        segments[Seg::Cs as usize] =
-            if bits == 64 { flat(0x33, attr::LONG | 0xb) } else { flat(0x23, attr::BIG | 0xb) };
-        Guest { bed, segments }
+        let code_origin = code_origin(bits);
+        let small = |selector, base, limit, kind| {
+            let attr = (common | kind) & !attr::GRANULAR;
+            Segment { selector, base, limit, attr }
+        };
+        let (code, data) = match bits {
+            64 => (flat(0x33, attr::LONG | 0xb), flat(0x2b, attr::BIG | 3)),
+            32 => (flat(0x23, attr::BIG | 0xb), flat(0x2b, attr::BIG | 3)),
+            _ => (
+                small(0x7, code_origin, CODE_LIMIT, 0xb),
+                small(0xf, data_origin(bits), DATA_LIMIT, 3),
+            ),
+        };
+        let mut segments = [data; 6];
+        segments[Seg::Cs as usize] = code;
+        Guest { bed, segments, code_origin }
     }
 
     /// Puts `code` into a slot, with INT3 behind it.
@@ -102,7 +114,8 @@ impl Guest {
         }
         cpu.shutdown = false;
         cpu.update_mode();
-        let exit = self.bed.run(at);
+        let start = at - self.code_origin;
+        let exit = self.bed.run(start);
         let cpu = &mut self.bed.cpu;
         assert_eq!(exit, RunExit::Halted, "{:?}", cpu.fault);
         let vector = (cpu.state.rip - 1 - HANDLERS) as u8;
@@ -112,14 +125,14 @@ impl Guest {
         let (rip, flags, rsp) = (pushed(0), pushed(2), pushed(3));
         state.regs.copy_from_slice(&cpu.state.regs[..16]);
         state.regs[gpr::RSP] = rsp;
-        state.flags = flags & (bit::ARITH | bit::DF);
+        state.flags = flags & COMPARED;
         cpu.state.x87.fxsave(true, &mut legacy);
         state.image[..512].copy_from_slice(&legacy);
         state.set(image::MXCSR, &cpu.state.mxcsr.to_le_bytes());
         for (number, register) in cpu.state.vec[..16].iter().enumerate() {
             state.set_vector(number, [register.0[0], register.0[1]]);
         }
-        if vector == crate::vector::BP && rip == at + len as u64 + 1 {
+        if vector == crate::vector::BP && rip == start + len as u64 + 1 {
             return Outcome { vector: None, error: 0, address: 0, rip: rip - 1 };
         }
         let error = if has_error { self.bed.ram.read_uint(stack, 8) } else { 0 };

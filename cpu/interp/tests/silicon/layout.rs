@@ -1,5 +1,7 @@
 //! Where the instructions under test find themselves, natively and in the interpreter alike.
 
+use crate::flags::bit;
+
 /// The first address. All of it is low, so that absolute addresses and 32-bit code reach it.
 pub const BASE: u64 = 0x80_0000;
 /// What only the native side uses: saved state, and the code that switches between host and test.
@@ -16,6 +18,22 @@ pub const HOLE: u64 = DATA + DATA_LEN as u64;
 pub const CONSTANT: u64 = HOLE + 0x1000;
 /// Everything.
 pub const END: u64 = CONSTANT + 0x2000;
+
+/// The address that an instruction pointer of 0 means. In 16-bit code the code segment begins where the
+/// code does, and ends with it.
+pub fn code_origin(bits: u32) -> u64 {
+    if bits == 16 { CODE } else { 0 }
+}
+
+/// The address that an offset of 0 in the data segments means. In 16-bit code these begin with the data,
+/// and end behind the last hole.
+pub fn data_origin(bits: u32) -> u64 {
+    if bits == 16 { DATA } else { 0 }
+}
+
+/// Limits of the segments of 16-bit code.
+pub const CODE_LIMIT: u32 = CODE_LEN as u32 - 1;
+pub const DATA_LIMIT: u32 = (END - DATA) as u32 - 1;
 
 /// Length of the memory image of x87, SSE and AVX state.
 pub const IMAGE: usize = 832;
@@ -64,6 +82,9 @@ impl State {
         self.set(image::YMM + 16 * number, &high.to_le_bytes());
     }
 }
+
+/// The flags that user code can change.
+pub const COMPARED: u64 = bit::ARITH | bit::DF | bit::TF | bit::NT | bit::AC | bit::ID;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -122,7 +122,13 @@ impl Pair {
             // Of what lies there, the processor may know more bits.
             return false;
         }
-        let operand = self.generator.operand(insn);
+        let operand = self.generator.operand(insn, case.landing);
+        if self.group == Group::Flow {
+            // Nothing but that may tell where to go.
+            let end = (HOLE - place.min(HOLE)).min(8) as usize;
+            self.write(place.min(HOLE), &operand[..end]);
+            return (DATA..CONSTANT - 8).contains(&place);
+        }
         self.write(within, &operand);
         if self.group == Group::Areas && place <= HOLE - 832 {
             let (mxcsr, header) = self.generator.area();
@@ -144,7 +150,8 @@ impl Pair {
             return;
         }
         state.image[image::HEADER] = 7;
-        if self.bits == 32 {
+        state.flags &= !bit::TF;
+        if self.bits != 64 {
             state.regs.iter_mut().for_each(|reg| *reg &= 0xffff_ffff);
         }
         if !self.prepare_memory(case, place) {
@@ -264,8 +271,13 @@ const COUNT: &str = "RHEA_SILICON_COUNT";
 
 /// Runs the test `name` again in a process of its own, and there compares `count` instructions.
 fn in_own_process(name: &str, group: Group, bits: u32, count: usize, least: usize) {
-    if bits == 32 && !sandbox::has_32_bit_code() {
-        println!("skipped: {name}: the kernel has no 32-bit code segment");
+    let known = match bits {
+        64 => true,
+        32 => sandbox::has_32_bit_code(),
+        _ => sandbox::has_16_bit_code(),
+    };
+    if !known {
+        println!("skipped: {name}: the kernel has no {bits}-bit code segment");
         return;
     }
     if let Some(count) = std::env::var_os(COUNT) {
@@ -326,4 +338,10 @@ groups! {
     x87_32 x87_32_long: X87 32, 60 mnemonics;
     sse_32 sse_32_long: Sse 32, 200 mnemonics;
     avx_32 avx_32_long: Avx 32, 300 mnemonics;
+    flow flow_long: Flow 64, 24 mnemonics;
+    flow_32 flow_32_long: Flow 32, 24 mnemonics;
+    flow_16 flow_16_long: Flow 16, 24 mnemonics;
+    integer_16 integer_16_long: Integer 16, 80 mnemonics;
+    x87_16 x87_16_long: X87 16, 60 mnemonics;
+    sse_16 sse_16_long: Sse 16, 200 mnemonics;
 }

@@ -4,7 +4,7 @@
 // the stub around them saves and restores as the host's calling convention wants, and memory only at
 // addresses in the sandbox; whatever faults ends in the signal handler, which goes on in the stub.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
@@ -20,6 +20,8 @@ const HOST_RSP: u64 = CONTEXT + 0x90;
 const TARGET: u64 = CONTEXT + 0x98;
 /// What the signal handler leaves: vector, error code, address, instruction pointer.
 const FAULT: u64 = CONTEXT + 0xb0;
+/// And whether code was being stepped.
+const STEPPING: u64 = FAULT + 0x20;
 const IMAGE_IN: u64 = CONTEXT + 0x400;
 const IMAGE_OUT: u64 = CONTEXT + 0x800;
 const IMAGE_HOST: u64 = CONTEXT + 0xc00;
@@ -29,23 +31,34 @@ const EXIT: u64 = STUB + 0x800;
 const CODE_64: u16 = 0x33;
 const CODE_32: u16 = 0x23;
 const DATA_32: u8 = 0x2b;
+/// The selectors of 16-bit code and data in a local descriptor table of the process's own.
+const CODE_16: u16 = 0x7;
+const DATA_16: u8 = 0xf;
 
 /// Memory for code that runs natively.
 pub struct Sandbox {
     bits: u32,
 }
 
+/// What an instruction pointer of the code under test is relative to.
+static CODE_ORIGIN: AtomicU64 = AtomicU64::new(0);
+
 /// An alternate stack for the signal handler: the stack pointer under test may be anything.
 const SIGNAL_STACK: usize = 0x1_0000;
 
 extern "C" fn on_signal(signal: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // Code under test may have set AC, with which the accesses below might fault.
+    // SAFETY: changes that flag only, and leaves the stack as it was.
+    unsafe { std::arch::asm!("pushfq", "and qword ptr [rsp], ~0x40000", "popfq") };
     // SAFETY: the kernel passes the interrupted context, which is this handler's to change, and the
     // context page is mapped while code of the sandbox runs.
     unsafe {
         let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
         let register = |number: i32| number as usize;
         let rip = registers[register(libc::REG_RIP)] as u64;
-        if !(CODE..CODE + CODE_LEN as u64).contains(&rip) {
+        let at = rip + CODE_ORIGIN.load(Ordering::Relaxed);
+        // Code under test may have jumped into a hole.
+        if !(CODE..END).contains(&at) {
             libc::signal(signal, libc::SIG_DFL);
             return;
         }
@@ -56,7 +69,11 @@ extern "C" fn on_signal(signal: i32, _: *mut libc::siginfo_t, context: *mut libc
         }
         registers[register(libc::REG_RIP)] = EXIT as i64;
         let selectors = &mut registers[register(libc::REG_CSGSFS)];
-        *selectors = *selectors & !0xffff | i64::from(CODE_64);
+        *selectors = *selectors & 0xffff_ffff_0000 | i64::from(CODE_64) | i64::from(DATA_32) << 48;
+        // What comes next is not to be stepped.
+        let flags = &mut registers[register(libc::REG_EFL)];
+        fault.add(4).write(*flags as u64 & bit::TF);
+        *flags &= !(bit::TF as i64);
     }
 }
 
@@ -76,6 +93,11 @@ impl Sandbox {
         map(CONTEXT, DATA, read_write | ProtFlags::PROT_EXEC);
         map(DATA, HOLE, read_write);
         let constant = map(CONSTANT, CONSTANT + 0x1000, read_write);
+        CODE_ORIGIN.store(code_origin(bits), Ordering::Relaxed);
+        if bits == 16 {
+            set_local_descriptor(CODE_16, CODE, CODE_LIMIT, 2);
+            set_local_descriptor(DATA_16.into(), DATA, DATA_LIMIT, 0);
+        }
         let mut sandbox = Sandbox { bits };
         for (i, byte) in sandbox.bytes(CONSTANT, 0x1000).iter_mut().enumerate() {
             *byte = constant_byte(i);
@@ -131,7 +153,11 @@ impl Sandbox {
         absolute(&mut code, STORE, RSP, HOST_RSP);
         code.extend(ALL);
         absolute(&mut code, FXSTATE, XRSTOR, IMAGE_IN);
-        code.extend(data_segments(if self.bits == 64 { 0 } else { DATA_32 }));
+        code.extend(match self.bits {
+            64 => data_segments(0, DATA_32),
+            32 => data_segments(DATA_32, DATA_32),
+            _ => data_segments(DATA_16, DATA_16),
+        });
         rsp_is(&mut code, FLAGS_IN);
         code.push(0x9d);
         for number in 0..16 {
@@ -151,7 +177,7 @@ impl Sandbox {
         code.extend(ALL);
         absolute(&mut code, FXSTATE, XSAVE, IMAGE_OUT);
         absolute(&mut code, FXSTATE, XRSTOR, IMAGE_HOST);
-        code.extend(data_segments(0));
+        code.extend(data_segments(0, DATA_32));
         absolute(&mut code, LOAD, RSP, HOST_RSP);
         code.extend([0x9d, 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3]);
         self.bytes(EXIT, code.len()).copy_from_slice(&code);
@@ -165,6 +191,9 @@ impl Sandbox {
             bytes.push(0xe9);
             bytes.extend((EXIT as i32 - next as i32).to_le_bytes());
         } else {
+            if self.bits == 16 {
+                bytes.push(0x66);
+            }
             bytes.push(0xea);
             bytes.extend((EXIT as u32).to_le_bytes());
             bytes.extend(CODE_64.to_le_bytes());
@@ -179,32 +208,64 @@ impl Sandbox {
         }
         self.set_word(FLAGS_IN, state.flags | 0x202);
         self.bytes(IMAGE_IN, IMAGE).copy_from_slice(&state.image);
-        let selector = if self.bits == 64 { CODE_64 } else { CODE_32 };
-        self.set_word(TARGET, at | u64::from(selector) << 32);
+        let selector = match self.bits {
+            64 => CODE_64,
+            32 => CODE_32,
+            _ => CODE_16,
+        };
+        let start = at - code_origin(self.bits);
+        self.set_word(TARGET, start | u64::from(selector) << 32);
         self.set_word(FAULT, u64::MAX);
+        self.set_word(STEPPING, 0);
         // SAFETY: the stub is a function by the host's calling convention (see the head of the file).
         unsafe {
             let stub: extern "sysv64" fn() = std::mem::transmute(STUB as *const u8);
             stub();
         }
+        // In other than 64-bit code the upper halves are anybody's.
+        let mask = if self.bits == 64 { u64::MAX } else { 0xffff_ffff };
         for (number, value) in state.regs.iter_mut().enumerate() {
-            *value = self.word(REGS + number as u64 * 8);
+            *value = self.word(REGS + number as u64 * 8) & mask;
         }
-        state.flags = self.word(FLAGS_OUT) & (bit::ARITH | bit::DF);
+        state.flags = (self.word(FLAGS_OUT) | self.word(STEPPING)) & COMPARED;
         state.image.copy_from_slice(self.bytes(IMAGE_OUT, IMAGE));
         let [vector, error, address, rip] = [0, 1, 2, 3].map(|i| self.word(FAULT + 8 * i));
         if vector == u64::MAX {
-            return Outcome { vector: None, error: 0, address: 0, rip: at + len as u64 };
+            return Outcome { vector: None, error: 0, address: 0, rip: start + len as u64 };
         }
         let address = if vector == u64::from(crate::vector::PF) { address } else { 0 };
         Outcome { vector: Some(vector as u8), error, address, rip }
     }
 }
 
-/// Code that sets DS and ES.
-fn data_segments(selector: u8) -> [u8; 9] {
-    // mov eax, selector; mov ds, eax; mov es, eax
-    [0xb8, selector, 0, 0, 0, 0x8e, 0xd8, 0x8e, 0xc0]
+/// Code that sets DS and ES, and SS.
+fn data_segments(data: u8, stack: u8) -> [u8; 16] {
+    // mov eax, data; mov ds, eax; mov es, eax; mov eax, stack; mov ss, eax
+    let stack = [0xb8, stack, 0, 0, 0, 0x8e, 0xd0];
+    let data = [0xb8, data, 0, 0, 0, 0x8e, 0xd8, 0x8e, 0xc0];
+    let mut code = [0; 16];
+    code[..9].copy_from_slice(&data);
+    code[9..].copy_from_slice(&stack);
+    code
+}
+
+/// Makes a segment of 16 bits in the process's local descriptor table. `contents` is 0 for data and 2
+/// for code.
+fn set_local_descriptor(selector: u16, base: u64, limit: u32, contents: u32) {
+    const WRITE_NEW: libc::c_long = 0x11;
+    const USEABLE: u32 = 1 << 6;
+    let descriptor = [u32::from(selector >> 3), base as u32, limit, contents << 1 | USEABLE];
+    // SAFETY: the call reads a descriptor; no segment register holds the selector yet.
+    let done = unsafe {
+        libc::syscall(libc::SYS_modify_ldt, WRITE_NEW, &descriptor, size_of_val(&descriptor))
+    };
+    assert_eq!(done, 0, "modify_ldt");
+}
+
+/// Whether the kernel lets a process have segments of 16 bits.
+pub fn has_16_bit_code() -> bool {
+    // SAFETY: reads no bytes of the table.
+    unsafe { libc::syscall(libc::SYS_modify_ldt, 0, std::ptr::null_mut::<u8>(), 0) == 0 }
 }
 
 /// What the constant page holds.

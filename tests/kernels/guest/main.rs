@@ -15,6 +15,7 @@ mod trap;
 
 mod apic;
 mod debug;
+mod delivery;
 mod exceptions;
 mod firmware;
 mod hyperv;
@@ -25,13 +26,17 @@ mod modes64;
 mod paging;
 mod protected;
 mod real;
+mod real_code;
 mod registers;
 mod smm;
 mod smp;
 mod svm;
+mod svm_intercepts;
+mod svm_nested;
 mod svm_state;
 mod syscalls;
 mod tasks;
+mod walk;
 
 type Kernel = fn();
 
@@ -41,6 +46,7 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("boot", firmware::boot),
     ("control", registers::control),
     ("debug", debug::run),
+    ("delivery", delivery::run),
     ("exceptions", exceptions::run),
     ("hyperv", hyperv::run),
     ("hypercall", registers::hypercalls),
@@ -56,18 +62,23 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("pku", keys::pku),
     ("protected", protected::run_all),
     ("real", real::real_mode),
+    ("real_code", real_code::run),
     ("sleep", firmware::sleep),
     ("smap", modes64::smap),
     ("smm", smm::run),
     ("smp", smp::run),
     ("svm", svm::run),
     ("svm_events", svm_state::events),
+    ("svm_intercepts", svm_intercepts::run),
+    ("svm_nested", svm_nested::run),
     ("svm_state", svm_state::run),
+    ("svm_tasks", svm_intercepts::tasks),
     ("syscall", syscalls::run),
     ("tasks", tasks::run_all),
     ("tsc", registers::tsc),
     ("umip", modes64::umip),
     ("v86", real::v86_mode),
+    ("walk", walk::run),
     ("xsave", registers::xsave),
 ];
 

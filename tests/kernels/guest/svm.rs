@@ -192,6 +192,22 @@ guest!(reads_low, "mov ecx, 0x6000040", "mov eax, [rcx]");
 guest!(opens, "sti", "nop", "nop", "cli");
 guest!(faults, "mov rcx, 0x700000000000", "mov [rcx], al");
 
+/// Begins a kernel, if it can be run.
+pub fn begins() -> bool {
+    let offered = feature::SVM.offered();
+    if offered {
+        apic::prepare();
+        turn_on();
+    } else {
+        crate::tap::skip("SVM");
+    }
+    offered
+}
+
+pub fn ends() {
+    wrmsr(msr::EFER, rdmsr(msr::EFER) & !SVME);
+}
+
 /// Turns virtualization on.
 pub fn turn_on() {
     wrmsr(msr::EFER, rdmsr(msr::EFER) | SVME);

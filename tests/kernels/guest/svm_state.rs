@@ -5,7 +5,7 @@ use crate::apic::{self, reg};
 use crate::boot::sel;
 use crate::cpu::{self, cr0, cr4, feature, flag, msr, rdmsr, wrmsr};
 use crate::svm::{
-    HOST_SAVE, IO_MAP, MSR_MAP, NESTED, SVME, VM_HSAVE_PA, VMCB, at, code, enter, enter_closed,
+    HOST_SAVE, IO_MAP, MSR_MAP, NESTED, VM_HSAVE_PA, VMCB, at, begins, code, ends, enter, enter_closed,
     get, guest, intercept, nested_tables, prepare, segment, set,
 };
 use crate::trap::{self, Frame, fault_of, vector::*};
@@ -13,22 +13,6 @@ use core::arch::{asm, naked_asm};
 use core::ptr::addr_of;
 
 guest!(nothing, "nop");
-
-/// Begins a kernel, if it can be run.
-fn begins() -> bool {
-    let offered = feature::SVM.offered();
-    if offered {
-        apic::prepare();
-        crate::svm::turn_on();
-    } else {
-        crate::tap::skip("SVM");
-    }
-    offered
-}
-
-fn ends() {
-    wrmsr(msr::EFER, rdmsr(msr::EFER) & !SVME);
-}
 
 fn width() -> u32 {
     cpu::cpuid(0x8000_0008, 0)[0] & 0xff
@@ -495,6 +479,9 @@ fn software_events() {
     intercept(code::EXCEPTION + BP);
     check_eq!(enter(), code::EXCEPTION + BP, "INT3 is intercepted");
     check_eq!(get(at::RIP), next(breaks, 0), "at the instruction");
+    if feature::NRIP_SAVE.offered() {
+        check_eq!(get(at::NEXT_RIP), next(breaks, 1), "with what comes next");
+    }
     prepare(traps);
     intercept(0x88);
     check_eq!(enter(), 0x88, "INT1 is intercepted");

@@ -132,6 +132,10 @@ impl FeatureSet {
     pub fn without(&self, other: &FeatureSet) -> FeatureSet {
         FeatureSet(std::array::from_fn(|i| self.0[i] & !other.0[i]))
     }
+    /// The features of both.
+    pub fn union(&self, other: &FeatureSet) -> FeatureSet {
+        FeatureSet(std::array::from_fn(|i| self.0[i] | other.0[i]))
+    }
     /// Adds or removes a feature.
     pub fn set(&mut self, feature: Feature, on: bool) {
         let word = &mut self.0[feature.word as usize];

@@ -72,13 +72,17 @@ fn help() -> Vec<(String, String)> {
 /// Longest line in the list of flags.
 const LINE_WIDTH: usize = 75;
 
+/// Names that QEMU's list has twice, because two bits have them.
+const TWO_BITS: [&str; 2] = ["kvmclock", "vmx-invept-single-context"];
+
 /// What `-cpu help` prints.
 pub fn listing() -> String {
     let mut text = "Available CPUs:\n".to_owned();
     for (name, description) in help() {
         text += &format!("  {name:<20}  {description}\n");
     }
-    let mut flags: Vec<_> = feature::names().iter().map(|named| named.name).collect();
+    let names = feature::names().iter().map(|named| named.name);
+    let mut flags: Vec<_> = names.chain(TWO_BITS).collect();
     flags.sort_unstable();
     text += "\nRecognized CPUID flags:\n";
     let mut line = String::new();

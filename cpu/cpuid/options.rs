@@ -115,6 +115,8 @@ pub struct Selection {
     pub tsc_frequency: Option<u64>,
     /// What was asked for and the accelerator does not support.
     pub unavailable: FeatureSet,
+    /// What was asked for, supported or not, by the model's name or by that of the feature.
+    pub requested: FeatureSet,
 }
 
 struct Builder<'a> {
@@ -123,6 +125,8 @@ struct Builder<'a> {
     model: Model,
     /// Features asked for by name.
     explicit: FeatureSet,
+    /// Features that the named model lost without a word.
+    silenced: FeatureSet,
     check: bool,
     enforce: bool,
     phys_bits: Option<u64>,
@@ -150,13 +154,15 @@ pub fn select(spec: &str, support: &Support, topology: Topology) -> Result<Selec
             found.model.clone()
         }
     };
+    let mut silenced = FeatureSet::default();
     if named {
         for (name, on) in &support.defaults {
             if let Some(named) = feature::by_name(name) {
                 model.features.set(named.feature, *on);
             }
         }
-        model.features = model.features.without(&support.silent);
+        silenced = model.features.intersection(&support.silent);
+        model.features = model.features.without(&silenced);
     }
     model.topology = topology;
     model.hypervisor = Some(support.hypervisor);
@@ -164,6 +170,7 @@ pub fn select(spec: &str, support: &Support, topology: Topology) -> Result<Selec
         name,
         model,
         explicit: FeatureSet::default(),
+        silenced,
         check: true,
         enforce: false,
         phys_bits: None,
@@ -242,6 +249,7 @@ impl Builder<'_> {
         })?;
         self.model.features.set(named.feature, on);
         self.explicit.set(named.feature, on);
+        self.silenced.set(named.feature, false);
         Ok(())
     }
 
@@ -375,6 +383,7 @@ impl Builder<'_> {
         mut warnings: Vec<String>,
     ) -> Result<Selection, ModelError> {
         let model = &mut self.model;
+        let requested = model.features.union(&self.silenced);
         let missing = model.features.without(&support.features);
         let mut lacking = false;
         for named in feature::names().iter().filter(|named| missing.has(named.feature)) {
@@ -418,6 +427,7 @@ impl Builder<'_> {
             warnings,
             tsc_frequency: self.tsc_frequency,
             unavailable: missing,
+            requested,
         })
     }
 }

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::Model;
-use super::feature::{self, FeatureSet};
+use super::feature::{self, FeatureSet, Word};
+use super::{Cache, Model};
 
 /// A property: name, type, value.
 pub type Entry = (&'static str, &'static str, Value);
@@ -20,6 +20,9 @@ pub struct Place {
     pub core: u32,
     pub thread: u32,
 }
+
+/// That no format of last-branch records was asked for: no bit but those that are no format's.
+const NO_BRANCH_FORMAT: u64 = !0x3f;
 
 /// Other spellings of features that are properties too.
 const SPELLINGS: &[&str] = &[
@@ -63,7 +66,6 @@ const ON: &[&str] = &[
     "full-cpuid-auto-level",
     "kvm",
     "l3-cache",
-    "legacy-cache",
     "tcg-cpuid",
     "vmware-cpuid-freq",
     "x-amd-topoext-features-only",
@@ -154,7 +156,7 @@ impl Model {
             ("xlevel", "uint32", self.xlevel.into()),
             ("xlevel2", "uint32", self.xlevel2.into()),
             ("min-xlevel2", "uint32", self.xlevel2.into()),
-            ("level-func7", "uint32", 0.into()),
+            ("level-func7", "uint32", self.highest_subleaf_of_7().into()),
             ("phys-bits", "uint32", phys_bits.into()),
             ("host-phys-bits-limit", "uint8", 0.into()),
             ("ucode-rev", "uint64", microcode.into()),
@@ -166,10 +168,55 @@ impl Model {
             ("core-id", "int32", at(|place| place.core)),
             ("thread-id", "int32", at(|place| place.thread)),
             ("node-id", "int32", json!(-1)),
-            ("hv-spinlocks", "uint32", u32::MAX.into()),
-            ("hv-vendor-id", "str", "".into()),
+            ("legacy-cache", "bool", (self.caches == Cache::DEFAULT).into()),
+            ("guest-phys-bits", "uint32", self.guest_width().into()),
+            ("avx10-version", "uint8", self.avx10_version().into()),
+            ("lbr-fmt", "uint64", NO_BRANCH_FORMAT.into()),
+            ("lbr_fmt", "uint64", NO_BRANCH_FORMAT.into()),
         ]);
+        entries.extend(self.hyperv_properties());
         entries
+    }
+
+    fn hyperv_properties(&self) -> [Entry; 10] {
+        let hyperv = &self.hyperv;
+        let version = hyperv.version;
+        let sharing = match hyperv.no_coresharing {
+            Some(true) => "on",
+            Some(false) => "off",
+            None => "auto",
+        };
+        [
+            ("hv-spinlocks", "uint32", hyperv.spinlocks.unwrap_or(u32::MAX).into()),
+            ("hv-vendor-id", "str", hyperv.vendor_id.clone().into()),
+            ("hv-no-nonarch-coresharing", "OnOffAuto", sharing.into()),
+            ("hv-version-id-build", "uint32", version.build.into()),
+            ("hv-version-id-major", "uint16", version.major.into()),
+            ("hv-version-id-minor", "uint16", version.minor.into()),
+            ("hv-version-id-spack", "uint32", version.service_pack.into()),
+            ("hv-version-id-sbranch", "uint8", version.service_branch.into()),
+            ("hv-version-id-snumber", "uint32", version.service_number.into()),
+            ("x-hv-max-vps", "int32", json!(-1)),
+        ]
+    }
+
+    fn avx10_version(&self) -> u8 {
+        feature::by_name("avx10").is_some_and(|named| self.has(named.feature)).into()
+    }
+
+    /// How many leaves 7 there are after the first.
+    fn highest_subleaf_of_7(&self) -> u32 {
+        let shows = |word: Word| self.features.0[word as usize] != 0;
+        match (shows(Word::L7s1Eax) || shows(Word::L7s1Edx), shows(Word::L7s2Edx)) {
+            (_, true) => 2,
+            (true, _) => 1,
+            _ => 0,
+        }
+    }
+
+    /// The width of guests' addresses as the property has it.
+    fn guest_width(&self) -> u32 {
+        if self.guest_phys_bits == 0 { u32::MAX } else { self.guest_phys_bits }
     }
 }
 

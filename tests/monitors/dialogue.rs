@@ -277,6 +277,12 @@ fn processor_models_are_described_and_expanded() -> Result<()> {
     ensure!(model["props"]["lahf_lm"] == true && model["props"]["core-id"] == -1, "{model}");
     let host = ask(qmp, "query-cpu-model-expansion", expand("static", json!({"name": "host"})))?;
     ensure!(host["model"]["name"] == "base", "{host}");
+    // What a model is, whether or not the accelerator has it.
+    let server = json!({"name": "Skylake-Server"});
+    let server = ask(qmp, "query-cpu-model-expansion", expand("full", server))?;
+    let props = &server["model"]["props"];
+    ensure!(props["avx512f"] == true && props["mpx"] == true, "{server}");
+    ensure!(props["realized"] == false && props["avx10-version"] == 0, "{server}");
     Ok(())
 }
 

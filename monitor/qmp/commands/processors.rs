@@ -133,7 +133,10 @@ pub(in crate::qmp) fn query_cpu_definitions(
 ) -> Result<Vec<CpuDefinition>, QmpError> {
     let support = &inventory(call)?.support;
     let special = ["max", "host", "base"].map(|name| (name, None));
-    let names = special.into_iter().chain(cpuid::names());
+    let mut named = cpuid::names();
+    // In the order that clients know.
+    named.sort_unstable_by(|(one, _), (other, _)| other.cmp(one));
+    let names = special.into_iter().chain(named);
     Ok(names.map(|(name, alias)| define(name, alias, support)).collect())
 }
 
@@ -209,16 +212,28 @@ pub(in crate::qmp) fn query_cpu_model_expansion(
 ) -> Result<Expanded, QmpError> {
     let support = &inventory(call)?.support;
     let mut model = wanted.model;
+    let asked = model.name.clone();
     if model.name == "host" && support.host.is_none() {
         // What an accelerator without a host's processor has most of.
         model.name = "max".into();
     }
     let selection = select(&model, support)?;
+    // What the accelerator lacks is told by `query-cpu-definitions`.
+    let expanded = cpuid::Model { features: selection.requested, ..selection.model };
     let (name, entries) = match wanted.expansion {
-        Expansion::Static => ("base".to_owned(), selection.model.static_properties()),
-        Expansion::Full => (model.name, selection.model.properties(None)),
+        Expansion::Static => ("base".to_owned(), expanded.static_properties()),
+        Expansion::Full => (asked, expanded.properties(None)),
     };
-    let props: Map<_, _> =
+    let mut props: Map<_, _> =
         entries.into_iter().map(|(name, _, value)| (name.to_owned(), value)).collect();
+    if wanted.expansion == Expansion::Full {
+        props.insert("realized".into(), false.into());
+        props.insert("memory".into(), "/machine/unattached/system[0]".into());
+        if matches!(&*model.name, "max" | "host") {
+            for (name, on) in [("migratable", true), ("pmu", true), ("host-cache-info", false)] {
+                props.insert(name.into(), on.into());
+            }
+        }
+    }
     Ok(Expanded { model: CpuModelInfo { name, props: Some(props.into()) } })
 }

@@ -1,12 +1,12 @@
 //! Page faults while an event is being delivered, or returned from: on the IDT, on descriptors, on the
 //! TSS, on stacks; in 64-bit and in 32-bit protected mode (SDM vol. 3, 6.8 to 6.15).
 
+use crate::apic;
 use crate::boot::{GDT, Table, sel};
 use crate::cpu::{self, flag, invlpg};
 use crate::legacy::{self, TSS32, Tss32};
 use crate::paging::{P, Size, T, U, W, entry, map};
 use crate::trap::{self, FINE, Outcome, Pointer, TSS, catch, enter, vector::*};
-use crate::apic;
 use core::arch::asm;
 use core::ptr::{addr_of, addr_of_mut};
 
@@ -121,9 +121,8 @@ fn doubled() {
     let idt = BORDER - 8 * 16;
     let what = with_idt(idt, || catch(|| unsafe { asm!("ud2") }));
     check_eq!((what.what(), what.cr2), ((PF, 0), BORDER - 2 * 16), "#UD without a gate's page");
-    let divide = || unsafe {
-        asm!("div {0}", in(reg) 0u64, inout("rax") 1u64 => _, inout("rdx") 0u64 => _)
-    };
+    let divide =
+        || unsafe { asm!("div {0}", in(reg) 0u64, inout("rax") 1u64 => _, inout("rdx") 0u64 => _) };
     let what = with_idt(idt, || catch(divide));
     check_eq!((what.what(), what.cr2), ((PF, 0), BORDER - 8 * 16), "#DE without one");
     let what = with_idt(idt, || catch(|| unsafe { asm!("int3") }));
@@ -389,11 +388,7 @@ fn legacy_tables() {
     let mut context = paged(legacy::ring0(code), 7, 0);
     context.ebx = &raw const pointer as u32;
     let out = legacy::run(&context);
-    check_eq!(
-        (out.what(), out.cr2),
-        ((PF, 0), BORDER32),
-        "32-bit: INT n whose gate is not mapped"
-    );
+    check_eq!((out.what(), out.cr2), ((PF, 0), BORDER32), "32-bit: INT n whose gate is not mapped");
     check_eq!(out.eip, at(code) + 3, "32-bit: EIP is that of the INT");
     // The gate of #PF is not there, either.
     let idt = BORDER32 - 14 * 8;

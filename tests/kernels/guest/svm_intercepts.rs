@@ -4,7 +4,9 @@
 use crate::boot::sel;
 use crate::cpu::{self, cr0, cr4, feature, flag, msr, rdmsr};
 use crate::legacy::{self, IDT32, TSS32};
-use crate::svm::{NESTED, SVME, VMCB, at, begins, code, ends, enter, get, guest, intercept, prepare};
+use crate::svm::{
+    NESTED, SVME, VMCB, at, begins, code, ends, enter, get, guest, intercept, prepare,
+};
 use crate::svm::{segment, set};
 use crate::trap::{self, vector::*};
 use core::arch::{asm, naked_asm};
@@ -388,7 +390,8 @@ fn modes() {
     check_eq!(enter(), code::VMMCALL, "a guest in compatibility mode");
     check_eq!(get(at::RAX), 0x1122_3344, "runs as well");
     // Real mode.
-    let call = crate::code!(16, "mov ax, 0x1234", "mov bx, cs", "add ax, bx", ".byte 0x0f, 0x01, 0xd9");
+    let call =
+        crate::code!(16, "mov ax, 0x1234", "mov bx, cs", "add ax, bx", ".byte 0x0f, 0x01, 0xd9");
     legacy::to_low(call);
     prepare_32(call);
     set(at::CR0, 0x30);
@@ -429,8 +432,15 @@ fn modes() {
     cpu::set_cr4(old);
 }
 
-guest!(hides_xsave, "mov rax, cr4", "btr rax, 18", "mov cr4, rax", "mov eax, 1", "cpuid",
-    "mov eax, ecx");
+guest!(
+    hides_xsave,
+    "mov rax, cr4",
+    "btr rax, 18",
+    "mov cr4, rax",
+    "mov eax, 1",
+    "cpuid",
+    "mov eax, ecx"
+);
 
 /// Counts the modes other than long that code runs in as it should.
 extern "C" fn goes_through_all() {

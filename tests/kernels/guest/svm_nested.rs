@@ -61,9 +61,8 @@ fn start(guest: extern "C" fn()) -> *mut u64 {
 
 /// Splits the nested page of 2 MiB that `address` lies in; the entry of its page of 4 KiB.
 fn split(address: u64) -> *mut u64 {
-    let (table, entry) = unsafe {
-        (addr_of_mut!(NESTED[6]), addr_of_mut!(NESTED[2 + (address >> 30) as usize]))
-    };
+    let (table, entry) =
+        unsafe { (addr_of_mut!(NESTED[6]), addr_of_mut!(NESTED[2 + (address >> 30) as usize])) };
     for i in 0..512 {
         let page = (address & !0x1f_ffff) + i as u64 * 4096;
         unsafe { (*table).0[i] = page | ALL };
@@ -235,9 +234,11 @@ fn events() {
 
 /// Accessed and dirty bits of the host's tables.
 fn marks() {
-    for (guest, wanted, name) in
-        [(reads as extern "C" fn(), A, "reading"), (writes, A | D, "writing"), (adds, A | D, "adding")]
-    {
+    for (guest, wanted, name) in [
+        (reads as extern "C" fn(), A, "reading"),
+        (writes, A | D, "writing"),
+        (adds, A | D, "adding"),
+    ] {
         let entry = start(guest);
         check_eq!(enter(), code::VMMCALL, "{name}");
         check_eq!(unsafe { entry.read_volatile() } & (A | D), wanted, "{name}: the marks");

@@ -5,8 +5,8 @@ use crate::apic::{self, reg};
 use crate::boot::sel;
 use crate::cpu::{self, cr0, cr4, feature, flag, msr, rdmsr, wrmsr};
 use crate::svm::{
-    HOST_SAVE, IO_MAP, MSR_MAP, NESTED, VM_HSAVE_PA, VMCB, at, begins, code, ends, enter, enter_closed,
-    get, guest, intercept, nested_tables, prepare, segment, set,
+    HOST_SAVE, IO_MAP, MSR_MAP, NESTED, VM_HSAVE_PA, VMCB, at, begins, code, ends, enter,
+    enter_closed, get, guest, intercept, nested_tables, prepare, segment, set,
 };
 use crate::trap::{self, Frame, fault_of, vector::*};
 use core::arch::{asm, naked_asm};

@@ -3,9 +3,7 @@
 //! `paging` looks at what is special; this is the walk around all of it.
 
 use crate::cpu::{self, cr0, cr4, feature, msr, rdmsr, set_cr0, set_cr4, wrmsr};
-use crate::paging::{
-    A, D, KINDS, Kind, NX, P, Size, U, W, access, code_bits, map, prepare,
-};
+use crate::paging::{A, D, KINDS, Kind, NX, P, Size, U, W, access, code_bits, map, prepare};
 use crate::trap::{FINE, Outcome, vector::*};
 use core::arch::asm;
 
@@ -143,8 +141,7 @@ pub fn run() {
                 }
             }
             for rights in 0..4 {
-                let rules =
-                    Rules { wp, nxe: true, smep: true, smap: true, rights: Some(rights) };
+                let rules = Rules { wp, nxe: true, smep: true, smap: true, rights: Some(rights) };
                 if feature::PKU.offered() && feature::SMEP.offered() && feature::SMAP.offered() {
                     walk(size, rules, may_reserve);
                 }
@@ -177,12 +174,12 @@ fn walk(size: Size, rules: Rules, may_reserve: bool) {
         }
     });
     let keys = match rights {
-        Some(rights) => ["allowed", "denied", "read only", "denied, and read only"][rights as usize],
+        Some(rights) => {
+            ["allowed", "denied", "read only", "denied, and read only"][rights as usize]
+        }
         None => "off",
     };
-    plain.report(format_args!(
-        "{size:?} WP={wp} NXE={nxe} SMEP={smep} SMAP={smap}, key {keys}"
-    ));
+    plain.report(format_args!("{size:?} WP={wp} NXE={nxe} SMEP={smep} SMAP={smap}, key {keys}"));
     if reserved.points != 0 {
         reserved.report(format_args!(
             "reserved: {size:?} WP={wp} NXE={nxe} SMEP={smep} SMAP={smap}, key {keys}"

@@ -53,7 +53,7 @@ impl Said {
 
 /// Kernels that lock-step, which executes everything twice and takes back what the first time has stored,
 /// is too slow for: processors wait for each other in loops, timers do not wait at all; `walk` is long.
-const NOT_IN_LOCK_STEP: [&str; 3] = ["apic", "smp", "walk"];
+const NOT_IN_LOCK_STEP: [&str; 4] = ["apic", "smp", "svm_smp", "walk"];
 
 /// The accelerators to run on: both engines of ours, also in lock-step, unless one is asked for.
 fn accelerators(program: &Path) -> Vec<String> {
@@ -148,6 +148,7 @@ kernels! {
     svm_events
     svm_intercepts
     svm_nested
+    svm_smp
     svm_state
     svm_tasks
     syscall

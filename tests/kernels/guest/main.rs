@@ -33,6 +33,7 @@ mod smp;
 mod svm;
 mod svm_intercepts;
 mod svm_nested;
+mod svm_smp;
 mod svm_state;
 mod syscalls;
 mod tasks;
@@ -71,6 +72,7 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("svm_events", svm_state::events),
     ("svm_intercepts", svm_intercepts::run),
     ("svm_nested", svm_nested::run),
+    ("svm_smp", svm_smp::run),
     ("svm_state", svm_state::run),
     ("svm_tasks", svm_intercepts::tasks),
     ("syscall", syscalls::run),

@@ -118,7 +118,7 @@ extern "C" fn ap_main() -> ! {
 }
 
 /// Waits, with interrupts on, for up to three seconds.
-fn wait(done: impl Fn() -> bool) -> bool {
+pub fn wait(done: impl Fn() -> bool) -> bool {
     let start = rdtsc();
     while !done() {
         unsafe { asm!("sti", "pause", "nop", "cli") };
@@ -129,24 +129,24 @@ fn wait(done: impl Fn() -> bool) -> bool {
     true
 }
 
-fn give(job: fn()) -> u32 {
+pub fn give(job: fn()) -> u32 {
     let before = DONE.load(SeqCst);
     JOB.store(job as usize, SeqCst);
     before
 }
 
-fn finished(before: u32) -> bool {
+pub fn finished(before: u32) -> bool {
     wait(|| DONE.load(SeqCst) != before)
 }
 
 const ASSERT: u32 = 1 << 14;
 
-fn send(destination: u32, command: u32) {
+pub fn send(destination: u32, command: u32) {
     write(reg::ICR2, destination << 24);
     write(reg::ICR, ASSERT | command);
 }
 
-fn start_up() -> bool {
+pub fn start_up() -> bool {
     let before = UP.load(SeqCst);
     send(1, 5 << 8);
     let start = rdtsc();
@@ -155,9 +155,16 @@ fn start_up() -> bool {
     wait(|| UP.load(SeqCst) != before)
 }
 
-pub fn run() {
+/// How many interrupts, and how many NMIs, the second processor has taken.
+pub fn taken() -> [u64; 2] {
+    [CAME[1].load(SeqCst) >> 8, NMIS[1].load(SeqCst).into()]
+}
+
+/// Gets everything ready for [`start_up`], if there is a second processor.
+pub fn begins() -> bool {
     if cpu::cpuid(1, 0)[1] >> 16 & 0xff < 2 {
-        return crate::tap::skip("one processor only");
+        crate::tap::skip("one processor only");
+        return false;
     }
     apic::prepare();
     for vector in 0x20..0x100 {
@@ -169,6 +176,13 @@ pub fn run() {
         let start = &raw const ap_blob;
         let len = &raw const ap_blob_end as usize - start as usize;
         core::ptr::copy_nonoverlapping(start, START as *mut u8, len);
+    }
+    true
+}
+
+pub fn run() {
+    if !begins() {
+        return;
     }
     send(1, 6 << 8 | 0x9);
     check!(UP.load(SeqCst) == 0 || UP.load(SeqCst) == 1, "a start-up IPI");

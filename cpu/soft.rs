@@ -140,11 +140,11 @@ impl SoftEngine {
         engine
     }
 
-    /// Tells the log why the state is about to go, and what it was.
-    fn log_reset(&self, why: std::fmt::Arguments<'_>) {
+    /// Tells the log that the state is about to go, and what it was.
+    fn log_reset(&self) {
         if base::log::enabled(base::log::CPU_RESET) {
             let state = self.cpu.dump().floating_point(true);
-            base::log::write(format_args!("{why}\n{state}"));
+            base::log::write(format_args!("CPU Reset (CPU {})\n{state}", self.cpu.index));
         }
     }
 
@@ -276,7 +276,7 @@ impl Engine for SoftEngine {
                 RunExit::Signal => {}
                 RunExit::Halted => return Exit::Halted { wake: self.wake_mask() },
                 RunExit::Shutdown => {
-                    self.log_reset(format_args!("Triple fault"));
+                    base::log_item!(base::log::CPU_RESET, "Triple fault");
                     return Exit::Shutdown;
                 }
                 RunExit::Failed => {
@@ -287,7 +287,7 @@ impl Engine for SoftEngine {
     }
 
     fn reset(&mut self) {
-        self.log_reset(format_args!("CPU Reset (CPU {})", self.cpu.index));
+        self.log_reset();
         self.cpu.reset();
         self.apic.reset();
         self.cpu.state.msr.apic_base = self.apic.base();

@@ -58,6 +58,16 @@ pub struct Net4 {
     pub smb: Option<Ipv4Addr>,
 }
 
+impl Net4 {
+    /// Whether something of the host's may seem to be at an address.
+    pub fn has_room_for(&self, address: Ipv4Addr) -> bool {
+        let mask = u32::from(self.mask);
+        u32::from(address) & mask == u32::from(self.net)
+            && ![self.host, self.dns].contains(&address)
+            && u32::from(address) | mask != u32::MAX
+    }
+}
+
 /// The IPv6 side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Net6 {
@@ -126,7 +136,7 @@ impl Config {
             tftp: path("tftp"),
             tftp_server,
             bootfile,
-            smb: path("smb"),
+            smb: values.text("smb").map(PathBuf::from),
             host_forwards: values
                 .texts("hostfwd")
                 .map(|rule| Ok((rule.to_string(), HostForward::parse(rule, guest)?)))

@@ -102,13 +102,7 @@ impl GuestForward {
         let (port, target) = rest.split_once('-').ok_or_else(failed)?;
         let address = loose_ipv4(address).ok_or_else(failed)?;
         let port = number(port).filter(|&port| port > 0).ok_or_else(failed)?;
-        let inside = net.is_some_and(|net| {
-            let mask = u32::from(net.mask);
-            u32::from(address) & mask == u32::from(net.net)
-                && ![net.host, net.dns].contains(&address)
-                && u32::from(address) | mask != u32::MAX
-        });
-        if !inside {
+        if !net.is_some_and(|net| net.has_room_for(address)) {
             let words = format!("Conflicting/invalid host:port in guest forwarding rule '{rule}'");
             return Err(NetError::Failed(words));
         }

@@ -1,10 +1,11 @@
 //! Ports of the host that lead to guests, and addresses of the guest's network that lead to programs of
 //! the host.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -43,8 +44,8 @@ pub struct Forwards {
 
 /// What answers at an address of the guest's network.
 pub enum Server {
-    /// A command for each connection.
-    Command(String),
+    /// A program for each connection, and its arguments.
+    Command(Vec<OsString>),
     /// A character device.
     Chardev(Arc<Bridge>),
 }
@@ -115,13 +116,16 @@ impl Forwards {
     }
 }
 
-/// Starts a command that talks through its stdin and stdout.
-fn start(command: &str) -> io::Result<(Child, OwnedFd)> {
-    let (ours, theirs) = UnixStream::pair()?;
+/// Starts a program that talks through its stdin and stdout. It gets a process group of its own: some, like
+/// Samba's server, end by sending a signal to all of theirs.
+fn start(command: &[OsString]) -> io::Result<(Child, OwnedFd)> {
+    let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let (ours, theirs) = socket::pair()?;
     ours.set_nonblocking(true)?;
     let input = OwnedFd::from(theirs.try_clone()?);
-    let child = Command::new("/bin/sh")
-        .args(["-c", command])
+    let child = Command::new(program)
+        .args(arguments)
+        .process_group(0)
         .stdin(Stdio::from(input))
         .stdout(Stdio::from(OwnedFd::from(theirs)))
         .spawn()?;

@@ -8,7 +8,8 @@
 //! - [`link`]: ARP; [`ndp`]: the same and routers for IPv6; [`dhcp`], [`dhcp6`]; [`icmp`], [`ping`]; [`tftp`]
 //! - [`resolver`]: the host's name servers
 //! - [`tcp`]: connections, segment by segment; [`udp`]: ports with idle timers
-//! - [`forward`], [`forwards`]: ports of the host that lead to the guest, and [`bridge`]s to the host
+//! - [`forward`], [`forwards`]: ports of the host that lead to the guest, and [`bridge`]s to the host;
+//!   [`smb`]: a directory of the host's
 //! - [`stack`]: all of that together, without threads; [`User`]: the shell around it
 //!
 //! A frame of the guest is worked on in the thread that delivers it, up to the host's socket. Whatever
@@ -30,6 +31,7 @@ mod out;
 mod ping;
 mod resolver;
 mod slots;
+mod smb;
 mod socket;
 mod stack;
 mod tcp;
@@ -39,7 +41,6 @@ mod wire;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -58,6 +59,7 @@ use config::Config;
 use forward::{ForwardTarget, GuestForward, HostForward};
 use forwards::{Forward, Listener, Server};
 use out::OutFrame;
+use smb::Share;
 use stack::{Source, Stack};
 
 /// The kind.
@@ -69,9 +71,6 @@ const BATCH: usize = 512 * 1024;
 /// As many batches are sent before the loop does something else.
 const BATCHES: usize = 8;
 
-/// What would share a directory by `smb=`.
-const SMB_SERVER: &str = "/usr/sbin/smbd";
-
 /// The user-mode network.
 pub struct User {
     plug: Plug,
@@ -82,6 +81,8 @@ pub struct User {
     /// There is something to do since the last burst.
     pending: AtomicBool,
     parts: OnceLock<Parts>,
+    /// What `smb=` shares, as long as the network is there.
+    share: Option<Share>,
 }
 
 /// What calls back.
@@ -95,12 +96,6 @@ struct Parts {
 
 fn make(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetError> {
     let config = Config::new(values)?;
-    if config.smb.is_some() {
-        return Err(NetError::failed(match Path::new(SMB_SERVER).exists() {
-            true => "'smb' is not available in this build".to_string(),
-            false => format!("Could not find '{SMB_SERVER}', please install it"),
-        }));
-    }
     let cable = Cable::new(id);
     let backend = User::new(context, cable.plug(Side::Host, 0), config)?;
     Ok(Netdev { kind: KIND.name, cable, backend })
@@ -116,6 +111,8 @@ impl User {
         let watched = epoll.0.try_clone().map_err(|error| system(error.to_string()))?;
         let forwards = config.host_forwards.clone();
         let servers = config.guest_forwards.clone();
+        let share = config.smb.as_deref().map(|shared| Share::new(shared, config.v4.as_ref()));
+        let share = share.transpose()?;
         let user = Arc::new(User {
             plug,
             clocks: context.clocks.clone(),
@@ -123,12 +120,16 @@ impl User {
             queue: Mutex::default(),
             pending: AtomicBool::new(false),
             parts: OnceLock::new(),
+            share,
         });
         for (text, rule) in forwards {
             user.add_rule(&text, rule)?;
         }
         for forward in servers {
             user.add_server(context, forward)?;
+        }
+        for (at, server) in user.share.iter().flat_map(Share::servers) {
+            user.stack.lock().forwards.add_server(at, server);
         }
         let call = |what: fn(&User)| {
             let user = Arc::downgrade(&user);
@@ -262,7 +263,9 @@ impl User {
 
     fn add_server(&self, context: &Context, forward: GuestForward) -> Result<(), NetError> {
         let server = match forward.target {
-            ForwardTarget::Command(command) => Server::Command(command),
+            ForwardTarget::Command(command) => {
+                Server::Command(vec!["/bin/sh".into(), "-c".into(), command.into()])
+            }
             ForwardTarget::Chardev(text) => {
                 let label = format!("guestfwd.tcp.{}", forward.server.port());
                 let failed = |error: Option<ChardevError>| {

@@ -1,7 +1,7 @@
 //! Sockets of the host. None of them ever waits.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -51,6 +51,22 @@ pub fn accept(listener: &TcpListener) -> io::Result<(OwnedFd, SocketAddr)> {
     let fd = OwnedFd::from(stream);
     prepare_stream(&fd);
     Ok((fd, peer))
+}
+
+/// Two ends of a connection, of which a program may get one: servers that inetd could start ask who is
+/// at the other end, and expect an address.
+pub fn pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let ours = TcpStream::connect(listener.local_addr()?)?;
+    loop {
+        let (theirs, peer) = listener.accept()?;
+        // Anybody on this host could have come before.
+        if peer == ours.local_addr()? {
+            ours.set_nodelay(true)?;
+            theirs.set_nodelay(true)?;
+            return Ok((ours, theirs));
+        }
+    }
 }
 
 /// A socket for datagrams.

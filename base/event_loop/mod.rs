@@ -97,6 +97,7 @@ struct Shared {
     waker: Waker,
     wake_pending: WakePending,
     quit: AtomicBool,
+    asleep: AtomicBool,
     watches: Watches,
     jobs: Jobs,
     delays: Delays,
@@ -118,6 +119,7 @@ impl EventLoop {
             waker,
             wake_pending: WakePending::default(),
             quit: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
             watches: Watches::default(),
             jobs: Jobs::default(),
             delays: Delays::default(),
@@ -153,7 +155,10 @@ impl EventLoop {
         let _running = Running::enter(&shared);
 
         let timeout = self.prepare_sleep(timers, may_block)?;
-        if let Err(error) = self.poll.poll(&mut self.events, timeout) {
+        shared.asleep.store(timeout.is_none(), Ordering::Relaxed);
+        let polled = self.poll.poll(&mut self.events, timeout);
+        shared.asleep.store(false, Ordering::Relaxed);
+        if let Err(error) = polled {
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error);
             }
@@ -218,6 +223,12 @@ impl LoopHandle {
     /// Whether the caller runs on this loop's thread, inside the loop.
     pub fn is_current(&self) -> bool {
         RUNNING.get() == Arc::as_ptr(&self.0) as usize
+    }
+
+    /// Whether the loop sleeps, so that work for it would have to wake it first. Only a hint: it may
+    /// wake up or fall asleep at any time.
+    pub fn is_asleep(&self) -> bool {
+        self.0.asleep.load(Ordering::Relaxed)
     }
 
     /// Makes [`EventLoop::run`] return.

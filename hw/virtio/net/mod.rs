@@ -235,7 +235,7 @@ impl Parts {
     fn kick(&self, index: u16) {
         match self.role(index) {
             Role::Receive(pair) => self.receivers[pair].offer_room(),
-            Role::Transmit(pair) => self.senders[pair].schedule(),
+            Role::Transmit(pair) => self.senders[pair].on_kick(),
             Role::Control => self.controls[usize::from(index)].schedule(),
         }
     }

@@ -15,11 +15,16 @@ use crate::virtio::{Chain, VirtQueue};
 /// The longest frame: one that is to be cut, with its headers.
 const MAX_FRAME: u64 = 0x1_0000 + 256;
 
+/// A frame that is sent at once, by the thread of the driver, where that spares a wake-up: copying it
+/// takes less time.
+const SMALL: u64 = 2048;
+
 /// Serves a transmit queue.
 pub(super) struct Sender {
     shared: Arc<Shared>,
     queue: Arc<VirtQueue>,
     plug: Plug,
+    main_loop: LoopHandle,
     job: BottomHalf,
     /// Has one thread at a time send.
     work: Mutex<Work>,
@@ -27,8 +32,8 @@ pub(super) struct Sender {
 
 #[derive(Default)]
 struct Work {
-    /// What the other end had no room for.
-    refused: Option<Chain>,
+    /// What is to be sent next; the other end may have had no room for it.
+    next: Option<Chain>,
     done: Vec<(Chain, u32)>,
 }
 
@@ -47,7 +52,8 @@ impl Sender {
                 }
             });
             let (shared, queue) = (shared.clone(), queue.clone());
-            Sender { shared, queue, plug, job, work: Mutex::default() }
+            let main_loop = main_loop.clone();
+            Sender { shared, queue, plug, main_loop, job, work: Mutex::default() }
         })
     }
 
@@ -58,21 +64,49 @@ impl Sender {
 
     /// Drops what waits.
     pub fn forget(&self) {
-        self.work.lock().refused = None;
+        self.work.lock().next = None;
+    }
+
+    /// The driver has something to be sent. One small frame, such as a question or an answer, goes at
+    /// once if the loop would have to be woken up for it; everything else is the loop's, so that the
+    /// driver can go on meanwhile.
+    pub fn on_kick(&self) {
+        if !self.main_loop.is_asleep() || !self.send_one() {
+            self.schedule();
+        }
+    }
+
+    /// Sends a small frame; whether that was all there is to do.
+    fn send_one(&self) -> bool {
+        let Some(mut work) = self.work.try_lock() else { return false };
+        if work.next.is_some() {
+            return false;
+        }
+        let Some(chain) = self.queue.pop() else { return true };
+        if chain.readable_len() > SMALL || self.send(&chain) == Delivery::Full {
+            work.next = Some(chain);
+            return false;
+        }
+        work.done.push((chain, 0));
+        self.give_back(&mut work.done);
+        let more = self.queue.ask_for_notifications(true);
+        drop(work);
+        self.plug.flush();
+        !more
     }
 
     fn serve(&self) {
         let mut work = self.work.lock();
-        let Work { refused, done } = &mut *work;
+        let Work { next, done } = &mut *work;
         let mut turns = self.queue.max_size();
         'serving: loop {
             self.queue.ask_for_notifications(false);
             while turns > 0
-                && let Some(chain) = refused.take().or_else(|| self.queue.pop())
+                && let Some(chain) = next.take().or_else(|| self.queue.pop())
             {
                 turns -= 1;
                 if self.send(&chain) == Delivery::Full {
-                    *refused = Some(chain);
+                    *next = Some(chain);
                     break 'serving;
                 }
                 done.push((chain, 0));

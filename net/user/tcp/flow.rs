@@ -5,6 +5,9 @@
 //! allows, and kept until the guest acknowledges it. The link to the guest neither delays nor
 //! reorders, and loses only what the guest itself drops: retransmission is plain (RFC 6298's timer
 //! with doubling, three duplicate acknowledgements, one more segment for each partial one).
+//!
+//! A little data is acknowledged a moment later (RFC 9293, 3.8.6.3): mostly its answer carries the
+//! acknowledgement, and the guest is interrupted once instead of twice.
 
 use std::collections::VecDeque;
 use std::io;
@@ -73,6 +76,15 @@ pub enum Phase {
     Established,
 }
 
+/// What is owed to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Acknowledgement {
+    None,
+    /// Within [`super::LATEST_ACK`].
+    Soon,
+    Due,
+}
+
 /// What is to become of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -133,7 +145,9 @@ pub struct Flow {
     backlog: VecDeque<u8>,
     guest_closed: bool,
     shut_down: bool,
-    ack_due: bool,
+    ack: Acknowledgement,
+    /// How far the guest has been told that its data has come.
+    acked: Seq,
 
     /// The oldest byte that the guest has not acknowledged, the next one to send.
     snd_una: Seq,
@@ -205,7 +219,8 @@ impl Flow {
             backlog: VecDeque::new(),
             guest_closed: false,
             shut_down: false,
-            ack_due: false,
+            ack: Acknowledgement::None,
+            acked: Seq(0),
             snd_una: first,
             snd_next: first,
             snd_wnd: 0,
@@ -316,7 +331,7 @@ impl Flow {
             Phase::Established if segment.has(SYN) => {
                 // RFC 9293, 3.10.7.4: tell the guest where we are; if it has forgotten this
                 // connection it says so.
-                self.ack_due = true;
+                self.ack = Acknowledgement::Due;
                 return Fate::Keep;
             }
             Phase::Established => {}
@@ -325,7 +340,7 @@ impl Flow {
             return Fate::Keep;
         }
         if segment.ack > self.snd_next {
-            self.ack_due = true;
+            self.ack = Acknowledgement::Due;
             return Fate::Keep;
         }
         self.on_ack(segment, shared);
@@ -348,7 +363,7 @@ impl Flow {
         // RFC 5961, 3.2: one inside the window might be forged, or come from a guest whose earlier
         // segments were lost; the answer makes it say it again.
         if segment.seq > self.rcv_next && segment.seq < self.rcv_edge {
-            self.ack_due = true;
+            self.ack = Acknowledgement::Due;
         }
         Fate::Keep
     }
@@ -364,7 +379,7 @@ impl Flow {
         self.retries = 0;
         self.deadline = None;
         self.rcv_edge = self.rcv_next;
-        self.ack_due = true;
+        self.ack = Acknowledgement::Due;
         if self.take_data(&Segment { seq: self.rcv_next, ..*segment }, frame, shared) == Fate::Done
         {
             return self.abort(shared);
@@ -418,15 +433,14 @@ impl Flow {
         if segment.len == 0 && !segment.has(FIN) {
             // A probe of a guest that wants to know whether we are there (or how our window is)
             // comes from before the window.
-            self.ack_due |= segment.seq < self.rcv_next;
-            return Fate::Keep;
-        }
-        self.ack_due = true;
-        if segment.seq > self.rcv_next {
+            if segment.seq < self.rcv_next {
+                self.ack = Acknowledgement::Due;
+            }
             return Fate::Keep;
         }
         let known = self.rcv_next.since(segment.seq) as usize;
-        if known > segment.len || self.guest_closed {
+        if segment.seq > self.rcv_next || known > segment.len || self.guest_closed {
+            self.ack = Acknowledgement::Due;
             return Fate::Keep;
         }
         let offered = segment.len - known;
@@ -440,6 +454,12 @@ impl Flow {
             self.guest_closed = true;
             self.shut_down_if_drained();
         }
+        let little = self.rcv_next.since(self.acked) < 2 * u32::from(self.mss);
+        let owed = match little && known == 0 && !self.guest_closed && self.backlog.is_empty() {
+            true => Acknowledgement::Soon,
+            false => Acknowledgement::Due,
+        };
+        self.ack = self.ack.max(owed);
         Fate::Keep
     }
 
@@ -506,7 +526,7 @@ impl Flow {
                 Ok(sent) => {
                     self.backlog.drain(..sent);
                     shared.backlog -= sent;
-                    self.ack_due = true;
+                    self.ack = Acknowledgement::Due;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.writable = false;
@@ -541,7 +561,7 @@ impl Flow {
                 self.arm(shared);
             }
         }
-        if self.ack_due {
+        if self.ack == Acknowledgement::Due {
             self.send(ACK, self.snd_next, None, shared);
         }
         (total, self.fate())
@@ -549,10 +569,22 @@ impl Flow {
 
     /// Whether [`Self::pump`] would send something.
     pub fn has_work(&self, shared: &Shared) -> bool {
-        self.ack_due
+        self.ack == Acknowledgement::Due
             || self.phase == Phase::Established
                 && !self.fin_sent
                 && (self.host_closed || self.readable && self.room(shared) > 0)
+    }
+
+    /// Whether [`Self::acknowledge`] is to be called within [`super::LATEST_ACK`].
+    pub fn acknowledges_soon(&self) -> bool {
+        self.ack == Acknowledgement::Soon
+    }
+
+    /// The acknowledgement that nothing has carried becomes due.
+    pub fn acknowledge(&mut self) {
+        if self.acknowledges_soon() {
+            self.ack = Acknowledgement::Due;
+        }
     }
 
     /// How much may be read for the guest now.
@@ -677,7 +709,8 @@ impl Flow {
     // Endings.
 
     fn fate(&self) -> Fate {
-        let over = self.fin_sent && self.flight() == 0 && self.shut_down && !self.ack_due;
+        let over = self.fin_sent && self.flight() == 0 && self.shut_down;
+        let over = over && self.ack != Acknowledgement::Due;
         if over { Fate::Done } else { Fate::Keep }
     }
 
@@ -750,7 +783,8 @@ impl Flow {
         header.write(&route, len, len > 0, &mut head);
         let offload = self.offload(route.content_offset(), len);
         shared.out.push(OutFrame { head, body: data, offload });
-        self.ack_due = false;
+        self.ack = Acknowledgement::None;
+        self.acked = self.rcv_next;
     }
 
     fn offload(&self, start: usize, len: usize) -> Offload {

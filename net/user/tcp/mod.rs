@@ -26,12 +26,20 @@ const MAX_FLOWS: usize = 16384;
 /// As much one flow may send before the next one gets its turn.
 const TURN: usize = 256 * 1024;
 
+/// The acknowledgement of a little data waits as long for something that carries it: longer than a
+/// program takes to answer, and not long enough to hold up a guest that waits for it before it sends
+/// more (RFC 896).
+const LATEST_ACK: i64 = 500_000;
+
 /// The connections.
 pub struct Table {
     flows: Slots<Entry>,
     by_key: HashMap<FlowKey, Token>,
     /// Flows that may have something for the guest.
     active: VecDeque<Token>,
+    /// Flows that owe the guest an acknowledgement, and by when.
+    acknowledging: Vec<Token>,
+    acknowledge_at: Option<i64>,
     first_numbers: RandomState,
     opened: u64,
     /// No flow has anything to do before.
@@ -42,6 +50,14 @@ struct Entry {
     flow: Flow,
     /// It is in the list of the active.
     active: bool,
+    /// It is in the list of those that owe an acknowledgement.
+    acknowledging: bool,
+}
+
+impl Entry {
+    fn new(flow: Flow) -> Entry {
+        Entry { flow, active: false, acknowledging: false }
+    }
 }
 
 impl Default for Table {
@@ -50,6 +66,8 @@ impl Default for Table {
             flows: Slots::new(MAX_FLOWS),
             by_key: HashMap::new(),
             active: VecDeque::new(),
+            acknowledging: Vec::new(),
+            acknowledge_at: None,
             first_numbers: RandomState::new(),
             opened: 0,
             next_deadline: None,
@@ -115,7 +133,7 @@ impl Table {
         let token = self.flows.insert_with(|token| {
             let socket = open(key.remote, token).map_err(|error| failure = Some(error)).ok()?;
             let flow = Flow::from_guest(key, macs.ours, macs.guest, socket, segment, first);
-            Some(Entry { flow, active: false })
+            Some(Entry::new(flow))
         });
         match (token, failure) {
             (Some(token), _) => {
@@ -151,7 +169,7 @@ impl Table {
             }
             let mut flow = Flow::to_guest(key, our_mac, guest_mac, socket, first);
             flow.offer(shared);
-            Some(Entry { flow, active: false })
+            Some(Entry::new(flow))
         });
         if let Some(token) = token {
             self.by_key.insert(key, token);
@@ -209,6 +227,11 @@ impl Table {
         if let Some(deadline) = entry.flow.deadline() {
             self.next_deadline = Some(self.next_deadline.map_or(deadline, |at| at.min(deadline)));
         }
+        if !entry.acknowledging && entry.flow.acknowledges_soon() {
+            entry.acknowledging = true;
+            self.acknowledging.push(token);
+            self.acknowledge_at.get_or_insert(shared.now + LATEST_ACK);
+        }
         if !entry.active && entry.flow.has_work(shared) {
             entry.active = true;
             self.active.push_back(token);
@@ -251,11 +274,20 @@ impl Table {
 
     /// A time before which [`Self::on_timer`] has nothing to do.
     pub fn next_deadline(&self) -> Option<i64> {
-        self.next_deadline
+        [self.next_deadline, self.acknowledge_at].into_iter().flatten().min()
     }
 
     /// Runs the timers that have expired.
     pub fn on_timer(&mut self, shared: &mut Shared) {
+        if self.acknowledge_at.is_some_and(|at| at <= shared.now) {
+            self.acknowledge_at = None;
+            for token in std::mem::take(&mut self.acknowledging) {
+                let Some(entry) = self.flows.get_mut(token) else { continue };
+                entry.acknowledging = false;
+                entry.flow.acknowledge();
+                self.settle(token, Fate::Keep, shared);
+            }
+        }
         if self.next_deadline.is_none_or(|at| at > shared.now) {
             return;
         }

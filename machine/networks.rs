@@ -142,7 +142,8 @@ impl HostNetworks {
         for network in &networks {
             let has_backend = hub_number(network).is_some() && !alone(&network);
             if !has_backend && !network.cable.occupied(Side::Guest) && !at_hub(network.id()) {
-                warnings.push(format!("netdev {} has no peer", network.id()));
+                let warning = format!("netdev {} has no peer", network.id());
+                warnings.extend(vec![warning; network.cable.lanes()]);
             }
         }
         for nic in self.nics.list() {
@@ -165,8 +166,13 @@ impl HostNetworks {
             text += "hub 0\n";
             for (n, port) in hub.iter().enumerate().rev() {
                 let row = match port.is_nic {
-                    true => nics.iter().find(|nic| nic.name == port.name).map(nic_row),
-                    false => networks.iter().find(|net| net.id() == port.name).map(network_row),
+                    true => {
+                        nics.iter().find(|nic| nic.name == port.name).map(|nic| nic_row(nic, 0))
+                    }
+                    false => networks
+                        .iter()
+                        .find(|net| net.id() == port.name)
+                        .map(|net| network_row(net, 0)),
                 };
                 if let Some(row) = row {
                     text += &format!(" \\ hub0port{n}: {row}");
@@ -176,7 +182,7 @@ impl HostNetworks {
         let at_hub = |name: &str| is_at_hub(&hub, name);
         for network in networks.iter().filter(|network| network.cable.card().is_none()) {
             if !at_hub(network.id()) && hub_number(network).is_none() {
-                text += &network_row(network);
+                (0..network.cable.lanes()).for_each(|lane| text += &network_row(network, lane));
             }
         }
         for nic in nics.iter().filter(|nic| !at_hub(&nic.name)) {
@@ -184,9 +190,11 @@ impl HostNetworks {
             if peer.is_some_and(|peer| hub_number(peer).is_some()) {
                 continue;
             }
-            text += &nic_row(nic);
-            if let Some(network) = peer {
-                text += &format!(" \\ {}", network_row(network));
+            for lane in 0..nic.cable.lanes() {
+                text += &nic_row(nic, lane);
+                if let Some(network) = peer {
+                    text += &format!(" \\ {}", network_row(network, lane));
+                }
             }
         }
         text
@@ -209,7 +217,8 @@ fn hubs(networks: &[Netdev], nics: &[NicEntry]) -> String {
         for (_, port) in ports.iter().rev().filter(|(hub, _)| *hub == number) {
             let nic = nics.iter().find(|nic| Arc::ptr_eq(&nic.cable, &port.cable));
             let there = |network: &&Netdev| network.cable.card().as_deref() == Some(port.id());
-            let row = nic.map(nic_row).or_else(|| networks.iter().find(there).map(network_row));
+            let network = || networks.iter().find(there).map(|network| network_row(network, 0));
+            let row = nic.map(|nic| nic_row(nic, 0)).or_else(network);
             match row {
                 Some(row) => text += &format!(" \\ {}: {row}", port.id()),
                 None => text += &format!(" \\ {}\n", port.id()),
@@ -230,14 +239,20 @@ fn filter(nic: &NicEntry) -> Option<RxFilter> {
     nic.card.upgrade()?.rx_filter()
 }
 
-fn nic_row(nic: &NicEntry) -> String {
-    let NicEntry { name, model, .. } = nic;
-    format!("{name}: index=0,type=nic,model={model},macaddr={}\n", nic.mac())
+/// Only the first of a card's ends tells more than that it is there.
+fn nic_row(nic: &NicEntry, lane: usize) -> String {
+    let about = match lane {
+        0 => format!("model={},macaddr={}", nic.model, nic.mac()),
+        _ => String::new(),
+    };
+    format!("{}: index={lane},type=nic,{about}\n", nic.name_at(lane))
 }
 
-fn network_row(network: &Netdev) -> String {
+fn network_row(network: &Netdev, lane: usize) -> String {
     let (id, kind) = (network.id(), network.kind);
+    // Queues get their numbers from a card.
+    let index = if network.cable.card().is_some() { lane } else { 0 };
     let filters = network.cable.filter_info();
     let heading = if filters.is_empty() { "" } else { "filters:\n" };
-    format!("{id}: index=0,type={kind},{}\n{heading}{filters}", network.backend.info())
+    format!("{id}: index={index},type={kind},{}\n{heading}{filters}", network.backend.info(lane))
 }

@@ -80,7 +80,7 @@ struct Dgram {
 }
 
 impl Backend for Dgram {
-    fn info(&self) -> String {
+    fn info(&self, _lane: usize) -> String {
         self.info.clone()
     }
 }

@@ -37,6 +37,6 @@ pub trait End: Send + Sync {
 /// What `-netdev` makes: the owner of the ends on the host's side of a cable. Dropping it closes
 /// everything.
 pub trait Backend: Any + Send + Sync {
-    /// What `info network` shows after `index=0,type=user,`.
-    fn info(&self) -> String;
+    /// What `info network` shows of a lane after `index=0,type=user,`.
+    fn info(&self, lane: usize) -> String;
 }

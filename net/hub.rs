@@ -127,7 +127,7 @@ impl End for Port {
 }
 
 impl Backend for Port {
-    fn info(&self) -> String {
+    fn info(&self, _lane: usize) -> String {
         format!("hub {}", self.hub)
     }
 }

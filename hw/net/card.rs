@@ -116,6 +116,8 @@ pub trait Card: Send + Sync {
 pub struct NicEntry {
     /// Its id, or a name that was made up.
     pub name: String,
+    /// The number in a name that was made up.
+    number: Option<usize>,
     /// Its type.
     pub model: &'static str,
     /// Its path in the object tree.
@@ -134,6 +136,14 @@ impl NicEntry {
     /// The address that it goes by now.
     pub fn mac(&self) -> MacAddr {
         self.card.upgrade().map(|card| card.mac()).unwrap_or_default()
+    }
+
+    /// What the end of a lane of its cable is called: it has one at each lane of the network's.
+    pub fn name_at(&self, lane: usize) -> String {
+        match self.number {
+            Some(number) => format!("{}.{}", self.model, number + lane),
+            None => self.name.clone(),
+        }
     }
 
     /// The operator has looked at its filter, and may be told of changes again.
@@ -229,9 +239,11 @@ impl Nics {
     ) -> Result<Socket, CardError> {
         let made_up = || {
             let entries = self.entries.lock();
-            format!("{model}.{}", entries.iter().filter(|entry| entry.model == model).count())
+            let alike = entries.iter().filter(|entry| entry.model == model);
+            let number = alike.map(|entry| entry.cable.lanes()).sum();
+            (format!("{model}.{number}"), Some(number))
         };
-        let name = identity.id.clone().unwrap_or_else(made_up);
+        let (name, number) = identity.id.clone().map_or_else(made_up, |id| (id, None));
         let cable = match &props.netdev {
             Some(NetdevId(id)) => {
                 let network = self.networks.get(id);
@@ -246,7 +258,7 @@ impl Nics {
         };
         let path = identity.path.clone();
         let mac = self.take_mac(props.mac);
-        Ok(Socket { nics: self.clone(), name, model, path, cable, mac })
+        Ok(Socket { nics: self.clone(), name, number, model, path, cable, mac })
     }
 
     fn take_mac(&self, given: MacAddr) -> MacAddr {
@@ -275,6 +287,7 @@ fn place(mac: MacAddr) -> Option<usize> {
 pub struct Socket {
     nics: Arc<Nics>,
     name: String,
+    number: Option<usize>,
     model: &'static str,
     path: String,
     cable: Arc<Cable>,
@@ -307,6 +320,7 @@ impl Socket {
         self.cable.set_card(Some(self.name.clone()));
         self.nics.entries.lock().push(NicEntry {
             name: self.name.clone(),
+            number: self.number,
             model: self.model,
             path: self.path.clone(),
             cable: self.cable.clone(),

@@ -52,7 +52,7 @@ impl End for Wire {
 }
 
 impl Backend for Wire {
-    fn info(&self) -> String {
+    fn info(&self, _lane: usize) -> String {
         String::new()
     }
 }

@@ -134,6 +134,9 @@ impl NetFilter {
         let network = common.netdev.as_deref().and_then(|netdev| context.networks.get(netdev));
         let missing = || NetError::failed("Parameter 'netdev' expects a network backend id");
         let cable = network.ok_or_else(missing)?.cable;
+        if cable.lanes() > 1 {
+            return Err(NetError::failed("multiqueue is not supported"));
+        }
         let gate = Arc::new(Gate::new(common)?);
         let place = place(&cable, common)?;
         let interval = Arc::new(AtomicU32::new(kind.interval().unwrap_or(0)));

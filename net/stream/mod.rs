@@ -346,7 +346,7 @@ impl End for Stream {
 }
 
 impl Backend for Stream {
-    fn info(&self) -> String {
+    fn info(&self, _lane: usize) -> String {
         match &*self.state.lock() {
             State::Connected { connection, .. } => connection.name(),
             State::Idle(why) => (*why).into(),

@@ -26,7 +26,7 @@ fn frames_cross_in_both_directions() {
         address: SocketAddress::Unix { path: path.clone(), abstract_name: false, tight: true },
     };
     assert!(bed.events.lock().contains(&event));
-    assert_eq!(client.netdev.backend.info(), format!("unix:{path}"));
+    assert_eq!(client.netdev.backend.info(0), format!("unix:{path}"));
     let frames: Vec<Vec<u8>> = (60..160).map(|len| vec![len as u8; len * 9]).collect();
     for frame in &frames {
         while client.send(frame) == Delivery::Full {

@@ -59,14 +59,16 @@ const DEFAULT_BRIDGE: &str = "br0";
 /// The owner of the ends.
 struct Network {
     ends: Vec<Arc<Packets<Tap>>>,
-    info: String,
+    /// Of each end, or one for all.
+    info: Vec<String>,
     /// Runs when the network goes: a script, and the name of the interface.
     down: Option<(String, String)>,
 }
 
 impl Backend for Network {
-    fn info(&self) -> String {
-        self.info.clone()
+    fn info(&self, lane: usize) -> String {
+        let info = self.info.get(lane).or(self.info.first());
+        info.cloned().unwrap_or_default()
     }
 }
 
@@ -102,7 +104,7 @@ fn make_tap(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetE
             ));
         }
         let taps = vec![Tap::of(passed(id, number)?)?];
-        return finish(context, KIND.name, id, taps, format!("fd={number}"), None);
+        return finish(context, KIND.name, id, taps, vec![format!("fd={number}")], None);
     }
     if let Some(numbers) = values.text("fds") {
         if given(&["ifname", "script", "downscript", "vnet_hdr", "helper", "queues", "vhostfd"]) {
@@ -113,7 +115,8 @@ fn make_tap(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetE
         }
         let one = |number: &str| Tap::of(passed(id, number)?);
         let taps = numbers.split(':').map(one).collect::<Result<Vec<_>, _>>()?;
-        return finish(context, KIND.name, id, taps, format!("fds={numbers}"), None);
+        let info = numbers.split(':').map(|number| format!("fd={number}")).collect();
+        return finish(context, KIND.name, id, taps, info, None);
     }
     if let Some(helper) = values.text("helper") {
         if given(&["ifname", "script", "downscript", "vnet_hdr", "queues", "vhostfds"]) {
@@ -124,7 +127,7 @@ fn make_tap(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetE
         }
         let bridge = values.text("br").unwrap_or(DEFAULT_BRIDGE);
         let taps = vec![Tap::of(helper::open(helper, bridge)?)?];
-        return finish(context, KIND.name, id, taps, format!("helper={helper}"), None);
+        return finish(context, KIND.name, id, taps, vec![format!("helper={helper}")], None);
     }
     if values.has("vhostfds") {
         return Err(NetError::failed("vhostfds= is invalid if fds= wasn't specified"));
@@ -150,7 +153,7 @@ fn make_tap(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetE
         script::run(script, &name)?;
     }
     let word = |script: &Option<String>| script.clone().unwrap_or("no".into());
-    let info = format!("ifname={name},script={},downscript={}", word(&up), word(&down));
+    let info = vec![format!("ifname={name},script={},downscript={}", word(&up), word(&down))];
     finish(context, KIND.name, id, taps, info, down.map(|script| (script, name)))
 }
 
@@ -158,7 +161,7 @@ fn make_bridge(context: &Context, id: &str, values: &Values) -> Result<Netdev, N
     let helper = values.text("helper").map_or_else(helper::default, Into::into);
     let bridge = values.text("br").unwrap_or(DEFAULT_BRIDGE);
     let taps = vec![Tap::of(helper::open(&helper, bridge)?)?];
-    finish(context, BRIDGE.name, id, taps, format!("helper={helper},br={bridge}"), None)
+    finish(context, BRIDGE.name, id, taps, vec![format!("helper={helper},br={bridge}")], None)
 }
 
 /// In-kernel virtio is an accelerator of the host's. Without the host's device it is refused, as
@@ -193,7 +196,7 @@ fn finish(
     kind: &'static str,
     id: &str,
     taps: Vec<Tap>,
-    info: String,
+    info: Vec<String>,
     down: Option<(String, String)>,
 ) -> Result<Netdev, NetError> {
     let cable = Cable::new(id);

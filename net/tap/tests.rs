@@ -126,7 +126,7 @@ mod inside {
         let tap = |name| format!("tap,id={name},ifname={name},script=no,downscript=no");
         let near = bed.guest(&tap("t0")).unwrap();
         let far = bed.guest(&tap("t1")).unwrap();
-        assert_eq!(near.netdev.backend.info(), "ifname=t0,script=no,downscript=no");
+        assert_eq!(near.netdev.backend.info(0), "ifname=t0,script=no,downscript=no");
         shell("for tap in t0 t1; do ip link set $tap master br0 up; done");
         talk(&mut bed, &near, &far);
         let error = bed.guest("tap,id=x,ifname=t0,script=no").err().unwrap().to_string();
@@ -204,7 +204,7 @@ mod inside {
         let mut bed = Bed::new();
         let near = bed.guest("bridge,id=a").unwrap();
         let helper = super::super::helper::PLACES[0];
-        assert_eq!(near.netdev.backend.info(), format!("helper={helper},br=br0"));
+        assert_eq!(near.netdev.backend.info(0), format!("helper={helper},br=br0"));
         let far = bed.guest(&format!("tap,id=b,br=br0,helper={helper}")).unwrap();
         talk(&mut bed, &near, &far);
         let error = bed.guest("bridge,id=c,br=br1").err().unwrap().to_string();

@@ -328,7 +328,7 @@ impl End for User {
 }
 
 impl Backend for User {
-    fn info(&self) -> String {
+    fn info(&self, _lane: usize) -> String {
         let stack = self.stack.lock();
         let net = stack.config.v4.map(|net| net.net);
         let net = net.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);

@@ -15,7 +15,7 @@ pub const READY: &str = "rhea-guest: ready";
 /// The line that `/init` prints before it hands the console to a shell.
 pub const SHELL: &str = "rhea-guest: shell";
 
-const SCRIPTS: [(&str, &str); 16] = [
+const SCRIPTS: [(&str, &str); 20] = [
     ("nap", include_str!("guest/nap")),
     ("report", include_str!("guest/report")),
     ("stress", include_str!("guest/stress")),
@@ -30,9 +30,16 @@ const SCRIPTS: [(&str, &str); 16] = [
     ("input", include_str!("guest/input")),
     ("network", include_str!("guest/network")),
     ("network-bench", include_str!("guest/network-bench")),
+    ("network-busy", include_str!("guest/network-busy")),
+    ("network-drivers", NETWORK_DRIVERS),
     ("network-lease", include_str!("guest/network-lease")),
+    ("network-peer", include_str!("guest/network-peer")),
+    ("network-talker", include_str!("guest/network-talker")),
     ("workloads", include_str!("guest/workloads")),
 ];
+
+/// Loads drivers of network cards, in this guest and in others.
+pub(crate) const NETWORK_DRIVERS: &str = include_str!("guest/network-drivers");
 
 /// Builds the guest around a static busybox.
 pub fn build(busybox: &Path) -> Result<Vec<u8>> {
@@ -57,13 +64,17 @@ pub fn build_with_tools(busybox: &Path, tools: &Path) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// Builds the guest with the kernel modules in a directory.
-pub fn build_with_modules(busybox: &Path, modules: &Path) -> Result<Vec<u8>> {
+/// Builds the guest with the kernel modules in a directory, and with more programs.
+pub fn build_with_modules(busybox: &Path, modules: &Path, programs: &[&Path]) -> Result<Vec<u8>> {
     let mut archive = base(busybox)?;
     archive.directory("lib/modules");
     for path in crate::assets::list(modules)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         archive.file(&format!("lib/modules/{name}"), 0o644, &read(&path)?);
+    }
+    for program in programs {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        archive.file(&format!("bin/{name}"), 0o755, &read(program)?);
     }
     Ok(archive.finish())
 }

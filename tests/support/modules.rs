@@ -108,6 +108,8 @@ pub struct Modular {
     pub kernel: PathBuf,
     /// The guest.
     pub initrd: PathBuf,
+    /// The directory of the modules alone.
+    pub modules: PathBuf,
 }
 
 /// The kernel and the guest with drivers of virtio devices, fetched first if they are not there yet.
@@ -118,6 +120,17 @@ pub fn get() -> Result<Modular> {
 /// The kernel and the guest with drivers of network cards.
 pub fn network() -> Result<Modular> {
     prepare(&NETWORK)
+}
+
+/// The same with a program of our own.
+pub fn network_with(program: &Path) -> Result<Modular> {
+    let modular = network()?;
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    let initrd = modular.initrd.with_file_name(format!("initrd-{name}.cpio"));
+    let busybox = assets::get()?.busybox();
+    let _lock = assets::lock(&assets::cache_directory()?)?;
+    replace(&initrd, &initrd::build_with_modules(&busybox, &modular.modules, &[program])?)?;
+    Ok(Modular { initrd, ..modular })
 }
 
 /// The kernel and the guest with drivers of display adapters.
@@ -138,9 +151,13 @@ fn prepare(set: &Set) -> Result<Modular> {
     if !fs::read_to_string(dir.join("stamp")).is_ok_and(|stamp| stamp == LAYOUT) {
         fetch(set, &cache.join("unpack-modules"), &dir)?;
     }
-    let modular = Modular { kernel: dir.join("vmlinuz"), initrd: dir.join("initrd.cpio") };
+    let modular = Modular {
+        kernel: dir.join("vmlinuz"),
+        initrd: dir.join("initrd.cpio"),
+        modules: dir.join("lib"),
+    };
     // The scripts are part of this program and may have changed since.
-    replace(&modular.initrd, &initrd::build_with_modules(&busybox, &dir.join("lib"))?)?;
+    replace(&modular.initrd, &initrd::build_with_modules(&busybox, &modular.modules, &[])?)?;
     Ok(modular)
 }
 

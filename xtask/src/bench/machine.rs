@@ -43,7 +43,7 @@ pub struct Row {
     pub measure: fn(&Assets, &Contender) -> Result<Measured>,
 }
 
-pub const ROWS: [Row; 13] = [
+pub const ROWS: [Row; 14] = [
     Row {
         name: "start-none",
         runs: 15,
@@ -71,9 +71,10 @@ pub const ROWS: [Row; 13] = [
     Row {
         name: "network-virtio",
         runs: 3,
-        measure: |_, who| network::measure(who, "virtio-net-pci"),
+        measure: |_, who| network::by_user(who, "virtio-net-pci"),
     },
-    Row { name: "network-e1000", runs: 3, measure: |_, who| network::measure(who, "e1000") },
+    Row { name: "network-e1000", runs: 3, measure: |_, who| network::by_user(who, "e1000") },
+    Row { name: "network-passt", runs: 3, measure: |_, who| network::by_passt(who) },
     Row { name: "image-convert", runs: 3, measure: |_, who| disks::convert(who) },
     Row { name: "image-tables", runs: 3, measure: |_, who| disks::tables(who) },
     Row { name: "image-random", runs: 3, measure: |_, who| disks::random(who) },

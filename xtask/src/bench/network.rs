@@ -1,45 +1,95 @@
 //! Rows about the network: TCP between a guest and a server on the host's loopback interface, through
-//! the user-mode network.
+//! the user-mode network or through passt.
 
 use super::machine::Contender;
 use super::results::{Measured, Metric, Unit};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use testbed::modules;
+use testbed::{host, modules, programs};
 
 /// Round trips that are taken, and those before, which do not count.
 const ROUND_TRIPS: usize = 2000;
 const WARM_UP: usize = 200;
+/// Connections that are made.
+const CONNECTIONS: usize = 500;
 /// Bytes that go each way; `guest/network-bench` sends as many.
 const LEN: usize = 64 << 20;
 const PIECE: usize = 1 << 18;
 
-/// Echo latency and cost of a KiB each way, through a card.
-pub fn measure(who: &Contender, card: &str) -> Result<Measured> {
-    let guest = modules::network()?;
+/// Through the emulator's own user-mode network, by a card.
+pub fn by_user(who: &Contender, card: &str) -> Result<Measured> {
+    measure(who, card, card, "user")
+}
+
+/// Through passt, which is a process of its own.
+pub fn by_passt(who: &Contender) -> Result<Measured> {
+    let scratch = tempfile::tempdir()?;
+    let socket = scratch.path().join("socket");
+    let _passt = Passt::start(&socket)?;
+    let netdev = format!("stream,addr.type=unix,addr.path={}", socket.display());
+    measure(who, "virtio-net-pci", "passt", &netdev)
+}
+
+/// Passt, which ends with this at the latest.
+struct Passt(Child);
+
+impl Passt {
+    fn start(socket: &Path) -> Result<Self> {
+        let mut command = host::program("passt", "passt").map_err(|reason| anyhow!(reason))?;
+        command.args(["--foreground", "--quiet", "--one-off", "--ipv4-only"]);
+        command.args(["--address", "10.0.2.15", "--netmask", "24", "--gateway", "10.0.2.2"]);
+        let child = command.arg("--socket").arg(socket).stderr(Stdio::null()).spawn()?;
+        let passt = Self(child);
+        let begun = Instant::now();
+        while !socket.exists() {
+            ensure!(begun.elapsed() < Duration::from_secs(10), "passt does not listen");
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(passt)
+    }
+}
+
+impl Drop for Passt {
+    fn drop(&mut self) {
+        // Both fail only if it has ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Echo latency, time for a connection, and cost of a KiB each way.
+fn measure(who: &Contender, card: &str, name: &str, netdev: &str) -> Result<Measured> {
+    let guest = modules::network_with(&programs::talker()?)?;
     let (echo, latency) = serve(echo)?;
     let (from, download) = serve(download)?;
     let (to, upload) = serve(upload)?;
+    let (end, connections) = accept()?;
+    let ports = format!("rhea.echo={echo} rhea.from={from} rhea.to={to}");
     let scripts = format!(
-        "network,network-bench,poweroff rhea.echo={echo} rhea.from={from} rhea.to={to} rhea.bench=1"
+        "network,network-bench,network-talker,poweroff {ports} \
+         rhea.talk=connect,10.0.2.2:{end},{CONNECTIONS} rhea.bench=1"
     );
     let ended = who
         .launch()
         .args(["-nographic", "-no-reboot", "-vga", "none", "-m", "512"])
-        .args(["-netdev", "user,id=n", "-device", &format!("{card},netdev=n")])
+        .args(["-netdev", &format!("{netdev},id=n"), "-device", &format!("{card},netdev=n")])
         .kernel(&guest.kernel, &guest.initrd, &scripts)
         .run()?;
     let result = |thread: JoinHandle<io::Result<f64>>| {
         thread.join().ok().context("a server")?.with_context(|| ended.stdout.clone())
     };
-    let metric = |name: &str, what: &str| {
-        Metric::new(&format!("network/{card}/{name}"), what, Unit::Nanoseconds)
+    let metric = |which: &str, what: &str| {
+        let what = format!("{name}: {what}");
+        Metric::new(&format!("network/{name}/{which}"), &what, Unit::Nanoseconds)
     };
     Ok(vec![
         (metric("echo", "a byte to the guest and back, TCP"), result(latency)?),
+        (metric("connect", "a connection made and closed"), result(connections)?),
         (metric("download", "a KiB to the guest, TCP"), result(download)?),
         (metric("upload", "a KiB from the guest, TCP"), result(upload)?),
     ])
@@ -50,6 +100,24 @@ fn serve(serve: fn(TcpStream) -> io::Result<f64>) -> Result<(u16, JoinHandle<io:
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
     Ok((port, thread::spawn(move || serve(listener.accept()?.0))))
+}
+
+/// Takes connections and closes them; the median time from one to the next.
+fn accept() -> Result<(u16, JoinHandle<io::Result<f64>>)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let times = move || {
+        let mut times = Vec::with_capacity(CONNECTIONS);
+        let mut begun = Instant::now();
+        for _ in 0..CONNECTIONS {
+            drop(listener.accept()?);
+            times.push(begun.elapsed());
+            begun = Instant::now();
+        }
+        times.sort();
+        Ok(nanoseconds(times[CONNECTIONS / 2]))
+    };
+    Ok((port, thread::spawn(times)))
 }
 
 /// Median time of a round trip.

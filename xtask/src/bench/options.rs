@@ -8,8 +8,8 @@ pub const HELP: &str = "\
 Usage: cargo xtask bench [OPTION...] [ROW...]
 
 Rows: start-none, start-pc, boot, idle, vnc-tight, vnc-zrle, network-virtio,
-network-e1000, image-convert, image-tables, image-random, disk-virtio,
-disk-ide; the groups of work in a guest integer, floating, vector, memory,
+network-e1000, network-passt, image-convert, image-tables, image-random,
+disk-virtio, disk-ide; the groups of work in a guest integer, floating, vector, memory,
 system, code, smp; or single workloads, as in integer/sieve. Without any, all.
 
   --repeat N        runs of each (3)

@@ -16,6 +16,21 @@ fn new_loop() -> (EventLoop, LoopHandle) {
 }
 
 #[test]
+fn who_waits_is_asleep() {
+    let (mut event_loop, handle) = new_loop();
+    event_loop.run_once(&(), false).unwrap();
+    assert!(!handle.is_asleep());
+    std::thread::scope(|scope| {
+        scope.spawn(|| event_loop.run(&()).unwrap());
+        while !handle.is_asleep() {
+            std::thread::yield_now();
+        }
+        handle.quit();
+    });
+    assert!(!handle.is_asleep());
+}
+
+#[test]
 fn jobs_run_in_order_and_on_the_loop_thread() {
     let (mut event_loop, handle) = new_loop();
     let order = Arc::new(Mutex::new(Vec::new()));

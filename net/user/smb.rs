@@ -108,6 +108,17 @@ fn configure(own: &Path, shared: &Path) -> std::io::Result<String> {
 mod tests {
     use super::*;
 
+    /// Words of QEMU 10.0.2.
+    #[test]
+    fn what_is_missing_is_named() {
+        let words = match Path::new(SERVER).exists() {
+            true => "Error accessing shared directory '/nowhere': No such file or directory",
+            false => "Could not find '/usr/sbin/smbd', please install it",
+        };
+        let error = Share::new(Path::new("/nowhere"), None).err().unwrap();
+        assert_eq!(error.to_string(), words);
+    }
+
     #[test]
     fn a_directory_is_one_option_whatever_its_name() {
         let configuration = configure(Path::new("/tmp/own"), Path::new("/a b/c")).unwrap();

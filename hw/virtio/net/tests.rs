@@ -179,6 +179,25 @@ fn what_does_not_fit_waits_in_the_queue() {
 }
 
 #[test]
+fn a_small_frame_goes_at_once_while_the_loop_sleeps() {
+    let mut bed = Bed::new(&[], VERSION_1);
+    bed.offer(TX, &[(BUFFERS, 72, false)]);
+    let Bed { event_loop, queues, wire, .. } = &mut bed;
+    let handle = event_loop.handle();
+    std::thread::scope(|scope| {
+        scope.spawn(|| event_loop.run(&()).unwrap());
+        while !handle.is_asleep() {
+            std::thread::yield_now();
+        }
+        queues[TX].kick();
+        let sent = wire.frames.lock().len();
+        handle.quit();
+        assert_eq!(sent, 1);
+    });
+    assert_eq!(bed.collect(TX), [0]);
+}
+
+#[test]
 fn frames_are_put_into_several_buffers() {
     let mut bed = Bed::new(&[], VERSION_1 | feature::MRG_RXBUF);
     let bytes = frame(OWN, 2500);

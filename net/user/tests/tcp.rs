@@ -127,6 +127,31 @@ fn both_directions_carry_bytes_and_close_one_by_one() {
 }
 
 #[test]
+fn a_little_data_is_acknowledged_by_its_answer_or_soon() {
+    let mut world = World::new("");
+    let (listener, remote) = listen();
+    let mut guest = Guest::open(&mut world, remote);
+    let mut stream = accept(&listener);
+    guest.send(&world, ACK, b"ask");
+    world.expect_none(tcp_segment);
+    stream.write_all(b"answer").unwrap();
+    let (_, answer, data) = world.expect(tcp_segment);
+    assert_eq!((answer.ack, &data[..]), (guest.seq, &b"answer"[..]));
+    guest.ack = guest.ack.plus(6);
+
+    guest.send(&world, ACK, b"tell");
+    world.expect_none(tcp_segment);
+    world.pass(0.0005);
+    let (_, answer, data) = world.expect(tcp_segment);
+    assert_eq!((answer.ack, data.len()), (guest.seq, 0));
+
+    guest.send(&world, ACK, &content(1460));
+    guest.send(&world, ACK, &content(1460));
+    let (_, answer, _) = world.expect(tcp_segment);
+    assert_eq!(answer.ack, guest.seq, "every second segment is acknowledged at once");
+}
+
+#[test]
 fn the_host_may_close_first() {
     let mut world = World::new("");
     let (listener, remote) = listen();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::consoles::Pace;
-use crate::text::TextConsole;
+use crate::text::VcTerminal;
 use crate::{Adapter, Cursor, SizeWish, Surface, TextScreen, Viewer};
 
 /// Which head of which device a console shows.
@@ -25,7 +25,7 @@ pub struct Console {
     label: String,
     place: Place,
     adapter: Arc<dyn Adapter>,
-    terminal: Option<Arc<TextConsole>>,
+    terminal: Option<Arc<VcTerminal>>,
     surface: RwLock<Surface>,
     viewers: Mutex<Vec<Arc<dyn Viewer>>>,
     cursor: Mutex<Cursor>,
@@ -54,7 +54,7 @@ impl Console {
     }
 
     /// The screen and the keys of a character device.
-    pub(crate) fn of_text(index: usize, terminal: Arc<TextConsole>, pace: Arc<Pace>) -> Arc<Self> {
+    pub(crate) fn of_text(index: usize, terminal: Arc<VcTerminal>, pace: Arc<Pace>) -> Arc<Self> {
         let (label, adapter) = (terminal.label().to_owned(), terminal.clone());
         Arc::new(Console {
             index,
@@ -70,7 +70,7 @@ impl Console {
     }
 
     /// What takes keys here, if that is not the guest.
-    pub fn terminal(&self) -> Option<&Arc<TextConsole>> {
+    pub fn terminal(&self) -> Option<&Arc<VcTerminal>> {
         self.terminal.as_ref()
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base::chardev::{VcKeyboard, VcScreen, VcScreens, VcSize};
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::text::TextConsole;
+use crate::text::VcTerminal;
 use crate::{Adapter, Console, Place};
 
 /// Between frames while something changes.
@@ -129,7 +129,7 @@ impl Consoles {
 impl VcScreens for Consoles {
     fn open(&self, label: &str, size: VcSize, keyboard: VcKeyboard) -> Arc<dyn VcScreen> {
         let pace = self.pace.clone();
-        let terminal = TextConsole::new(label, size, keyboard, move || pace.nudge());
+        let terminal = VcTerminal::new(label, size, keyboard, move || pace.nudge());
         let mut texts = self.texts.write();
         let index = texts.len();
         texts.push(Console::of_text(index, terminal.clone(), self.pace.clone()));

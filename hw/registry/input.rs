@@ -5,7 +5,7 @@ use base::props::Props;
 use super::{Done, Setting, Slots, parse};
 use crate::virtio;
 use crate::virtio::input::{InputProps, WheelProps};
-use crate::virtio::pci::{InterfaceProps, Interfaces, Place, VirtioPciProps};
+use crate::virtio::pci::{InterfaceProps, Place, VirtioPciProps};
 
 #[derive(Debug, Props)]
 pub(super) struct VirtioKeyboardProps {
@@ -15,6 +15,8 @@ pub(super) struct VirtioKeyboardProps {
     pci: VirtioPciProps,
     #[prop(flatten)]
     interfaces: InterfaceProps,
+    #[prop(default = 2)]
+    vectors: u32,
 }
 
 #[derive(Debug, Props)]
@@ -48,20 +50,24 @@ pub(super) fn virtio_tablet(settings: &[Setting<'_>], slots: &mut dyn Slots) -> 
 fn virtio_input(
     type_name: &'static str,
     kind: virtio::input::Kind,
-    mut props: VirtioKeyboardProps,
+    props: VirtioKeyboardProps,
     wheel_axis: bool,
     slots: &mut dyn Slots,
 ) -> Done {
-    props.pci.prefer_vectors(virtio::input::VECTORS);
-    // There never were legacy drivers.
-    let modern = !props.interfaces.disable_modern;
-    let interfaces = Interfaces { legacy: false, modern };
+    let VirtioKeyboardProps { input, pci, interfaces, vectors } = props;
     let seat = virtio::input::Seat {
         bus: slots.pci(),
-        place: Place { type_name, interfaces, props: &props.pci, beside: None },
+        place: Place {
+            type_name,
+            interfaces: interfaces.modern(),
+            class: 0,
+            vectors,
+            props: &pci,
+            beside: None,
+        },
         msi: slots.msi(),
         router: slots.input(),
     };
-    virtio::input::plug(seat, kind, &props.input, wheel_axis)?;
+    virtio::input::plug(seat, kind, &input, wheel_axis)?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::net::pcnet::{Pcnet, PcnetProps};
 use crate::net::rtl8139::{Rtl8139, Rtl8139Props};
 use crate::pci::PciFunction;
 use crate::virtio::net::{self as virtio_net, Net, NetProps};
-use crate::virtio::pci::{InterfaceProps, Interfaces, Place, VirtioPciProps};
+use crate::virtio::pci::{InterfaceProps, Interfaces, Place, QueueProps, VirtioPciProps};
 
 /// Properties of network cards of any form but the one that is told its interfaces.
 #[derive(Debug, Props)]
@@ -19,6 +19,8 @@ pub(super) struct VirtioNetProps {
     net: NetProps,
     #[prop(flatten)]
     pci: VirtioPciProps,
+    #[prop(flatten)]
+    queues: QueueProps,
 }
 
 #[derive(Debug, Props)]
@@ -51,10 +53,17 @@ fn virtio_net(
     props: &VirtioNetProps,
     slots: &mut dyn Slots,
 ) -> Done {
-    let VirtioNetProps { net, pci } = props;
+    let VirtioNetProps { net, pci, queues } = props;
     let placement = virtio_net::Placement {
         bus: slots.pci(),
-        place: Place { type_name, interfaces, props: pci, beside: None },
+        place: Place {
+            type_name,
+            interfaces,
+            class: 0,
+            vectors: queues.vectors,
+            props: pci,
+            beside: None,
+        },
         identity: slots.identity(),
         main_loop: slots.main_loop().clone(),
         nics: slots.nics().clone(),

@@ -9,7 +9,7 @@ use super::{DeviceError, Done, Fact, Setting, Slots, Worker, parse};
 use crate::storage::floppy::{self, FloppyProps};
 use crate::storage::ide::{self, CdProps, CfProps, HdProps};
 use crate::virtio::blk::{Blk, BlkProps, Placement};
-use crate::virtio::pci::{InterfaceProps, Interfaces, Place, VirtioPciProps};
+use crate::virtio::pci::{InterfaceProps, Interfaces, Place, QueueProps, VirtioPciProps};
 
 /// The disk of a device's `drive` property. The device takes it with [`Backend::plug`].
 pub fn drive(
@@ -34,8 +34,12 @@ pub fn drive(
 pub(super) struct VirtioBlkProps {
     #[prop(flatten)]
     blk: BlkProps,
+    /// Class and subclass, if not the usual.
+    class: u32,
     #[prop(flatten)]
     pci: VirtioPciProps,
+    #[prop(flatten)]
+    queues: QueueProps,
 }
 
 #[derive(Debug, Props)]
@@ -68,7 +72,7 @@ fn virtio_blk(
     props: &VirtioBlkProps,
     slots: &mut dyn Slots,
 ) -> Done {
-    let VirtioBlkProps { blk, pci } = props;
+    let VirtioBlkProps { blk, class, pci, queues } = props;
     let id = blk.disk.drive.as_ref().ok_or(DeviceError::NoDrive)?;
     let backend = drive(slots, "virtio-blk-device", id)?;
     let worker = match &blk.iothread {
@@ -77,7 +81,14 @@ fn virtio_blk(
     };
     let placement = Placement {
         bus: slots.pci(),
-        place: Place { type_name, interfaces, props: pci, beside: None },
+        place: Place {
+            type_name,
+            interfaces,
+            class: *class,
+            vectors: queues.vectors,
+            props: pci,
+            beside: None,
+        },
         identity: slots.identity(),
         worker,
         processors: slots.processors(),

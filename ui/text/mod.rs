@@ -42,7 +42,7 @@ pub enum EditKey {
 }
 
 /// The screen and the keys of a character device.
-pub struct TextConsole {
+pub struct VcTerminal {
     label: String,
     keyboard: VcKeyboard,
     terminal: Mutex<Terminal>,
@@ -54,7 +54,7 @@ pub struct TextConsole {
     hurry: Box<dyn Fn() + Send + Sync>,
 }
 
-impl TextConsole {
+impl VcTerminal {
     /// An empty screen; `hurry` is called when something is written to it.
     pub fn new(
         label: &str,
@@ -65,7 +65,7 @@ impl TextConsole {
         let columns = size.columns.unwrap_or(USUAL_SIZE.0).clamp(1, MAX_SIZE.0);
         let rows = size.rows.unwrap_or(USUAL_SIZE.1).clamp(1, MAX_SIZE.1);
         let terminal = Terminal::new(columns, rows);
-        Arc::new(TextConsole {
+        Arc::new(VcTerminal {
             label: label.into(),
             keyboard,
             terminal: Mutex::new(terminal),
@@ -118,7 +118,7 @@ impl TextConsole {
     }
 }
 
-impl VcScreen for TextConsole {
+impl VcScreen for VcTerminal {
     fn write(&self, bytes: &[u8]) {
         let mut terminal = self.terminal.lock();
         terminal.write(bytes);
@@ -131,7 +131,7 @@ impl VcScreen for TextConsole {
     }
 }
 
-impl Adapter for TextConsole {
+impl Adapter for VcTerminal {
     fn refresh(&self, surface: &mut Surface, full: bool) -> Damage {
         let mut damage = Damage::default();
         if !self.changed.swap(false, Ordering::AcqRel) && !full && surface.width() > 0 {
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn what_is_written_is_drawn() {
         let size = VcSize { columns: Some(4), rows: Some(2) };
-        let console = TextConsole::new("x", size, VcKeyboard::default(), || {});
+        let console = VcTerminal::new("x", size, VcKeyboard::default(), || {});
         let mut surface = Surface::default();
         assert!(console.refresh(&mut surface, false).resized);
         assert_eq!((surface.width(), surface.height()), (32, 32));

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use ui::{Adapter, Consoles, Cursor, Damage, SizeWish, Surface};
 
 use super::pci::{
-    Interfaces, Kind, Place, Shape, VirtioPci, VirtioPciError, VirtioPciProps, Wiring,
+    Beside, InterfaceProps, Kind, Place, Shape, VirtioPci, VirtioPciError, VirtioPciProps, Wiring,
 };
 use super::{Chain, Model, ToDriver, VirtQueue};
 use crate::display::std_vga::VgaError;
@@ -73,6 +73,27 @@ pub struct GpuPciProps {
     /// Its transport.
     #[prop(flatten)]
     pub pci: VirtioPciProps,
+    /// Its registers.
+    #[prop(flatten)]
+    pub interfaces: InterfaceProps,
+    /// Has no effect: notifications never wait.
+    pub ioeventfd: bool,
+    /// How many MSI-X vectors there are.
+    #[prop(default = 3)]
+    pub vectors: u32,
+}
+
+impl GpuPciProps {
+    fn place<'a>(&'a self, type_name: &'a str, beside: Option<&'a Beside>) -> Place<'a> {
+        Place {
+            type_name,
+            interfaces: self.interfaces.modern(),
+            class: 0,
+            vectors: self.vectors,
+            props: &self.pci,
+            beside,
+        }
+    }
 }
 
 /// Why there is no adapter.
@@ -120,12 +141,7 @@ struct Gpu {
 
 /// Plugs a `virtio-gpu-pci`.
 pub fn plug(props: &GpuPciProps, sockets: Sockets<'_>) -> Result<(), GpuError> {
-    let place = Place {
-        type_name: "virtio-gpu-pci",
-        interfaces: Interfaces::NON_TRANSITIONAL,
-        props: &props.pci,
-        beside: None,
-    };
+    let place = props.place("virtio-gpu-pci", None);
     let (consoles, name) = (sockets.consoles, sockets.place.clone());
     for (n, head) in (0..).zip(connect(&KIND, &props.gpu, place, sockets, None)?) {
         consoles.add("virtio-gpu-pci", ui::Place { head: n, ..name.clone() }, Arc::new(head));

@@ -12,7 +12,7 @@ use ui::{Adapter, Cursor, Damage, SizeWish, Surface, TextScreen};
 use super::{GpuError, GpuPciProps, Head, VGA_KIND, connect};
 use crate::display::std_vga::{self, place_legacy};
 use crate::display::vga::{self, MMIO_SIZE, Shows, Vga, VgaConfig, VgaRegions};
-use crate::virtio::pci::{Beside, Interfaces, Place};
+use crate::virtio::pci::Beside;
 
 const NAME: &str = "virtio-vga";
 const ROM: &str = "vgabios-virtio.bin";
@@ -36,12 +36,7 @@ pub fn plug_vga(
     let registers = Region::container("vga.mmio", MMIO_SIZE.into());
     registers.add(&Region::alias("vga.mmio", &mmio, at, len.into()), at, 0);
     let beside = Beside { memory: framebuffer, registers };
-    let place = Place {
-        type_name: NAME,
-        interfaces: Interfaces::NON_TRANSITIONAL,
-        props: &props.pci,
-        beside: Some(&beside),
-    };
+    let place = props.place(NAME, Some(&beside));
     let (consoles, name) = (sockets.consoles, sockets.place.clone());
     let mut heads = connect(&VGA_KIND, &props.gpu, place, sockets, Some(vga.clone()))?.into_iter();
     place_legacy(&ports, &window, legacy);

@@ -24,8 +24,6 @@ const ID: u8 = 18;
 const EVENTS: usize = 0;
 const STATUS: usize = 1;
 const QUEUE_SIZE: u16 = 64;
-/// Messages that there are by default: of the queues, and of all else.
-pub const VECTORS: u32 = 2;
 /// Bytes of an event.
 const EVENT: usize = 8;
 

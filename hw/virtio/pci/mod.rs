@@ -23,7 +23,7 @@ use crate::pci::{
     Bar, BarKind, ConfigSpace, MAX_VECTORS, Msix, PciBus, PciDevice, PciFunction, reg,
 };
 
-pub use props::{InterfaceProps, Interfaces, Kind, VirtioPciError, VirtioPciProps};
+pub use props::{InterfaceProps, Interfaces, Kind, QueueProps, VirtioPciError, VirtioPciProps};
 
 use interrupts::{IsrPort, PciInterrupts};
 use layout::{LEGACY_BAR, Layout, Span, Structure};
@@ -70,6 +70,10 @@ pub struct Place<'a> {
     pub type_name: &'a str,
     /// Which registers it has.
     pub interfaces: Interfaces,
+    /// Class and subclass, or 0 for the kind's own.
+    pub class: u32,
+    /// How many MSI-X vectors there are, as `vectors` says it.
+    pub vectors: u32,
     /// The rest of its transport.
     pub props: &'a VirtioPciProps,
     /// What else the function is.
@@ -104,13 +108,17 @@ impl VirtioPci {
         msi: Arc<dyn MsiSink>,
         build: impl FnOnce(&Wiring) -> Box<dyn Model>,
     ) -> Result<Arc<PciFunction>, VirtioPciError> {
-        let Place { type_name: name, interfaces, props, beside } = place;
+        let Place { type_name: name, interfaces, class, vectors, props, beside } = place;
         props.check(interfaces)?;
-        let mut config = ConfigSpace::new(&kind.identity(interfaces, props.class));
+        let mut config = ConfigSpace::new(&kind.identity(interfaces, class));
         config.allow_device_registers();
         let layout = Layout::new(props, interfaces, beside.is_some());
         layout.add_capabilities(&mut config);
-        let msix = match props.vectors(shape.queue_sizes.len()) {
+        let vectors = match vectors {
+            props::ENOUGH => shape.queue_sizes.len() as u32 + 1,
+            vectors => vectors,
+        };
+        let msix = match vectors {
             0 => None,
             vectors if vectors <= u32::from(MAX_VECTORS) => {
                 Some(Msix::add(&mut config, name, vectors as u16, layout.msix_bar(), msi))

@@ -6,7 +6,7 @@ use crate::pci::{Identity, PciError, PciProps, ids};
 use crate::virtio::features;
 
 /// Means that there is a vector for each queue and one for configuration.
-const ENOUGH: u32 = u32::MAX;
+pub(super) const ENOUGH: u32 = u32::MAX;
 
 /// What a kind of device is, to the PCI bus.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +75,13 @@ impl InterfaceProps {
             modern: !self.disable_modern,
         }
     }
+
+    /// What is left of a device for which there never were legacy drivers: only that both interfaces
+    /// are switched off has an effect.
+    pub fn modern(&self) -> Interfaces {
+        let Interfaces { legacy, modern } = self.interfaces();
+        Interfaces { legacy: false, modern: legacy || modern }
+    }
 }
 
 /// Why a device could not be plugged.
@@ -108,8 +115,6 @@ pub struct VirtioPciProps {
     pub any_layout: bool,
     /// Address translation, for PCI Express.
     pub ats: bool,
-    /// Class and subclass, if not the kind's own.
-    pub class: u32,
     /// Offers VIRTIO_F_EVENT_IDX.
     #[prop(default = true)]
     pub event_idx: bool,
@@ -118,9 +123,6 @@ pub struct VirtioPciProps {
     /// Offers VIRTIO_F_INDIRECT_DESC.
     #[prop(default = true)]
     pub indirect_desc: bool,
-    /// Has no effect: notifications never wait.
-    #[prop(default = true)]
-    pub ioeventfd: bool,
     /// Offers VIRTIO_F_ACCESS_PLATFORM.
     pub iommu_platform: bool,
     /// Has no effect: all state is saved.
@@ -140,6 +142,14 @@ pub struct VirtioPciProps {
     /// Offers VIRTIO_F_RING_RESET.
     #[prop(default = true)]
     pub queue_reset: bool,
+}
+
+/// Properties of those with as many queues as the machine has use for.
+#[derive(Clone, Debug, Props)]
+pub struct QueueProps {
+    /// Has no effect: notifications never wait.
+    #[prop(default = true)]
+    pub ioeventfd: bool,
     /// How many MSI-X vectors there are.
     #[prop(default = ENOUGH)]
     pub vectors: u32,
@@ -160,18 +170,6 @@ impl VirtioPciProps {
             }
         }
         Ok(())
-    }
-
-    /// Has so many vectors unless told otherwise.
-    pub fn prefer_vectors(&mut self, vectors: u32) {
-        if self.vectors == ENOUGH {
-            self.vectors = vectors;
-        }
-    }
-
-    /// How many vectors a device with so many queues has.
-    pub(super) fn vectors(&self, queues: usize) -> u32 {
-        if self.vectors == ENOUGH { queues as u32 + 1 } else { self.vectors }
     }
 
     /// What rings and transport offer.

@@ -23,6 +23,14 @@ impl MsiSink for Messages {
     }
 }
 
+#[derive(Props)]
+struct EchoProps {
+    #[prop(flatten)]
+    pci: VirtioPciProps,
+    #[prop(flatten)]
+    queues: QueueProps,
+}
+
 /// A device that returns each chain as it is, at once.
 struct Echo {
     activated: Arc<Mutex<Vec<u64>>>,
@@ -56,7 +64,7 @@ pub(crate) struct Bed {
 }
 
 impl Bed {
-    fn new(interfaces: Interfaces, props: &VirtioPciProps) -> Result<Self, VirtioPciError> {
+    fn new(interfaces: Interfaces, props: &EchoProps) -> Result<Self, VirtioPciError> {
         let root = Region::container("memory", 1 << 64);
         root.add(&Region::ram(Arc::new(RamBlock::anonymous("ram", 0x10_0000).unwrap())), 0, 0);
         let memory = AddressSpace::new("memory", root.clone());
@@ -69,7 +77,14 @@ impl Bed {
         let bus = PciBus::new(root, io, memory.clone(), |_, _| 0, vec![line], files);
         let (messages, activated) = (Arc::<Messages>::default(), Arc::<Mutex<_>>::default());
         let shape = Shape { queue_sizes: vec![256], config_len: 8 };
-        let place = Place { type_name: "virtio-echo-pci", interfaces, props, beside: None };
+        let place = Place {
+            type_name: "virtio-echo-pci",
+            interfaces,
+            class: 0,
+            vectors: props.queues.vectors,
+            props: &props.pci,
+            beside: None,
+        };
         let seen = activated.clone();
         let function = VirtioPci::plug(&bus, &KIND, place, &shape, messages.clone(), |wiring| {
             for queue in &wiring.queues {
@@ -95,7 +110,7 @@ impl Bed {
     }
 
     fn modern() -> Self {
-        Self::new(Interfaces::TRANSITIONAL, &VirtioPciProps::default()).unwrap()
+        Self::new(Interfaces::TRANSITIONAL, &EchoProps::default()).unwrap()
     }
 
     fn read(&self, offset: u64, size: u8) -> u64 {
@@ -149,8 +164,8 @@ impl Bed {
     }
 }
 
-fn props(settings: &[(&str, &str)]) -> VirtioPciProps {
-    let mut props = VirtioPciProps::default();
+fn props(settings: &[(&str, &str)]) -> EchoProps {
+    let mut props = EchoProps::default();
     for (name, value) in settings {
         props.set("t", name, PropInput::Text(value)).unwrap();
     }

@@ -18,7 +18,7 @@ use super::pixel::PixelFormat;
 use super::protocol::{self, Fault, Message, Power, encoding, server_message};
 use super::tiles::Tiles;
 use crate::keymap::Keymap;
-use crate::text::TextConsole;
+use crate::text::VcTerminal;
 use crate::{Cursor, Rect};
 use handshake::{Handshake, Step};
 use updates::Updates;
@@ -119,7 +119,7 @@ pub struct Session {
     keyboard: Keyboard,
     pointer: Pointer,
     /// What takes keys, if that is not the guest.
-    terminal: Option<Arc<TextConsole>>,
+    terminal: Option<Arc<VcTerminal>>,
 }
 
 /// The client's pointer as it last was.
@@ -176,7 +176,7 @@ impl Session {
     }
 
     /// Another screen is shown: the guest's, or that of a terminal.
-    pub fn show(&mut self, terminal: Option<Arc<TextConsole>>) {
+    pub fn show(&mut self, terminal: Option<Arc<VcTerminal>>) {
         self.terminal = terminal;
     }
 

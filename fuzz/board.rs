@@ -25,6 +25,9 @@ const RAM: u64 = 2 << 20;
 /// The part of it that inputs begin with empty: what they reach most easily.
 const CLEARED: usize = 0x1_0000;
 
+/// Of devices whose ROMs nobody runs here.
+const WITHOUT_ROM: &[(&str, &str)] = &[("romfile", "")];
+
 /// Every device that can be added, with what it needs, but for the one that ends the program.
 const DEVICES: &[(&str, &[(&str, &str)])] = &[
     ("edu", &[]),
@@ -46,12 +49,22 @@ const DEVICES: &[(&str, &[(&str, &str)])] = &[
     ("usb-kbd", &[]),
     ("usb-hub", &[]),
     ("usb-tablet", &[("port", "2.1")]),
-    ("e1000", &[("romfile", "")]),
-    ("virtio-net-pci", &[("romfile", "")]),
-    ("rtl8139", &[("romfile", "")]),
-    ("ne2k_pci", &[("romfile", "")]),
-    ("pcnet", &[("romfile", "")]),
+    ("e1000", WITHOUT_ROM),
+    ("virtio-net-pci", WITHOUT_ROM),
+    ("rtl8139", WITHOUT_ROM),
+    ("ne2k_pci", WITHOUT_ROM),
+    ("pcnet", WITHOUT_ROM),
 ];
+
+/// The display adapter, unless a target is about another.
+const ADAPTER: &str = "VGA";
+
+/// Configuration space: where an address goes, and where what is there appears.
+const ADDRESS: u64 = 0xcf8;
+const DATA: u64 = 0xcfc;
+const ENABLE: u64 = 1 << 31;
+/// Decodes ports and memory, and is a master.
+const COMMAND: (u8, u64) = (4, 7);
 
 /// Name of the disk.
 const DISK: &str = "disk";
@@ -76,14 +89,19 @@ impl Board {
     /// It is reset before each use, but made only once: that takes longer than most inputs. What
     /// survives a reset (the contents of CMOS RAM, say) survives from one input to the next.
     pub fn with<R>(work: impl FnOnce(&mut Board) -> R) -> R {
+        Self::with_adapter(ADAPTER, work)
+    }
+
+    /// The same with this display adapter. A process keeps to one.
+    pub fn with_adapter<R>(adapter: &str, work: impl FnOnce(&mut Board) -> R) -> R {
         BOARD.with_borrow_mut(|slot| {
-            let board = slot.get_or_insert_with(Board::new);
+            let board = slot.get_or_insert_with(|| Board::new(adapter));
             board.restart();
             work(board)
         })
     }
 
-    fn new() -> Self {
+    fn new(adapter: &str) -> Self {
         let main_loop = EventLoop::new().expect("an event loop");
         let clocks = Clocks::new();
         let host = Host {
@@ -91,7 +109,7 @@ impl Board {
             clocks: clocks.clone(),
             fd_sets: Arc::new(FdSets::default()),
         };
-        let launched = launch(&configuration(), &host, |_| Ok(())).expect("a machine");
+        let launched = launch(&configuration(adapter), &host, |_| Ok(())).expect("a machine");
         let vm = launched.vm.clone();
         let (chardevs, identity) = (launched.chardevs.clone(), Identity::default());
         let target = Target::new(vm, chardevs, host.fd_sets, identity, Vec::new());
@@ -116,6 +134,23 @@ impl Board {
         self.launched.vm.board().expect("an assembled machine")
     }
 
+    /// Finds a function by its vendor and device, puts its BARs somewhere and switches it on.
+    pub fn place(&self, id: u32, bars: &[(u8, u64)]) {
+        let ports = self.wired().ports();
+        let select = |devfn: u64, offset: u8| {
+            ports.write_uint(ADDRESS, 4, ENABLE | devfn << 8 | u64::from(offset));
+        };
+        let found = (0..=255).find(|&devfn| {
+            select(devfn, 0);
+            ports.read_uint(DATA, 4) == u64::from(id)
+        });
+        let devfn = found.expect("the board has this device");
+        for &(offset, value) in bars.iter().chain([&COMMAND]) {
+            select(devfn, offset);
+            ports.write_uint(DATA, 4, value);
+        }
+    }
+
     /// What the operator does.
     pub fn vm(&self) -> &vm::Vm {
         &self.launched.vm
@@ -136,7 +171,7 @@ fn nowhere<T>(value: T) -> Located<T> {
     Located::new(value, &Origin::None)
 }
 
-fn configuration() -> MachineConfig {
+fn configuration(adapter: &str) -> MachineConfig {
     let chardev = |id: &str| {
         let backend = [("backend".to_owned(), "ringbuf".to_owned())];
         let mut chardev = base::options::Opts { id: Some(id.into()), ..Default::default() };
@@ -156,7 +191,7 @@ fn configuration() -> MachineConfig {
         accels: vec![nowhere(AccelConfig { name: "qtest".into(), props: Vec::new() })],
         firmware: Some(blank_firmware()),
         chardevs: ["ring", "console"].map(chardev).into(),
-        devices: DEVICES.iter().map(device).collect(),
+        devices: [&(adapter, WITHOUT_ROM)].into_iter().chain(DEVICES).map(device).collect(),
         serials: ["null", "null"].map(|text| nowhere(text.to_owned())).into(),
         parallels: vec![nowhere("null".to_owned())],
         blockdevs: vec![nowhere(disk())],

@@ -2,12 +2,14 @@
 //!
 //! An input is a list of steps, made of the fuzzer's bytes by [`arbitrary`].
 
+mod adapter;
 mod board;
 mod code;
 mod disk;
 mod steps;
 mod wire;
 
+pub use adapter::{Act, Adapter};
 pub use board::Board;
 pub use code::Code;
 pub use disk::Memory;

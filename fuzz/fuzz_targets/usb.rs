@@ -8,12 +8,9 @@ use libfuzzer_sys::fuzz_target;
 use machine::run_state::Cause;
 use rhea_fuzz::{Board, Place, Step};
 
-const ADDRESS: u64 = 0xcf8;
-const DATA: u64 = 0xcfc;
-const ENABLE: u64 = 1 << 31;
 /// Vendor and device.
-const UHCI: u64 = 0x7020_8086;
-const XHCI: u64 = 0x000d_1b36;
+const UHCI: u32 = 0x7020_8086;
+const XHCI: u32 = 0x000d_1b36;
 
 const PORTS: u64 = 0xc100;
 const BAR: u64 = 0xfe00_0000;
@@ -99,28 +96,12 @@ enum Action {
 
 struct Device<'a> {
     board: &'a mut Board,
-    uhci: u64,
-    xhci: u64,
 }
 
 impl Device<'_> {
-    fn config(&self, devfn: u64, offset: u64) -> u64 {
-        let ports = self.board.wired().ports();
-        ports.write_uint(ADDRESS, 4, ENABLE | devfn << 8 | offset);
-        ports.read_uint(DATA, 4)
-    }
-
     fn place(&self) {
-        for (devfn, offset, value) in [
-            (self.uhci, 0x20, PORTS),
-            (self.uhci, 4, 5),
-            (self.xhci, 0x10, BAR),
-            (self.xhci, 0x14, 0),
-            (self.xhci, 4, 6),
-        ] {
-            self.config(devfn, offset);
-            self.board.wired().ports().write_uint(DATA, 4, value);
-        }
+        self.board.place(UHCI, &[(0x20, PORTS)]);
+        self.board.place(XHCI, &[(0x10, BAR), (0x14, 0)]);
     }
 
     fn store(&self, at: u64, words: &[u64]) {
@@ -213,11 +194,7 @@ impl Device<'_> {
 
 fuzz_target!(|actions: Vec<Action>| {
     Board::with(|board| {
-        let mut device = Device { board, uhci: 0, xhci: 0 };
-        let find = |id| (0..=255).find(|&devfn| device.config(devfn, 0) == id);
-        let (uhci, xhci) = (find(UHCI), find(XHCI));
-        device.uhci = uhci.expect("the board has an UHCI controller");
-        device.xhci = xhci.expect("the board has an xHCI controller");
+        let mut device = Device { board };
         device.place();
         actions.iter().for_each(|action| device.perform(action));
         device.board.vm().reset(Cause::HostQmpSystemReset);

@@ -1,15 +1,14 @@
 //! The blitter beside one that goes byte by byte as the manual tells it, and what a guest may do to the
 //! registers: nothing of it ends but in pictures.
 
-use base::clock::Clocks;
 use base::device::{self, Device, Shared};
 use base::memory::RamBlock;
 use proptest::prelude::*;
-use ui::{Adapter, Surface};
 
 use super::blitter::{Blit, Raster};
 use super::{Cirrus, Regions, region};
-use crate::display::vga::{Head, Shows};
+use crate::display::vga::Shows;
+use crate::display::vga::testing::{self, Eyes};
 
 const SIZE: usize = 4 << 20;
 /// What operations reach in these tests, so that they meet.
@@ -238,93 +237,57 @@ fn cirrus() -> (Shared<Cirrus>, Regions) {
     let cirrus = Cirrus::new(SIZE as u32, true).unwrap();
     let device = device::share(|_| cirrus);
     let regions = Regions::of(&device);
-    for (port, value) in [(0x3c2, 0x67), (0x3c0, 0x20)] {
-        device.lock().write(port, 0, 1, value);
-    }
+    testing::switch_on(&device);
     (device, regions)
 }
 
 /// What a guest may do.
 #[derive(Clone, Debug)]
 enum Step {
-    Register(u16, u8, u8),
-    Port(u16, u8),
+    Vga(testing::Step),
     Mmio(u64, u32),
-    Window(u64, u64),
     Aperture(u64, u64),
     Blitter(u64),
     HiddenDac(u8),
-    Look,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let ports = prop::sample::select(vec![0x3c4_u16, 0x3ce, 0x3d4]);
     prop_oneof![
-        6 => (ports, 0..0x3a_u8, any::<u8>()).prop_map(|(p, i, v)| Step::Register(p, i, v)),
-        1 => (0x3b0..0x3e0_u16, any::<u8>()).prop_map(|(p, v)| Step::Port(p, v)),
+        14 => testing::step(0x3a).prop_map(Step::Vga),
         3 => (0..0x150_u64, any::<u32>()).prop_map(|(at, v)| Step::Mmio(at, v)),
-        3 => (0..0x20000_u64, any::<u64>()).prop_map(|(at, v)| Step::Window(at, v)),
         3 => (0..SIZE as u64 * 2, any::<u64>()).prop_map(|(at, v)| Step::Aperture(at, v)),
         1 => any::<u64>().prop_map(Step::Blitter),
         1 => any::<u8>().prop_map(Step::HiddenDac),
-        3 => Just(Step::Look),
     ]
-}
-
-fn take(device: &mut Cirrus, step: &Step) {
-    match *step {
-        Step::Register(port, index, value) => {
-            device.write(port.into(), 0, 1, index.into());
-            device.read(u32::from(port) + 1, 0, 1);
-            device.write(u32::from(port) + 1, 0, 1, value.into());
-        }
-        Step::Port(port, value) => {
-            device.read(port.into(), 0, 1);
-            device.write(port.into(), 0, 1, value.into());
-        }
-        Step::Mmio(at, value) => {
-            device.read(region::MMIO, at, 4);
-            device.write(region::MMIO, at, 4, value.into());
-        }
-        Step::Window(at, value) => {
-            device.read(region::WINDOW, at, 8);
-            device.write(region::WINDOW, at, 8, value);
-        }
-        Step::Aperture(at, value) => {
-            device.read(region::APERTURE, at, 8);
-            device.write(region::APERTURE, at, 8, value);
-        }
-        Step::Blitter(value) => device.write(region::BLITTER, 0, 8, value),
-        Step::HiddenDac(value) => {
-            for _ in 0..4 {
-                device.read(0x3c6, 0, 1);
-            }
-            device.write(0x3c6, 0, 1, value.into());
-        }
-        Step::Look => {}
-    }
 }
 
 proptest! {
     #[test]
     fn what_changed_is_all_that_changed(steps in prop::collection::vec(step(), 1..80)) {
         let (device, _regions) = cirrus();
-        let clocks = Clocks::new();
-        let (seen, anew) = (Head::new(&device, &clocks), Head::new(&device, &clocks));
-        let mut surface = Surface::default();
-        for step in &steps {
-            take(&mut device.lock(), step);
-            if matches!(step, Step::Look) {
-                seen.refresh(&mut surface, false);
-                seen.text();
+        let mut eyes = Eyes::on(&device, region::WINDOW);
+        for step in steps {
+            match step {
+                Step::Vga(step) => eyes.take(&step),
+                Step::Mmio(at, value) => {
+                    let device = &mut *device.lock();
+                    device.read(region::MMIO, at, 4);
+                    device.write(region::MMIO, at, 4, value.into());
+                }
+                Step::Aperture(at, value) => {
+                    let device = &mut *device.lock();
+                    device.read(region::APERTURE, at, 8);
+                    device.write(region::APERTURE, at, 8, value);
+                }
+                Step::Blitter(value) => device.lock().write(region::BLITTER, 0, 8, value),
+                Step::HiddenDac(value) => {
+                    for _ in 0..4 {
+                        device.lock().read(0x3c6, 0, 1);
+                    }
+                    testing::write(&device, 0x3c6, value);
+                }
             }
         }
-        let damage = seen.refresh(&mut surface, false);
-        for rect in &damage.rects {
-            prop_assert_eq!(rect.intersection(&surface.bounds()), *rect);
-        }
-        let mut whole = Surface::new(surface.width(), surface.height());
-        anew.refresh(&mut whole, true);
-        prop_assert!(surface == whole);
+        eyes.compare()?;
     }
 }

@@ -13,6 +13,8 @@ pub mod picture;
 mod planes;
 pub mod registers;
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;
 mod text;
 pub mod vbe;

@@ -178,7 +178,7 @@ fn exceptions_in_log(program: PathBuf) -> Result<Vec<String>> {
     let place = tempfile::tempdir()?;
     let log = place.path().join("log");
     let image = build::image()?;
-    machine(program, "tcg", &image, "umip").args(["-d", "int", "-D"]).arg(&log).run()?;
+    machine(program, "tcg", &image, "umip").args(["-d", "int", "-D"]).args([&log]).run()?;
     // Without their numbers: firmware may have been interrupted.
     let lines = std::fs::read_to_string(&log)?;
     let told = lines.lines().filter_map(|line| match line.split_once(": v=") {

@@ -31,12 +31,21 @@ impl Rect {
         self.width == 0 || self.height == 0
     }
 
-    /// What is in both, which may be nothing.
+    /// What is in both. Nothing is at the origin, so that it lies within every surface.
     pub fn intersection(&self, other: &Rect) -> Rect {
         let (x, y) = (self.x.max(other.x), self.y.max(other.y));
         let width = self.right().min(other.right()).saturating_sub(x);
         let height = self.bottom().min(other.bottom()).saturating_sub(y);
-        Rect { x, y, width, height }
+        let both = Rect { x, y, width, height };
+        if both.is_empty() { Rect::default() } else { both }
+    }
+
+    /// Whether all of another one lies in it.
+    pub const fn contains(&self, other: &Rect) -> bool {
+        other.x >= self.x
+            && other.y >= self.y
+            && other.right() <= self.right()
+            && other.bottom() <= self.bottom()
     }
 
     /// The smallest that holds both.

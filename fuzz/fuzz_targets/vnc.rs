@@ -106,6 +106,9 @@ fuzz_target!(|input: Input| {
             Step::Draw { area: [x, y, width, height], colour, step } => {
                 let area = Rect::new(x.into(), y.into(), width.into(), height.into())
                     .intersection(&surface.bounds());
+                if area.is_empty() {
+                    continue;
+                }
                 for row in area.y..area.bottom() {
                     let columns = area.x as usize..area.right() as usize;
                     for (i, pixel) in (0..).zip(&mut surface.row_mut(row)[columns]) {

@@ -101,7 +101,7 @@ impl<D: Shows> Eyes<D> {
     pub fn compare(mut self) -> Result<(), TestCaseError> {
         let damage = self.seen.refresh(&mut self.surface, false);
         for rect in &damage.rects {
-            prop_assert_eq!(rect.intersection(&self.surface.bounds()), *rect);
+            prop_assert!(self.surface.bounds().contains(rect));
         }
         let mut whole = Surface::new(self.surface.width(), self.surface.height());
         self.anew.refresh(&mut whole, true);

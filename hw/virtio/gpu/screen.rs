@@ -245,7 +245,7 @@ impl Screen {
             0 => None,
             id => {
                 let bounds = self.resource(id)?.bounds();
-                if rect.is_empty() || bounds.intersection(&rect) != rect {
+                if rect.is_empty() || !bounds.contains(&rect) {
                     return Err(Refusal::Parameter);
                 }
                 self.driven = true;
@@ -261,7 +261,7 @@ impl Screen {
     fn flush(&mut self, words: &mut Words<'_>) -> Result<(), Refusal> {
         let (rect, id) = (words.rect(), words.u32());
         let bounds = self.resource(id)?.bounds();
-        if bounds.intersection(&rect) != rect {
+        if !bounds.contains(&rect) {
             return Err(Refusal::Parameter);
         }
         for scanout in &mut self.scanouts {
@@ -281,7 +281,7 @@ impl Screen {
         let (rect, offset, id) = (words.rect(), words.u64(), words.u32());
         let memory = self.memory.clone();
         let resource = self.resource(id)?;
-        if resource.bounds().intersection(&rect) != rect {
+        if !resource.bounds().contains(&rect) {
             return Err(Refusal::Parameter);
         }
         let pitch = resource.pitch();

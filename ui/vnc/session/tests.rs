@@ -181,6 +181,18 @@ fn updated(session: &mut Session, surface: &Surface, news: News) -> Vec<u8> {
     said(session)
 }
 
+/// Nothing is there; what changes elsewhere is not sent.
+#[test]
+fn clients_may_ask_for_what_is_beside_the_screen() {
+    let surface = Surface::new(32, 16);
+    for area in [[0, 40, 0, 0, 0, 8, 0, 8], [0, 0, 0, 20, 0, 8, 0, 8], [0xff; 8]] {
+        let (_, mut session) = running(terms());
+        session.receive(&[&[3, 0][..], &area].concat()).unwrap();
+        let news = News { tiles: Tiles::all(32, 16), cursor: None };
+        assert_eq!(updated(&mut session, &surface, news), b"", "{area:?}");
+    }
+}
+
 #[test]
 fn pictures_are_sent_when_asked_for_and_when_they_change() {
     let (_, mut session) = running(terms());

@@ -102,6 +102,18 @@ impl Browser {
         self.call("POST", &path, &json!({"cmd": command, "params": arguments})).map(drop)
     }
 
+    /// Has a script run in each page as soon as there is one.
+    pub fn at_start(&mut self, script: &str) -> Result<()> {
+        let script = format!("addEventListener('DOMContentLoaded', () => {{ {script} }})");
+        let command = "Page.addScriptToEvaluateOnNewDocument";
+        self.devtools(command, &json!({"source": script}))
+    }
+
+    /// Forgets what it has seen of pages so far.
+    pub fn forget(&mut self) -> Result<()> {
+        self.devtools("Network.clearBrowserCache", &json!({}))
+    }
+
     /// Opens a page.
     pub fn open(&mut self, url: &str) -> Result<()> {
         let path = format!("{}/url", self.session);

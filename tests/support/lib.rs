@@ -3,12 +3,14 @@
 //! - [`assets`]: kernels, firmware and tools taken from Debian packages;
 //! - [`initrd`]: the test guest, a busybox archive with our own `/init`;
 //! - [`debian`]: a whole Debian, as large as the test guest is small;
+//! - [`desktop`]: an X server for the test guest;
 //! - [`kernels`]: more kernels;
 //! - [`browser`]: a browser, for pages;
 //! - [`media`]: a CD, a floppy and a hard disk to boot from;
 //! - [`modules`]: a kernel and the test guest with its virtio drivers;
 //! - [`host`]: programs of Debian's for the host;
 //! - [`programs`]: programs of our own for guests;
+//! - [`sectors`]: guests of one sector;
 //! - [`vm`]: one emulator process with its console captured;
 //! - [`qmp`], [`qtest`]: clients of the two control protocols;
 //! - [`pc`]: ways to registers of the PC board;
@@ -22,6 +24,7 @@ pub mod assets;
 pub mod browser;
 pub mod cpio;
 pub mod debian;
+pub mod desktop;
 pub mod host;
 pub mod initrd;
 pub mod kernels;
@@ -33,18 +36,25 @@ pub mod python;
 pub mod qmp;
 pub mod qtest;
 pub mod report;
+pub mod sectors;
 mod transcript;
 pub mod vm;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
 
 /// How long anything in a test may take before it counts as hung. Guests run
 /// in a debug-built interpreter on busy machines: this is a safety net, not a
 /// measure of speed.
 pub const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Between looks at what is to become so.
+const POLL: Duration = Duration::from_millis(50);
 
 /// The QEMU release whose behaviour is the reference.
 pub const REFERENCE_VERSION: &str = "10.0";
@@ -62,7 +72,7 @@ pub fn program() -> PathBuf {
 
 /// QEMU itself, when the reference release is installed: `RHEA_QEMU`, else
 /// the distribution's.
-pub fn reference_qemu() -> Result<PathBuf, String> {
+pub fn reference_qemu() -> std::result::Result<PathBuf, String> {
     let path: PathBuf = std::env::var_os("RHEA_QEMU")
         .unwrap_or_else(|| "/usr/bin/qemu-system-x86_64".into())
         .into();
@@ -83,6 +93,18 @@ pub fn reference_qemu() -> Result<PathBuf, String> {
 /// Whether `program` is QEMU itself, put in place of ours by `RHEA_BIN`.
 pub fn is_reference(program: &Path) -> bool {
     reference_qemu().is_ok_and(|qemu| qemu == program)
+}
+
+/// Waits until something is so.
+pub fn until(what: &str, mut is: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !is()? {
+        if start.elapsed() > DEADLINE {
+            bail!("{what}: it never came to that");
+        }
+        sleep(POLL);
+    }
+    Ok(())
 }
 
 /// Says that a test did not run, and why. The caller returns after it.

@@ -76,7 +76,7 @@ const INPUT: Set = Set {
     place: "input-modules",
 };
 
-/// Drivers of display adapters; `guest/display` loads them.
+/// Drivers of display adapters; `guest/adapter` loads them.
 const DISPLAY: Set = Set {
     kernel: "linux-image-amd64",
     modules: &[

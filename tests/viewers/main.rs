@@ -1,7 +1,8 @@
-//! Viewers at a whole program: a client from PyPI that people use, and dialogues beside QEMU's.
+//! Viewers at a whole program: clients that people use, and dialogues beside QEMU's.
 
 mod beside_qemu;
 mod curses;
+mod tigervnc;
 mod vncdo;
 
 use anyhow::{Context, Result};

@@ -1,41 +1,28 @@
 //! vncdotool, a client that people automate machines with: it types, and takes pictures.
 
-use std::process::Command;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 use serde_json::json;
+use testbed::sectors::{self, ECHO};
 use testbed::vm::Vm;
-use testbed::{DEADLINE, program, skip};
+use testbed::{modules, program, python, skip};
 
-/// Between looks at the screen.
-const POLL: Duration = Duration::from_millis(100);
-
-/// A boot sector that hides the cursor and shows what is typed.
-const ECHO: &[u8] = &[
-    0xb4, 0x01, 0xb9, 0x00, 0x20, 0xcd, 0x10, // mov ah, 1; mov cx, 2000h; int 10h
-    0xb8, b'>', 0x0e, 0xcd, 0x10, // mov ax, 0e00h + '>'; int 10h
-    0xb4, 0x00, 0xcd, 0x16, // again: mov ah, 0; int 16h
-    0xb4, 0x0e, 0xcd, 0x10, // mov ah, 0eh; int 10h
-    0xeb, 0xf6, // jmp again
-];
-
-/// Types, takes a picture of what is seen, and compares it with the machine's own.
+/// Types, or takes a picture of what is seen and compares it with the machine's own.
 const SCRIPT: &str = r#"
 import sys
 from PIL import Image
 from vncdotool import api
 
-address, seen, own = sys.argv[1:4]
+address, action, *rest = sys.argv[1:]
 client = api.connect(address, timeout=60)
-if own == 'type':
-    for key in 'hello':
+if action == 'type':
+    for key in rest:
         client.keyPress(key)
+elif action == 'shout':
     client.keyDown('shift')
     client.keyPress('1')
     client.keyUp('shift')
 else:
+    seen, own = rest
     client.captureScreen(seen)
     one, other = Image.open(seen).convert('RGB'), Image.open(own).convert('RGB')
     assert one.size == other.size, (one.size, other.size)
@@ -44,56 +31,74 @@ client.disconnect()
 api.shutdown()
 "#;
 
-/// The characters of the text screen.
-fn text(vm: &mut Vm) -> Result<String> {
-    let path = vm.scratch().join("text");
-    let argument = json!({"val": 0xb8000, "size": 4000, "filename": path});
-    vm.qmp().execute_with("pmemsave", argument)?;
-    let bytes = std::fs::read(&path).context("no picture of the text")?;
-    Ok(bytes.chunks(2).map(|cell| char::from(cell[0])).collect())
+/// The client at a machine.
+struct Client {
+    vm: Vm,
+    directory: tempfile::TempDir,
 }
 
-fn until_shown(vm: &mut Vm, wanted: &str) -> Result<()> {
-    let start = Instant::now();
-    while start.elapsed() < DEADLINE {
-        if text(vm)?.contains(wanted) {
-            return Ok(());
+impl Client {
+    fn of(start: impl FnOnce(&std::path::Path) -> Result<Vm>) -> Result<Option<Self>> {
+        if let Err(reason) = python::has("vncdotool, PIL") {
+            skip(&reason);
+            return Ok(None);
         }
-        sleep(POLL);
+        let directory = tempfile::tempdir()?;
+        Ok(Some(Client { vm: start(directory.path())?, directory }))
     }
-    bail!("{wanted:?} was never shown: {}", text(vm)?)
-}
 
-fn vncdo(arguments: &[&str]) -> Result<()> {
-    let python = testbed::python::program();
-    let output = Command::new(python).args(["-c", SCRIPT]).args(arguments).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    fn act(&self, arguments: &[&str]) -> Result<()> {
+        let address = self.directory.path().join("vnc").display().to_string();
+        python::run_script(SCRIPT, &[&[&*address], arguments].concat()).map(drop)
+    }
+
+    /// Types keys, as it names them.
+    fn press(&self, keys: &[&str]) -> Result<()> {
+        self.act(&[&["type"], keys].concat())
+    }
+
+    /// What it sees is what the machine shows.
+    fn compare(&mut self) -> Result<()> {
+        let path = |name: &str| self.directory.path().join(name).display().to_string();
+        let (seen, own) = (path("seen.png"), path("own.png"));
+        self.vm.qmp().execute_with("screendump", json!({"filename": own, "format": "png"}))?;
+        self.act(&["compare", &seen, &own])
+    }
 }
 
 #[test]
 fn it_types_and_sees() -> Result<()> {
-    let python = testbed::python::program();
-    let found = Command::new(python).args(["-c", "import vncdotool, PIL"]).output();
-    if !found.is_ok_and(|output| output.status.success()) {
-        skip("no Python with vncdotool (`cargo xtask assets` installs one)");
-        return Ok(());
-    }
-    let directory = tempfile::tempdir()?;
-    let disk = directory.path().join("disk");
-    let mut sector = ECHO.to_vec();
-    sector.resize(510, 0);
-    sector.extend([0x55, 0xaa]);
-    sector.resize(64 << 10, 0);
-    std::fs::write(&disk, sector)?;
-    let drive = format!("file={},format=raw,if=ide", disk.display());
-    let mut vm = crate::serve(&program(), directory.path(), "", &["-drive", &drive])?;
-    until_shown(&mut vm, ">")?;
-    let address = directory.path().join("vnc").display().to_string();
-    vncdo(&[&address, "", "type"])?;
-    until_shown(&mut vm, ">hello!")?;
-    let own = directory.path().join("own.png").display().to_string();
-    vm.qmp().execute_with("screendump", json!({"filename": own, "format": "png"}))?;
-    let seen = directory.path().join("seen.png").display().to_string();
-    vncdo(&[&address, &seen, &own])
+    let client = Client::of(|directory| {
+        let disk = sectors::disk(directory, ECHO)?;
+        crate::serve(&program(), directory, "", &["-drive", &disk])
+    })?;
+    let Some(mut client) = client else { return Ok(()) };
+    sectors::until_shown(&mut client.vm, ">")?;
+    client.press(&["h", "e", "l", "l", "o"])?;
+    client.act(&["shout"])?;
+    sectors::until_shown(&mut client.vm, ">hello!")?;
+    client.compare()
+}
+
+/// At the console of a Linux, as a person does.
+#[test]
+fn it_logs_in() -> Result<()> {
+    let guest = modules::display()?;
+    let (kernel, initrd) = (guest.kernel.display().to_string(), guest.initrd.display().to_string());
+    let client = Client::of(|directory| {
+        let append = "quiet vt.global_cursor_default=0 rhea.run=login";
+        let args = ["-m", "256", "-kernel", &kernel, "-initrd", &initrd, "-append", append];
+        crate::serve(&program(), directory, "", &args)
+    })?;
+    let Some(mut client) = client else { return Ok(()) };
+    sectors::until_shown(&mut client.vm, "rhea login:")?;
+    client.press(&["g", "u", "e", "s", "t", "enter"])?;
+    sectors::until_shown(&mut client.vm, "Password:")?;
+    client.press(&["s", "e", "s", "a", "m", "e", "enter"])?;
+    sectors::until_shown(&mut client.vm, "Welcome, guest")?;
+    client.press(&["e", "c", "h", "o", "space", "4", "2", "enter"])?;
+    // The answer is at the beginning of a line.
+    let answer = format!("echo 42{:1$}42", "", 80 - "$ echo 42".len());
+    sectors::until_shown(&mut client.vm, &answer)?;
+    client.compare()
 }

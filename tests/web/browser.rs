@@ -6,10 +6,10 @@ use std::net::{TcpListener, TcpStream};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use testbed::browser::{self, Browser};
-use testbed::skip;
+use testbed::sectors::{self, ECHO, SERIAL_ECHO};
+use testbed::{skip, until};
 
-use crate::guest::{self, ECHO, SERIAL_ECHO};
-use crate::{Page, is_ours, until};
+use crate::{Page, is_ours};
 
 /// Sizes of a desktop and of a telephone.
 const DESKTOP: (u32, u32) = (1280, 800);
@@ -78,10 +78,10 @@ fn same_pixels(browser: &mut Browser, page: &mut Page) -> Result<bool> {
 fn a_person_sees_types_and_switches() -> Result<()> {
     let Some(mut browser) = browser()? else { return Ok(()) };
     let directory = tempfile::tempdir()?;
-    let disk = guest::disk(directory.path(), ECHO)?;
+    let disk = sectors::disk(directory.path(), ECHO)?;
     let args = ["-drive", &disk, "-drive", "if=ide,media=cdrom,index=2", "-nic", "user"];
     let mut page = Page::serve(":0", &args)?;
-    guest::until_shown(&mut page.vm, ">")?;
+    sectors::until_shown(&mut page.vm, ">")?;
     browser.open(&page.url())?;
     until_so(&mut browser, "document.body.dataset.state === 'running'")?;
     // The token is nowhere to be seen.
@@ -92,7 +92,7 @@ fn a_person_sees_types_and_switches() -> Result<()> {
     browser.run("document.getElementById('stage').focus()")?;
     browser.press("\u{e007}")?;
     browser.press("hello")?;
-    guest::until_shown(&mut page.vm, ">hello")?;
+    sectors::until_shown(&mut page.vm, ">hello")?;
     until("the same pixels", || same_pixels(&mut browser, &mut page))?;
     picture(&mut browser, "screen")?;
     // The way out.
@@ -141,7 +141,7 @@ fn a_person_sees_types_and_switches() -> Result<()> {
 fn serial_ports_are_terminals_and_come_back() -> Result<()> {
     let Some(mut browser) = browser()? else { return Ok(()) };
     let directory = tempfile::tempdir()?;
-    let disk = guest::disk(directory.path(), SERIAL_ECHO)?;
+    let disk = sectors::disk(directory.path(), SERIAL_ECHO)?;
     let page = Page::serve(":0", &["-drive", &disk, "-serial", "vc"])?;
     browser.open(&page.url())?;
     until_so(&mut browser, "document.body.dataset.state === 'running'")?;
@@ -170,7 +170,7 @@ fn strangers_are_asked_for_the_token() -> Result<()> {
 fn every_view_fits_a_desktop_and_a_telephone() -> Result<()> {
     let Some(mut browser) = browser()? else { return Ok(()) };
     let directory = tempfile::tempdir()?;
-    let disk = guest::disk(directory.path(), ECHO)?;
+    let disk = sectors::disk(directory.path(), ECHO)?;
     let args = ["-drive", &disk, "-drive", "if=ide,media=cdrom,index=2", "-nic", "user"];
     let args = [&args[..], &["-serial", "vc", "-smp", "2"]].concat();
     let page = Page::serve(":0", &args)?;
@@ -237,15 +237,15 @@ fn serve_viewer() -> Result<String> {
 fn novnc_shows_a_plain_server() -> Result<()> {
     let Some(mut browser) = browser()? else { return Ok(()) };
     let directory = tempfile::tempdir()?;
-    let disk = guest::disk(directory.path(), ECHO)?;
+    let disk = sectors::disk(directory.path(), ECHO)?;
     let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let vnc = format!("127.0.0.1:0,to=99,websocket={free}");
     let mut page = Page::serve(":0", &["-drive", &disk, "-vnc", &vnc])?;
-    guest::until_shown(&mut page.vm, ">")?;
+    sectors::until_shown(&mut page.vm, ">")?;
     browser.open(&format!("{}#ws://127.0.0.1:{free}", serve_viewer()?))?;
     until("the same pixels", || same_pixels(&mut browser, &mut page))?;
     browser.run("window.rfb.focus()")?;
     browser.press("novnc")?;
-    guest::until_shown(&mut page.vm, ">novnc")?;
+    sectors::until_shown(&mut page.vm, ">novnc")?;
     until("the same pixels", || same_pixels(&mut browser, &mut page))
 }

@@ -2,17 +2,11 @@
 
 mod browser;
 mod client;
-mod guest;
 mod server;
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, bail};
+use anyhow::Result;
 use testbed::vm::{Launch, Vm};
-use testbed::{DEADLINE, program, skip};
-
-/// Between looks at what is to become so.
-const POLL: Duration = Duration::from_millis(50);
+use testbed::{program, skip, until};
 
 /// A machine with a page.
 struct Page {
@@ -52,18 +46,6 @@ impl Page {
     fn bearer(&self) -> String {
         format!("Authorization: Bearer {}", self.token)
     }
-}
-
-/// Waits until something is so.
-fn until(what: &str, mut is: impl FnMut() -> Result<bool>) -> Result<()> {
-    let start = Instant::now();
-    while !is()? {
-        if start.elapsed() > DEADLINE {
-            bail!("{what}: it never came to that");
-        }
-        std::thread::sleep(POLL);
-    }
-    Ok(())
 }
 
 /// Whether this program has a web console; says so if not.

@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
+use testbed::sectors::{self, ECHO, SERIAL_ECHO};
 
 use crate::client::{Socket, ask, connect, read_answer, request};
-use crate::guest::{self, ECHO, SERIAL_ECHO};
 use crate::{Page, is_ours};
 
 /// A socket that has to open.
@@ -113,7 +113,7 @@ fn terminals_are_shared_and_remember() -> Result<()> {
         return Ok(());
     }
     let directory = tempfile::tempdir()?;
-    let disk = guest::disk(directory.path(), SERIAL_ECHO)?;
+    let disk = sectors::disk(directory.path(), SERIAL_ECHO)?;
     let page = Page::serve(":0", &["-drive", &disk, "-serial", "vc", "-monitor", "vc"])?;
     let mut one = open(&page, "/ws/terminal/serial0")?;
     one.until(">")?;
@@ -187,15 +187,15 @@ fn texts_are_typed_by_the_layout() -> Result<()> {
         return Ok(());
     }
     let directory = tempfile::tempdir()?;
-    let disk = guest::disk(directory.path(), ECHO)?;
+    let disk = sectors::disk(directory.path(), ECHO)?;
     let mut page = Page::serve(":0", &["-drive", &disk])?;
-    guest::until_shown(&mut page.vm, ">")?;
+    sectors::until_shown(&mut page.vm, ">")?;
     let text = "Hello, \u{2603}World!";
     let length = format!("Content-Length: {}", text.len());
     let post = request(&page.address, "POST /api/type", &[&page.bearer(), &length]);
     let answer = ask(&page.address, &(post.clone() + text))?;
     ensure!(answer.json()? == json!({"typed": 13, "missing": "\u{2603}"}), "{answer:?}");
-    guest::until_shown(&mut page.vm, ">Hello, World!")?;
+    sectors::until_shown(&mut page.vm, ">Hello, World!")?;
     page.vm.qmp().execute("stop")?;
     ensure!(ask(&page.address, &(post + text))?.status == 409);
     Ok(())

@@ -5,6 +5,7 @@ use super::disks;
 use super::network;
 use super::results::{Measured, Metric, Unit};
 use super::viewer;
+use super::web;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::PathBuf;
@@ -43,7 +44,7 @@ pub struct Row {
     pub measure: fn(&Assets, &Contender) -> Result<Measured>,
 }
 
-pub const ROWS: [Row; 14] = [
+pub const ROWS: [Row; 17] = [
     Row {
         name: "start-none",
         runs: 15,
@@ -68,6 +69,9 @@ pub const ROWS: [Row; 14] = [
         runs: 3,
         measure: |_, who| viewer::watch(who, "vnc-zrle", viewer::ZRLE),
     },
+    Row { name: "vnc-key", runs: 1, measure: |_, who| viewer::type_in(who) },
+    Row { name: "vnc-idle", runs: 1, measure: |_, who| viewer::look(who) },
+    Row { name: "web", runs: 1, measure: |_, who| web::measure(who) },
     Row {
         name: "network-virtio",
         runs: 3,
@@ -146,7 +150,7 @@ fn status_field(vm: &Vm, field: &str) -> Result<f64> {
 }
 
 /// CPU time used so far, by all threads, in user and kernel mode.
-fn cpu_seconds(vm: &Vm) -> Result<f64> {
+pub fn cpu_seconds(vm: &Vm) -> Result<f64> {
     // proc(5): fields 14 and 15, in clock ticks, of which Linux shows user
     // space 100 a second; the name in field 2 may hold spaces.
     let stat = fs::read_to_string(format!("/proc/{}/stat", vm.pid()))?;

@@ -9,6 +9,7 @@ mod network;
 mod options;
 mod results;
 mod viewer;
+mod web;
 mod workloads;
 
 use crate::process;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 pub const HELP: &str = "\
 Usage: cargo xtask bench [OPTION...] [ROW...]
 
-Rows: start-none, start-pc, boot, idle, vnc-tight, vnc-zrle, network-virtio,
-network-e1000, network-passt, image-convert, image-tables, image-random,
+Rows: start-none, start-pc, boot, idle, vnc-tight, vnc-zrle, vnc-key, vnc-idle,
+web, network-virtio, network-e1000, network-passt, image-convert, image-tables, image-random,
 disk-virtio, disk-ide; the groups of work in a guest integer, floating, vector, memory,
 system, code, smp; or single workloads, as in integer/sieve. Without any, all.
 

@@ -1,6 +1,7 @@
-//! Rows about a viewer by VNC: how many frames of a film it gets, and what each costs.
+//! Rows about a viewer by VNC: how many frames of a film it gets and what each costs, how soon it sees
+//! what it types, and what it costs when nothing happens.
 
-use super::machine::Contender;
+use super::machine::{Contender, cpu_seconds};
 use super::results::{Measured, Metric, Unit};
 use crate::process;
 use anyhow::{Context, Result, bail, ensure};
@@ -10,7 +11,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
-use testbed::vm::Vm;
+use testbed::modules;
+use testbed::sectors::{self, ECHO};
+use testbed::vm::{Launch, Vm};
 
 const RAW: i32 = 0;
 const COPY: i32 = 1;
@@ -23,6 +26,8 @@ const FRAME: u64 = 1280 * 800;
 /// Updates before what counts.
 const WARM_UP: u32 = 5;
 const WATCH: Duration = Duration::from_secs(10);
+/// Until nothing happens any more.
+const SETTLE: Duration = Duration::from_secs(3);
 /// How long firmware and the guest may take to show the film.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -30,16 +35,11 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub fn watch(who: &Contender, name: &str, encoding: i32) -> Result<Measured> {
     let scratch = tempfile::tempdir()?;
     let film = film(scratch.path())?;
-    let socket = scratch.path().join("vnc");
-    let server = format!("unix:{}", socket.display());
-    let vm = who
+    let launch = who
         .launch()
-        .args(["-m", "96", "-nodefaults", "-vga", "none", "-device", "VGA,addr=02.0"])
-        .args(["-display", "none", "-vnc", &server, "-name", "film,debug-threads=on"])
-        .args([Path::new("-kernel"), &film])
-        .qmp()
-        .spawn()?;
-    let mut viewer = Viewer::connect(&socket, encoding)?;
+        .args(["-m", "96", "-vga", "none", "-device", "VGA,addr=02.0"])
+        .args([Path::new("-kernel"), &film]);
+    let (vm, mut viewer) = seat(launch, scratch.path(), encoding)?;
     let begun = Instant::now();
     while viewer.size != (1280, 800) {
         viewer.update()?;
@@ -62,6 +62,86 @@ pub fn watch(who: &Contender, name: &str, encoding: i32) -> Result<Measured> {
         (Metric::new(&format!("{name}/wall"), &what, Unit::Milliseconds), wall),
         (Metric::new(&format!("{name}/cpu"), cpu_what, Unit::Milliseconds), cpu),
     ])
+}
+
+/// Presses keys at a guest that shows them.
+pub fn type_in(who: &Contender) -> Result<Measured> {
+    let scratch = tempfile::tempdir()?;
+    let disk = sectors::disk(scratch.path(), ECHO)?;
+    let args = ["-m", "64", "-vga", "std", "-drive", &disk];
+    let (mut vm, mut viewer) = seat(who.launch().args(args), scratch.path(), TIGHT)?;
+    sectors::until_shown(&mut vm, ">")?;
+    viewer.stream.set_read_timeout(Some(SETTLE))?;
+    while viewer.update().is_ok() {}
+    viewer.stream.set_read_timeout(Some(DEADLINE))?;
+    let mut times = Vec::new();
+    for pause in pauses() {
+        thread::sleep(pause);
+        let begun = Instant::now();
+        viewer.press(b'a')?;
+        viewer.update()?;
+        times.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(vec![(
+        Metric::new(
+            "vnc-key",
+            "a key press until a vnc-tight viewer has the pixels",
+            Unit::Milliseconds,
+        ),
+        median(times),
+    )])
+}
+
+/// Looks at a console of Linux on which nothing happens.
+pub fn look(who: &Contender) -> Result<Measured> {
+    let scratch = tempfile::tempdir()?;
+    let guest = modules::display()?;
+    let append = "console=ttyS0 panic=-1 vt.global_cursor_default=0 rhea.run=adapter,display";
+    let launch = who
+        .launch()
+        .args(["-m", "256", "-vga", "std", "-usb", "-device", "usb-tablet", "-serial", "stdio"])
+        .args([Path::new("-kernel"), &guest.kernel, Path::new("-initrd"), &guest.initrd])
+        .args(["-append", append]);
+    let (mut vm, mut viewer) = seat(launch, scratch.path(), TIGHT)?;
+    let watch = thread::spawn(move || while viewer.update().is_ok() {});
+    vm.expect("rhea-display: ")?;
+    thread::sleep(SETTLE);
+    let (begun, before, display) = (Instant::now(), cpu_seconds(&vm)?, display_seconds(&vm)?);
+    thread::sleep(2 * WATCH);
+    let share = |seconds: f64| seconds / begun.elapsed().as_secs_f64() * 100.0;
+    let (all, display) =
+        (share(cpu_seconds(&vm)? - before), share(display_seconds(&vm)? - display));
+    drop(vm);
+    // It has hung up.
+    let _ = watch.join();
+    let what = "host CPU of an idle screen of Linux at a vnc-tight viewer";
+    Ok(vec![
+        (Metric::new("vnc-idle/all", what, Unit::Percent), all),
+        (Metric::new("vnc-idle/display", "the guest's processor apart", Unit::Percent), display),
+    ])
+}
+
+/// How long people wait between keys: no two the same, so that nothing runs in step with them.
+pub fn pauses() -> impl Iterator<Item = Duration> {
+    (0..40).map(|n| Duration::from_millis(120 + n * 97 % 300))
+}
+
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// A machine, and a viewer of it.
+fn seat(launch: Launch, scratch: &Path, encoding: i32) -> Result<(Vm, Viewer)> {
+    let socket = scratch.join("vnc");
+    let server = format!("unix:{}", socket.display());
+    let vm = launch
+        .args(["-nodefaults", "-display", "none", "-vnc", &server])
+        .args(["-name", "seen,debug-threads=on"])
+        .qmp()
+        .spawn()?;
+    Ok((vm, Viewer::connect(&socket, encoding)?))
 }
 
 /// The guest, assembled.
@@ -130,6 +210,14 @@ impl Viewer {
         let [w1, w0] = self.size.0.to_be_bytes();
         let [h1, h0] = self.size.1.to_be_bytes();
         Ok(self.stream.write_all(&[3, incremental.into(), 0, 0, 0, 0, w1, w0, h1, h0])?)
+    }
+
+    /// Presses a key and releases it.
+    fn press(&mut self, keysym: u8) -> Result<()> {
+        for down in [1, 0] {
+            self.stream.write_all(&[4, down, 0, 0, 0, 0, 0, keysym])?;
+        }
+        Ok(())
     }
 
     /// Takes an update and asks for the next.

@@ -11,6 +11,7 @@ mod dma;
 mod flash;
 mod floppy;
 mod fw_cfg;
+mod graphics;
 mod guest_notes;
 mod hotplug;
 mod hpet;

@@ -308,6 +308,24 @@ fn in_own_process(name: &str, group: Group, bits: u32, count: usize, least: usiz
     assert!(output.status.success(), "{} {}", output.status, text.join("\n"));
 }
 
+/// With alignment checks on, ENTER faults where its final stack pointer is not aligned.
+#[test]
+fn enter_wants_an_aligned_top() {
+    const TOP: u64 = DATA + 0x1000;
+    let mut guest = Guest::new(64);
+    let mut generator = Generator::new(Group::Integer, 64);
+    for (size, vector) in [(0x10, None), (0x11, Some(crate::vector::AC))] {
+        // enter size, 1
+        guest.place(CODE, &[0xc8, size, 0, 1]);
+        let mut state = generator.state();
+        state.flags = bit::AC;
+        state.regs[gpr::RSP] = TOP;
+        assert_eq!(guest.run(CODE, 4, &mut state).vector, vector);
+        let below = if vector.is_none() { 16 + u64::from(size) } else { 0 };
+        assert_eq!(state.regs[gpr::RSP], TOP - below);
+    }
+}
+
 const SLICE: usize = 100_000;
 const LONG: usize = 10_000_000;
 

@@ -1,60 +1,86 @@
-//! The filter `copy-on-read`: what is read from a backing file is kept in the image above it.
+//! Copy on read: what is read from a backing file is kept in the image above it.
 
 use std::sync::Arc;
+
+use async_lock::{RwLock, RwLockReadGuard};
 
 use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
 use crate::node::{Claim, Node, Permissions, Role};
 use crate::vector::Vector;
 use crate::{Error, Result};
 
-/// The filter.
+/// Keeps what is read in order with what is written.
+#[derive(Default)]
+pub struct Copier {
+    /// Held shared by writes and alone while something is copied, so that no copy undoes a write.
+    order: RwLock<()>,
+}
+
+impl Copier {
+    /// Held by whoever changes the image.
+    pub async fn writing(&self) -> RwLockReadGuard<'_, ()> {
+        self.order.read().await
+    }
+
+    /// Reads, after the image has got what it did not have of the range.
+    pub async fn read(&self, image: &Node, at: u64, into: Vector) -> Result<()> {
+        let len = into.len() as u64;
+        if !is_whole(image.driver(), at, len).await? {
+            let _alone = self.order.write().await;
+            copy(image, at, len).await?;
+        }
+        image.driver().read(at, into).await
+    }
+}
+
+/// Copies what the image does not have of a range, in whole clusters.
+async fn copy(image: &Node, at: u64, len: u64) -> Result<()> {
+    let driver = image.driver();
+    let unit = driver.cluster_size().unwrap_or(1 << 16).max(512);
+    let end = at.checked_add(len).and_then(|end| end.checked_next_multiple_of(unit));
+    let end = end.ok_or_else(|| Error::from_errno(libc::EINVAL))?.min(driver.len()?);
+    let mut at = at - at % unit;
+    while at < end {
+        let extent = driver.status(at, end - at).await?;
+        // Not more at once than a few requests' worth.
+        let part = extent.len.clamp(1, end - at).min(1 << 20);
+        if !extent.allocated {
+            let buffer = Vector::zeroed(part as usize);
+            driver.read(at, buffer.clone()).await?;
+            image.event("cor_write").await;
+            if buffer.is_zero() {
+                driver.write_zeroes(at, part, ZeroFlags::default()).await?;
+            } else {
+                driver.write(at, buffer).await?;
+            }
+        }
+        at += part;
+    }
+    Ok(())
+}
+
+async fn is_whole(driver: &dyn Driver, at: u64, len: u64) -> Result<bool> {
+    let mut done = 0;
+    while done < len {
+        let extent = driver.status(at + done, len - done).await?;
+        if !extent.allocated {
+            return Ok(false);
+        }
+        done += extent.len.max(1);
+    }
+    Ok(true)
+}
+
+/// The filter. Without it, a node does the same by its manner.
 pub struct CopyOnRead {
     file: Arc<Node>,
-    /// Held shared by writes and alone while something is copied, so that no copy undoes a write.
-    order: async_lock::RwLock<()>,
+    copier: Copier,
 }
 
 impl CopyOnRead {
     /// A filter over an image.
     pub fn new(file: Arc<Node>) -> Self {
-        Self { file, order: async_lock::RwLock::new(()) }
-    }
-
-    /// Copies what the image does not have of a range, in whole clusters.
-    async fn copy(&self, at: u64, len: u64) -> Result<()> {
-        let unit = self.file.driver().cluster_size().unwrap_or(1 << 16).max(512);
-        let end = at.checked_add(len).and_then(|end| end.checked_next_multiple_of(unit));
-        let end = end.ok_or_else(|| Error::from_errno(libc::EINVAL))?.min(self.file.len()?);
-        let mut at = at - at % unit;
-        while at < end {
-            let extent = self.file.driver().status(at, end - at).await?;
-            // Not more at once than a few requests' worth.
-            let part = extent.len.clamp(1, end - at).min(1 << 20);
-            if !extent.allocated {
-                let buffer = Vector::zeroed(part as usize);
-                self.file.read(at, buffer.clone()).await?;
-                self.file.event("cor_write").await;
-                if buffer.is_zero() {
-                    self.file.write_zeroes(at, part, ZeroFlags::default()).await?;
-                } else {
-                    self.file.write(at, buffer).await?;
-                }
-            }
-            at += part;
-        }
-        Ok(())
-    }
-
-    async fn is_whole(&self, at: u64, len: u64) -> Result<bool> {
-        let mut done = 0;
-        while done < len {
-            let extent = self.file.driver().status(at + done, len - done).await?;
-            if !extent.allocated {
-                return Ok(false);
-            }
-            done += extent.len.max(1);
-        }
-        Ok(true)
+        Self { file, copier: Copier::default() }
     }
 }
 
@@ -68,33 +94,26 @@ impl Driver for CopyOnRead {
     }
 
     fn read(&self, at: u64, into: Vector) -> Io<'_, ()> {
-        Box::pin(async move {
-            let len = into.len() as u64;
-            if !self.is_whole(at, len).await? {
-                let _alone = self.order.write().await;
-                self.copy(at, len).await?;
-            }
-            self.file.read(at, into).await
-        })
+        Box::pin(self.copier.read(&self.file, at, into))
     }
 
     fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
         Box::pin(async move {
-            let _order = self.order.read().await;
+            let _order = self.copier.writing().await;
             self.file.write(at, from).await
         })
     }
 
     fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Io<'_, ()> {
         Box::pin(async move {
-            let _order = self.order.read().await;
+            let _order = self.copier.writing().await;
             self.file.write_zeroes(at, len, flags).await
         })
     }
 
     fn discard(&self, at: u64, len: u64) -> Io<'_, ()> {
         Box::pin(async move {
-            let _order = self.order.read().await;
+            let _order = self.copier.writing().await;
             self.file.discard(at, len).await
         })
     }

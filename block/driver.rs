@@ -41,6 +41,15 @@ pub struct ZeroFlags {
     pub unmap: bool,
 }
 
+/// A cluster for a place that nothing is stored for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Packed {
+    /// It does not get smaller.
+    Plain,
+    /// In the format's own way.
+    Bytes(Vec<u8>),
+}
+
 /// How a node grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preallocation {
@@ -75,8 +84,14 @@ pub trait Driver: Send + Sync {
     /// Writes `from.len()` bytes; `flush` makes them last.
     fn write(&self, at: u64, from: Vector) -> Io<'_, ()>;
 
-    /// Writes one cluster (shorter only at the end), compressed.
-    fn write_compressed(&self, _at: u64, _from: Vector) -> Io<'_, ()> {
+    /// Compresses one cluster (shorter only at the end) for [`Self::write_packed`]. That takes long, and
+    /// depends on nothing else.
+    fn pack(&self, _from: &Vector) -> Result<Packed> {
+        Ok(Packed::Plain)
+    }
+
+    /// Writes one cluster, which is `packed`, where nothing was.
+    fn write_packed(&self, _at: u64, _from: Vector, _packed: Packed) -> Io<'_, ()> {
         Box::pin(std::future::ready(Err(Error::from_errno(libc::ENOTSUP))))
     }
 
@@ -88,6 +103,11 @@ pub trait Driver: Send + Sync {
 
     /// When done, what was acknowledged before survives a power cut.
     fn flush(&self) -> Io<'_, ()>;
+
+    /// Whether a flush may have something to do although nothing was changed since the last one.
+    fn keeps_changes(&self) -> bool {
+        true
+    }
 
     /// Ends the use of an image that was written: nothing is only in memory, the image is as clean as
     /// it can be. It may be used again.
@@ -187,6 +207,11 @@ pub trait Driver: Send + Sync {
         0
     }
 
+    /// That state, if the format keeps it.
+    fn vm_state(&self) -> Option<&dyn VmState> {
+        None
+    }
+
     /// What tests do to requests, where a filter for tests is in the graph.
     fn breakpoints(&self) -> Option<&dyn Breakpoints> {
         None
@@ -196,6 +221,15 @@ pub trait Driver: Send + Sync {
     fn check(&self, _repair: Repair) -> Io<'_, CheckReport> {
         Box::pin(std::future::ready(Err(Error::from_errno(libc::ENOTSUP))))
     }
+}
+
+/// The state of a machine, kept behind the disk. Snapshots take it with them.
+pub trait VmState: Send + Sync {
+    /// Reads from an offset in it; what was never written is zeroes.
+    fn load(&self, at: u64, into: Vector) -> Io<'_, ()>;
+
+    /// Writes at an offset in it.
+    fn save(&self, at: u64, from: Vector) -> Io<'_, ()>;
 }
 
 /// Getting past an event, later.

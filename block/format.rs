@@ -186,6 +186,9 @@ fn null_name(driver: &str, options: &Options) -> String {
 
 fn open_copy_on_read<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a> {
     Box::pin(async move {
+        if file.is_read_only() {
+            return Err(Error::new(libc::EPERM, "Block node is read-only"));
+        }
         if let Some(bottom) = builder.options.text("bottom") {
             return Err(Error::invalid(format!("Bottom node '{bottom}' not found")));
         }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::format::PROTOCOLS;
 use crate::node::{Node, Role};
-use crate::options::json_of;
+use crate::options::{Options, json_of};
 use crate::tools::text;
 
 /// The name for these options.
@@ -12,16 +12,25 @@ pub fn of_options(options: &Map<String, Value>) -> String {
     format!("json:{}", text::line(&Value::Object(options.clone())))
 }
 
-/// The name of an image in a format, in a file that has no simpler one.
-pub fn of_layer(format: &str, file: &Node) -> String {
-    of_options(&layer(format, file))
-}
+/// What is to be said of an image besides its format, in the order of QEMU's hash tables: before the
+/// format, behind it, and behind the file.
+const STRONG: [(&str, &str); 3] = [("raw", "offset"), ("raw", "size"), ("luks", "key-secret")];
 
-fn layer(format: &str, file: &Node) -> Map<String, Value> {
-    let mut map = Map::new();
-    map.insert("driver".into(), format.into());
-    map.insert("file".into(), described(file));
-    map
+/// The name of an image in a format, by its options: that of its file, where that says it all.
+pub fn of_layer(format: &str, file: &Node, options: &Options) -> String {
+    let [before, behind, last] = STRONG.map(|(of, key)| {
+        let value = options.get(key).filter(|_| of == format)?;
+        Some((key.to_owned(), value.clone()))
+    });
+    let plain = [&before, &behind, &last].iter().all(|said| said.is_none());
+    let is_filter = ["copy-on-read", "preallocate", "throttle"].contains(&format);
+    let in_file = PROTOCOLS.contains(&file.driver().name()) && json_of(file.filename()).is_none();
+    if plain && in_file && !is_filter {
+        return file.filename().to_owned();
+    }
+    let driver = Some(("driver".to_owned(), Value::from(format)));
+    let file = Some(("file".to_owned(), described(file)));
+    of_options(&[before, driver, behind, file, last].into_iter().flatten().collect())
 }
 
 /// The options by which a node could be opened again.
@@ -31,7 +40,9 @@ pub fn described(node: &Node) -> Value {
     }
     let driver = node.driver().name();
     match node.child(Role::File) {
-        Some(file) if !PROTOCOLS.contains(&driver) => layer(driver, file).into(),
+        Some(file) if !PROTOCOLS.contains(&driver) => {
+            json!({"driver": driver, "file": described(file)})
+        }
         _ => json!({"driver": driver, "filename": node.filename()}),
     }
 }

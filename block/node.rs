@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 
 use crate::backend::{Event, EventSink};
-use crate::driver::{Breakpoints, Driver, Extent, Io, Preallocation, ZeroFlags};
+use crate::copy_on_read::Copier;
+use crate::driver::{Breakpoints, Driver, Extent, Io, Packed, Preallocation, VmState, ZeroFlags};
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -175,6 +176,8 @@ pub struct Manner {
     pub direct: bool,
     /// Others may do with its files what they like (`force-share`).
     pub force_share: bool,
+    /// What is read from backing files is kept (`copy-on-read`).
+    pub copy_on_read: bool,
 }
 
 impl Default for Manner {
@@ -185,6 +188,7 @@ impl Default for Manner {
             no_flush: false,
             direct: false,
             force_share: false,
+            copy_on_read: false,
         }
     }
 }
@@ -215,6 +219,10 @@ pub struct Node {
     late_backing: OnceLock<(Role, Child)>,
     parents: Mutex<Vec<Parent>>,
     threshold: Threshold,
+    copier: Copier,
+    /// How often its content has changed, and how much of that is known to last.
+    changes: AtomicU64,
+    lasting: AtomicU64,
 }
 
 /// The offset that writes stay below, else somebody is told, once.
@@ -320,6 +328,9 @@ impl Node {
             late_backing: OnceLock::new(),
             parents,
             threshold: Threshold::default(),
+            copier: Copier::default(),
+            changes: AtomicU64::new(1),
+            lasting: AtomicU64::new(0),
         })
     }
 
@@ -510,6 +521,9 @@ impl Node {
     pub fn read(&self, at: u64, into: Vector) -> Io<'_, ()> {
         Box::pin(async move {
             self.check(at, into.len() as u64)?;
+            if self.manner().copy_on_read && !self.is_read_only() {
+                return self.copier.read(self, at, into).await;
+            }
             self.driver.read(at, into).await
         })
     }
@@ -529,18 +543,46 @@ impl Node {
             let detect = self.manner().detect_zeroes;
             if detect != DetectZeroes::Off && from.is_zero() {
                 let flags = ZeroFlags { unmap: detect == DetectZeroes::Unmap };
-                return self.driver.write_zeroes(at, from.len() as u64, flags).await;
+                return self.changed(self.driver.write_zeroes(at, from.len() as u64, flags)).await;
             }
-            self.driver.write(at, from).await
+            self.changed(self.driver.write(at, from)).await
         })
     }
 
-    /// Writes a cluster, compressed.
+    /// A request that changes something, whatever comes of it.
+    async fn changed(&self, request: Io<'_, ()>) -> Result<()> {
+        let _order = match self.manner().copy_on_read {
+            true => Some(self.copier.writing().await),
+            false => None,
+        };
+        let result = request.await;
+        self.changes.fetch_add(1, Ordering::Release);
+        result
+    }
+
+    /// Writes clusters, compressed.
     pub fn write_compressed(&self, at: u64, from: Vector) -> Io<'_, ()> {
+        Box::pin(async move {
+            let unit = self.driver.cluster_size().map_or(from.len(), |size| size as usize);
+            let whole = from.len().is_multiple_of(unit.max(1));
+            if !whole && at.checked_add(from.len() as u64) != Some(self.len()?) {
+                return Err(Error::from_errno(libc::EINVAL));
+            }
+            for start in (0..from.len()).step_by(unit.max(1)) {
+                let part = from.slice(start, unit.min(from.len() - start));
+                let packed = self.driver.pack(&part)?;
+                self.write_packed(at + start as u64, part, packed).await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes one cluster that the driver has packed.
+    pub fn write_packed(&self, at: u64, from: Vector, packed: Packed) -> Io<'_, ()> {
         Box::pin(async move {
             self.check_write()?;
             self.check(at, from.len() as u64)?;
-            self.driver.write_compressed(at, from).await
+            self.changed(self.driver.write_packed(at, from, packed)).await
         })
     }
 
@@ -550,7 +592,7 @@ impl Node {
             self.check_write()?;
             self.watch_threshold(at.saturating_add(len));
             let flags = ZeroFlags { unmap: flags.unmap && self.manner().discard };
-            self.driver.write_zeroes(at, len, flags).await
+            self.changed(self.driver.write_zeroes(at, len, flags)).await
         })
     }
 
@@ -560,7 +602,7 @@ impl Node {
             self.check_write()?;
             self.check(at, len)?;
             match self.manner().discard {
-                true => self.driver.discard(at, len).await,
+                true => self.changed(self.driver.discard(at, len)).await,
                 false => Ok(()),
             }
         })
@@ -571,7 +613,16 @@ impl Node {
         if self.is_read_only() || self.manner().no_flush {
             return Box::pin(std::future::ready(Ok(())));
         }
-        self.driver.flush()
+        Box::pin(async move {
+            let changes = self.changes.load(Ordering::Acquire);
+            let lasting = self.lasting.load(Ordering::Acquire) == changes;
+            if lasting && !self.driver.keeps_changes() {
+                return Ok(());
+            }
+            self.driver.flush().await?;
+            self.lasting.fetch_max(changes, Ordering::Release);
+            Ok(())
+        })
     }
 
     /// Ends the use of an image: nothing stays in memory only.
@@ -586,7 +637,7 @@ impl Node {
     pub fn truncate(&self, len: u64, preallocation: Preallocation) -> Io<'_, ()> {
         Box::pin(async move {
             self.check_write()?;
-            self.driver.truncate(len, preallocation).await
+            self.changed(self.driver.truncate(len, preallocation)).await
         })
     }
 
@@ -595,6 +646,12 @@ impl Node {
         if let Some(points) = self.driver.breakpoints() {
             points.reach(event).await;
         }
+    }
+
+    /// Where the state of a machine is stored, in this node or the image below it.
+    pub fn vm_state(&self) -> Option<&dyn VmState> {
+        let below = || self.child(Role::File).or_else(|| self.child(Role::Image))?.vm_state();
+        self.driver.vm_state().or_else(below)
     }
 
     /// Where requests can be held, in this node or the files below it.

@@ -78,6 +78,10 @@ impl Driver for Null {
         Box::pin(ready(Ok(())))
     }
 
+    fn keeps_changes(&self) -> bool {
+        false
+    }
+
     fn flush(&self) -> Io<'_, ()> {
         self.done()
     }
@@ -89,14 +93,8 @@ impl Driver for Null {
 
     fn status(&self, at: u64, len: u64) -> Io<'_, Extent> {
         let zero = self.read_zeroes;
-        let extent = Extent {
-            len,
-            data: true,
-            zero,
-            allocated: true,
-            offset: Some(at),
-            ..Extent::default()
-        };
+        let extent =
+            Extent { len, zero, allocated: zero, offset: zero.then_some(at), ..Extent::default() };
         Box::pin(ready(Ok(extent)))
     }
 

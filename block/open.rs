@@ -146,6 +146,10 @@ fn open_node<'a>(
         let node_name = options.text("node-name");
         if let (Some(graph), Some(name)) = (around.graph, &node_name) {
             graph.check_name(name)?;
+        } else if let Some(name) = &node_name
+            && base::options::check_id(name).is_err()
+        {
+            return Err(Error::invalid(format!("Invalid node-name: '{name}'")));
         }
         let mut builder = Builder {
             name: name.unwrap_or_default().to_owned(),
@@ -201,6 +205,11 @@ impl Builder<'_, '_> {
     /// The node's name.
     pub fn node_name(&self) -> &str {
         &self.node_name
+    }
+
+    /// Whether the node passes discards on.
+    pub fn discards(&self) -> bool {
+        self.manner.discard
     }
 
     /// The graph that the node will be in.
@@ -307,12 +316,11 @@ impl Builder<'_, '_> {
                 found.to_owned()
             }
         };
+        if let Some(path) = self.name.strip_prefix("file:") {
+            self.name = path.to_owned();
+        }
         if self.name.is_empty() {
-            self.name = match file.filename().starts_with("json:") {
-                // Who opens this again needs to know what is in between.
-                true => name::of_layer(&format, &file),
-                false => file.filename().to_owned(),
-            };
+            self.name = name::of_layer(&format, &file, &self.options);
         }
         let unknown = || Error::invalid(format!("Unknown driver '{format}'"));
         let found = FORMATS.iter().find(|known| known.name == format).ok_or_else(unknown)?;
@@ -399,7 +407,9 @@ impl Builder<'_, '_> {
     /// image says.
     pub async fn open_data_file(&mut self, name: Option<&str>) -> Result<Option<Arc<Node>>> {
         let path = name.map(|name| full_backing_name(&self.location(), name));
-        if self.how.no_io && self.options.peek("data-file").is_none() {
+        if self.how.no_io {
+            // Whatever is said of it, nobody will look.
+            self.options.child("data-file");
             return Ok(None);
         }
         self.open_child("data-file", Role::Data, path.as_deref()).await

@@ -2,7 +2,7 @@
 //! and `--image-opts` give them. Whoever understands a key takes it out; what is left in the end is
 //! refused.
 
-use base::options::number::{parse_int, parse_size};
+use base::options::number::{SizeError, parse_int, parse_size};
 use base::options::{OptionError, ParsedOpts, json};
 use serde_json::{Map, Value};
 
@@ -76,6 +76,11 @@ impl Options {
         self.0.get(key).and_then(Value::as_str)
     }
 
+    /// Looks at a value without taking it.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key)
+    }
+
     /// Whether something is said, be it that there is nothing.
     pub fn has(&self, key: &str) -> bool {
         self.0.contains_key(key)
@@ -118,7 +123,10 @@ impl Options {
         let Some(text) = self.text(key) else { return Ok(None) };
         match parse_size(&text, 1) {
             Ok(size) => Ok(Some(size)),
-            Err(_) => Err(OptionError::NotASize(key.to_owned()).into()),
+            Err(SizeError::Malformed) => Err(OptionError::NotASize(key.to_owned()).into()),
+            Err(SizeError::OutOfRange) => {
+                Err(OptionError::SizeOutOfRange { name: key.to_owned(), value: text }.into())
+            }
         }
     }
 

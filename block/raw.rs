@@ -133,7 +133,7 @@ impl Driver for Raw {
                 return Err(Error::unsupported("Cannot resize fixed-size raw disks"));
             }
             if preallocation == Preallocation::Metadata {
-                return Err(Error::unsupported("Unsupported preallocation mode 'metadata'"));
+                return Err(Error::unsupported("Unsupported preallocation mode: metadata"));
             }
             self.file.truncate(self.place(len, 0)?, preallocation).await
         })

@@ -297,6 +297,10 @@ impl Driver for Blkdebug {
         Box::pin(self.discard_blocks(at, len))
     }
 
+    fn keeps_changes(&self) -> bool {
+        false
+    }
+
     fn flush(&self) -> Io<'_, ()> {
         Box::pin(async move {
             self.check(Kind::Flush, 0, 0)?;

@@ -234,6 +234,10 @@ impl Driver for HostFile {
         self.submit(HostOp::Zero { at, len, unmap: true })
     }
 
+    fn keeps_changes(&self) -> bool {
+        false
+    }
+
     fn flush(&self) -> Io<'_, ()> {
         self.submit(HostOp::Sync)
     }

@@ -43,12 +43,11 @@ pub(super) trait Layout: Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Checks the table; `end` is where the blocks end.
+    /// Checks the table, and mends what it may; what it changes is stored afterwards.
     fn check<'a>(
         &'a self,
         _file: &'a Node,
-        _table: &'a [Option<u64>],
-        _end: u64,
+        _state: &'a mut State,
         _repair: Repair,
     ) -> Io<'a, CheckReport> {
         Box::pin(std::future::ready(Err(Error::from_errno(libc::ENOTSUP))))
@@ -69,12 +68,14 @@ pub(super) trait Layout: Send + Sync {
     ) -> Io<'a, ()>;
 }
 
-struct State {
+/// What changes about an image.
+pub(super) struct State {
     /// Where the data of each block is.
-    table: Vec<Option<u64>>,
-    changed: BTreeSet<usize>,
+    pub(super) table: Vec<Option<u64>>,
+    /// Entries that are not in the file yet.
+    pub(super) changed: BTreeSet<usize>,
     /// Where the next block goes.
-    end: u64,
+    pub(super) end: u64,
 }
 
 /// An open image.
@@ -248,8 +249,14 @@ impl<L: Layout> Driver for Blocks<L> {
 
     fn check(&self, repair: Repair) -> Io<'_, CheckReport> {
         Box::pin(async move {
-            let state = self.state.read().await;
-            self.layout.check(&self.file, &state.table, state.end, repair).await
+            let report = {
+                let mut state = self.state.write().await;
+                self.layout.check(&self.file, &mut state, repair).await?
+            };
+            if repair != Repair::Nothing {
+                self.settle().await?;
+            }
+            Ok(report)
         })
     }
 

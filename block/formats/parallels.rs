@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::blocks::{Blocks, Layout, read_table, write_table};
+use super::blocks::{Blocks, Layout, State, read_table, write_table};
 use super::bytes::{le32, le64, put};
 use crate::driver::{CheckReport, Driver, Io, Preallocation, Repair};
 use crate::format::Opening;
@@ -15,6 +15,13 @@ use crate::{Error, Result};
 /// Entries of the table count sectors, or (the second) clusters.
 const MAGICS: [&[u8]; 2] = [b"WithoutFreeSpace", b"WithouFreSpacExt"];
 const TABLE_AT: u64 = 64;
+/// Where the header says that somebody is writing, and how.
+const IN_USE_AT: usize = 44;
+const IN_USE: u32 = 0x746f_6e59;
+/// Where it says where the blocks begin, in sectors.
+const DATA_AT: usize = 48;
+/// Entries of the table at most: it stays in memory.
+const MAX_ENTRIES: u64 = i32::MAX as u64 / 4;
 
 struct Parallels {
     len: u64,
@@ -29,27 +36,104 @@ pub fn probe(first: &[u8]) -> u32 {
     if ours { 100 } else { 0 }
 }
 
+/// One thing that is wrong, which is or is not to be mended.
+fn complain(report: &mut CheckReport, mend: bool, what: &str) {
+    let verb = if mend { "Repairing" } else { "ERROR" };
+    report.messages.push(format!("{verb} {what}"));
+    match mend {
+        true => report.corruptions_fixed += 1,
+        false => report.corruptions += 1,
+    }
+}
+
 impl Parallels {
-    fn check_table(&self, table: &[Option<u64>], end: u64) -> CheckReport {
-        let mut report = CheckReport {
-            total_clusters: table.len() as u64,
-            image_end_offset: end,
-            ..CheckReport::default()
-        };
-        let (mut seen, mut before) = (BTreeSet::new(), None);
-        for (cluster, data) in table.iter().enumerate() {
-            let Some(data) = *data else { continue };
+    /// Where the first block can be.
+    fn first_block(&self, entries: usize) -> u64 {
+        (TABLE_AT + entries as u64 * 4).next_multiple_of(self.unit)
+    }
+
+    /// Checks the header, and mends it.
+    async fn check_header(
+        &self,
+        file: &Node,
+        entries: usize,
+        mend: bool,
+        report: &mut CheckReport,
+    ) -> Result<()> {
+        let header = file.read_bytes(0, TABLE_AT as usize).await?;
+        if le32(&header, IN_USE_AT) == IN_USE {
+            complain(report, mend, "image was not closed correctly");
+            if mend {
+                file.write(IN_USE_AT as u64, Vector::zeroed(4)).await?;
+            }
+        }
+        let (first, there) = (self.first_block(entries), le32(&header, DATA_AT));
+        let may_be_unsaid = there == 0 && header.starts_with(MAGICS[0]);
+        let place = u64::from(there) * 512;
+        if !may_be_unsaid && (place < first || place > file.len()?) {
+            complain(report, mend, "data_off field has incorrect value");
+            if mend {
+                let sectors = ((first / 512) as u32).to_le_bytes();
+                file.write(DATA_AT as u64, Vector::from(&sectors[..])).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets blocks that are not in the file.
+    fn check_places(&self, state: &mut State, len: u64, mend: bool, report: &mut CheckReport) {
+        let mut end = self.first_block(state.table.len()).next_multiple_of(self.cluster);
+        for index in 0..state.table.len() {
+            let Some(data) = state.table[index] else { continue };
+            if data.checked_add(self.cluster).is_some_and(|behind| behind <= len) {
+                end = end.max((data + self.cluster).next_multiple_of(self.cluster));
+                continue;
+            }
+            complain(report, mend, &format!("cluster {index} is outside image"));
+            if mend {
+                state.table[index] = None;
+                state.changed.insert(index);
+            }
+        }
+        state.end = end;
+    }
+
+    /// Gives each of several that share a block its own.
+    async fn check_sharing(
+        &self,
+        file: &Node,
+        state: &mut State,
+        mend: bool,
+        report: &mut CheckReport,
+    ) -> Result<()> {
+        let mut seen = BTreeSet::new();
+        for index in 0..state.table.len() {
+            let Some(data) = state.table[index].filter(|&data| !seen.insert(data)) else {
+                continue;
+            };
+            complain(report, mend, &format!("duplicate offset in BAT entry {index}"));
+            if mend {
+                let block = file.read_bytes(data, self.cluster as usize).await?;
+                file.write(state.end, Vector::from(&block[..])).await?;
+                state.table[index] = Some(state.end);
+                state.changed.insert(index);
+                seen.insert(state.end);
+                state.end += self.cluster;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, state: &State, report: &mut CheckReport) {
+        report.total_clusters = state.table.len() as u64;
+        report.image_end_offset = state.end;
+        let mut before = None;
+        for data in state.table.iter().flatten().copied() {
             report.allocated_clusters += 1;
             let follows = before.is_none_or(|before| data == before + self.cluster);
             report.fragmented_clusters += u64::from(!follows);
             before = Some(data);
-            if !seen.insert(data) {
-                let text = format!("ERROR duplicate offset in BAT entry {cluster}");
-                report.messages.push(text);
-                report.corruptions += 1;
-            }
         }
-        report
     }
 }
 
@@ -89,15 +173,16 @@ impl Layout for Parallels {
     fn check<'a>(
         &'a self,
         file: &'a Node,
-        table: &'a [Option<u64>],
-        end: u64,
+        state: &'a mut State,
         repair: Repair,
     ) -> Io<'a, CheckReport> {
         Box::pin(async move {
-            let mut report = self.check_table(table, end);
-            let len = file.len()?;
-            if len > end {
-                let lost = len - end;
+            let mut report = CheckReport::default();
+            let (mend, len) = (repair == Repair::All, file.len()?);
+            self.check_header(file, state.table.len(), mend, &mut report).await?;
+            self.check_places(state, len, mend, &mut report);
+            if len > state.end {
+                let lost = len - state.end;
                 let leaks = lost.div_ceil(self.cluster);
                 let what = if repair == Repair::Nothing { "ERROR" } else { "Repairing" };
                 let text = format!("{what} space leaked at the end of the image {lost}");
@@ -105,10 +190,12 @@ impl Layout for Parallels {
                 if repair == Repair::Nothing {
                     report.leaks = leaks;
                 } else {
-                    file.truncate(end, Preallocation::Off).await?;
+                    file.truncate(state.end, Preallocation::Off).await?;
                     report.leaks_fixed = leaks;
                 }
             }
+            self.check_sharing(file, state, mend, &mut report).await?;
+            self.count(state, &mut report);
             Ok(report)
         })
     }
@@ -160,8 +247,14 @@ pub fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
 
 /// Writes an empty image.
 pub async fn create(file: &Node, size: u64, cluster: u64) -> Result<()> {
-    if !cluster.is_multiple_of(512) || cluster == 0 || cluster >= 4 << 30 {
+    let cluster = cluster.next_multiple_of(512);
+    if cluster == 0 || cluster >= 4 << 30 {
         return Err(Error::invalid("Cluster size must be a multiple of 512 bytes"));
+    }
+    // Entries of the table have 32 bits.
+    if size.div_ceil(cluster) > MAX_ENTRIES {
+        let text = "Image size is too large for this cluster size";
+        return Err(Error::new(libc::E2BIG, text));
     }
     let sectors = size.div_ceil(512);
     let entries = size.div_ceil(cluster);

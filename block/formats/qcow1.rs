@@ -8,10 +8,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use async_lock::Mutex;
-use flate2::{Decompress, FlushDecompress};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::bytes::{be32, be64, put};
-use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
+use crate::driver::{Driver, Extent, Io, Packed, Preallocation, ZeroFlags};
 use crate::format::Opening;
 use crate::node::Node;
 use crate::open::Builder;
@@ -353,6 +353,41 @@ impl Driver for Qcow1 {
 
     fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
         Box::pin(self.write_range(at, from))
+    }
+
+    fn pack(&self, from: &Vector) -> Result<Packed> {
+        let mut bytes = from.to_vec();
+        bytes.resize(self.header.cluster() as usize, 0);
+        let mut packed = Vec::with_capacity(bytes.len());
+        let mut deflate = Compress::new_with_window_bits(Compression::default(), false, 12);
+        match deflate.compress_vec(&bytes, &mut packed, FlushCompress::Finish) {
+            Ok(Status::StreamEnd) if packed.len() < bytes.len() => Ok(Packed::Bytes(packed)),
+            Ok(_) => Ok(Packed::Plain),
+            Err(_) => Err(Error::from_errno(libc::EIO)),
+        }
+    }
+
+    fn write_packed(&self, at: u64, from: Vector, packed: Packed) -> Io<'_, ()> {
+        Box::pin(async move {
+            let Packed::Bytes(packed) = packed else { return self.write_range(at, from).await };
+            if !at.is_multiple_of(self.header.cluster()) {
+                return Err(Error::from_errno(libc::EINVAL));
+            }
+            let mut state = self.state.lock().await;
+            if self.entry(&mut state, at).await? != 0 {
+                return Err(Error::from_errno(libc::EIO));
+            }
+            self.add_table(&mut state, at);
+            let host = state.end;
+            let split = 63 - self.header.cluster_bits;
+            if host >> split != 0 {
+                return Err(Error::from_errno(libc::EFBIG));
+            }
+            state.end = host + packed.len() as u64;
+            self.file.write(host, Vector::from(&packed[..])).await?;
+            let entry = COMPRESSED | (packed.len() as u64) << split | host;
+            self.set_entry(&mut state, at, entry).await
+        })
     }
 
     fn write_zeroes(&self, at: u64, len: u64, _flags: ZeroFlags) -> Io<'_, ()> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::blocks::{Blocks, Layout, read_table, write_table};
+use super::blocks::{Blocks, Layout, State, read_table, write_table};
 use super::bytes::{le32, le64, put, uuid};
 use crate::driver::{CheckReport, Driver, Io, Preallocation, Repair};
 use crate::format::Opening;
@@ -157,12 +157,11 @@ impl Layout for Vdi {
     fn check<'a>(
         &'a self,
         _file: &'a Node,
-        table: &'a [Option<u64>],
-        _end: u64,
+        state: &'a mut State,
         repair: Repair,
     ) -> Io<'a, CheckReport> {
         let report = if repair == Repair::Nothing {
-            Ok(self.check_table(table))
+            Ok(self.check_table(&state.table))
         } else {
             Err(Error::from_errno(libc::ENOTSUP))
         };

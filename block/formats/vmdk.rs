@@ -9,7 +9,9 @@ use async_lock::Mutex;
 use serde_json::{Map, Value, json};
 
 use super::bytes::{le32, le64, put};
-use crate::driver::{CheckReport, Driver, Extent as Found, Io, Preallocation, Repair, ZeroFlags};
+use crate::driver::{
+    CheckReport, Driver, Extent as Found, Io, Packed, Preallocation, Repair, ZeroFlags,
+};
 use crate::format::Opening;
 use crate::node::{Node, Role};
 use crate::open::{Builder, full_backing_name};
@@ -453,25 +455,14 @@ impl Vmdk {
         grains.set(&mut tables, grain, sector)
     }
 
-    async fn write_packed(&self, at: u64, from: Vector) -> Result<()> {
+    async fn store_packed(&self, at: u64, len: u64, packed: &[u8]) -> Result<()> {
         let extent = self.extent(at)?;
         let inside = at - extent.start;
         let Kind::Sparse(grains) = &extent.kind else {
             return Err(Error::from_errno(libc::ENOTSUP));
         };
-        if !grains.compressed {
-            return Err(Error::from_errno(libc::ENOTSUP));
-        }
-        if !inside.is_multiple_of(grains.grain) || from.len() as u64 > grains.grain {
+        if !inside.is_multiple_of(grains.grain) || len > grains.grain {
             return Err(Error::from_errno(libc::EINVAL));
-        }
-        let mut bytes = from.to_vec();
-        bytes.resize(grains.grain as usize, 0);
-        let mut packed = Vec::with_capacity(bytes.len() + 1024);
-        let mut deflate = flate2::Compress::new(flate2::Compression::default(), true);
-        let done = deflate.compress_vec(&bytes, &mut packed, flate2::FlushCompress::Finish);
-        if !matches!(done, Ok(flate2::Status::StreamEnd)) {
-            return Err(Error::from_errno(libc::EIO));
         }
         let mut tables = grains.tables.lock().await;
         let entry = grains.entry(&extent.file, &mut tables, inside / grains.grain).await?;
@@ -480,7 +471,7 @@ impl Vmdk {
         }
         let mut marked = (inside / SECTOR).to_le_bytes().to_vec();
         marked.extend((packed.len() as u32).to_le_bytes());
-        marked.extend(&packed);
+        marked.extend(packed);
         marked.resize(marked.len().next_multiple_of(SECTOR as usize), 0);
         let host = tables.end.next_multiple_of(SECTOR);
         let sector = u32::try_from(host / SECTOR).map_err(|_| Error::from_errno(libc::EFBIG))?;
@@ -564,8 +555,30 @@ impl Driver for Vmdk {
         Box::pin(self.write_range(at, from))
     }
 
-    fn write_compressed(&self, at: u64, from: Vector) -> Io<'_, ()> {
-        Box::pin(self.write_packed(at, from))
+    fn pack(&self, from: &Vector) -> Result<Packed> {
+        let [Extent { kind: Kind::Sparse(grains), .. }, ..] = self.extents.as_slice() else {
+            return Ok(Packed::Plain);
+        };
+        if !grains.compressed {
+            return Ok(Packed::Plain);
+        }
+        let mut bytes = from.to_vec();
+        bytes.resize(grains.grain as usize, 0);
+        let mut packed = Vec::with_capacity(bytes.len() + 1024);
+        let mut deflate = flate2::Compress::new(flate2::Compression::default(), true);
+        match deflate.compress_vec(&bytes, &mut packed, flate2::FlushCompress::Finish) {
+            Ok(flate2::Status::StreamEnd) => Ok(Packed::Bytes(packed)),
+            _ => Err(Error::from_errno(libc::EIO)),
+        }
+    }
+
+    fn write_packed(&self, at: u64, from: Vector, packed: Packed) -> Io<'_, ()> {
+        Box::pin(async move {
+            match packed {
+                Packed::Bytes(packed) => self.store_packed(at, from.len() as u64, &packed).await,
+                Packed::Plain => self.write_range(at, from).await,
+            }
+        })
     }
 
     fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Io<'_, ()> {

@@ -288,9 +288,11 @@ impl Volume {
             map.insert("active".into(), json!(slot.active));
             if slot.active {
                 map.insert("iters".into(), json!(slot.rounds));
-                map.insert("stripes".into(), json!(slot.stripes));
             }
             map.insert("key-offset".into(), json!(header.material(index).0));
+            if slot.active {
+                map.insert("stripes".into(), json!(slot.stripes));
+            }
             Value::from(map)
         });
         put("slots", slots.collect::<Vec<_>>().into());

@@ -78,8 +78,6 @@ impl Qcow2 {
             meta.write_refcounts().await?;
         }
         check_copied(&mut meta, repair, &mut report).await?;
-        let bits = meta.header.cluster_bits;
-        report.image_end_offset = references.end() << bits;
         report.total_clusters = meta.header.size.div_ceil(meta.header.cluster_size());
         if repair != Repair::Nothing {
             meta.write_back().await?;
@@ -181,26 +179,12 @@ async fn count_l1(
             continue;
         }
         let bytes = meta.file.read_bytes(table, cluster as usize).await?;
-        let entry_len = bytes.len() / (meta.shape.entries() as usize).max(1);
-        for (group, piece) in bytes.chunks(GROUP).enumerate() {
-            // Most is empty, in large images.
-            if piece.iter().all(|&byte| byte == 0) {
-                continue;
-            }
-            let first = group * GROUP / entry_len;
-            for index in first..first + piece.len() / entry_len {
-                let entry = meta.shape.get(&bytes, index).unwrap_or_default();
-                if entry != Entry::default() {
-                    count_entry(meta, entry, refs, report, active, &mut next_host);
-                }
-            }
+        for (_, entry) in meta.shape.used(&bytes) {
+            count_entry(meta, entry, refs, report, active, &mut next_host);
         }
     }
     Ok(())
 }
-
-/// What is looked at for anything at all, before its entries are.
-const GROUP: usize = 512;
 
 fn count_entry(
     meta: &Meta,
@@ -319,12 +303,8 @@ async fn check_copied(meta: &mut Meta, repair: Repair, report: &mut CheckReport)
             continue;
         }
         let bytes = meta.file.read_bytes(table, cluster as usize).await?;
-        for l2_index in 0..meta.shape.entries() {
-            let mut entry = meta.shape.get(&bytes, l2_index as usize).unwrap_or_default();
-            if entry == Entry::default() {
-                continue;
-            }
-            let at = (index as u64 * meta.shape.entries() + l2_index) * cluster;
+        for (l2_index, mut entry) in meta.shape.used(&bytes) {
+            let at = (index as u64 * meta.shape.entries() + l2_index as u64) * cluster;
             let Ok(Some(host)) = meta.shape.host(entry) else { continue };
             let count = meta.refcount(host).await?;
             if (count == 1) != entry.is_copied() {

@@ -1,8 +1,11 @@
 //! Compressed clusters.
 
+use std::cell::RefCell;
 use std::io::Read;
 
 use flate2::{Compress, Compression as Level, Decompress, FlushCompress, FlushDecompress, Status};
+
+use zstd::bulk::Compressor;
 
 use super::header::Compression;
 use crate::{Error, Result};
@@ -35,22 +38,34 @@ pub fn decompress(kind: Compression, bytes: &[u8], out: &mut [u8]) -> Result<()>
     }
 }
 
+thread_local! {
+    // To make these costs as much as to compress a cluster. Readers have a window of 2^12 bytes only.
+    static DEFLATE: RefCell<Compress> =
+        RefCell::new(Compress::new_with_window_bits(Level::default(), false, 12));
+    static ZSTD: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+}
+
 /// The compressed form, if it is smaller than the cluster.
 pub fn compress(kind: Compression, cluster: &[u8]) -> Result<Option<Vec<u8>>> {
-    let mut out = Vec::with_capacity(cluster.len());
-    match kind {
-        Compression::Zlib => {
-            // Readers have a window of 2^12 bytes only.
-            let mut deflate = Compress::new_with_window_bits(Level::default(), false, 12);
+    let out = match kind {
+        Compression::Zlib => DEFLATE.with_borrow_mut(|deflate| {
+            let mut out = Vec::with_capacity(cluster.len());
+            deflate.reset();
             match deflate.compress_vec(cluster, &mut out, FlushCompress::Finish) {
-                Ok(Status::StreamEnd) => {}
-                Ok(_) => return Ok(None),
-                Err(_) => return Err(damaged()),
+                Ok(Status::StreamEnd) => Ok(Some(out)),
+                Ok(_) => Ok(None),
+                Err(_) => Err(damaged()),
             }
-        }
-        Compression::Zstd => out = zstd::bulk::compress(cluster, 0)?,
-    }
-    Ok((out.len() < cluster.len()).then_some(out))
+        })?,
+        Compression::Zstd => ZSTD.with_borrow_mut(|compressor| -> Result<_> {
+            let compressor = match compressor {
+                Some(compressor) => compressor,
+                none => none.insert(Compressor::new(0)?),
+            };
+            Ok(Some(compressor.compress(cluster)?))
+        })?,
+    };
+    Ok(out.filter(|out| out.len() < cluster.len()))
 }
 
 #[cfg(test)]

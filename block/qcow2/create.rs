@@ -128,7 +128,7 @@ impl CreateOptions {
         let places = self.preallocation != Preallocation::Off;
         if places && self.backing.is_some() && !self.extended_l2 {
             let text = "Backing file and preallocation can only be used at the same time if \
-                        extended_l2 is enabled";
+                        extended_l2 is on";
             return Err(Error::invalid(text));
         }
         let flag = |set: bool, bit: u64| if set { bit } else { 0 };

@@ -16,6 +16,8 @@ pub const ZERO: u64 = 1;
 const SUBCLUSTERS: u32 = 32;
 /// All of them stored.
 const ALL_STORED: u64 = 0xffff_ffff;
+/// What is looked at for anything at all, before its entries are.
+const NOTHING: [u8; 512] = [0; 512];
 /// All of them zeroes.
 pub const ALL_ZERO: u64 = ALL_STORED << 32;
 
@@ -128,6 +130,22 @@ impl Shape {
         let word = u64::from_be_bytes(bytes.get(..8)?.try_into().ok()?);
         let bitmap = bytes.get(8..16).and_then(|half| half.try_into().ok());
         Some(Entry { word, bitmap: bitmap.map_or(0, u64::from_be_bytes) })
+    }
+
+    /// The entries of a table that say anything.
+    pub fn used(self, table: &[u8]) -> impl Iterator<Item = (usize, Entry)> {
+        let size = self.entry_size();
+        // Most is empty, in large images.
+        let groups = table.chunks(NOTHING.len()).enumerate();
+        let used = groups.filter(|(_, group)| **group != NOTHING[..group.len()]);
+        used.flat_map(move |(number, group)| {
+            let first = number * NOTHING.len() / size;
+            let entries = (0..group.len() / size).filter_map(move |index| {
+                let entry = self.get(group, index)?;
+                Some((first + index, entry))
+            });
+            entries.filter(|(_, entry)| *entry != Entry::default())
+        })
     }
 
     /// Sets entry `index` of a table.
@@ -249,6 +267,14 @@ mod tests {
         assert!(SHAPE.kind(both, 0).is_err());
         let nowhere = Entry { word: 0, bitmap: 1 };
         assert!(SHAPE.kind(nowhere, 0).is_err());
+    }
+
+    #[test]
+    fn entries_that_say_nothing_are_passed_over() {
+        let mut table = vec![0; 2048];
+        let used = [(0, SHAPE.data(0x50000)), (31, SHAPE.zero(None)), (100, SHAPE.data(0x60000))];
+        used.iter().for_each(|&(index, entry)| SHAPE.set(&mut table, index, entry));
+        assert!(SHAPE.used(&table).eq(used));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::driver::{
-    BitmapChange, BitmapInfo, Bitmaps, CheckReport, Driver, Extent, Io, Preallocation, Repair,
-    Snapshot, SnapshotTime, Snapshots, ZeroFlags,
+    BitmapChange, BitmapInfo, Bitmaps, CheckReport, Driver, Extent, Io, Packed, Preallocation,
+    Repair, Snapshot, SnapshotTime, Snapshots, VmState, ZeroFlags,
 };
 use crate::luks::Volume;
 use crate::node::Node;
@@ -49,12 +49,16 @@ impl Driver for Qcow2 {
         })
     }
 
-    fn write_compressed(&self, at: u64, from: Vector) -> Io<'_, ()> {
+    fn pack(&self, from: &Vector) -> Result<Packed> {
+        self.compressed(from)
+    }
+
+    fn write_packed(&self, at: u64, from: Vector, packed: Packed) -> Io<'_, ()> {
         Box::pin(async move {
             self.check_alive()?;
             self.check_range(at, from.len() as u64)?;
             self.note_change(at, from.len() as u64).await?;
-            let done = self.write_packed(at, from).await;
+            let done = self.store_packed(at, from, packed).await;
             self.judge(done).await
         })
     }
@@ -179,6 +183,10 @@ impl Driver for Qcow2 {
         self.header().l1_entries_for(self.size()) * shape.entries() << shape.cluster_bits
     }
 
+    fn vm_state(&self) -> Option<&dyn VmState> {
+        Some(self)
+    }
+
     fn check(&self, repair: Repair) -> Io<'_, CheckReport> {
         Box::pin(async move {
             if repair != Repair::Nothing && self.settings.purpose == Purpose::Read {
@@ -222,6 +230,30 @@ impl Bitmaps for Qcow2 {
 
     fn dirty(&self, name: &str) -> Result<Vec<Range<u64>>> {
         self.bitmaps.dirty(name, self.size())
+    }
+}
+
+impl VmState for Qcow2 {
+    fn load(&self, at: u64, into: Vector) -> Io<'_, ()> {
+        Box::pin(async move {
+            self.check_alive()?;
+            let at = self.vm_state_at(at, into.len())?;
+            let _gate = self.gate.read().await;
+            self.file.event("vmstate_load").await;
+            let done = self.read_mapped(at, into).await;
+            self.judge(done).await
+        })
+    }
+
+    fn save(&self, at: u64, from: Vector) -> Io<'_, ()> {
+        Box::pin(async move {
+            self.check_alive()?;
+            let at = self.vm_state_at(at, from.len())?;
+            let _gate = self.gate.read().await;
+            self.file.event("vmstate_save").await;
+            let done = self.write_sectors(at, from).await;
+            self.judge(done).await
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use super::Qcow2;
 use super::compress::decompress;
 use super::entry::{Entry, Kind};
 use super::meta::Meta;
-use crate::driver::Extent;
+use crate::driver::{Driver, Extent};
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -184,6 +184,14 @@ impl Qcow2 {
     /// Where the bytes of the guest are.
     pub(super) fn data(&self) -> &crate::node::Node {
         self.data_file.as_deref().unwrap_or(&self.file)
+    }
+
+    /// The guest offset, behind the disk, of a range of the machine's state.
+    pub(super) fn vm_state_at(&self, at: u64, len: usize) -> Result<u64> {
+        let start = self.vm_state_offset().checked_add(at);
+        let end = start.and_then(|start| start.checked_add(len as u64));
+        let beyond = || Error::from_errno(libc::EFBIG);
+        start.filter(|_| end.is_some_and(|end| end <= i64::MAX as u64)).ok_or_else(beyond)
     }
 
     pub(super) fn check_range(&self, at: u64, len: u64) -> Result<()> {

@@ -53,7 +53,7 @@ pub struct Meta {
     pub(super) freed: Vec<(u64, Why)>,
     /// Clusters whose last pointer is gone from the disk; somebody may still be reading them.
     pub(super) unlinked: Vec<(u64, Why)>,
-    /// No cluster below is free.
+    /// Where the search for free clusters begins.
     pub(super) first_free: u64,
     /// Where the next compressed cluster may go.
     pub(super) packed_end: u64,
@@ -166,13 +166,26 @@ impl Meta {
     }
 
     /// Makes the L2 table of a guest offset one that may be written. It is allocated, and unshared,
-    /// when it must be.
+    /// when it must be; then the file knows it before anything else is put into it.
     pub(super) async fn own_table(&mut self, at: u64) -> Result<u64> {
         let (l1_index, _) = self.indices(at);
+        if l1_index >= self.l1.len() {
+            // Behind the disk: the state of a machine.
+            let mut entries = self.l1.len().max(1) as u64;
+            while entries <= l1_index as u64 {
+                entries = (entries * 3).div_ceil(2);
+            }
+            self.grow_l1(entries).await?;
+        }
         let old = self.l2_offset(l1_index)?;
         if let Some(table) = old
             && self.l1[l1_index] & COPIED != 0
         {
+            if self.l1_dirty {
+                // Perhaps of a table that could not be linked.
+                self.file.flush().await?;
+                self.write_l1(None).await?;
+            }
             self.load_l2(table).await?;
             return Ok(table);
         }
@@ -191,16 +204,36 @@ impl Meta {
         let table = self.allocate(1).await?;
         self.file.event("l2_alloc_write").await;
         self.make_room().await?;
-        let beyond = || Error::new(libc::EIO, "qcow2: beyond the L1 table");
-        *self.l1.get_mut(l1_index).ok_or_else(beyond)? = table | COPIED;
         self.l2.insert(table, bytes, true);
         self.places.add(self.header.cluster_bits, table, 1, Place::ActiveL2);
-        self.l1_dirty = true;
+        if let Err(error) = self.write_tables().await {
+            // Nothing points to it yet.
+            self.l2.forget(table);
+            self.release(table).await?;
+            return Err(error);
+        }
+        self.file.flush().await?;
+        self.l1[l1_index] = table | COPIED;
         if let Some(old) = old {
             self.places.remove(old >> self.header.cluster_bits);
             self.freed.push((old, Why::Other));
         }
+        self.write_l1(Some(l1_index)).await?;
         Ok(table)
+    }
+
+    /// Writes an entry of the L1 table, or all if there are others that have changed.
+    async fn write_l1(&mut self, only: Option<usize>) -> Result<()> {
+        let part = match only.filter(|_| !self.l1_dirty) {
+            Some(index) => index..index + 1,
+            None => 0..self.l1.len(),
+        };
+        self.l1_dirty = true;
+        self.file.event("l1_update").await;
+        let at = self.header.l1_offset + part.start as u64 * 8;
+        write_u64s(&self.file, at, &self.l1[part]).await?;
+        self.l1_dirty = false;
+        Ok(())
     }
 
     /// Changes the L2 entry of a guest offset.
@@ -290,8 +323,8 @@ impl Meta {
             || !self.lazy && (self.refblocks.is_dirty() || self.reftable_dirty)
     }
 
-    /// Writes everything in order; ends with a barrier. What was freed is unlinked then.
-    pub async fn write_back(&mut self) -> Result<()> {
+    /// Writes refcounts, then L2 tables.
+    async fn write_tables(&mut self) -> Result<()> {
         for (places, own) in [
             (self.refblocks.dirty_places(), Place::RefBlock),
             (self.l2.dirty_places(), Place::ActiveL2),
@@ -305,18 +338,21 @@ impl Meta {
         } else {
             self.write_refcounts().await?;
         }
-        if self.l2.is_dirty() || self.l1_dirty {
+        if self.l2.is_dirty() {
             // Also the data that new pointers point to, part of which may be older than this flush.
             self.barrier().await?;
             self.l2.write_back(&self.file, "l2_update").await?;
         }
+        Ok(())
+    }
+
+    /// Writes everything in order; ends with a barrier. What was freed is unlinked then.
+    pub async fn write_back(&mut self) -> Result<()> {
+        self.write_tables().await?;
         if self.l1_dirty {
-            self.file.flush().await?;
-            self.file.event("l1_update").await;
-            write_u64s(&self.file, self.header.l1_offset, &self.l1).await?;
-            self.l1_dirty = false;
+            self.barrier().await?;
+            self.write_l1(None).await?;
         }
-        self.file.event("flush_to_disk").await;
         self.barrier().await?;
         self.unlinked.append(&mut self.freed);
         Ok(())
@@ -427,8 +463,8 @@ impl Meta {
         (self.header.l1_offset, self.header.l1_size) = (offset, l1.len() as u32);
         self.l1 = l1;
         self.write_header().await?;
-        let old = (0..old_len).map(|i| (old + (i << self.header.cluster_bits), Why::Other));
-        self.unlinked.extend(old);
+        // Only the old header knew it.
+        self.release_run(old, old_len).await?;
         self.survey();
         Ok(())
     }

@@ -210,22 +210,20 @@ impl Qcow2 {
     async fn flush_all(&self) -> Result<()> {
         self.check_alive()?;
         self.file.event("flush_to_os").await;
-        {
-            let meta = self.meta.read().await;
-            if !meta.is_dirty() {
-                drop(meta);
-                if let Some(data) = &self.data_file {
-                    data.flush().await?;
-                }
-                self.file.event("flush_to_disk").await;
-                return self.file.flush().await;
+        let is_dirty = self.meta.read().await.is_dirty();
+        let unlinked = match is_dirty {
+            true => {
+                let mut meta = self.meta.write().await;
+                meta.write_back().await?;
+                std::mem::take(&mut meta.unlinked)
             }
-        }
-        let unlinked = {
-            let mut meta = self.meta.write().await;
-            meta.write_back().await?;
-            std::mem::take(&mut meta.unlinked)
+            false => Vec::new(),
         };
+        self.file.event("flush_to_disk").await;
+        if let Some(data) = &self.data_file {
+            data.flush().await?;
+        }
+        self.file.flush().await?;
         if unlinked.is_empty() {
             return Ok(());
         }
@@ -240,7 +238,8 @@ impl Qcow2 {
         if self.settings.purpose == Purpose::Read || self.dead.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.flush_all().await?;
+        // What could not be written is tried again below, and that error counts.
+        let _ = self.flush_all().await;
         let _gate = self.gate.write().await;
         let mut meta = self.meta.write().await;
         self.store_bitmaps(&mut meta).await?;

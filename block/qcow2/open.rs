@@ -26,8 +26,13 @@ const OVERLAP_KINDS: [&str; 10] = [
 ];
 
 impl Settings {
-    /// Takes options that qcow2 has.
-    pub(super) fn take(&mut self, options: &mut Options) -> Result<()> {
+    /// Takes options that qcow2 has; `discards`: whether the node passes discards on.
+    pub(super) fn take(
+        &mut self,
+        options: &mut Options,
+        header: &Header,
+        discards: bool,
+    ) -> Result<()> {
         self.lazy_refcounts = options.flag("lazy-refcounts")?;
         self.l2_cache = options.size("l2-cache-size")?;
         self.refcount_cache = options.size("refcount-cache-size")?;
@@ -47,15 +52,16 @@ impl Settings {
             }
         }
         if let Some(size) = options.size("l2-cache-entry-size")?
-            && !(size.is_power_of_two() && size >= 512)
+            && !(size.is_power_of_two() && (512..=header.cluster_size()).contains(&size))
         {
-            return Err(Error::invalid(
-                "L2 cache entry size must be a power of two between 512 and the cluster size",
-            ));
+            let text = format!(
+                "L2 cache entry size must be a power of two between 512 and the cluster size ({})",
+                header.cluster_size()
+            );
+            return Err(Error::invalid(text));
         }
         options.number("cache-clean-interval")?;
-        let discard = matches!(options.peek("discard"), Some("unmap" | "on"));
-        self.pass_discard_request = options.flag("pass-discard-request")?.unwrap_or(discard);
+        self.pass_discard_request = options.flag("pass-discard-request")?.unwrap_or(discards);
         self.pass_discard_snapshot = options.flag("pass-discard-snapshot")?.unwrap_or(true);
         self.pass_discard_other = options.flag("pass-discard-other")?.unwrap_or(false);
         self.discard_no_unref = options.flag("discard-no-unref")?.unwrap_or(false);
@@ -103,7 +109,8 @@ pub(crate) fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Ope
     Box::pin(async move {
         let header = Qcow2::read_header(&file).await?;
         let mut settings = Settings::new(builder.purpose());
-        settings.take(&mut builder.options)?;
+        let discards = builder.discards();
+        settings.take(&mut builder.options, &header, discards)?;
         settings.on_corruption = builder.graph().map(|graph| {
             let (events, node) = (graph.events().clone(), builder.node_name().to_owned());
             let tell = move |found: &Corruption| {

@@ -76,9 +76,10 @@ impl Meta {
             return Err(Error::invalid("qcow2: refcount too large"));
         }
         let cluster = at >> self.header.cluster_bits;
+        self.file.event("refblock_alloc").await;
         let block = match self.refblock_offset(cluster)? {
             Some(block) => block,
-            None => self.add_block_for(cluster).await?,
+            None => self.add_block_for(cluster, self.first_free).await?,
         };
         self.load_refblock(block).await?;
         let (order, index) = (self.header.refcount_order, cluster % self.refs_per_block());
@@ -116,7 +117,7 @@ impl Meta {
         self.file.event("cluster_alloc").await;
         let bits = self.header.cluster_bits;
         loop {
-            let start = self.find_free(count).await?;
+            let start = self.find_free(self.first_free, count).await?;
             let mut missing = None;
             for cluster in start..start + count {
                 if self.refblock_offset(cluster)?.is_none() {
@@ -124,9 +125,9 @@ impl Meta {
                     break;
                 }
             }
-            // Making a refcount block takes a cluster itself, perhaps one of these: look again then.
+            // Its refcount block goes behind them. That may need others: look again then.
             if let Some(cluster) = missing {
-                self.add_block_for(cluster).await?;
+                self.add_block_for(cluster, start + count).await?;
                 continue;
             }
             if start == 0 {
@@ -137,9 +138,7 @@ impl Meta {
             for cluster in start..start + count {
                 self.set_refcount(cluster << bits, 1).await?;
             }
-            if start == self.first_free {
-                self.first_free = start + count;
-            }
+            self.first_free = start + count;
             self.allocated_blank = self.touch(start << bits, count << bits);
             return Ok(start << bits);
         }
@@ -152,8 +151,9 @@ impl Meta {
         blank
     }
 
-    async fn find_free(&mut self, count: u64) -> Result<u64> {
-        let mut start = self.first_free;
+    /// The first run of free clusters from one on.
+    async fn find_free(&mut self, from: u64, count: u64) -> Result<u64> {
+        let mut start = from;
         let mut cluster = start;
         // Bounded: beyond the refcount table everything is free.
         while cluster < start + count {
@@ -161,9 +161,6 @@ impl Meta {
                 return Err(full());
             }
             if self.refcount(cluster << self.header.cluster_bits).await? != 0 {
-                if start == self.first_free && cluster == start {
-                    self.first_free = cluster + 1;
-                }
                 start = cluster + 1;
             }
             cluster += 1;
@@ -186,12 +183,11 @@ impl Meta {
         Ok(0)
     }
 
-    /// A refcount block for the range of `cluster`, in a free cluster. When there is none that has its
-    /// refcount already, the first free one gets a block that describes itself.
-    async fn add_block_for(&mut self, cluster: u64) -> Result<u64> {
+    /// A refcount block for the range of `cluster`, in a free cluster behind `after`. When that one has
+    /// no refcount yet, it gets a block that describes itself first.
+    async fn add_block_for(&mut self, cluster: u64, after: u64) -> Result<u64> {
         let per_block = self.refs_per_block();
         let wanted = cluster / per_block;
-        self.file.event("refblock_alloc").await;
         loop {
             if wanted >= self.reftable.len() as u64 {
                 self.grow_reftable(wanted + 1).await?;
@@ -199,7 +195,7 @@ impl Meta {
             if let Some(block) = self.refblock_offset(cluster)? {
                 return Ok(block);
             }
-            let free = self.find_free(1).await?;
+            let free = self.find_free(after, 1).await?;
             let covered = self.refblock_offset(free)?.is_some();
             let index = if covered { wanted } else { free / per_block };
             if index >= self.reftable.len() as u64 {
@@ -212,12 +208,32 @@ impl Meta {
                 return Err(self.damage(text, None, true));
             }
             self.may_write(block, 1, None)?;
+            let table_was_dirty = self.reftable_dirty;
             self.add_refblock(index as usize, block);
             self.set_existing(free, 1);
             if let Some(draft) = &mut self.draft {
                 draft.fresh.insert(block);
+                continue;
+            }
+            let linked = self.hook_up(index).await;
+            self.reftable_dirty = table_was_dirty;
+            if let Err(error) = linked {
+                self.set_existing(free, 0);
+                self.refblocks.forget(block);
+                self.places.remove(free);
+                self.reftable[index as usize] = 0;
+                return Err(error);
             }
         }
+    }
+
+    /// Writes a new refcount block, then the entry of the table that points to it.
+    async fn hook_up(&mut self, index: u64) -> Result<()> {
+        self.refblocks.write_back(&self.file, "refblock_alloc_write").await?;
+        self.file.flush().await?;
+        self.file.event("refblock_alloc_hookup").await;
+        let at = self.header.reftable_offset + index * 8;
+        write_u64s(&self.file, at, &self.reftable[index as usize..=index as usize]).await
     }
 
     /// A longer refcount table, at the beginning of the range that the first missing block describes,

@@ -89,7 +89,9 @@ impl Qcow2 {
         let mut at = from & !(shape.cluster() - 1);
         while at < to {
             let mut meta = self.meta.write().await;
-            let count = ((to - at).div_ceil(shape.cluster())).min(1024);
+            let (_, index) = meta.indices(at);
+            let left = (to - at).div_ceil(shape.cluster());
+            let count = left.min(1024).min(shape.entries() - index as u64);
             let mut run = 0;
             while run < count {
                 let entry = meta.entry(at + run * shape.cluster()).await?;
@@ -102,6 +104,7 @@ impl Qcow2 {
                 at += shape.cluster();
                 continue;
             }
+            meta.own_table(at).await?;
             let host = if shape.data_file { at } else { meta.allocate(run).await? };
             let (bytes, fresh) = (run * shape.cluster(), meta.allocated_blank || shape.data_file);
             let end = host + bytes;

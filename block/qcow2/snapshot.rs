@@ -183,7 +183,7 @@ impl Qcow2 {
 
     async fn change_snapshots(&self, action: Action) -> Result<()> {
         if self.shape.data_file {
-            return Err(Error::unsupported("Internal snapshots need an image without a data file"));
+            return Err(Error::from_errno(libc::ENOTSUP));
         }
         let _gate = self.gate.write().await;
         let mut meta = self.meta.write().await;

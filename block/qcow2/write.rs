@@ -4,6 +4,7 @@ use super::Qcow2;
 use super::compress::compress;
 use super::entry::{Entry, Kind, Shape};
 use super::meta::{Meta, Why};
+use crate::driver::Packed;
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -111,6 +112,9 @@ impl Qcow2 {
         let shape = self.shape();
         let start = at & !(shape.cluster() - 1);
         let want = (at + from.len() as u64 - start).min(MAX_RUN).max(shape.cluster());
+        // One table at a time: each has its place before what it points to.
+        let table = shape.cluster() * shape.entries();
+        let want = want.min(table - start % table);
         let (plan, flight) = loop {
             let mut meta = self.meta.write().await;
             let room =
@@ -190,6 +194,7 @@ impl Qcow2 {
         if let Some(host) = place {
             return Ok(Some(Plan { start, old, host, kept: true, blank: false }));
         }
+        meta.own_table(start).await?;
         let host = meta.allocate(old.len() as u64).await?;
         Ok(Some(Plan { start, old, host, kept: false, blank: meta.allocated_blank }))
     }
@@ -242,7 +247,14 @@ impl Qcow2 {
         self.store(plan.host + (at - plan.start), at, whole).await
     }
 
-    pub(super) async fn write_packed(&self, at: u64, from: Vector) -> Result<()> {
+    /// A cluster in its compressed form.
+    pub(super) fn compressed(&self, from: &Vector) -> Result<Packed> {
+        let mut bytes = from.to_vec();
+        bytes.resize(self.shape().cluster() as usize, 0);
+        Ok(compress(self.compression, &bytes)?.map_or(Packed::Plain, Packed::Bytes))
+    }
+
+    pub(super) async fn store_packed(&self, at: u64, from: Vector, packed: Packed) -> Result<()> {
         let shape = self.shape();
         let at_end = at + from.len() as u64 == self.size();
         if shape.in_cluster(at) != 0 || (from.len() as u64 != shape.cluster() && !at_end) {
@@ -251,22 +263,18 @@ impl Qcow2 {
         if shape.data_file || self.crypt.is_some() {
             return Err(Error::from_errno(libc::ENOTSUP));
         }
-        let mut bytes = from.to_vec();
-        bytes.resize(shape.cluster() as usize, 0);
-        let packed = compress(self.compression, &bytes)?;
         let _gate = self.gate.read().await;
-        let Some(mut packed) = packed else { return self.write_mapped(at, from).await };
+        let Packed::Bytes(packed) = packed else { return self.write_mapped(at, from).await };
         let mut meta = self.meta.write().await;
         let free = self.flights.clear(at..at + shape.cluster()).is_ok();
-        if !free || !shape.is_empty(meta.entry(at).await?) {
+        let old = meta.entry(at).await?;
+        if !free || old.is_compressed() || shape.host(old)?.is_some() {
             // Compressed clusters are for filling an image, not for changing it.
-            drop(meta);
-            return self.write_mapped(at, from).await;
+            return Err(Error::from_errno(libc::EIO));
         }
-        let (host, len) =
-            (self.place_packed(&mut meta, packed.len() as u64).await?, packed.len() as u64);
-        // Whole sectors are read: the file must not end inside one.
-        packed.resize(((host + len).next_multiple_of(512) - host) as usize, 0);
+        meta.own_table(at).await?;
+        let len = packed.len() as u64;
+        let host = self.place_packed(&mut meta, len).await?;
         // The entry first: only its table in memory can know of it, until the next barrier.
         meta.set_entry(at, shape.pack(host, len)).await?;
         self.file.event("write_compressed").await;

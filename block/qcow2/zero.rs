@@ -19,8 +19,11 @@ impl Qcow2 {
         let first = at.next_multiple_of(sub).min(end);
         let last = if end == disk_end { end } else { (end & !(sub - 1)).max(first) };
         self.write_plain_zeroes(at, first - at).await?;
-        let needs_flag = !self.shape().zero_flag && self.backing.get().is_some();
-        if needs_flag || self.shape().data_file && self.raw_data_file {
+        if self.raw_data_file && first < last {
+            // It is a disk of its own.
+            self.data().write_zeroes(first, last - first, flags).await?;
+        }
+        if !self.shape().zero_flag && self.backing.get().is_some() {
             self.write_plain_zeroes(first, last - first).await?;
         } else {
             let cluster = self.shape().cluster();

@@ -105,6 +105,13 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let purpose = if write { Purpose::Write } else { Purpose::Read };
     let mut access = Access::from_args(args, purpose)?.cache(args.get("cache"));
     let aio = if args.has("native") { Some("native") } else { args.get("aio") };
+    let direct = matches!(args.get("cache"), Some("none" | "off" | "directsync"));
+    if aio == Some("native") && !direct {
+        return Err(Failure::new(format!(
+            "Could not open '{name}': aio=native was specified, but it requires cache.direct=on, \
+             which was not specified."
+        )));
+    }
     access.io = Some(match aio {
         Some("native" | "io_uring") => Arc::new(Uring::new()?),
         _ => Arc::new(Pool::new()),

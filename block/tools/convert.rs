@@ -10,6 +10,7 @@ use super::copy::{Job, Plan, Source, copy};
 use super::create::{help_for, make, parse_size};
 use super::creation::{Chosen, asks_for_help, join};
 use super::formats::{Creator, creator};
+use super::progress::Progress;
 use super::{Failure, Outcome, Output, snapshot};
 use crate::engine::block_on;
 use crate::node::{Node, Role};
@@ -59,7 +60,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let has = |option| args.has(option);
     let format = args.get("target-format").unwrap_or("raw");
     let list = join(args.all("target-options"))?;
-    let mut plan = read_plan(args)?;
+    let plan = read_plan(args)?;
     if asks_for_help(&list) && !has("target-image-opts") {
         output.print(&help_for(format, args.operands.len() > 1, "")?);
         return Ok(0);
@@ -72,6 +73,29 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         return Err(Failure::new("Must specify image file name"));
     }
     check_cache(args, "source-cache", "source ")?;
+    let mut progress = Progress::new(has("progress") && !has("quiet"), 0, output);
+    match convert(args, plan, sources, target, &list, &mut progress, output) {
+        Ok(()) => progress.finish(output),
+        Err(failure) => {
+            output.report(&failure.text);
+            progress.end(output);
+            return Ok(failure.code);
+        }
+    }
+    Ok(0)
+}
+
+fn convert(
+    args: &Args,
+    mut plan: Plan,
+    sources: &[String],
+    target: &str,
+    list: &str,
+    progress: &mut Progress,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    let has = |option| args.has(option);
+    let format = args.get("target-format").unwrap_or("raw");
     if has("source-snapshot") && sources.len() > 1 {
         return fail("No support for concatenating multiple snapshot");
     }
@@ -79,7 +103,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let job = job.measured()?;
     let created = match has("no-create") {
         true => None,
-        false => Some(create_target(args, format, &list, target, &job, output)?),
+        false => Some(create_target(args, format, list, target, &job, output)?),
     };
     check_cache(args, "target-cache", "")?;
     let to = open_target(args, format, target, created.as_ref(), output)?;
@@ -97,13 +121,11 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         has("backing") || created.as_ref().is_some_and(|c| c.is_given("backing_file"));
     let blank = has("target-is-zero") || created.as_ref().is_some_and(|c| reads_as_zeroes(&to, c));
     plan.fresh = !plan.onto_backing && blank;
-    let shown = has("progress") && !has("quiet");
-    copy(&job, &to, &plan, shown, output)?;
+    copy(&job, &to, &plan, progress, output)?;
     if let Some(bitmaps) = bitmaps {
         bitmaps.copy(&to, output)?;
     }
-    block_on(to.close())?;
-    Ok(0)
+    Ok(block_on(to.close())?)
 }
 
 /// Whether a new image shows zeroes where nothing has been written.
@@ -180,11 +202,11 @@ pub(super) fn rate(args: &Args) -> Result<Option<u64>, Failure> {
 
 fn check_arguments(args: &Args, list: &str) -> Result<(), Failure> {
     let has = |option| args.has(option);
-    if has("target-image-opts") && has("target-format") {
-        return fail("--image-opts and --format are mutually exclusive");
-    }
     if has("target-image-opts") && !has("no-create") {
         return fail("--target-image-opts requires use of -n flag");
+    }
+    if has("target-image-opts") && has("target-format") {
+        return fail("--image-opts and --format are mutually exclusive");
     }
     if has("skip-broken-bitmaps") && !has("bitmaps") {
         return fail("Use of --skip-broken-bitmaps requires --bitmaps");
@@ -194,6 +216,9 @@ fn check_arguments(args: &Args, list: &str) -> Result<(), Failure> {
     }
     if has("copy-range-offloading") && has("sparse-size") {
         return fail("Cannot enable copy offloading when -S is used");
+    }
+    if has("copy-range-offloading") && has("salvage") {
+        return fail("Cannot use copy offloading in salvaging mode");
     }
     if has("target-is-zero") && !has("no-create") {
         return fail("--target-is-zero requires use of -n flag");
@@ -221,7 +246,7 @@ fn open_sources(
     for name in names {
         let node = access.open(name, output)?;
         if let Some(wanted) = args.get("source-snapshot") {
-            snapshot::show(&node, wanted)?;
+            snapshot::show(&node, wanted, output)?;
         }
         sources.push(Source::of(node)?);
     }
@@ -302,7 +327,12 @@ fn open_target(
         access = access.format(Some(format));
     }
     let node = access.open(target, output)?;
-    // A target that is there may have something below it that shows.
-    debug_assert!(!args.has("target-is-zero") || node.child(Role::Backing).is_none());
+    // What is below it would show.
+    let has_backing = args.has("backing") || node.child(Role::Backing).is_some();
+    if args.has("target-is-zero") && has_backing {
+        let text = "Cannot use --target-is-zero when the destination image has a backing file";
+        // QEMU's tool complains and calls it a success.
+        return Err(Failure::new(text).with_code(0));
+    }
     Ok(node)
 }

@@ -228,7 +228,7 @@ pub(super) fn copy(
     job: &Job,
     to: &Node,
     plan: &Plan,
-    shown: bool,
+    progress: &mut Progress,
     output: &mut Output<'_>,
 ) -> std::result::Result<(), Failure> {
     let cluster = to.driver().cluster_size().unwrap_or(65536);
@@ -243,8 +243,7 @@ pub(super) fn copy(
         moved: Mutex::new(0),
     };
     // Only what will be read counts; looking for it costs as much as finding it later.
-    let total = if shown { job.data(plan)? } else { job.len };
-    let mut progress = Progress::new(shown, total, output);
+    progress.set_total(if progress.is_shown() { job.data(plan)? } else { job.len });
     let mut failed = None;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = plan.parallel.min(2 * cores);
@@ -263,16 +262,7 @@ pub(super) fn copy(
             }
         }
     });
-    match failed {
-        Some(failure) => {
-            progress.end(output);
-            Err(failure)
-        }
-        None => {
-            progress.finish(output);
-            Ok(())
-        }
-    }
+    failed.map_or(Ok(()), Err)
 }
 
 const ZEROES: [u8; 4096] = [0; 4096];
@@ -348,15 +338,26 @@ impl Work<'_> {
             }
             bytes.resize(len as usize, 0);
             data.read(0, bytes);
+            self.slow_down(len);
         }
-        self.slow_down(len);
+        let mut packed = None;
+        if self.plan.compress
+            && chunk.kind == Kind::Data
+            && !(self.plan.sparse > 0 && is_zero(bytes))
+        {
+            // Before it is this one's turn: others do it at the same time.
+            packed = Some(self.to.driver().pack(&data)?);
+        }
         if self.plan.in_order {
             self.turn.wait(chunk.number);
         }
         let written = match chunk.kind {
             Kind::Below => Ok(()),
             Kind::Zero => self.zero(start, len),
-            Kind::Data => self.store(start, &data, bytes),
+            Kind::Data => match packed {
+                Some(packed) => block_on(self.to.write_packed(start, data.clone(), packed)),
+                None => self.store(start, &data, bytes),
+            },
         };
         written.map_err(|error| {
             Failure::new(format!("error while writing at byte {start}: {error}"))
@@ -399,10 +400,7 @@ impl Work<'_> {
     /// Writes a chunk, leaving out its runs of zeroes.
     fn store(&self, at: u64, data: &Vector, bytes: &[u8]) -> Result<()> {
         if self.plan.compress {
-            return match self.plan.sparse > 0 && is_zero(bytes) {
-                true => self.zero(at, bytes.len() as u64),
-                false => block_on(self.to.write_compressed(at, data.clone())),
-            };
+            return self.zero(at, bytes.len() as u64);
         }
         if self.plan.sparse == 0 {
             return block_on(self.to.write(at, data.clone()));

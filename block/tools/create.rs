@@ -77,7 +77,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     }
     for (option, key, what) in [
         ("backing", "backing_file", "Backing file"),
-        ("backing-format", "backing_fmt", "Backing format"),
+        ("backing-format", "backing_fmt", "Backing file format"),
     ] {
         if let Some(value) = args.get(option) {
             let text = format!("{what} not supported for file format '{format}'");
@@ -98,7 +98,13 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         output.print(&format!("Formatting '{name}', fmt={format} {}\n", chosen.describe()));
         output.flush();
     }
-    make(creator, name, &chosen).map_err(|error| fail(error.to_string()))?;
+    let large = "The image size is too large";
+    make(creator, name, &chosen).map_err(|error| match error.to_string().strip_prefix(large) {
+        Some(hint) if hint.starts_with(" (") => {
+            fail(format!("{large} for file format '{format}'{hint}"))
+        }
+        _ => fail(error.to_string()),
+    })?;
     Ok(0)
 }
 

@@ -62,8 +62,9 @@ impl Desc {
             Kind::Text => Ok(value.to_owned()),
             Kind::Switch if matches!(value, "on" | "off") => Ok(value.to_owned()),
             Kind::Switch => Err(OptionError::NotABool(name())),
-            Kind::Number => match parse_int(value).map(u64::try_from) {
-                Some(Ok(number)) => Ok(number.to_string()),
+            Kind::Number => match parse_int(value).map(|number| (i64::try_from(number), number)) {
+                Some((Ok(number), _)) => Ok(number.to_string()),
+                Some((_, number)) if u64::try_from(number).is_ok() => Ok(number.to_string()),
                 _ => Err(OptionError::NotANumber(name())),
             },
             Kind::Size => match parse_size(value, 1) {
@@ -78,7 +79,7 @@ impl Desc {
 }
 
 /// What the `file` protocol adds to every format that does not have it itself.
-const FILE: [Desc; 4] = [
+pub(super) const FILE: [Desc; 4] = [
     size("size", "Virtual disk size"),
     switch("nocow", "Turn off copy-on-write (valid only on btrfs)"),
     text("preallocation", "Preallocation mode (allowed values: off, falloc, full)"),
@@ -194,8 +195,10 @@ impl Chosen {
         self.text(key) == Some("on")
     }
 
+    /// A number; a negative one is a large one, as in C.
     pub(super) fn number(&self, key: &str) -> Option<u64> {
-        self.text(key)?.parse().ok()
+        let text = self.text(key)?;
+        text.parse().ok().or_else(|| text.parse::<i64>().ok().map(|number| number as u64))
     }
 
     /// The secret whose id was said.

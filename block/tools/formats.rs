@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::creation::{Chosen, Desc, number, size, switch, text};
+use super::creation::{Chosen, Desc, FILE, number, size, switch, text};
 use crate::driver::Preallocation;
 use crate::engine::{Inline, block_on};
 use crate::formats::{parallels, qcow1, vdi, vhdx, vmdk, vpc};
@@ -27,6 +27,9 @@ const BACKING_FORMAT: Desc = text("backing_fmt", "Image format of the base image
 
 const RAW: Creator =
     Creator { name: "raw", options: &[SIZE], create: create_raw, compresses: false };
+
+const HOST_FILE: Creator =
+    Creator { name: "file", options: &FILE, create: create_raw, compresses: false };
 
 pub(super) const QCOW2: Creator = Creator {
     name: "qcow2",
@@ -75,7 +78,7 @@ const QCOW: Creator = Creator {
         text("encrypt.key-secret", "ID of the secret that provides the AES encryption key"),
     ],
     create: create_qcow,
-    compresses: false,
+    compresses: true,
 };
 
 const VMDK: Creator = Creator {
@@ -177,7 +180,8 @@ const LUKS: Creator = Creator {
     compresses: false,
 };
 
-const CREATORS: [&Creator; 9] = [&RAW, &QCOW2, &QCOW, &VMDK, &VDI, &VHDX, &VPC, &PARALLELS, &LUKS];
+const CREATORS: [&Creator; 10] =
+    [&RAW, &HOST_FILE, &QCOW2, &QCOW, &VMDK, &VDI, &VHDX, &VPC, &PARALLELS, &LUKS];
 
 /// Drivers that are there, but make no images.
 const OTHERS: [&str; 7] =
@@ -185,7 +189,6 @@ const OTHERS: [&str; 7] =
 
 /// The creator of a format; or whether the name is not even a driver's.
 pub(super) fn creator(name: &str) -> std::result::Result<&'static Creator, bool> {
-    let name = if name == "file" { "raw" } else { name };
     CREATORS.into_iter().find(|creator| creator.name == name).ok_or(OTHERS.contains(&name))
 }
 
@@ -202,10 +205,15 @@ fn preallocation(chosen: &Chosen) -> Result<Preallocation> {
 
 fn create_raw(name: &str, chosen: &Chosen) -> Result<()> {
     let size = chosen.number("size").unwrap_or(0).next_multiple_of(512);
-    let preallocation = preallocation(chosen)?;
+    let invalid = |mode: &str| Error::invalid(format!("invalid parameter value: {mode}"));
+    let mode = chosen.text("preallocation").unwrap_or("off");
+    let preallocation = preallocation(chosen).map_err(|_| invalid(mode))?;
     if preallocation == Preallocation::Metadata {
-        let text = "Parameter 'preallocation' does not accept value 'metadata'";
-        return Err(Error::invalid(text));
+        return Err(Error::invalid("Unsupported preallocation mode: metadata"));
+    }
+    // As the file system's attribute has it.
+    if chosen.number("extent_size_hint").is_some_and(|hint| u32::try_from(hint).is_err()) {
+        return Err(Error::invalid("Extent size hint is too large"));
     }
     block_on(async {
         let file = create_file(name, Arc::new(Inline)).await?;
@@ -229,11 +237,12 @@ fn create_qcow2(name: &str, chosen: &Chosen) -> Result<()> {
     })
 }
 
-/// An image that could not be made leaves no file.
+/// An image that could not be made leaves no file; a device stays.
 fn or_none(file: &Node, made: Result<()>) -> Result<()> {
-    if made.is_err() {
+    let path = file.filename();
+    if made.is_err() && std::fs::metadata(path).is_ok_and(|found| found.is_file()) {
         // The first error matters more.
-        let _ = std::fs::remove_file(file.filename());
+        let _ = std::fs::remove_file(path);
     }
     made
 }
@@ -241,16 +250,13 @@ fn or_none(file: &Node, made: Result<()>) -> Result<()> {
 fn create_luks(name: &str, chosen: &Chosen) -> Result<()> {
     let size = chosen.number("size").unwrap_or(0).next_multiple_of(512);
     in_file(name, async |file| {
-        let made = async {
-            if chosen.is_given("detached-header") {
-                return Err(Error::invalid("Parameter 'detached-header' is unexpected"));
-            }
-            let missing = || Error::invalid("Parameter 'key-secret' is required for cipher");
-            let password = chosen.secret("key-secret")?.ok_or_else(missing)?;
-            let options = luks_options(chosen, "")?;
-            luks::create(file, &options, &password, size, preallocation(chosen)?).await
-        };
-        or_none(file, made.await)
+        if chosen.is_given("detached-header") {
+            return Err(Error::invalid("Parameter 'detached-header' is unexpected"));
+        }
+        let missing = || Error::invalid("Parameter 'key-secret' is required for cipher");
+        let password = chosen.secret("key-secret")?.ok_or_else(missing)?;
+        let options = luks_options(chosen, "")?;
+        luks::create(file, &options, &password, size, preallocation(chosen)?).await
     })
 }
 
@@ -258,15 +264,18 @@ fn create_luks(name: &str, chosen: &Chosen) -> Result<()> {
 pub(super) fn encryption(chosen: &Chosen) -> Result<NewEncryption> {
     let format = match chosen.text("encrypt.format") {
         Some(_) if chosen.is_on("encryption") => {
-            let text = "Options encryption and encrypt.format are mutually exclusive";
+            let text = "'encrypt.format' and its alias 'encryption' can't be used at the same time";
             return Err(Error::invalid(text));
         }
         Some(format) => format,
         None if chosen.is_on("encryption") => "aes",
+        None if chosen.is_given("encrypt.key-secret") => {
+            return Err(Error::invalid("Parameter 'encrypt.format' is missing"));
+        }
         None => return Ok(NewEncryption::None),
     };
     if !["aes", "luks"].contains(&format) {
-        let text = format!("Unknown encryption format {format}");
+        let text = format!("Parameter 'format' does not accept value '{format}'");
         return Err(Error::invalid(text));
     }
     let missing = || Error::invalid("Parameter 'encrypt.key-secret' is required for cipher");
@@ -425,6 +434,9 @@ fn create_vmdk(name: &str, chosen: &Chosen) -> Result<()> {
         ],
     )?;
     let hardware = chosen.text("hwversion").filter(|version| *version != "undefined");
+    if subformat.ends_with("Flat") && chosen.is_on("zeroed_grain") {
+        return Err(Error::invalid("Flat image can't enable zeroed grain"));
+    }
     if chosen.is_on("compat6") && hardware.is_some() {
         return Err(Error::invalid("compat6 cannot be enabled with hwversion set"));
     }
@@ -467,6 +479,7 @@ fn create_vmdk(name: &str, chosen: &Chosen) -> Result<()> {
 fn in_file(name: &str, write: impl AsyncFnOnce(&Arc<Node>) -> Result<()>) -> Result<()> {
     block_on(async {
         let file = create_file(name, Arc::new(Inline)).await?;
-        write(&file).await
+        let made = write(&file).await;
+        or_none(&file, made)
     })
 }

@@ -40,8 +40,11 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let most = limit("max-length", "max length")?.unwrap_or(u64::MAX);
     let node = Access::from_args(args, Purpose::Read)?.open(name, output)?;
     let end = node.len()?.min(start.saturating_add(most));
-    let extents = collect(&node, start, end)?;
+    let mut extents = collect(&node, start, end)?;
     if json {
+        if extents.is_empty() {
+            extents.push((start, Extent::default()));
+        }
         let lines: Vec<String> = extents.iter().map(|(at, extent)| line(*at, extent)).collect();
         output.print(&format!("[{}]\n", lines.join(",\n")));
         return Ok(0);
@@ -67,7 +70,10 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
 /// The file name of the image some backing files down.
 fn file_of(node: &Node, depth: u32) -> Option<String> {
     match depth {
-        0 => Some(node.child(Role::File)?.filename().to_owned()),
+        0 => {
+            let data = node.child(Role::Data).or_else(|| node.child(Role::File))?;
+            Some(data.filename().to_owned())
+        }
         _ => file_of(node.child(Role::Backing)?, depth - 1),
     }
 }

@@ -54,15 +54,24 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     if size.is_none() && name.is_none() {
         return Err(Failure::new("Either --size N or one filename must be specified."));
     }
+    let of_a_file = ["image-opts", "format", "snapshot"];
+    if name.is_none() && of_a_file.iter().any(|option| args.has(option)) {
+        return Err(Failure::new("--image-opts, -f, and -l require a filename argument."));
+    }
     let source = match name {
         Some(name) => Some(Access::from_args(args, Purpose::Read)?.open(name, output)?),
         None => None,
     };
     if let (Some(wanted), Some(source)) = (args.get("snapshot"), &source) {
-        snapshot::show(source, wanted)?;
+        snapshot::show(source, wanted, output)?;
     }
     let format = args.get("target-format").unwrap_or("raw");
+    let unmeasured = || {
+        let text = format!("Block driver '{format}' does not support size measurement");
+        Failure::new(text)
+    };
     let creator = creator(format).map_err(|known| match known {
+        true if format == "qed" => unmeasured(),
         true => Failure::new(format!("Format driver '{format}' does not support image creation")),
         false => Failure::new(format!("Unknown file format '{format}'")),
     })?;
@@ -77,7 +86,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         chosen.set("size", &size.to_string())?;
     }
     let measure = match format {
-        "raw" | "file" => {
+        "raw" => {
             let size = match &source {
                 Some(node) => node.len()?,
                 None => size.unwrap_or(0).next_multiple_of(512),
@@ -95,10 +104,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
             Measure { required: size, fully_allocated: size }
         }
         "qcow2" => measure_qcow2(&chosen, source.as_deref())?,
-        _ => {
-            let text = format!("Block driver '{format}' does not support size measurement");
-            return Err(Failure::new(text));
-        }
+        _ => return Err(unmeasured()),
     };
     let bitmaps = match &source {
         Some(source) if format == "qcow2" && has_version_3(source, &chosen) => {
@@ -178,6 +184,8 @@ fn measure_qcow2(chosen: &Chosen, source: Option<&Node>) -> Result<Measure> {
     let aligned = size.next_multiple_of(cluster);
     let fully_allocated = metadata + aligned;
     let data = match source {
+        // Nobody knows what of the source will be in that file.
+        Some(_) if chosen.is_given("backing_file") => aligned,
         _ if preallocated => aligned,
         None => 0,
         Some(source) => stored(source, size, cluster)?,

@@ -50,6 +50,16 @@ impl Progress {
         progress
     }
 
+    /// Whether anybody sees it.
+    pub(super) fn is_shown(&self) -> bool {
+        self.shown
+    }
+
+    /// Now it is known how much there is to do.
+    pub(super) fn set_total(&mut self, total: u64) {
+        self.total = total;
+    }
+
     /// More bytes are done.
     pub(super) fn advance(&mut self, bytes: u64, output: &mut Output<'_>) {
         self.done += bytes;

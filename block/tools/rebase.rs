@@ -9,6 +9,7 @@ use super::progress::Progress;
 use super::{Failure, Outcome, Output};
 use crate::driver::ZeroFlags;
 use crate::engine::block_on;
+use crate::format::driver_names;
 use crate::node::{Node, Role};
 use crate::open::full_backing_name;
 use crate::qcow2::{AmendOptions, Purpose};
@@ -57,6 +58,9 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let compress = args.has("compress") && !unsafely;
     let new_format = args.get("backing-format");
     let shown = args.has("progress") && !args.has("quiet");
+    if let Some(format) = new_format.filter(|format| !driver_names().contains(format)) {
+        return Err(Failure::new(format!("Invalid format name: '{format}'")));
+    }
     let mut progress = None;
     if !unsafely {
         let new = match new_name {
@@ -126,7 +130,9 @@ impl Rebase<'_> {
                 self.keep(at, extent.len, cluster).await?;
             }
             at += extent.len;
-            progress.advance(extent.len, output);
+            if at < len {
+                progress.advance(extent.len, output);
+            }
         }
         Ok(())
     }

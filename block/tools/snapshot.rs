@@ -54,12 +54,22 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         ("apply", None) => Err(Error::unsupported("Block driver does not support snapshots")),
         (_, None) => Err(Error::new(libc::ENOENT, "snapshot not found")),
         ("create", Some(snapshots)) => block_on(snapshots.create(tag, now())),
-        ("apply", Some(snapshots)) => block_on(snapshots.apply(tag)),
-        (_, Some(snapshots)) => {
+        ("apply", Some(snapshots)) => {
             let known = block_on(snapshots.list())?;
             match known.iter().any(|snapshot| snapshot.id == tag || snapshot.name == tag) {
-                true => block_on(snapshots.delete(tag)),
-                false => Err(Error::new(libc::ENOENT, "snapshot not found")),
+                true => block_on(snapshots.apply(tag)),
+                false => {
+                    let error = Error::from_errno(libc::ENOENT);
+                    Err(error.context("Failed to load snapshot"))
+                }
+            }
+        }
+        (_, Some(snapshots)) => {
+            let known = block_on(snapshots.list())?;
+            // By its name only.
+            match known.iter().find(|snapshot| snapshot.name == tag) {
+                Some(snapshot) => block_on(snapshots.delete(&snapshot.id)),
+                None => Err(Error::new(libc::ENOENT, "snapshot not found")),
             }
         }
     };
@@ -71,12 +81,20 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
 
 /// Has an image that is open for reading show a snapshot: an id or a name, or options that say which of
 /// the two (`snapshot.id=1,snapshot.name=x`).
-pub(super) fn show(node: &Node, wanted: &str) -> std::result::Result<(), Failure> {
+pub(super) fn show(
+    node: &Node,
+    wanted: &str,
+    output: &mut Output<'_>,
+) -> std::result::Result<(), Failure> {
     let fail = |why: &str| Failure::new(format!("Failed to load snapshot: {why}"));
     let (mut id, mut name) = (None, None);
     if wanted.starts_with("snapshot.") {
         let keys = |key: &str| matches!(key, "snapshot.id" | "snapshot.name");
         let parsed = ParsedOpts::parse(wanted, None, keys).map_err(Error::from)?;
+        if let Some((key, _)) = parsed.opts.entries.iter().find(|(key, _)| !keys(key)) {
+            output.report(&format!("Invalid parameter '{key}'"));
+            return Err(Failure::new(format!("Failed in parsing snapshot param '{wanted}'")));
+        }
         let get = |key| parsed.opts.get(key).map(str::to_owned);
         (id, name) = (get("snapshot.id"), get("snapshot.name"));
     }

@@ -212,10 +212,7 @@ fn open_image(drive: &Drive, snapshot: bool, graph: &Graph) -> block::Result<Arc
         graph.enter(&node);
     }
     if drive.copy_on_read {
-        let mut options = Options::default();
-        options.set("driver", "copy-on-read");
-        options.set("file", node.name());
-        node = block_on(open_tree(None, options, &graph.how(), Some(graph)))?.node;
+        node.set_manner(Manner { copy_on_read: true, ..node.manner() });
     }
     Ok(node)
 }

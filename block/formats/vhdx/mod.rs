@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use create::{CreateOptions, create};
 use header::{FILE_SIGNATURE, Header, MIB, Region, Shape, refused};
 
-use super::blocks::{Blocks, Layout};
+use super::blocks::{Blocks, Layout, State};
 use super::bytes::{le64, put, uuid};
 use crate::Result;
 use crate::driver::{CheckReport, Driver, Io, Repair};
@@ -157,11 +157,11 @@ impl Layout for Vhdx {
     fn check<'a>(
         &'a self,
         file: &'a Node,
-        table: &'a [Option<u64>],
-        _end: u64,
+        state: &'a mut State,
         _repair: Repair,
     ) -> Io<'a, CheckReport> {
         Box::pin(async move {
+            let table = &state.table;
             let mut report =
                 CheckReport { corruptions_fixed: self.replayed.into(), ..CheckReport::default() };
             let len = file.len()?;

@@ -217,7 +217,11 @@ async fn live(story: &Story, disk: &Disk, backing: Option<&Disk>) -> Vec<(usize,
                 past.push((disk.steps(), model.clone()));
                 let from = Vector::zeroed(len * SECTOR);
                 from.fill(value);
-                node.write_compressed((at * SECTOR) as u64, from).await.unwrap();
+                let place = (at * SECTOR) as u64;
+                // Where something is already, only plain data can go.
+                if node.write_compressed(place, from.clone()).await.is_err() {
+                    node.write(place, from).await.unwrap();
+                }
             }
             // A snapshot of version 2 does not know its length.
             Op::Grow { .. } | Op::Shrink { .. }

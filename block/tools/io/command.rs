@@ -1,6 +1,6 @@
 //! The commands and their arguments.
 
-use super::{Session, control, transfer};
+use super::{Session, control, transfer, zone};
 
 /// Whether a command goes on with the next one (`Ok`), and whether it failed (`Err`).
 pub(super) type Done = Result<(), Failed>;
@@ -125,6 +125,12 @@ pub(super) const COMMANDS: &[Command] = &[
     control::WAIT_BREAK,
     transfer::WRITE,
     transfer::WRITEV,
+    zone::APPEND,
+    zone::CLOSE,
+    zone::FINISH,
+    zone::OPEN,
+    zone::REPORT,
+    zone::RESET,
 ];
 
 pub(super) fn find(name: &str) -> Option<&'static Command> {

@@ -5,6 +5,7 @@ mod control;
 mod opening;
 mod text;
 mod transfer;
+mod zone;
 
 use std::io::{BufRead, Write};
 use std::sync::Arc;
@@ -319,7 +320,9 @@ impl Session<'_> {
             && let Err(error) = block_on(node.close())
             && node.driver().as_qcow2().is_some()
         {
-            self.output.report(&format!("Failed to flush the L2 block cache: {error}"));
+            for cache in ["L2 table", "refcount block"] {
+                self.output.report(&format!("Failed to flush the {cache} cache: {error}"));
+            }
         }
     }
 }

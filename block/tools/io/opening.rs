@@ -2,9 +2,8 @@
 
 use super::super::args::Args;
 use super::super::output::Output;
-use crate::copy_on_read::CopyOnRead;
 use crate::engine::block_on;
-use crate::node::{Claim, Node, Role};
+use crate::node::Manner;
 use crate::open::{OpenOptions, Opened, open_tree, snapshot_overlay};
 use crate::options::Options;
 use crate::qcow2::Purpose;
@@ -113,11 +112,8 @@ impl Opening {
             opened.node = block_on(snapshot_overlay(opened.node, how.io.clone()))?;
         }
         if self.copy_on_read && !self.read_only {
-            let below = opened.node;
-            let child = below.attach("copy-on-read", Role::File, Claim::WRITER)?;
-            let filter = CopyOnRead::new(below.clone());
-            let children = vec![(Role::File, child)];
-            opened.node = Node::new(None, below.filename(), false, Box::new(filter), children);
+            let manner = opened.node.manner();
+            opened.node.set_manner(Manner { copy_on_read: true, ..manner });
         }
         Ok(opened)
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::command::{Command, Done, Failed, Given};
 use super::text::{self, Transfer};
 use super::{Completion, Session};
-use crate::driver::ZeroFlags;
+use crate::driver::{VmState, ZeroFlags};
 use crate::engine::{block_on, spawn};
 use crate::node::Node;
 use crate::vector::Vector;
@@ -431,15 +431,12 @@ fn read(session: &mut Session<'_>, command: &Command, given: &Given) -> Done {
     }
     let node = session.node()?;
     let began = Instant::now();
+    let data = filled(count, 0xab);
     let result = match state {
-        false => check(&node, at, count),
-        true => Err(Error::from_errno(libc::ENOTSUP)),
+        true => vm_state(&node).and_then(|state| block_on(state.load(at, data.clone()))),
+        false => check(&node, at, count).and_then(|()| block_on(node.read(at, data.clone()))),
     };
-    let data = result.and_then(|()| {
-        let data = filled(count, 0xab);
-        block_on(node.read(at, data.clone())).map(|()| data)
-    });
-    let data = match data {
+    let data = match result.map(|()| data) {
         Ok(data) => data,
         Err(error) => return session.fail(&format!("read failed: {}", strerror(&error))),
     };
@@ -465,6 +462,11 @@ fn readv(session: &mut Session<'_>, command: &Command, given: &Given) -> Done {
     let transfer =
         Transfer { verb: "read", at, bytes: total, operations: 1, terse: given.has('C') };
     session.finish_read(given, &transfer, &compared, began)
+}
+
+/// Where an image keeps the state of a machine.
+fn vm_state(node: &Node) -> Result<&dyn VmState> {
+    node.vm_state().ok_or_else(|| Error::from_errno(libc::ENOTSUP))
 }
 
 /// Writes, and with `fua` sees to it that it lasts.
@@ -522,14 +524,18 @@ fn write(session: &mut Session<'_>, command: &Command, given: &Given) -> Done {
     let fua = has('f') || session.writes_through();
     let began = Instant::now();
     let result = match has('b') {
-        true => Err(Error::from_errno(libc::ENOTSUP)),
-        false => check(&node, at, count),
+        true => vm_state(&node).and_then(|state| {
+            block_on(async {
+                state.save(at, data).await?;
+                if fua { node.flush().await } else { Ok(()) }
+            })
+        }),
+        false => check(&node, at, count).and_then(|()| match (has('z'), has('c')) {
+            (true, _) => block_on(zero(&node, at, count, has('u'), fua)),
+            (_, true) => block_on(node.write_compressed(at, data)),
+            _ => block_on(store(&node, at, data, fua)),
+        }),
     };
-    let result = result.and_then(|()| match (has('z'), has('c')) {
-        (true, _) => block_on(zero(&node, at, count, has('u'), fua)),
-        (_, true) => block_on(node.write_compressed(at, data)),
-        _ => block_on(store(&node, at, data, fua)),
-    });
     let transfer = Transfer { verb: "wrote", at, bytes: count, operations: 1, terse: has('C') };
     session.finish_write("write", given, &transfer, result, began)
 }

@@ -4,8 +4,10 @@
 use super::machine::Contender;
 use super::results::{Measured, Metric, Unit};
 use anyhow::{Context, Result, anyhow, ensure};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread::{self, JoinHandle};
@@ -29,6 +31,8 @@ pub fn by_user(who: &Contender, card: &str) -> Result<Measured> {
 /// Through passt, which is a process of its own.
 pub fn by_passt(who: &Contender) -> Result<Measured> {
     let scratch = tempfile::tempdir()?;
+    // Started by root, passt becomes nobody, who is to make its socket there.
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o777))?;
     let socket = scratch.path().join("socket");
     let _passt = Passt::start(&socket)?;
     let netdev = format!("stream,addr.type=unix,addr.path={}", socket.display());

@@ -329,7 +329,7 @@ impl Node {
             parents,
             threshold: Threshold::default(),
             copier: Copier::default(),
-            changes: AtomicU64::new(1),
+            changes: AtomicU64::new(0),
             lasting: AtomicU64::new(0),
         })
     }

@@ -8,7 +8,6 @@ use block::engine::block_on;
 use block::graph::Graph;
 use block::node::{Manner, Node};
 use block::open::{open_tree, snapshot_overlay};
-use block::options::Options;
 use block::throttle::Group;
 
 use crate::config::{

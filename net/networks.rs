@@ -63,6 +63,13 @@ impl Networks {
         place.map(|at| all.remove(at)).ok_or_else(|| NetError::NotFound(id.into()))
     }
 
+    /// The program ends: all of them go, and what they have made on the host with them.
+    pub fn close(&self) {
+        let all = std::mem::take(&mut *self.0.lock());
+        // Whoever goes may look for others.
+        drop(all);
+    }
+
     /// All of them.
     pub fn list(&self) -> Vec<Netdev> {
         self.0.lock().clone()

@@ -117,6 +117,7 @@ pub fn run(config: &MachineConfig) -> Result<ExitCode, ConfigError> {
     vm.vnc().close();
     drop(launched.curses);
     vm.graph().close();
+    vm.networks().networks().close();
     launched.chardevs.clean_up();
     Ok(ExitCode::from(vm.exit_status().unwrap_or(0) as u8))
 }

@@ -42,7 +42,8 @@ fn come_and_go(card: &str) -> Result<()> {
             vm.qmp().execute_with("netdev_del", json!({"id": "m"}))?;
         }
         vm.qmp().execute_with("device_del", json!({"id": "d"}))?;
-        vm.qmp().wait_event("DEVICE_DELETED")?;
+        // A card may have parts that go before it.
+        while vm.qmp().wait_event("DEVICE_DELETED")?["data"]["device"] != "d" {}
         if round != 2 {
             vm.qmp().execute_with("netdev_del", json!({"id": "m"}))?;
         }

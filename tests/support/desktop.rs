@@ -35,7 +35,7 @@ const LAYOUT: &str = "rhea desktop 1\n";
 
 /// The kernel and the guest, fetched first if they are not there yet.
 pub fn get() -> Result<Modular> {
-    let Modular { kernel, initrd } = modules::display()?;
+    let Modular { kernel, initrd, modules } = modules::display()?;
     let directory = cache_directory()?.join("desktop");
     let _lock = lock(&directory)?;
     let (own, stamp) = (directory.join("own.cpio"), directory.join("stamp"));
@@ -50,7 +50,7 @@ pub fn get() -> Result<Modular> {
     fs::copy(&initrd, &new).with_context(|| format!("cannot copy {}", initrd.display()))?;
     io::copy(&mut File::open(&own)?, &mut File::options().append(true).open(&new)?)?;
     fs::rename(&new, &whole)?;
-    Ok(Modular { kernel, initrd: whole })
+    Ok(Modular { kernel, initrd: whole, modules })
 }
 
 fn make(work: &Path, archive: &Path) -> Result<()> {

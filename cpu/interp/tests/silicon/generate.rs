@@ -515,7 +515,8 @@ impl Generator {
             let (at, len) = (offsets.immediate_offset(), offsets.immediate_size());
             let distance = target.wrapping_sub(insn.next_ip()).to_le_bytes();
             bytes[at..at + len].copy_from_slice(&distance[..len]);
-        } else if self.chance(32) {
+        } else if self.chance(32) && !(self.bits == 16 && insn.is_call_near_indirect()) {
+            // Beyond the limit of 16-bit code; whether a call looks at that or at its stack first is open.
             return HOLE - code_origin(self.bits);
         }
         landing

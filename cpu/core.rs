@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::bus::Bus;
 use crate::cpuid::Model;
 use crate::dump::Dump;
+use crate::icount::Counter;
 use crate::interp::Interp;
 use crate::mmu::Mmu;
 use crate::mode::Mode;
@@ -106,6 +107,8 @@ pub struct Cpu {
     pub index: u32,
     /// Every instruction is a block of its own, as those who trace want it.
     pub one_insn_per_block: bool,
+    /// What instructions are counted by, if they are. Only the interpreter counts.
+    pub counter: Option<Arc<Counter>>,
     /// Requests from other threads.
     pub signals: Arc<Signals>,
 }
@@ -135,6 +138,7 @@ impl Cpu {
             jit: None,
             index,
             one_insn_per_block: false,
+            counter: None,
             signals,
         };
         cpu.reset();

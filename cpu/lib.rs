@@ -13,6 +13,7 @@ pub mod dump;
 pub mod flags;
 pub mod fpu;
 mod hash;
+pub mod icount;
 mod int;
 pub mod interp;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

@@ -9,6 +9,7 @@ use base::clock::Clocks;
 use crate::accel::TcgProps;
 use crate::apic::LocalApic;
 use crate::bus::TimeStamp;
+use crate::icount::{Counted, Icount};
 use crate::interp::RunExit;
 use crate::signals::request;
 use crate::state::CpuState;
@@ -34,6 +35,8 @@ impl TimeStamp for VirtualTsc {
 pub struct Software {
     /// The turn, where processors run one at a time.
     turns: Option<Arc<Turns>>,
+    /// What instructions are counted by, if they are; sees to turns too.
+    icount: Option<Arc<Icount>>,
     one_insn_per_block: bool,
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     translator: Translation,
@@ -70,15 +73,20 @@ impl Translation {
 }
 
 impl Software {
-    /// The translator, or the interpreter where it is asked for or the host knows nothing else.
-    pub fn new(props: &TcgProps) -> Self {
+    /// The translator, or the interpreter where it is asked for, instructions are counted, or the host
+    /// knows nothing else.
+    pub fn new(props: &TcgProps, icount: Option<Arc<Icount>>) -> Self {
         // What one processor stores between two runs of a block would be lost on another.
         let turns = (props.thread == "single" || props.check).then(Arc::default);
         #[allow(unused_mut)] // Without a translator.
-        let mut software =
-            Software { turns, one_insn_per_block: props.one_insn_per_tb, ..Software::default() };
+        let mut software = Software {
+            turns,
+            icount,
+            one_insn_per_block: props.one_insn_per_tb,
+            ..Software::default()
+        };
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-        if !props.interp {
+        if !props.interp && software.icount.is_none() {
             software.translator.check = props.check;
             software.translator.size = Some(match props.tb_size {
                 0 => crate::jit::DEFAULT_SIZE,
@@ -88,8 +96,13 @@ impl Software {
         software
     }
 
-    /// Tells what the translator has made, if there is one.
+    /// Tells what the translator has made, if there is one, or how the counter of instructions goes.
     pub fn translator_report(&self) -> Option<Arc<dyn Fn() -> String + Send + Sync>> {
+        if let Some(icount) = self.icount.clone() {
+            let one_insn = if self.one_insn_per_block { "on" } else { "off" };
+            let settings = format!("Accelerator settings:\none-insn-per-tb: {one_insn}\n\n");
+            return Some(Arc::new(move || settings.clone() + &icount.report()));
+        }
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         if let Some(translator) = self.translator.get().cloned() {
             let one_insn_per_block = self.one_insn_per_block;
@@ -105,11 +118,13 @@ impl Software {
         if let Some(translator) = self.translator.get() {
             cpu.translate_by(translator);
         }
+        cpu.counter = self.icount.as_ref().map(|icount| icount.counter());
         let signals = cpu.signals.clone();
         let engine = SoftEngine::new(cpu, apic, boot);
-        match &self.turns {
-            Some(turns) => Box::new(InTurn::new(engine, signals, turns.clone())),
-            None => Box::new(engine),
+        match (&self.icount, &self.turns) {
+            (Some(icount), _) => Box::new(Counted::new(engine, signals, icount)),
+            (None, Some(turns)) => Box::new(InTurn::new(engine, signals, turns.clone())),
+            (None, None) => Box::new(engine),
         }
     }
 }

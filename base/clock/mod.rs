@@ -4,16 +4,18 @@
 //! follows the wall clock, *realtime* never stops. Devices ask these and nothing else, so tests and
 //! qtest decide what time it is. Timers of all clocks live in one queue that the main loop serves.
 
+mod pace;
 mod timer;
 mod virtual_time;
 mod zone;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::RwLock;
 
+pub use pace::Pace;
 use timer::Queue;
 pub use timer::Timer;
 use virtual_time::VirtualTime;
@@ -38,6 +40,8 @@ struct Inner {
     virt: VirtualTime,
     /// The virtual clock is stepped by hand: it ignores running and stopping.
     manual: AtomicBool,
+    /// What the virtual clock goes by, if that is not real time.
+    pace: OnceLock<Arc<dyn Pace>>,
     queue: Queue,
     wake: RwLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -60,6 +64,7 @@ impl Clocks {
             start: Instant::now(),
             virt: VirtualTime::default(),
             manual: AtomicBool::new(false),
+            pace: OnceLock::new(),
             queue: Queue::default(),
             wake: RwLock::new(Box::new(|| ())),
         }))
@@ -85,10 +90,23 @@ impl Clocks {
         self.0.start.elapsed().as_nanos() as i64
     }
 
+    /// From now on the virtual clock goes by `pace` while it runs, and its timers are run by whoever
+    /// sets the pace. To be called once, before the clock is started.
+    pub fn set_pace(&self, pace: Arc<dyn Pace>) {
+        let first = self.0.pace.set(pace).is_ok();
+        debug_assert!(first, "paced twice");
+    }
+
+    /// What the virtual clock goes by.
+    #[inline]
+    fn elapsed(&self) -> i64 {
+        self.0.pace.get().map_or_else(|| self.realtime(), |pace| pace.elapsed())
+    }
+
     /// The time on the virtual clock.
     #[inline]
     pub fn now_virtual(&self) -> i64 {
-        self.0.virt.read(|running, offset| if running { offset + self.realtime() } else { offset })
+        self.0.virt.read(|running, offset| if running { offset + self.elapsed() } else { offset })
     }
 
     /// Starts the virtual clock. Without effect while it is stepped by hand.
@@ -96,7 +114,7 @@ impl Clocks {
         self.0.virt.update(|running, offset| {
             match running || self.0.manual.load(Ordering::Relaxed) {
                 true => (running, offset),
-                false => (true, offset - self.realtime()),
+                false => (true, offset - self.elapsed()),
             }
         });
         self.wake();
@@ -105,7 +123,7 @@ impl Clocks {
     /// Stops the virtual clock.
     pub fn stop_virtual(&self) {
         self.0.virt.update(|running, offset| match running {
-            true => (false, offset + self.realtime()),
+            true => (false, offset + self.elapsed()),
             false => (false, offset),
         });
     }
@@ -121,7 +139,7 @@ impl Clocks {
     pub fn set_virtual(&self, now: i64) {
         self.0
             .virt
-            .update(|running, _| (running, if running { now - self.realtime() } else { now }));
+            .update(|running, _| (running, if running { now - self.elapsed() } else { now }));
     }
 
     /// Moves a stepped virtual clock forward to `target`, running each timer at its own time.
@@ -138,34 +156,55 @@ impl Clocks {
         self.0.queue.next(ClockKind::Virtual)
     }
 
-    /// A timer on a clock. The callback runs on the main loop, with no lock held.
+    /// A timer on a clock. The callback runs on the main loop, or for the virtual clock on the thread
+    /// that sets its pace, with no lock held.
     pub fn timer(&self, kind: ClockKind, callback: impl Fn() + Send + Sync + 'static) -> Timer {
         Timer::new(self.clone(), kind, Arc::new(callback))
     }
 
     /// How long the main loop may sleep before a timer expires.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let virtual_runs = self.0.virt.read(|running, _| running);
+        let virtual_counts = self.0.pace.get().is_none() && self.0.virt.read(|running, _| running);
         [ClockKind::Virtual, ClockKind::Host, ClockKind::Realtime]
             .into_iter()
-            .filter(|&kind| kind != ClockKind::Virtual || virtual_runs)
+            .filter(|&kind| kind != ClockKind::Virtual || virtual_counts)
             .filter_map(|kind| Some(self.0.queue.next(kind)? - self.now(kind)))
             .min()
             .map(|left| Duration::from_nanos(left.max(0) as u64))
     }
 
-    /// Runs every timer whose time has come, earliest first.
+    /// Runs every timer whose time has come, earliest first; those of the virtual clock only if it
+    /// goes by real time or is stepped.
     pub fn run_expired(&self) {
-        for kind in [ClockKind::Virtual, ClockKind::Host, ClockKind::Realtime] {
-            let now = self.now(kind);
-            while let Some(callback) = self.0.queue.pop_expired(kind, now) {
-                callback();
-            }
+        if self.0.pace.get().is_none() {
+            self.run_virtual();
+        }
+        self.run_expired_of(ClockKind::Host);
+        self.run_expired_of(ClockKind::Realtime);
+    }
+
+    /// Runs the timers of the virtual clock whose time has come: for whoever sets its pace.
+    pub fn run_virtual(&self) {
+        self.run_expired_of(ClockKind::Virtual);
+    }
+
+    fn run_expired_of(&self, kind: ClockKind) {
+        let now = self.now(kind);
+        while let Some(callback) = self.0.queue.pop_expired(kind, now) {
+            callback();
         }
     }
 
     fn wake(&self) {
         (self.0.wake.read())();
+    }
+
+    /// A timer has become the earliest of its clock.
+    fn deadline_moved(&self, kind: ClockKind) {
+        match self.0.pace.get().filter(|_| kind == ClockKind::Virtual) {
+            Some(pace) => pace.deadline_moved(),
+            None => self.wake(),
+        }
     }
 }
 
@@ -232,6 +271,52 @@ mod tests {
         clocks.stop_virtual();
         let stopped = clocks.now_virtual();
         assert_eq!(clocks.now_virtual(), stopped);
+    }
+
+    /// Time as somebody says.
+    #[derive(Default)]
+    struct Said {
+        now: AtomicI64,
+        moved: AtomicI64,
+    }
+
+    impl Pace for Said {
+        fn elapsed(&self) -> i64 {
+            self.now.load(Ordering::Relaxed)
+        }
+        fn deadline_moved(&self) {
+            self.moved.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn somebody_else_sets_the_pace() {
+        let clocks = Clocks::new();
+        let said = Arc::<Said>::default();
+        clocks.set_pace(said.clone());
+        said.now.store(7, Ordering::Relaxed);
+        assert_eq!(clocks.now_virtual(), 0, "not started");
+        clocks.start_virtual();
+        said.now.store(10, Ordering::Relaxed);
+        assert_eq!(clocks.now_virtual(), 3);
+        clocks.stop_virtual();
+        said.now.store(20, Ordering::Relaxed);
+        clocks.start_virtual();
+        assert_eq!(clocks.now_virtual(), 3);
+
+        let seen = Arc::new(AtomicI64::new(0));
+        let (mark, clock) = (seen.clone(), clocks.clone());
+        let timer = clocks.timer(ClockKind::Virtual, move || {
+            mark.store(clock.now_virtual(), Ordering::Relaxed);
+        });
+        timer.set(5);
+        assert_eq!(said.moved.load(Ordering::Relaxed), 1);
+        assert_eq!(clocks.next_deadline(), None, "the main loop does not wait for it");
+        said.now.store(22, Ordering::Relaxed);
+        clocks.run_expired();
+        assert_eq!(seen.load(Ordering::Relaxed), 0, "nor does it run it");
+        clocks.run_virtual();
+        assert_eq!(seen.load(Ordering::Relaxed), 5);
     }
 
     #[test]

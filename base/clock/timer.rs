@@ -30,7 +30,7 @@ impl Queue {
 }
 
 /// A one-shot timer. Arming it again moves it; dropping it disarms it. A callback that has already
-/// been taken from the queue by the main loop may still run once after [`Timer::cancel`]: callbacks
+/// been taken from the queue may still run once after [`Timer::cancel`]: callbacks
 /// take their device's lock and look at its state, not at the fact that they were called.
 pub struct Timer {
     clocks: Clocks,
@@ -59,7 +59,7 @@ impl Timer {
             timers.first_key_value().is_some_and(|(first, _)| *first == key)
         };
         if earliest {
-            self.clocks.wake();
+            self.clocks.deadline_moved(self.kind);
         }
     }
 

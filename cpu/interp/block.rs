@@ -162,6 +162,13 @@ impl Cache {
 }
 
 impl Block {
+    /// The operations that are instructions, and what leads to the next block where none of them
+    /// does.
+    pub fn instructions(&self) -> (&[Op], &[Op]) {
+        let count = self.ops.len();
+        self.ops.split_at(if self.end == End::No { count.saturating_sub(1) } else { count })
+    }
+
     /// Bytes of code.
     fn code_len(&self) -> u64 {
         let last = self.ops.last();

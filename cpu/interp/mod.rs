@@ -20,6 +20,7 @@ use op::{Op, segment};
 use random::Random;
 
 use crate::flags::bit;
+use crate::signals::request;
 use crate::state::{CODE, Seg};
 use crate::{Cpu, Trap};
 
@@ -235,12 +236,45 @@ impl Cpu {
     #[inline(always)]
     fn run_block(&mut self, block: &Block) -> Left {
         self.state.regs[CODE] = self.state.rip;
+        if self.counter.is_some() {
+            return self.run_counted(block);
+        }
         for op in &block.ops {
             if let Err(trap) = (op.run)(self, op) {
                 return self.trapped(block, op, trap);
             }
         }
         Left::End
+    }
+
+    /// The same, as far as the slice goes. What ends by an exception does not count.
+    fn run_counted(&mut self, block: &Block) -> Left {
+        let (instructions, rest) = block.instructions();
+        for op in instructions {
+            let result = (op.run)(self, op);
+            let over = matches!(result, Ok(()) | Err(Trap::Leave)) && self.count(1);
+            if let Err(trap) = result {
+                return self.trapped(block, op, trap);
+            }
+            if over {
+                return self.trapped(block, op, Trap::Leave);
+            }
+        }
+        for op in rest {
+            if let Err(trap) = (op.run)(self, op) {
+                return self.trapped(block, op, trap);
+            }
+        }
+        Left::End
+    }
+
+    /// So many instructions were executed. Returns whether that was the end of the slice.
+    pub(crate) fn count(&mut self, instructions: u64) -> bool {
+        let over = self.counter.as_ref().is_some_and(|counter| counter.count(instructions));
+        if over {
+            self.signals.post(request::YIELD);
+        }
+        over
     }
 
     #[cold]

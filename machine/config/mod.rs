@@ -18,6 +18,7 @@ mod tree;
 use base::options::Opts;
 use base::options::config::GlobalProp;
 use base::props::Uuid;
+use cpu::icount;
 use serde_json::{Map, Value};
 
 pub use boot::BootConfig;
@@ -43,6 +44,8 @@ pub struct MachineConfig {
     pub machine_props: Map<String, Value>,
     /// Accelerators to try, in order.
     pub accels: Vec<Located<AccelConfig>>,
+    /// `-icount`, if instructions are counted
+    pub icount: Option<Located<icount::Options>>,
     /// `-cpu`: the model and its features, as typed.
     pub cpu: Option<String>,
     /// `-smp`

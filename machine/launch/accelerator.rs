@@ -13,6 +13,7 @@ use cpu::accel::{self, Accel, TcgProps};
 use cpu::apic::{ApicFabric, LocalApic};
 use cpu::bus::Bus;
 use cpu::cpuid::Support;
+use cpu::icount::Icount;
 use cpu::kvm::{Interrupts, Irqchip, KvmEngine, KvmError, KvmVm, PicLine, VmOptions};
 use cpu::signals::Signals;
 use cpu::soft::{Software, VirtualTsc};
@@ -43,12 +44,37 @@ pub(super) struct Kvm {
     kvm: cpu::kvm::Kvm,
 }
 
+/// Processors in software, whose instructions are counted if that is asked for.
+fn software(
+    props: &TcgProps,
+    config: &MachineConfig,
+    clocks: &Clocks,
+) -> Result<Accelerator, ConfigError> {
+    let Some(icount) = &config.icount else {
+        return Ok(Accelerator::Software(Software::new(props, None)));
+    };
+    // What was typed, as the default is for those who do not count.
+    for accel in config.accels.iter().filter(|accel| accel.value.name == "tcg") {
+        let typed =
+            |key: &str, value: &str| accel.value.props.iter().any(|(k, v)| k == key && v == value);
+        if typed("thread", "multi") {
+            return Err(ConfigError::at(&accel.origin, "No MTTCG when icount is enabled"));
+        }
+        if props.check {
+            let message = "blocks are not checked while instructions are counted";
+            return Err(ConfigError::at(&accel.origin, message));
+        }
+    }
+    let icount = Icount::new(icount.value, clocks);
+    Ok(Accelerator::Software(Software::new(props, Some(icount))))
+}
+
 impl Accelerator {
     /// The first of the configured accelerators that works; software if none was named.
-    pub fn choose(config: &MachineConfig) -> Result<Self, ConfigError> {
+    pub fn choose(config: &MachineConfig, clocks: &Clocks) -> Result<Self, ConfigError> {
         let accels = &config.accels;
         if accels.is_empty() {
-            return Ok(Accelerator::Software(Software::new(&TcgProps::default())));
+            return software(&TcgProps::default(), config, clocks);
         }
         let candidates: Vec<_> =
             accels.iter().map(|a| (a.value.name.as_str(), a.value.props.as_slice())).collect();
@@ -63,7 +89,10 @@ impl Accelerator {
             eprintln!("{}{}", message.origin.prefix(PROGRAM), message.message);
         }
         match accel {
-            Some(Accel::Tcg(props)) => Ok(Accelerator::Software(Software::new(&props))),
+            Some(Accel::Tcg(props)) => software(&props, config, clocks),
+            Some(_) if config.icount.is_some() => {
+                Err(ConfigError::new("-icount is not allowed with hardware virtualization"))
+            }
             Some(Accel::Qtest) => Ok(Accelerator::Nobody),
             Some(Accel::Kvm(props, kvm)) => {
                 let host_sleep = config.overcommit.cpu_pm;

@@ -113,7 +113,7 @@ pub fn launch(
     if config.identity.debug_threads {
         base::thread::name_threads();
     }
-    let accelerator = Accelerator::choose(config)?;
+    let accelerator = Accelerator::choose(config, &host.clocks)?;
     let by_test = !accelerator.executes();
     if by_test {
         host.clocks.step_by_hand();

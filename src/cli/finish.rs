@@ -1,6 +1,8 @@
 //! The third pass: what needs all options.
 
-use base::options::is_help;
+use base::options::number::parse_int;
+use base::options::{Opts, is_help};
+use cpu::icount::{self, Shift};
 use machine::config::{
     AccelConfig, BootConfig, ConfigError, Display, KernelConfig, Located, MachineConfig,
     MemoryConfig, MonitorTarget, Origin, RtcBase, RtcClock, RtcConfig, SmpConfig, Tree,
@@ -33,6 +35,7 @@ impl Builder<'_, '_> {
             return Err(ConfigError::new(message).into());
         }
         self.config.rtc = rtc(&self.rtc)?;
+        self.config.icount = self.icount.take().map(|opts| counting(&opts)).transpose()?.flatten();
         let config = &mut self.config;
         config.firmware = tree.text("firmware")?;
         config.kernel = kernel(&mut tree)?;
@@ -78,7 +81,7 @@ fn takes_terminal(config: &MachineConfig) -> bool {
     config.no_graphic && !config.no_defaults && by_default
 }
 
-fn rtc(opts: &base::options::Opts) -> Result<RtcConfig, ConfigError> {
+fn rtc(opts: &Opts) -> Result<RtcConfig, ConfigError> {
     let invalid = |value: &str| ConfigError::new(format!("invalid option value '{value}'"));
     let base = match opts.get("base") {
         None | Some("utc") => RtcBase::Utc,
@@ -101,6 +104,39 @@ fn rtc(opts: &base::options::Opts) -> Result<RtcConfig, ConfigError> {
         Some(other) => return Err(invalid(other)),
     };
     Ok(RtcConfig { base, clock, slew })
+}
+
+/// Without a shift nothing is counted.
+fn counting(opts: &Located<Opts>) -> Result<Option<Located<icount::Options>>, ConfigError> {
+    let fault = |message: &str| ConfigError::at(&opts.origin, message);
+    let switch = |key: &str| opts.value.bool(key).map_err(|error| fault(&error.to_string()));
+    let (align, sleep) = (switch("align")?, switch("sleep")?.unwrap_or(true));
+    match opts.value.get("rr") {
+        None => {}
+        Some("record" | "replay") => {
+            return Err(fault("record/replay is not available in this build"));
+        }
+        Some(other) => return Err(fault(&format!("Invalid icount rr option: {other}"))),
+    }
+    let Some(shift) = opts.value.get("shift") else {
+        return match align {
+            None => Ok(None),
+            Some(_) => Err(fault("Please specify shift option when using align")),
+        };
+    };
+    let align = align.unwrap_or(false);
+    if align && !sleep {
+        return Err(fault("align=on and sleep=off are incompatible"));
+    }
+    let shift = match shift {
+        "auto" => Shift::Auto,
+        number => parse_int(number)
+            .and_then(|number| u32::try_from(number).ok())
+            .filter(|&number| number <= icount::MAX_SHIFT)
+            .map(Shift::Fixed)
+            .ok_or_else(|| fault("icount: Invalid shift value"))?,
+    };
+    Ok(Some(Located::new(icount::Options { shift, align, sleep }, &opts.origin)))
 }
 
 /// Seconds since 1970 of `2006-06-17T16:01:21` or `2006-06-17`. Months, days, hours and so on beyond

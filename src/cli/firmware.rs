@@ -61,7 +61,22 @@ pub(super) const OPTIONS: &[CliOption] = &[
             Ok(())
         },
     ),
+    CliOption::opts(
+        &["icount"],
+        "[shift=N|auto][,align=on|off][,sleep=on|off]",
+        "have the guest's clock count instructions, 2^N nanoseconds each (auto: such\n\
+         that it keeps pace with real time); align=on waits where it is ahead of real\n\
+         time, sleep=off does not wait while the guest sleeps",
+        &groups::ICOUNT,
+        icount,
+    ),
 ];
+
+fn icount(builder: &mut Builder<'_, '_>, opts: Opts, origin: &Origin) -> Done {
+    let all = builder.icount.get_or_insert_with(|| Located::new(Opts::default(), origin));
+    all.value.entries.extend(opts.entries);
+    Ok(())
+}
 
 fn set(builder: &mut Builder<'_, '_>, key: &str, text: &str) -> Done {
     builder.set_machine(key, text);

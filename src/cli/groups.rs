@@ -47,6 +47,8 @@ groups! {
     DEVICE "device" Some("driver") => [];
     DRIVE "drive" None => [];
     FW_CFG "fw_cfg" Some("name") => [string("name"), string("file"), string("string"), string("gen_id")];
+    ICOUNT "icount" Some("shift") => [string("shift"), bool("align"), bool("sleep"), string("rr"),
+        string("rrfile"), string("rrsnapshot")];
     MACHINE "machine" Some("type") => [string("type"), string("accel"), bool("usb"), string("kernel"),
         string("initrd"), string("append"), string("shim"), string("dtb"), string("firmware"),
         string("memory-backend")];

@@ -29,7 +29,7 @@ mod table;
 
 use base::options::{Keyval, OptGroup, Opts, ParsedOpts};
 use base::props::{PropName, PropValue};
-use machine::config::{ConfigError, MachineConfig, Origin};
+use machine::config::{ConfigError, Located, MachineConfig, Origin};
 
 pub use catalog::Catalog;
 pub use report::Reporter;
@@ -144,6 +144,8 @@ struct Builder<'a, 'r> {
     machine: Keyval,
     /// `-rtc`, judged at the end.
     rtc: Opts,
+    /// `-icount`, judged at the end; all together are the first one's.
+    icount: Option<Located<Opts>>,
     /// A list that was asked for; printed unless an option is faulty.
     listing: Option<Exit>,
     catalog: &'a dyn Catalog,
@@ -156,6 +158,7 @@ impl<'a, 'r> Builder<'a, 'r> {
             config: MachineConfig::default(),
             machine: Keyval::default(),
             rtc: Opts::default(),
+            icount: None,
             listing: None,
             catalog,
             reporter,

@@ -35,7 +35,6 @@ pub(super) const OPTIONS: &[CliOption] = &[
     with_arg(&["loadvm"], MIGRATION),
     with_arg(&["dump-vmstate"], MIGRATION),
     flag(&["only-migratable"], MIGRATION),
-    with_arg(&["icount"], "instruction counting is not available in this build"),
     with_arg(&["gdb"], "the debugger stub is not available in this build"),
     flag(&["s"], "the debugger stub is not available in this build"),
     with_arg(&["acpitable"], NOT_BUILT),

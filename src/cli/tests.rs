@@ -1,5 +1,6 @@
 use std::process::Command as Process;
 
+use cpu::icount::{self, Shift};
 use machine::config::*;
 use proptest::prelude::*;
 use serde_json::json;
@@ -327,6 +328,28 @@ const REFUSED: &[(&str, &str)] = &[
         "-run-with user=nonexistent",
         "-run-with user=nonexistent: User \"user=nonexistent\" doesn't exist (and is not <uid>:<gid>)",
     ),
+    // counted instructions
+    ("-icount shift=11", "-icount shift=11: icount: Invalid shift value"),
+    ("-icount shift=3k", "-icount shift=3k: icount: Invalid shift value"),
+    ("-icount AUTO", "-icount AUTO: icount: Invalid shift value"),
+    ("-icount foo=1", "-icount foo=1: Invalid parameter 'foo'"),
+    (
+        "-icount align=on,sleep=off",
+        "-icount align=on,sleep=off: Please specify shift option when using align",
+    ),
+    (
+        "-icount shift=3,sleep=off,align=on",
+        "-icount shift=3,sleep=off,align=on: align=on and sleep=off are incompatible",
+    ),
+    (
+        "-icount 3 -icount sleep=off -icount align=on",
+        "-icount 3: align=on and sleep=off are incompatible",
+    ),
+    (
+        "-icount shift=3,align=maybe",
+        "-icount shift=3,align=maybe: Parameter 'align' expects 'on' or 'off'",
+    ),
+    ("-icount rr=foo,shift=3", "-icount rr=foo,shift=3: Invalid icount rr option: foo"),
     // displays, networks, logs
     ("-display vnc", "-display vnc: VNC requires a display argument vnc=<display>"),
     ("-vnc :0,bogus=1", "-vnc :0,bogus=1: Invalid parameter 'bogus'"),
@@ -380,10 +403,27 @@ fn what_this_build_lacks_is_named() {
         ("-sd x", "-sd x: this kind of drive is not available in this build"),
         ("-display gtk", "Display 'gtk' is not available."),
         ("-display curses -daemonize", "curses display cannot be used with -daemonize"),
-        ("-icount 1", "-icount 1: instruction counting is not available in this build"),
+        (
+            "-icount 1,rr=record,rrfile=a",
+            "-icount 1,rr=record,rrfile=a: record/replay is not available in this build",
+        ),
         ("-spice port=1", "-spice port=1: displays are not available in this build"),
     ] {
         assert_eq!(run(&split(line)).0, format!("qemu-system-x86_64: {message}\n"), "{line}");
+    }
+}
+
+#[test]
+fn instructions_are_counted_if_a_shift_is_named() {
+    let given = |line: &str| config(&split(line)).icount.map(|icount| icount.value);
+    let options = |shift, align, sleep| Some(icount::Options { shift, align, sleep });
+    for (line, expected) in [
+        ("-icount sleep=off", None),
+        ("-icount 0x3", options(Shift::Fixed(3), false, true)),
+        ("-icount shift=auto,align=on", options(Shift::Auto, true, true)),
+        ("-icount 99 -icount sleep=off -icount 10", options(Shift::Fixed(10), false, false)),
+    ] {
+        assert_eq!(given(line), expected, "{line}");
     }
 }
 

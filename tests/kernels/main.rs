@@ -78,9 +78,20 @@ fn machine(program: PathBuf, accel: &str, image: &Path, kernel: &str) -> Launch 
 
 fn run_on(program: PathBuf, accel: &str, kernel: &str) -> Result<Said> {
     let image = build::image()?;
-    let ended = machine(program, accel, &image, kernel).run()?;
-    ensure!(ended.stderr.is_empty(), "{kernel} on {accel}: {}", ended.stderr);
+    said(machine(program, accel, &image, kernel), &format!("{kernel} on {accel}"))
+}
+
+fn said(machine: Launch, what: &str) -> Result<Said> {
+    let ended = machine.run()?;
+    ensure!(ended.stderr.is_empty(), "{what}: {}", ended.stderr);
     Ok(Said::parse(ended.stdout, ended.status.code()))
+}
+
+/// The kernel on processors whose instructions are counted, eight nanoseconds each.
+fn run_counted(program: PathBuf, kernel: &str) -> Result<Said> {
+    let image = build::image()?;
+    let machine = machine(program, "tcg", &image, kernel);
+    said(machine.args(["-icount", "shift=3,sleep=off"]), kernel)
 }
 
 fn check(kernel: &str) -> Result<()> {
@@ -122,6 +133,7 @@ kernels! {
     apic
     boot
     control
+    count
     debug
     delivery
     exceptions
@@ -158,6 +170,40 @@ kernels! {
     v86
     walk
     xsave
+}
+
+const MILLION_TICKS: &str = "# 8000000 ticks";
+
+#[test]
+fn a_million_counted_instructions_take_their_time() -> Result<()> {
+    let said = run_counted(testbed::program(), "count")?;
+    ensure!(said.text.lines().any(|line| line == MILLION_TICKS), "{}", said.text);
+    Ok(())
+}
+
+#[test]
+fn the_reference_counts_alike() -> Result<()> {
+    match testbed::reference_qemu() {
+        Ok(qemu) => {
+            let said = run_counted(qemu, "count")?;
+            ensure!(said.text.lines().any(|line| line == MILLION_TICKS), "{}", said.text);
+        }
+        Err(reason) => testbed::skip(&reason),
+    }
+    Ok(())
+}
+
+#[test]
+fn counted_processors_do_the_same_again() -> Result<()> {
+    let program = testbed::program();
+    for kernel in ["apic", "exceptions", "ioapic", "smp", "tsc"] {
+        let first = run_counted(program.clone(), kernel)?;
+        let failures: Vec<_> = first.failed().collect();
+        ensure!(failures.is_empty() && first.complete(), "{kernel}: {failures:?}\n{}", first.text);
+        let second = run_counted(program.clone(), kernel)?;
+        ensure!(first.text == second.text, "{kernel}:\n{}\n{}", first.text, second.text);
+    }
+    Ok(())
 }
 
 /// No kernel of the image is forgotten here.

@@ -3,5 +3,6 @@
 //! What can be seen from outside is the same for QEMU: run with `RHEA_BIN` to check.
 
 mod drives;
+mod icount;
 mod machine;
 mod process;

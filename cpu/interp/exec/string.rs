@@ -231,28 +231,43 @@ pub fn once<T: Word, S: Step>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.stored()
 }
 
-/// A repeated string instruction; ends its block.
+/// A repeated string instruction; ends its block. Each element counts as an instruction.
 pub fn repeated<T: Word, S: Step>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let mut elements = 0;
+    let result = repeat::<T, S>(cpu, op, &mut elements);
+    // Of what is complete, the run loop counts one.
+    cpu.count(if result.is_ok() { elements.max(1) - 1 } else { elements });
+    result
+}
+
+fn repeat<T: Word, S: Step>(cpu: &mut Cpu, op: &Op, elements: &mut u64) -> Result<(), Trap> {
     let mut steps = 0;
     let mut bytes = 0;
+    let most = cpu.counter.as_ref().map_or(u64::MAX, |counter| counter.left());
     loop {
         let count = cpu.state.regs[RCX] & mask(op);
         if count == 0 {
             cpu.state.rip = cpu.next_rip(op);
             return Ok(());
         }
-        let pause = steps >= STEPS || bytes >= BULK_BYTES || cpu.exit_block || cpu.stepping;
+        let pause = steps >= STEPS
+            || bytes >= BULK_BYTES
+            || *elements >= most
+            || cpu.exit_block
+            || cpu.stepping;
         if steps > 0 && pause {
             cpu.state.rip = cpu.this_rip(op);
             return Ok(());
         }
         // A single step is one of the string's.
-        let mut done = if cpu.stepping { 0 } else { S::bulk::<T>(cpu, op, count)? };
+        let mut done =
+            if cpu.stepping { 0 } else { S::bulk::<T>(cpu, op, count.min(most - *elements))? };
         if done == 0 {
             S::step::<T>(cpu, op)?;
             done = 1;
         }
         bytes += done * T::SIZE as u64;
+        *elements += done;
         steps += 1;
         set_index(cpu, op, RCX, count - done);
         if S::COMPARES && cpu.arith().zf() == (op.prefix & prefix::REPNE != 0) {

@@ -46,6 +46,7 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("apic", apic::run),
     ("boot", firmware::boot),
     ("control", registers::control),
+    ("count", registers::count),
     ("debug", debug::run),
     ("delivery", delivery::run),
     ("exceptions", exceptions::run),

@@ -189,6 +189,25 @@ pub fn control() {
     }
 }
 
+/// How long a million instructions take; with `-icount` that is known exactly.
+pub fn count() {
+    let (before, after): (u32, u32);
+    unsafe {
+        asm!(
+            "rdtsc",
+            "mov {before:e}, eax",
+            "2: dec ecx",
+            "jnz 2b",
+            "rdtsc",
+            before = out(reg) before, out("eax") after, out("edx") _,
+            inout("ecx") 499_999 => _,
+        );
+    }
+    let ticks = after.wrapping_sub(before);
+    say!("# {ticks} ticks");
+    check!(ticks > 0, "time goes on");
+}
+
 pub fn tsc() {
     let (a, b) = (rdtsc(), rdtsc());
     check!(b >= a, "time does not run backwards");

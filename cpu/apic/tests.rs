@@ -143,7 +143,9 @@ fn init_and_startup_reach_the_others() {
     bed.apics[0].write(0x310, 4, 2 << 24);
     bed.apics[0].write(0x300, 4, 0x0000_469a);
     assert_eq!(bed.signals[1].pending(), request::INIT);
-    assert_eq!(bed.signals[2].pending(), request::INIT | request::SIPI);
+    let starts = request::SIPI | request::STARTING;
+    assert_eq!(bed.signals[2].pending(), request::INIT | starts);
+    assert_eq!(bed.signals[0].pending(), request::LET_START);
     assert_eq!(bed.apics[2].sipi_vector(), 0x9a);
 }
 

@@ -50,11 +50,14 @@ pub fn finish(frame: &Frame<'_>, mut each: impl FnMut(&Frame<'_>) -> bool) {
     }
 }
 
+/// Where the header of UDP has its checksum; that of TCP has it elsewhere.
+const UDP_CHECKSUM: usize = 6;
+
 /// Fills in a checksum; `None` if its place is outside.
 fn complete(bytes: &mut [u8], start: usize, offset: usize) -> Option<()> {
     let sum = Sum::default().bytes(bytes.get(start..)?).finish();
-    // A UDP checksum of zero would mean that there is none; TCP does not mind the other zero.
-    let sum = if sum == 0 { 0xffff } else { sum };
+    // A UDP checksum of zero would mean that there is none; with TCP the other zero is wrong (RFC 1624).
+    let sum = if sum == 0 && offset == UDP_CHECKSUM { 0xffff } else { sum };
     let at = start + offset;
     bytes.get_mut(at..at + 2)?.copy_from_slice(&sum.to_be_bytes());
     Some(())
@@ -151,7 +154,7 @@ impl Plan {
         let (source, target) = self.addresses(&self.headers);
         let pseudo = pseudo_header(source, target, UDP, len).folded();
         bytes[self.l4 + 6..self.l4 + 8].copy_from_slice(&pseudo.to_be_bytes());
-        complete(bytes, self.l4, 6)
+        complete(bytes, self.l4, UDP_CHECKSUM)
     }
 
     fn addresses<'b>(&self, bytes: &'b [u8]) -> (&'b [u8], &'b [u8]) {
@@ -211,7 +214,7 @@ impl Plan {
         sum = sum.bytes(&bytes[self.l4..self.payload]);
         sum = sum_parts(sum, payload);
         let sum = match sum.finish() {
-            0 => 0xffff,
+            0 if protocol == UDP => 0xffff,
             sum => sum,
         };
         put(&mut bytes, field, sum.into());
@@ -252,4 +255,22 @@ fn skip_extensions(bytes: &[u8], ip: usize) -> Option<(usize, u8)> {
         at += (usize::from(*bytes.get(at + 1)?) + 1) * 8;
     }
     Some((at, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_udp_has_another_zero() {
+        for (offset, zero) in [(UDP_CHECKSUM, [0xff, 0xff]), (16, [0, 0])] {
+            let mut bytes = [0; 20];
+            bytes[..2].fill(0xff);
+            bytes[offset] = 1;
+            bytes[2] = 0xfe;
+            bytes[3] = 0xff;
+            complete(&mut bytes, 0, offset).unwrap();
+            assert_eq!(bytes[offset..offset + 2], zero);
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
+use testbed::initrd::SHELL;
 use testbed::modules;
 
 use crate::machine;
@@ -17,7 +18,7 @@ fn come_and_go(card: &str) -> Result<()> {
     const ROUNDS: usize = 3;
     let guest = modules::network()?;
     let port = serve("127.0.0.1:0", echo)?;
-    let scripts = format!("network-busy,poweroff rhea.rounds={ROUNDS} rhea.from={port}");
+    let scripts = format!("network-busy rhea.rounds={ROUNDS} rhea.from={port}");
     let mut vm = machine()
         .args(["-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,id=first"])
         .kernel(&guest.kernel, &guest.initrd, &scripts)
@@ -50,6 +51,9 @@ fn come_and_go(card: &str) -> Result<()> {
         vm.expect(&format!("rhea-busy: end of round {round}\n"))?;
     }
     vm.expect("rhea-busy: done")?;
+    // Not before: a card goes from the guest's list some time before the guest ejects the device.
+    vm.expect(SHELL)?;
+    vm.send("poweroff -f\n")?;
     let ended = vm.finish()?;
     ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
     for complaint in ["BUG:", "Call Trace:", "WATCHDOG"] {

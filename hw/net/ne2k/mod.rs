@@ -362,7 +362,12 @@ impl Adapter for Ne2k {
                     self.st.store(&bytes);
                     self.unreported |= isr::PRX;
                 }
-                false => delivery = Delivery::Full,
+                false => {
+                    // A driver that acknowledges what it has read after it has looked for the last time may
+                    // have acknowledged what came since.
+                    self.unreported |= isr::PRX;
+                    delivery = Delivery::Full;
+                }
             }
         }
         self.scratch = bytes;

@@ -165,6 +165,20 @@ fn frames_come_into_the_ring() {
 }
 
 #[test]
+fn a_full_ring_is_told_of_again() {
+    let bed = bed();
+    bed.start(rcr::BROADCAST);
+    let send = || send(&bed.plug, &frame(OWN, 1000), Offload::default());
+    while send() == Delivery::Taken {}
+    assert!(bed.get(ISR) & isr::PRX != 0);
+    // The driver acknowledges before it has seen what came last.
+    bed.set(ISR, 0x7f);
+    assert_eq!(bed.get(ISR) & isr::PRX, 0);
+    assert_eq!(send(), Delivery::Full);
+    assert!(bed.get(ISR) & isr::PRX != 0);
+}
+
+#[test]
 fn groups_are_let_through_by_their_bits() {
     let bed = bed();
     bed.start(rcr::MULTICAST);

@@ -350,6 +350,11 @@ impl Asm {
         self.mem(Width::D, 0xff, 4, mem);
     }
 
+    /// `call [mem]`.
+    pub fn call_mem(&mut self, mem: Mem) {
+        self.mem(Width::D, 0xff, 2, mem);
+    }
+
     /// `call rm`.
     pub fn call_reg(&mut self, rm: u8) {
         self.rex(false, 0, 0, rm);
@@ -405,16 +410,28 @@ impl Asm {
     /// processors execute it: it does not straddle aligned words of 8 bytes, so that it is written
     /// in one piece. The address of the distance.
     pub fn patchable(&mut self, cond: Option<u8>, label: Label) -> usize {
-        let opcode = if cond.is_some() { 2 } else { 1 };
-        let place = (self.here() + opcode) % 8;
-        if place > 4 {
-            self.pad(8 - place);
-        }
+        self.align_field(if cond.is_some() { 2 } else { 1 });
         match cond {
             Some(cond) => self.jcc(cond, label),
             None => self.jmp(label),
         }
         self.here() - 4
+    }
+
+    /// The same for `call label`.
+    pub fn patchable_call(&mut self, label: Label) -> usize {
+        self.align_field(1);
+        self.bytes.push(0xe8);
+        self.label_field(label);
+        self.here() - 4
+    }
+
+    /// Makes the field after the next `opcode` bytes lie in one aligned word.
+    fn align_field(&mut self, opcode: usize) {
+        let place = (self.here() + opcode) % 8;
+        if place > 4 {
+            self.pad(8 - place);
+        }
     }
 
     /// One instruction of up to three bytes that does nothing.

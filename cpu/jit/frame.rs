@@ -57,6 +57,11 @@ pub struct Frame {
     pub vectors: Cell<*mut VecReg>,
     /// MXCSR of the state.
     pub mxcsr: Cell<*mut u32>,
+    /// Where the host's stack begins for translated code, and where it has to begin anew: calls that
+    /// have not returned yet lie there.
+    pub stack: Cell<u64>,
+    /// See `stack`.
+    pub stack_limit: Cell<u64>,
     /// What a register of the running loop will have when its windows have to be set anew.
     pub limit: Cell<u64>,
     /// Where translated code trapped, and the host flags then.
@@ -156,6 +161,8 @@ pub mod at {
         TARGET = target;
         TARGET_CODE = target_code;
         SPARE = spare;
+        STACK = stack;
+        STACK_LIMIT = stack_limit;
         LIMIT = limit;
         TRAP_PC = trap_pc;
         TRAP_FLAGS = trap_flags;
@@ -228,6 +235,8 @@ impl Frame {
             target: Cell::new(0),
             target_code: Cell::new(0),
             spare: Cell::new(0),
+            stack: Cell::new(0),
+            stack_limit: Cell::new(0),
             limit: Cell::new(0),
             trap_pc: Cell::new(0),
             trap_flags: Cell::new(0),

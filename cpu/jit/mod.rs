@@ -50,7 +50,7 @@ use memory::ClosedPage;
 pub use observe::open_map;
 use quiet::Quiet;
 use record::{Kind, Record};
-use thunks::{BY_HELPER, Helpers, LANDED, TRAPPED, Thunks};
+use thunks::{AT_ZERO, BY_HELPER, Helpers, LANDED, TRAPPED, Thunks};
 use translate::{Arrival, LONGEST, Variant};
 
 /// Bytes of code kept unless told otherwise.
@@ -565,9 +565,13 @@ impl Cpu {
         self.save_x87(frame);
         match status {
             BY_HELPER => Err(frame.left.get()),
-            LANDED => {
+            LANDED | AT_ZERO => {
                 self.state.flags.arith = unpack(frame.flags.get());
                 frame.store_registers(self);
+                if status == AT_ZERO {
+                    self.state.rip = 0;
+                    return Ok(Next::Block(End::Branch));
+                }
                 Ok(Next::Landed)
             }
             TRAPPED => {

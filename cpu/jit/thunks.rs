@@ -37,6 +37,14 @@ pub const BY_HELPER: u64 = 2;
 /// What arriving at [`Thunks::land`] returns instead of a record.
 pub const LANDED: u64 = 3;
 
+/// What returning to where no call came from returns instead of a record: the guest goes on at 0.
+pub const AT_ZERO: u64 = 4;
+
+/// Most calls that are remembered until they return: see [`super::translate`].
+const MOST_CALLS: i32 = 256;
+/// Bytes of the host's stack that a call takes.
+pub const CALL: i32 = 16;
+
 /// Addresses of the helpers that [`super::helper`] has.
 pub struct Helpers {
     /// Executes an instruction by the interpreter's handler.
@@ -172,8 +180,6 @@ fn load_vectors(asm: &mut Asm, exit: usize) -> usize {
     asm.mov(RAX, R14);
     asm.ret();
     asm.bind(forbidden);
-    // The return address is of no use any more.
-    asm.alu_imm(Width::Q, group::ADD, RSP, 8);
     asm.jmp_to(exit);
     address
 }
@@ -230,19 +236,29 @@ pub fn test_flag(asm: &mut Asm, bit: u8) {
     asm.bytes.push(1 << (bit & 7));
 }
 
-/// Leaves with the result in RAX; the host's stack is as `enter` left it.
+/// Leaves with the result in RAX, whatever is on the host's stack.
 fn leave(asm: &mut Asm) {
-    asm.alu_imm(Width::Q, group::ADD, RSP, 8);
+    asm.load(RSP, R15, at::STACK);
+    asm.alu_imm(Width::Q, group::ADD, RSP, CALL + 8);
     SAVED.iter().rev().for_each(|reg| asm.pop(*reg));
     asm.ret();
 }
 
-fn enter(asm: &mut Asm, with_flags: bool) -> usize {
+/// `no_call` is where a return goes that is compared with the call below all others.
+fn enter(asm: &mut Asm, with_flags: bool, no_call: usize) -> usize {
     let address = asm.address + asm.offset();
     SAVED.iter().for_each(|reg| asm.push(*reg));
     asm.alu_imm(Width::Q, group::ADD, RSP, -8);
     asm.mov(R15, RDI);
     asm.mov(R13, RSI);
+    // The guest's return address, and where the host goes then.
+    asm.mov_imm(R14, 0);
+    asm.push(R14);
+    asm.mov_imm(R14, no_call as u64);
+    asm.push(R14);
+    asm.store(R15, at::STACK, RSP);
+    asm.mem(Width::Q, op::LEA, R14, Mem::at(RSP, -MOST_CALLS * CALL));
+    asm.store(R15, at::STACK_LIMIT, R14);
     asm.set_byte(Mem::at(R15, at::VECTORS_LIVE), 0);
     reload(asm);
     if with_flags {
@@ -264,11 +280,11 @@ fn exit(asm: &mut Asm, with_flags: bool) -> usize {
     address
 }
 
-fn land(asm: &mut Asm) -> usize {
+fn land(asm: &mut Asm, status: u64) -> usize {
     let address = asm.address + asm.offset();
     spill(asm);
     spill_vectors(asm);
-    asm.mov_imm(RAX, LANDED);
+    asm.mov_imm(RAX, status);
     leave(asm);
     address
 }
@@ -295,7 +311,6 @@ fn helper(asm: &mut Asm, function: usize) -> usize {
     reload(asm);
     asm.ret();
     asm.bind(out);
-    asm.pop(RCX);
     asm.mov_imm(RAX, BY_HELPER);
     leave(asm);
     address
@@ -392,9 +407,10 @@ fn trap(asm: &mut Asm) -> usize {
 /// Assembles all of them.
 pub fn assemble(asm: &mut Asm, helpers: &Helpers) -> Thunks {
     let exit_address = exit(asm, false);
+    let no_call = land(asm, AT_ZERO);
     let thunks = Thunks {
-        enter: enter(asm, false),
-        enter_with_flags: enter(asm, true),
+        enter: enter(asm, false, no_call),
+        enter_with_flags: enter(asm, true, no_call),
         exit: exit_address,
         load_vectors: load_vectors(asm, exit_address),
         exit_with_flags: exit(asm, true),
@@ -406,7 +422,7 @@ pub fn assemble(asm: &mut Asm, helpers: &Helpers) -> Thunks {
         fill: [fill(asm, helpers.fill_read), fill(asm, helpers.fill_write)],
         time: light_helper(asm, helpers.time),
         brief: light_helper(asm, helpers.brief),
-        land: land(asm),
+        land: land(asm, LANDED),
         trap: trap(asm),
     };
     asm.finish();

@@ -13,6 +13,15 @@ use crate::jit::record::{Kind, Target};
 use crate::jit::thunks::{self, HOME};
 use crate::state::gpr;
 
+/// How the next block is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// For good.
+    Jump,
+    /// Until the guest returns: see [`super::call`].
+    Call,
+}
+
 impl Emitter<'_> {
     /// PUSH.
     pub fn push(&mut self, index: usize) {
@@ -127,12 +136,19 @@ impl Emitter<'_> {
     }
 
     /// Goes on at the distance `target` from the beginning of the page, after the last unit.
-    pub fn leave_to(&mut self, target: i32) {
+    pub fn leave_to(&mut self, target: i32, way: Way) {
         match u16::try_from(target) {
             Ok(at) if at < 4096 => {
                 let arrival = self.departure(self.units.len());
                 let target = Target { at, arrival, alone: false };
-                self.link(None, target);
+                match way {
+                    Way::Jump => self.link(None, target),
+                    Way::Call => {
+                        let from = self.asm.label();
+                        let site = self.asm.patchable_call(from);
+                        self.link_later(from, site, target);
+                    }
+                }
             }
             _ => {
                 self.flags_to_slot();
@@ -143,7 +159,7 @@ impl Emitter<'_> {
                 let record = self.record(plain_record(self.source, kind, FlagsAt::Slot));
                 self.stubs.push(Stub::Exit { from: miss, record, save_flags: false });
                 self.find_target(miss);
-                self.go_to_target();
+                self.go_to_target(way);
             }
         }
     }
@@ -156,6 +172,11 @@ impl Emitter<'_> {
         if again.is_some() {
             self.loops.push((site, from));
         }
+        self.link_later(from, site, target);
+    }
+
+    /// The stub at `from` through which the jump at `site` is linked.
+    fn link_later(&mut self, from: Label, site: usize, target: Target) {
         let save_flags = target.arrival.in_host();
         let flags = if save_flags { FlagsAt::Slot } else { self.flags.at_trap() };
         let record = self.record(plain_record(self.source, Kind::Link { target, site }, flags));
@@ -212,7 +233,7 @@ impl Emitter<'_> {
 
     /// Finds the entry for the target in R13 in the jump table; R14 points to it then. The host's
     /// flags are lost.
-    fn find_target(&mut self, miss: Label) {
+    pub fn find_target(&mut self, miss: Label) {
         self.asm.imul_imm(Width::D, R14, R13, jump::HASH);
         self.asm.shr(R14, jump::SHIFT);
         self.asm.alu_imm(Width::D, group::AND, R14, jump::INDEX);
@@ -225,52 +246,17 @@ impl Emitter<'_> {
     }
 
     /// Goes to the target in R13 by the entry that R14 points to.
-    fn go_to_target(&mut self) {
+    pub fn go_to_target(&mut self, way: Way) {
         self.asm.alu_imm(Width::Q, group::AND, R13, -4096);
         self.asm.store(R15, at::PAGE_RIP, R13);
-        self.asm.jmp_mem(Mem::at(R14, 8));
-    }
-
-    /// Pushes the return address of unit `index` by an access that belongs to a group.
-    fn push_return_in_group(&mut self, index: usize, member: Member) {
-        self.reach(index, member);
-        self.asm.load(R14, R15, at::PAGE_RIP);
-        let next = self.units[index].raw.next_ip() as i32;
-        self.asm.mem(Width::Q, op::LEA, R14, Mem::at(R14, next));
-        self.asm.store(R13, member.at, R14);
-        self.move_stack(-8);
-    }
-
-    /// Pushes the return address of unit `index`.
-    fn push_return(&mut self, index: usize, slow: Label) {
-        self.stack_next(slow);
-        self.asm.store(R15, at::SPARE, R14);
-        self.asm.load(R14, R15, at::PAGE_RIP);
-        let next = self.units[index].raw.next_ip() as i32;
-        self.asm.mem(self.wide(), op::LEA, R14, Mem::at(R14, next));
-        self.asm.mem(self.wide(), op::STORE, R14, Mem::at(R13, 0));
-        self.asm.load(R14, R15, at::SPARE);
-        self.move_stack(-(self.word() as i32));
-    }
-
-    /// CALL of a fixed target.
-    pub fn call(&mut self, index: usize) {
-        self.destroy_flags(index);
-        let target = self.units[index].raw.near_branch_target() as i32;
-        if let Some(member) = self.groups.member(index) {
-            self.push_return_in_group(index, member);
-            self.look_for_group_watchers(index, member.group, target.into());
-            return self.leave_to(target);
+        match way {
+            Way::Jump => self.asm.jmp_mem(Mem::at(R14, 8)),
+            Way::Call => self.asm.call_mem(Mem::at(R14, 8)),
         }
-        let slow = self.give_up(index);
-        self.push_return(index, slow);
-        let kind = Kind::Written { next: target.into(), len: self.word() as u16 };
-        self.look_for_watchers(kind);
-        self.leave_to(target);
     }
 
     /// The value of the operand of unit `index`, into R13.
-    fn target_operand(&mut self, index: usize, slow: Label) {
+    pub fn target_operand(&mut self, index: usize, slow: Label) {
         let raw = &self.units[index].raw;
         if raw.op0_kind() == OpKind::Memory {
             self.address(raw, R13);
@@ -289,44 +275,6 @@ impl Emitter<'_> {
         let slow = self.give_up(index);
         self.target_operand(index, slow);
         self.find_target(slow);
-        self.go_to_target();
-    }
-
-    /// CALL of an operand.
-    pub fn call_to(&mut self, index: usize) {
-        self.destroy_flags(index);
-        let slow = self.give_up(index);
-        self.target_operand(index, slow);
-        self.find_target(slow);
-        self.asm.store(R15, at::TARGET, R13);
-        self.asm.load(R14, R14, 8);
-        self.asm.store(R15, at::TARGET_CODE, R14);
-        self.push_return(index, slow);
-        self.look_for_watchers(Kind::WrittenCall);
-        self.asm.load(R13, R15, at::TARGET);
-        self.asm.alu_imm(Width::Q, group::AND, R13, -4096);
-        self.asm.store(R15, at::PAGE_RIP, R13);
-        self.asm.jmp_mem(Mem::at(R15, at::TARGET_CODE));
-    }
-
-    /// RET.
-    pub fn ret(&mut self, index: usize) {
-        self.destroy_flags(index);
-        let slow = self.give_up(index);
-        match self.groups.member(index) {
-            Some(member) => {
-                self.reach(index, member);
-                self.asm.load(R13, R13, member.at);
-            }
-            None => {
-                self.stack_top(slow);
-                self.asm.mem(self.wide(), op::LOAD, R13, Mem::at(R13, 0));
-            }
-        }
-        self.find_target(slow);
-        let raw = &self.units[index].raw;
-        let released = if raw.op_count() > 0 { raw.immediate(0) as i32 } else { 0 };
-        self.move_stack(self.word() as i32 + released);
-        self.go_to_target();
+        self.go_to_target(Way::Jump);
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use iced_x86::{Encoder, EncodingKind, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
+use super::control::Way;
 use super::group::{Groups, Member};
 use super::unit::{self, Class, Unit};
 use super::window::{Loop, Place, Windows};
@@ -41,6 +42,10 @@ pub(super) enum Stub {
     WindowWritten { from: Label, record: usize, back: Label, place: Place },
     /// The windows of the loop are to be set.
     Windows { from: Label, back: Label, flags: Flags },
+    /// A return that does not go where the last call came from.
+    Return { from: Label, back: Label, slow: Label, release: i32 },
+    /// There is no room for another call on the host's stack.
+    ForgetCalls { from: Label, back: Label },
     /// The other way of a conditional jump out of the page.
     Far { from: Label, target: i32, flags: Flags },
 }
@@ -277,7 +282,7 @@ impl<'a> Emitter<'a> {
                 let record = self.record_of(index, Kind::Last(end), flags);
                 self.exit(record, false);
             }
-            Class::Jump => self.leave_to(unit.raw.near_branch_target() as i32),
+            Class::Jump => self.leave_to(unit.raw.near_branch_target() as i32, Way::Jump),
             Class::Branch(cond) => self.branch(index, cond),
             Class::Call => self.call(index),
             Class::CallTo => self.call_to(index),
@@ -962,10 +967,19 @@ impl<'a> Emitter<'a> {
                 self.set_windows(flags);
                 self.asm.jmp(back);
             }
+            Stub::Return { from, back, slow, release } => {
+                self.asm.bind(from);
+                self.return_elsewhere(back, slow, release);
+            }
+            Stub::ForgetCalls { from, back } => {
+                self.asm.bind(from);
+                self.asm.load(RSP, R15, at::STACK);
+                self.asm.jmp(back);
+            }
             Stub::Far { from, target, flags } => {
                 self.asm.bind(from);
                 self.flags = flags;
-                self.leave_to(target);
+                self.leave_to(target, Way::Jump);
             }
         }
     }

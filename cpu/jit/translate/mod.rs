@@ -1,10 +1,11 @@
 //! From the bytes of a guest block to host code.
 //!
 //! `unit` decides how each instruction is translated and who needs which flags, `emit` makes code for
-//! instructions, `access` for their memory operands, `control` for what ends a block. `group` finds
+//! instructions, `access` for their memory operands, `control` and `call` for what ends a block. `group` finds
 //! accesses that one look into the TLB is enough for, and `window` does so for the turns of a loop.
 
 mod access;
+mod call;
 mod control;
 mod emit;
 mod group;
@@ -25,6 +26,7 @@ use super::thunks::Thunks;
 use crate::cpuid::Model;
 use crate::interp::decode::{self, Insn, Key};
 use crate::interp::op::Op;
+use control::Way;
 use emit::Emitter;
 use unit::{Class, Unit};
 
@@ -211,7 +213,7 @@ pub fn translate(
     }
     let last = units.last()?;
     if !last.ends_block() || last.goes_on() {
-        emitter.leave_to(last.raw.next_ip() as i32);
+        emitter.leave_to(last.raw.next_ip() as i32, Way::Jump);
     }
     Some(emitter.finish(guest_len, cold))
 }

@@ -2,6 +2,7 @@
 //! that has the focus. An escape character (Ctrl-A, or what `-echr` says) introduces commands.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -28,7 +29,9 @@ pub(super) struct Mux {
     escape: u8,
     actions: Arc<dyn EscapeActions>,
     state: Mutex<State>,
-    /// Passes on waiting input from the loop's thread, whoever made room for it.
+    /// Passes on news and waiting input from the loop's thread, whoever made room for it. The loop does
+    /// not run before the machine is complete, so that front ends that only have the focus until the
+    /// next one comes never hear of it.
     deliver: BottomHalf,
     this: Weak<Mux>,
 }
@@ -37,6 +40,8 @@ pub(super) struct Mux {
 struct State {
     channels: Vec<Option<Arc<Channel>>>,
     focus: usize,
+    /// Who was told last that it has the focus.
+    told: Option<usize>,
     open: bool,
     escaped: bool,
     stamps: Option<Stamps>,
@@ -55,6 +60,8 @@ struct Channel {
     mux: Weak<Mux>,
     index: usize,
     link: Arc<Link>,
+    /// The front end knows whether the base is open.
+    announced: AtomicBool,
     pending: Mutex<VecDeque<u8>>,
 }
 
@@ -83,6 +90,7 @@ impl Mux {
                 state: Mutex::new(State { open, ..State::default() }),
                 deliver: context.handle.bottom_half(move || {
                     if let Some(mux) = mux.upgrade() {
+                        mux.announce();
                         mux.deliver();
                     }
                 }),
@@ -104,19 +112,16 @@ impl Mux {
             mux: self.this.clone(),
             index,
             link: link.clone(),
+            announced: AtomicBool::new(false),
             pending: Mutex::default(),
         });
         match state.channels.get_mut(index) {
             Some(slot) => *slot = Some(channel.clone()),
             None => state.channels.push(Some(channel.clone())),
         }
-        let open = state.open;
         drop(state);
 
         link.attach(client);
-        if open {
-            link.event(CharEvent::Opened);
-        }
         self.focus(index);
         Connection { link, backend: channel }
     }
@@ -141,19 +146,33 @@ impl Mux {
     }
 
     fn focus(&self, index: usize) {
+        self.state.lock().focus = index;
+        self.deliver.schedule();
+    }
+
+    /// Tells front ends what is new: that there is a base, and who has the focus.
+    fn announce(&self) {
         let mut state = self.state.lock();
         let get = |state: &State, index: usize| state.channels.get(index).cloned().flatten();
-        let (old, new) = (get(&state, state.focus), get(&state, index));
-        let same = state.focus == index;
-        state.focus = index;
+        let (open, now, focus) = (state.open, state.focus, get(&state, state.focus));
+        let told = state.told.replace(now).filter(|told| *told != now);
+        let lost = told.and_then(|told| get(&state, told));
+        let gained = focus.filter(|focus| told.is_some() || !focus.announced.load(Relaxed));
         drop(state);
-        if let Some(old) = old.filter(|_| !same) {
-            old.link.event(CharEvent::FocusLost);
+        if let Some(lost) = lost {
+            lost.link.event(CharEvent::FocusLost);
         }
-        if let Some(new) = new {
-            new.link.event(CharEvent::FocusGained);
+        for channel in self.all_channels() {
+            if !channel.announced.swap(true, Relaxed) {
+                channel.link.event(CharEvent::FocusLost);
+                if open {
+                    channel.link.event(CharEvent::Opened);
+                }
+            }
         }
-        self.deliver.schedule();
+        if let Some(gained) = gained {
+            gained.link.event(CharEvent::FocusGained);
+        }
     }
 
     fn focus_next(&self) {
@@ -196,6 +215,7 @@ impl Mux {
                 Some(Command::NextFocus) => {
                     self.deliver();
                     self.focus_next();
+                    self.announce();
                 }
                 Some(Command::Nothing) => {}
             }
@@ -292,7 +312,9 @@ impl Mux {
             CharEvent::FocusGained | CharEvent::FocusLost => return,
         }
         for channel in self.all_channels() {
-            channel.link.event(event);
+            if channel.announced.load(Relaxed) {
+                channel.link.event(event);
+            }
         }
     }
 }

@@ -63,7 +63,7 @@ impl Session {
             return;
         }
         let greeting = if state.greeted {
-            "\r\n".to_owned()
+            String::new()
         } else {
             let (version, _) = Target::version();
             format!("QEMU {version} monitor - type 'help' for more information\r\n")
@@ -110,7 +110,16 @@ impl CharClient for Session {
                 self.state.lock().focused = true;
                 self.greet();
             }
-            CharEvent::FocusLost => self.state.lock().focused = false,
+            CharEvent::FocusLost => {
+                let mut state = self.state.lock();
+                state.focused = false;
+                let greeted = state.greeted;
+                drop(state);
+                if greeted {
+                    // The prompt's line is complete.
+                    self.port.send(b"\r\n");
+                }
+            }
             CharEvent::Break => {}
         }
     }

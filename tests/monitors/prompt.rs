@@ -55,3 +55,22 @@ fn the_same_commands_serve_programs() -> Result<()> {
     ensure!(qmp.hmp("stop now")?.contains("extraneous characters at the end of line"));
     Ok(())
 }
+
+#[test]
+fn a_shared_terminal_shows_the_monitor_when_it_is_asked_for() -> Result<()> {
+    let mut vm = Launch::new(testbed::program())
+        .args(["-M", "pc", "-m", "16", "-S", "-nographic", "-vga", "none", "-nic", "none"])
+        .spawn()?;
+    vm.send("\u{1}c")?;
+    let shown = vm.expect("(qemu) ")?;
+    ensure!(
+        shown == "QEMU 10.0.2 monitor - type 'help' for more information\n(qemu) ",
+        "{shown:?}"
+    );
+    vm.send("\u{1}c\u{1}cinfo status\r")?;
+    vm.expect("\n(qemu) ")?;
+    vm.expect("VM status: paused (prelaunch)\n(qemu) ")?;
+    vm.send("\u{1}x")?;
+    ensure!(vm.finish()?.status.success());
+    Ok(())
+}

@@ -338,8 +338,9 @@ fn wait_for_reset(world: &mut World, guest: &mut Guest, case: &Case) -> Result<(
         for frame in world.take() {
             guest.take(&frame);
         }
-        if !world.user().connections().contains("TCP[") {
-            prop_assert!(guest.reset || guest.got_fin && guest.fin_acked);
+        // A connection that both had closed before may be gone, and the last word lost: the probe asks.
+        let knows = guest.reset || guest.got_fin && guest.fin_acked;
+        if knows && !world.user().connections().contains("TCP[") {
             return Ok(());
         }
         let probe = guest.segment(ACK, guest.acked, &[1], 65535);

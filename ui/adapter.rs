@@ -43,7 +43,8 @@ pub struct SizeWish {
 /// Called by the thread that refreshes consoles, and by whoever wants a picture; never by a vCPU.
 pub trait Adapter: Send + Sync {
     /// Brings the surface up to date with what the guest shows, and says what changed. With `full`
-    /// all of it is drawn anew; otherwise nothing that is known to be the same.
+    /// all of it is drawn anew; otherwise nothing that is known to be the same. While nothing has been
+    /// drawn at all, the console says so.
     fn refresh(&self, surface: &mut Surface, full: bool) -> Damage;
 
     /// The pointer that the adapter lays over its picture.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::consoles::Pace;
-use crate::text::VcTerminal;
+use crate::text::{self, VcTerminal};
 use crate::{Adapter, Cursor, SizeWish, Surface, TextScreen, Viewer};
 
 /// Which head of which device a console shows.
@@ -143,7 +143,10 @@ impl Console {
     /// Brings the picture up to date and tells the viewers; says whether anything changed.
     pub fn refresh(&self, full: bool) -> bool {
         let mut surface = self.surface.write();
-        let damage = self.adapter.refresh(&mut surface, full);
+        let mut damage = self.adapter.refresh(&mut surface, full);
+        if surface.bounds().is_empty() {
+            damage = text::notice(&mut surface, text::NOT_INITIALIZED);
+        }
         let pointer = self.adapter.cursor();
         let moved = {
             let mut cursor = self.cursor.lock();

@@ -11,16 +11,79 @@ use crate::{Adapter, Console, Place};
 
 /// Between frames while something changes.
 const QUICK: Duration = Duration::from_millis(16);
-/// Between looks while nothing does.
+/// Between looks for what comes of a key.
+const HASTY: Duration = Duration::from_millis(4);
+/// How many of these there are.
+const HASTY_LOOKS: u32 = 8;
+/// Between looks while nothing changes.
 const SLOW: Duration = Duration::from_millis(250);
 /// How many looks in vain there are before they become rarer.
 const PATIENCE: u32 = 60;
 
+/// What others tell the thread that refreshes; the later ones are more urgent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Call {
+    #[default]
+    None,
+    /// Something is likely to change, or somebody to look.
+    Nudge,
+    /// Somebody has typed or pointed, and wants to see what comes of it.
+    Typed,
+}
+
+/// A pause between two looks.
+#[derive(Debug, PartialEq, Eq)]
+struct Pause {
+    /// How long it is at most.
+    limit: Option<Duration>,
+    /// What ends it before, and all that is more urgent; [`Call::None`]: nothing.
+    until: Call,
+}
+
+/// When the next look is due, by what the last ones brought.
+#[derive(Default)]
+struct Rhythm {
+    in_vain: u32,
+    hasty: u32,
+}
+
+impl Rhythm {
+    /// After a look that found a change, or did not.
+    fn pause(&mut self, wanted: bool, found: bool) -> Pause {
+        self.in_vain = if found { 0 } else { self.in_vain.saturating_add(1) };
+        if !wanted {
+            return Pause { limit: None, until: Call::Nudge };
+        }
+        if found {
+            // However much is typed, there are no more frames than can be seen.
+            self.hasty = 0;
+            return Pause { limit: Some(QUICK), until: Call::None };
+        }
+        if self.hasty > 0 {
+            self.hasty -= 1;
+            return Pause { limit: Some(HASTY), until: Call::None };
+        }
+        if self.in_vain < PATIENCE {
+            return Pause { limit: Some(QUICK), until: Call::Typed };
+        }
+        Pause { limit: Some(SLOW), until: Call::Nudge }
+    }
+
+    fn called(&mut self, call: Call) {
+        if call >= Call::Nudge {
+            self.in_vain = 0;
+        }
+        if call == Call::Typed {
+            self.hasty = HASTY_LOOKS;
+        }
+    }
+}
+
 /// When the next frame is due.
 #[derive(Default)]
 pub(crate) struct Pace {
-    hurried: Mutex<bool>,
-    changed: Condvar,
+    call: Mutex<Call>,
+    called: Condvar,
     consoles: Weak<Consoles>,
     started: OnceLock<()>,
 }
@@ -28,8 +91,13 @@ pub(crate) struct Pace {
 impl Pace {
     /// Something is likely to change, or somebody to look.
     pub(crate) fn nudge(&self) {
-        *self.hurried.lock() = true;
-        self.changed.notify_all();
+        self.call(Call::Nudge);
+    }
+
+    fn call(&self, call: Call) {
+        let mut last = self.call.lock();
+        *last = call.max(*last);
+        self.called.notify_all();
     }
 
     /// Somebody looks: from now on there is a thread that refreshes.
@@ -45,18 +113,17 @@ impl Pace {
         self.nudge();
     }
 
-    /// Waits for a nudge; says whether there was one.
-    fn wait(&self, limit: Option<Duration>) -> bool {
-        let mut hurried = self.hurried.lock();
-        if !*hurried {
-            match limit {
-                Some(limit) => {
-                    self.changed.wait_for(&mut hurried, limit);
-                }
-                None => self.changed.wait(&mut hurried),
+    /// Pauses, and says what was told meanwhile.
+    fn wait(&self, pause: &Pause) -> Call {
+        let mut call = self.call.lock();
+        let goes_on = |call: &mut Call| pause.until == Call::None || *call < pause.until;
+        match pause.limit {
+            Some(limit) => {
+                self.called.wait_while_for(&mut call, goes_on, limit);
             }
+            None => self.called.wait_while(&mut call, goes_on),
         }
-        std::mem::take(&mut hurried)
+        std::mem::take(&mut call)
     }
 }
 
@@ -119,10 +186,14 @@ impl Consoles {
         self.list.read().iter().find(|console| is(console.place())).cloned()
     }
 
-    /// Says that something is likely to change soon (somebody typed), or that a viewer wants a frame:
-    /// the next frame comes quickly.
+    /// Says that a viewer wants a frame: the next one comes quickly.
     pub fn nudge(&self) {
         self.pace.nudge();
+    }
+
+    /// Says that somebody typed or pointed: what the guest makes of it is looked for at once.
+    pub fn typed(&self) {
+        self.pace.call(Call::Typed);
     }
 }
 
@@ -144,30 +215,17 @@ impl Drop for Consoles {
 }
 
 fn serve(consoles: &Weak<Consoles>, pace: &Pace) {
-    let mut in_vain = 0;
+    let mut rhythm = Rhythm::default();
     loop {
         let Some(all) = consoles.upgrade().map(|consoles| consoles.screens()) else { return };
-        let mut wanted = false;
+        let (mut wanted, mut found) = (false, false);
         for console in all.iter().filter(|console| console.is_wanted()) {
             wanted = true;
-            if console.refresh(false) {
-                in_vain = 0;
-            }
+            found |= console.refresh(false);
         }
         drop(all);
-        in_vain += 1;
-        let nudged = match (wanted, in_vain < PATIENCE) {
-            (false, _) => pace.wait(None),
-            (true, false) => pace.wait(Some(SLOW)),
-            (true, true) => {
-                // Whoever hurries now still gets no more frames than can be seen.
-                std::thread::sleep(QUICK);
-                false
-            }
-        };
-        if nudged {
-            in_vain = 0;
-        }
+        let pause = rhythm.pause(wanted, found);
+        rhythm.called(pace.wait(&pause));
     }
 }
 
@@ -201,5 +259,48 @@ mod tests {
         lamp.switch(true);
         assert_eq!(told.iter().next().as_deref(), Some("damaged 1"));
         assert_eq!(console.surface().pixels(), [1; 4]);
+    }
+
+    #[test]
+    fn what_is_typed_is_looked_for_until_it_is_there() {
+        let quick = |until| Pause { limit: Some(QUICK), until };
+        let hasty = Pause { limit: Some(HASTY), until: Call::None };
+        let mut rhythm = Rhythm::default();
+        assert_eq!(rhythm.pause(true, false), quick(Call::Typed));
+        rhythm.called(Call::Typed);
+        assert_eq!(rhythm.pause(true, false), hasty);
+        assert_eq!(rhythm.pause(true, false), hasty);
+        // Frames that show something are no more frequent for it.
+        assert_eq!(rhythm.pause(true, true), quick(Call::None));
+        assert_eq!(rhythm.pause(true, false), quick(Call::Typed));
+        // A guest that shows nothing is given up.
+        rhythm.called(Call::Typed);
+        let looks = (0..).take_while(|_| rhythm.pause(true, false) == hasty).count();
+        assert_eq!(looks, HASTY_LOOKS as usize);
+    }
+
+    #[test]
+    fn looks_become_rare_where_nothing_happens() {
+        let mut rhythm = Rhythm::default();
+        let slow = Pause { limit: Some(SLOW), until: Call::Nudge };
+        let looks = (1..).take_while(|_| rhythm.pause(true, false) != slow).count();
+        assert_eq!(looks, PATIENCE as usize - 1);
+        rhythm.called(Call::None);
+        assert_eq!(rhythm.pause(true, false), slow);
+        rhythm.called(Call::Nudge);
+        assert_eq!(rhythm.pause(true, false), Pause { limit: Some(QUICK), until: Call::Typed });
+        assert_eq!(rhythm.pause(false, false), Pause { limit: None, until: Call::Nudge });
+    }
+
+    #[test]
+    fn the_most_urgent_call_is_heard() {
+        let pace = Pace::default();
+        pace.call(Call::Typed);
+        pace.nudge();
+        assert_eq!(pace.wait(&Pause { limit: None, until: Call::Nudge }), Call::Typed);
+        assert_eq!(
+            pace.wait(&Pause { limit: Some(Duration::ZERO), until: Call::None }),
+            Call::None
+        );
     }
 }

@@ -7,7 +7,7 @@ use base::device::{AnyDevice, Shared};
 use base::memory::Dma;
 use base::props::Props;
 use parking_lot::Mutex;
-use ui::{Adapter, Damage, Surface};
+use ui::{Adapter, Damage, Surface, text};
 
 use super::pixels::{Order, rgb16, rgb24, rgb32};
 use crate::firmware::fw_cfg::{FileHooks, FwCfg, FwCfgError};
@@ -19,7 +19,6 @@ const LEN: usize = 28;
 const ROM: &str = "vgabios-ramfb.bin";
 /// Smallest and largest sides.
 const SIDES: std::ops::RangeInclusive<u32> = 16..=16384;
-const INITIAL_SIZE: (u32, u32) = (640, 480);
 
 /// Properties of `ramfb`.
 #[derive(Debug, Props)]
@@ -139,18 +138,17 @@ impl Adapter for Ramfb {
     fn refresh(&self, surface: &mut Surface, full: bool) -> Damage {
         let frame = *self.shown.lock();
         let Drawn { last, bytes, row } = &mut *self.drawn.lock();
-        let (width, height) = frame.map_or(INITIAL_SIZE, |frame| (frame.width, frame.height));
-        let resized = surface.resize(width, height);
-        let full = full || resized || *last != frame;
+        let full = full || *last != frame;
         *last = frame;
-        let mut damage = Damage { resized, rects: Vec::new() };
-        let Some(Frame { address, format, pitch, .. }) = frame else {
-            if full {
-                surface.pixels_mut().fill(0);
-                damage.rects.push(surface.bounds());
-            }
-            return damage;
+        let Some(Frame { address, format, width, height, pitch }) = frame else {
+            return match full {
+                true => text::notice(surface, text::NOT_INITIALIZED),
+                false => Damage::default(),
+            };
         };
+        let resized = surface.resize(width, height);
+        let full = full || resized;
+        let mut damage = Damage { resized, rects: Vec::new() };
         bytes.resize((width * format.bytes()) as usize, 0);
         row.resize(width as usize, 0);
         for y in 0..height {

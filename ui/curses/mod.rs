@@ -219,7 +219,7 @@ impl Front {
                 press => self.press(press),
             }
         }
-        self.around.consoles.nudge();
+        self.around.consoles.typed();
     }
 
     fn switch_to(&mut self, number: usize) {

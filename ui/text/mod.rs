@@ -2,6 +2,7 @@
 
 pub mod cp437;
 mod font;
+mod notice;
 mod terminal;
 
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use parking_lot::Mutex;
 use crate::{Adapter, Damage, Rect, Surface, TextCell, TextScreen};
 use font::{HEIGHT, WIDTH};
 use terminal::Terminal;
+
+pub use notice::{NO_ADAPTER, NOT_ACTIVE, NOT_INITIALIZED, notice};
 
 /// A console that is told no size.
 const USUAL_SIZE: (u32, u32) = (80, 30);

@@ -18,7 +18,7 @@ use rustls::ServerConfig;
 use super::session::{Need, News, Session};
 use super::tiles::Tiles;
 use crate::wire::{Wire, WireError};
-use crate::{Attachment, Console, Cursor, Rect, Surface, Viewer};
+use crate::{Attachment, Console, Cursor, Rect, Surface, Viewer, text};
 
 /// How long a client may take to get in.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(60);
@@ -116,24 +116,22 @@ pub struct Connection {
     pub key_delay: Duration,
     /// Sends a key to the guest.
     pub key: Box<dyn Fn(base::input::KeyCode, bool) + Send>,
-    /// Hurries the screen.
+    /// Asks for a frame.
     pub nudge: Box<dyn Fn() + Send>,
     /// The lights of the guest's keyboard.
     pub leds: Box<dyn Fn() -> base::input::Leds + Send>,
 }
 
 impl Connection {
-    /// Serves the client until one of both has enough.
-    pub fn serve(mut self) {
+    /// Serves the client until one of both has enough; returns what it has typed that the guest has not
+    /// got yet.
+    pub fn serve(mut self) -> LastStrokes {
         self.attach();
         if let Err(error) = self.run() {
             trace_event!(vnc_client_disconnect, "{error}");
         }
-        self.attachment = None;
         self.session.leave();
-        while let Some((key, down)) = self.session.next_stroke() {
-            (self.key)(key, down);
-        }
+        LastStrokes { session: self.session, delay: self.key_delay, key: self.key }
     }
 
     fn attach(&mut self) {
@@ -158,7 +156,8 @@ impl Connection {
     fn run(&mut self) -> Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         let mut next_key = Duration::ZERO;
-        let blank = Surface::new(BLANK.0, BLANK.1);
+        let mut blank = Surface::default();
+        text::notice(&mut blank, text::NO_ADAPTER);
         let mut news = News { tiles: Tiles::all(BLANK.0, BLANK.1), cursor: None };
         let mut data = Vec::new();
         loop {
@@ -200,8 +199,6 @@ impl Connection {
             if readable {
                 data.clear();
                 let received = self.wire.receive(&mut data);
-                // Who types or points wants to see what comes of it.
-                (self.nudge)();
                 self.take_in(&data)?;
                 self.switch();
                 if received.is_err() {
@@ -288,6 +285,23 @@ impl Connection {
             let _ = self.inbox.wake.read();
         }
         Ok(is(&fds[0], PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR))
+    }
+}
+
+/// What a client has typed that has left: programs hang up as soon as they have said all.
+pub struct LastStrokes {
+    session: Session,
+    delay: Duration,
+    key: Box<dyn Fn(base::input::KeyCode, bool) + Send>,
+}
+
+impl LastStrokes {
+    /// Sends it to the guest, which gets it no faster than before.
+    pub fn send(mut self) {
+        while let Some((key, down)) = self.session.next_stroke() {
+            std::thread::sleep(self.delay);
+            (self.key)(key, down);
+        }
     }
 }
 

@@ -28,9 +28,6 @@ pub trait Shows: Device {
     }
 }
 
-/// What is shown before the guest has chosen anything.
-const INITIAL_SIZE: (u32, u32) = (640, 480);
-
 /// What was drawn last, and how.
 #[derive(Default)]
 struct Painter {
@@ -61,6 +58,13 @@ impl<D: Shows> Head<D> {
     }
 }
 
+impl<D: Shows> Head<D> {
+    /// Whether the guest has shown anything yet.
+    pub fn has_begun(&self) -> bool {
+        self.painter.lock().last.is_some()
+    }
+}
+
 impl<D: Shows> Adapter for Head<D> {
     fn refresh(&self, surface: &mut Surface, full: bool) -> Damage {
         let (picture, overlay) = {
@@ -69,14 +73,12 @@ impl<D: Shows> Adapter for Head<D> {
         };
         let phase = Phase::at(self.clocks.now_virtual());
         let painter = &mut *self.painter.lock();
-        let resized = match picture.size() {
-            Some((width, height)) => surface.resize(width, height),
-            None if surface.width() == 0 => surface.resize(INITIAL_SIZE.0, INITIAL_SIZE.1),
-            None => false,
-        };
+        let resized = picture.size().is_some_and(|(width, height)| surface.resize(width, height));
         let same = painter.last.as_ref().is_some_and(|(last, _)| last.shows_as(&picture));
         let full = full || resized || !same;
         let mut damage = match &picture.kind {
+            // The guest has shown nothing yet.
+            Kind::Blank if painter.last.is_none() => return Damage::default(),
             Kind::Blank if full => {
                 surface.pixels_mut().fill(0);
                 Damage::all(surface)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::memory::Dma;
-use ui::{Cursor, CursorShape, Damage, Rect, SizeWish, Surface};
+use ui::{Cursor, CursorShape, Damage, Rect, SizeWish, Surface, text};
 
 use super::protocol::{
     CURSOR_SIDE, EDID_LEN, Header, MAX_SCANOUTS, Refusal, Words, answer, format, request,
@@ -16,8 +16,6 @@ use crate::display::pixels::{Order, rgb32};
 const MAX_PIECES: u32 = 16384;
 /// Rectangles that are told of one by one.
 const MAX_RECTS: usize = 32;
-/// What a head shows that nothing was given to.
-const IDLE_SIZE: (u32, u32) = (640, 480);
 const PIXEL: u64 = 4;
 
 /// Guest memory that a resource is filled from: pieces, each with its place among all.
@@ -342,19 +340,18 @@ impl Screen {
         let full = std::mem::take(&mut scanout.anew) || full;
         let mut rects = std::mem::take(&mut scanout.damage);
         let shown = scanout.shown.and_then(|(id, part)| Some((self.resources.get(&id)?, part)));
-        let (width, height) = shown.map_or(IDLE_SIZE, |(_, part)| (part.width, part.height));
-        let resized = surface.resize(width, height);
+        let Some((resource, part)) = shown else {
+            return match full {
+                true => text::notice(surface, text::NOT_ACTIVE),
+                false => Damage::default(),
+            };
+        };
+        let resized = surface.resize(part.width, part.height);
         if full || resized {
             rects = vec![surface.bounds()];
         }
-        match shown {
-            Some((resource, part)) => {
-                for rect in &rects {
-                    copy(resource, &part, rect, surface);
-                }
-            }
-            None if rects.is_empty() => {}
-            None => surface.pixels_mut().fill(0),
+        for rect in &rects {
+            copy(resource, &part, rect, surface);
         }
         Damage { resized, rects }
     }

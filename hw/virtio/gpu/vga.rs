@@ -70,10 +70,12 @@ impl Adapter for VgaHead {
     fn refresh(&self, surface: &mut Surface, full: bool) -> Damage {
         let driven = self.is_driven();
         let full = full || self.driven.swap(driven, Ordering::AcqRel) != driven;
-        match driven {
-            true => self.virtio.refresh(surface, full),
-            false => self.vga.refresh(surface, full),
+        if driven {
+            return self.virtio.refresh(surface, full);
         }
+        let damage = self.vga.refresh(surface, full);
+        // Until one of both shows something, the screen is a head that is not used.
+        if self.vga.has_begun() { damage } else { self.virtio.refresh(surface, full) }
     }
 
     fn cursor(&self) -> Cursor {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use base::chardev::{Connected, Listening, SocketAddress, connect, listen};
 use base::event_loop::{LoopHandle, Watch};
-use base::input::{Change, InputEvent, Leds, Router, Screen};
+use base::input::{Change, InputEvent, KeyCode, Leds, Router, Screen};
 use base::tls::X509;
 use base::trace_event;
 use parking_lot::Mutex;
@@ -440,10 +440,11 @@ impl Server {
         let connection = self.connection(&client, wire, tls, self.console(), self.screen());
         let (me, gone) = (Arc::downgrade(self), client.clone());
         let thread = base::thread::builder("vnc").spawn(move || {
-            connection.serve();
+            let rest = connection.serve();
             if let Some(server) = me.upgrade() {
                 server.forget(&gone);
             }
+            rest.send();
         });
         if let Err(error) = thread {
             self.forget(&client);
@@ -466,8 +467,9 @@ impl Server {
         };
         let screen = console.as_ref().and_then(of_device);
         let client = self.enrol(local, peer)?;
-        self.connection(&client, wire, None, console, screen).serve();
+        let rest = self.connection(&client, wire, None, console, screen).serve();
         self.forget(&client);
+        rest.send();
         Ok(())
     }
 
@@ -506,8 +508,9 @@ impl Server {
             server: Arc::downgrade(self),
             client: client.clone(),
             console: console.clone(),
-            screen: screen.clone(),
+            screen,
             input: input.clone(),
+            consoles: Arc::downgrade(consoles),
             title: self.around.title.clone(),
         });
         let terms = Terms {
@@ -527,8 +530,8 @@ impl Server {
             let size = (surface.width(), surface.height());
             if size.0 == 0 || size.1 == 0 { BLANK } else { size }
         });
-        let (consoles, lights) = (Arc::downgrade(consoles), input.clone());
-        let all = consoles.clone();
+        let (all, nudged) = (Arc::downgrade(consoles), Arc::downgrade(consoles));
+        let (typist, lights) = (seat.clone(), input);
         Connection {
             wire,
             session: Session::new(seat, terms, width, height),
@@ -538,9 +541,9 @@ impl Server {
             screens: Box::new(move |number| all.upgrade()?.screens().get(number).cloned()),
             tls,
             key_delay: self.settings.key_delay,
-            key: Box::new(move |key, down| input.key(screen.as_ref(), key, down)),
+            key: Box::new(move |key, down| typist.key(key, down)),
             nudge: Box::new(move || {
-                if let Some(consoles) = Weak::<Consoles>::upgrade(&consoles) {
+                if let Some(consoles) = Weak::<Consoles>::upgrade(&nudged) {
                     consoles.nudge();
                 }
             }),
@@ -635,7 +638,22 @@ struct Seat {
     console: Option<Arc<Console>>,
     screen: Option<Screen>,
     input: Arc<Router>,
+    consoles: Weak<Consoles>,
     title: String,
+}
+
+impl Seat {
+    fn key(&self, key: KeyCode, down: bool) {
+        self.input.key(self.screen.as_ref(), key, down);
+        self.typed();
+    }
+
+    /// Who types or points wants to see what comes of it.
+    fn typed(&self) {
+        if let Some(consoles) = self.consoles.upgrade() {
+            consoles.typed();
+        }
+    }
 }
 
 impl Desk for Seat {
@@ -668,6 +686,7 @@ impl Desk for Seat {
 
     fn point(&self, events: &[InputEvent]) {
         self.input.send(self.screen.as_ref(), events);
+        self.typed();
     }
 
     fn is_absolute(&self) -> bool {

@@ -36,6 +36,8 @@ impl Adapter for Plain {
 struct Notes {
     inputs: Mutex<Vec<InputEvent>>,
     events: Mutex<Vec<Event>>,
+    /// How much had been typed and pointed when a client had gone.
+    inputs_at_end: Mutex<usize>,
 }
 
 impl InputSink for Notes {
@@ -47,6 +49,9 @@ impl InputSink for Notes {
 impl Host for Notes {
     fn power(&self, _: Power) {}
     fn happened(&self, event: &Event) {
+        if event.kind == EventKind::Disconnected {
+            *self.inputs_at_end.lock() = self.inputs.lock().len();
+        }
         self.events.lock().push(event.clone());
     }
 }
@@ -240,7 +245,7 @@ fn a_client_that_does_not_read_holds_nobody_up() {
 #[test]
 fn keys_and_pointers_reach_the_guest() {
     let mut bed = Bed::new();
-    let _server = bed.start(",key-delay-ms=1");
+    let _server = bed.start(",key-delay-ms=100");
     let mut client = bed.client(true);
     for (down, keysym) in [(1, b'h'), (0, b'h'), (1, b'i')] {
         client.write_all(&[4, down, 0, 0, 0, 0, 0, keysym]).unwrap();
@@ -257,6 +262,9 @@ fn keys_and_pointers_reach_the_guest() {
     let expected = [(h, true), (h, false), (i, true), (i, false)];
     assert!(keys.into_iter().copied().eq(expected.map(|(key, down)| InputEvent::Key(key, down))));
     assert!(inputs.contains(&InputEvent::Abs(base::input::Axis::X, 0x7fff)));
+    // It hung up when it had said all, which gives the guest no less time for each key.
+    until(|| bed.notes.kinds().contains(&EventKind::Disconnected));
+    assert!(*bed.notes.inputs_at_end.lock() < inputs.len());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod adapter;
 mod board;
+mod card;
 mod code;
 mod disk;
 mod steps;
@@ -11,6 +12,7 @@ mod wire;
 
 pub use adapter::{Act, Adapter};
 pub use board::Board;
+pub use card::{Card, Deed, RINGS};
 pub use code::Code;
 pub use disk::Memory;
 pub use steps::{Place, Size, Step, knock};

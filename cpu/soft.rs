@@ -38,6 +38,8 @@ pub struct Software {
     /// What instructions are counted by, if they are; sees to turns too.
     icount: Option<Arc<Icount>>,
     one_insn_per_block: bool,
+    /// What the guest's random numbers follow from, if they are to be the same in every run.
+    seed: Option<u64>,
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     translator: Translation,
 }
@@ -75,7 +77,7 @@ impl Translation {
 impl Software {
     /// The translator, or the interpreter where it is asked for, instructions are counted, or the host
     /// knows nothing else.
-    pub fn new(props: &TcgProps, icount: Option<Arc<Icount>>) -> Self {
+    pub fn new(props: &TcgProps, icount: Option<Arc<Icount>>, seed: Option<u64>) -> Self {
         // What one processor stores between two runs of a block would be lost on another.
         let turns = (props.thread == "single" || props.check).then(Arc::default);
         #[allow(unused_mut)] // Without a translator.
@@ -83,6 +85,7 @@ impl Software {
             turns,
             icount,
             one_insn_per_block: props.one_insn_per_tb,
+            seed,
             ..Software::default()
         };
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -117,6 +120,9 @@ impl Software {
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         if let Some(translator) = self.translator.get() {
             cpu.translate_by(translator);
+        }
+        if let Some(seed) = self.seed {
+            cpu.seed_random(seed, apic.id());
         }
         cpu.counter = self.icount.as_ref().map(|icount| icount.counter());
         let signals = cpu.signals.clone();

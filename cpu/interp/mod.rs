@@ -57,6 +57,12 @@ pub(crate) enum Left {
 }
 
 impl Cpu {
+    /// Has RDRAND and RDSEED give numbers that follow from `seed`, as those of processor number
+    /// `processor`.
+    pub fn seed_random(&mut self, seed: u64, processor: u32) {
+        self.interp.random = Random::seeded(seed, processor);
+    }
+
     /// Executes guest code until something outside of it is to be done.
     pub fn run_interp(&mut self) -> RunExit {
         // Beside `self` while it runs, so that operations are free to change everything else.

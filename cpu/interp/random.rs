@@ -3,18 +3,52 @@
 use std::fs::File;
 use std::io::Read;
 
+/// Random numbers, or numbers that only look so.
+pub enum Random {
+    /// Those of the host.
+    Host(HostRandom),
+    /// Those that follow from a seed: SplitMix64, whose state counts in steps of the golden ratio.
+    Seeded(u64),
+}
+
 /// Random numbers of the host, fetched in batches.
 #[derive(Default)]
-pub struct Random {
+pub struct HostRandom {
     source: Option<File>,
     batch: Vec<u8>,
 }
 
-impl Random {
-    const BATCH: usize = 512;
+impl Default for Random {
+    fn default() -> Self {
+        Random::Host(HostRandom::default())
+    }
+}
 
+impl Random {
     /// The next number; `None` if the host has no source of them.
     pub fn next(&mut self) -> Option<u64> {
+        match self {
+            Random::Host(host) => host.next(),
+            Random::Seeded(state) => {
+                *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let mixed = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+                Some(mixed ^ mixed >> 31)
+            }
+        }
+    }
+
+    /// Numbers that follow from `seed`, others for each `processor`.
+    pub fn seeded(seed: u64, processor: u32) -> Self {
+        let start = Random::Seeded(seed.wrapping_add(processor.into())).next();
+        Random::Seeded(start.unwrap_or(seed))
+    }
+}
+
+impl HostRandom {
+    const BATCH: usize = 512;
+
+    fn next(&mut self) -> Option<u64> {
         if self.batch.len() < 8 {
             self.refill()?;
         }
@@ -33,5 +67,21 @@ impl Random {
             self.batch.clear();
         }
         done.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_decides_the_numbers_of_each_processor() {
+        let numbers = |mut random: Random| [(); 4].map(|()| random.next().unwrap());
+        assert_eq!(numbers(Random::seeded(7, 0)), numbers(Random::seeded(7, 0)));
+        assert_ne!(numbers(Random::seeded(7, 0)), numbers(Random::seeded(7, 1)));
+        assert_ne!(numbers(Random::seeded(7, 0)), numbers(Random::seeded(8, 0)));
+        assert_ne!(numbers(Random::default()), numbers(Random::default()));
+        // The first number that Steele, Lea and Flood's generator gives for the seed 0.
+        assert_eq!(Random::Seeded(0).next(), Some(0xe220_a839_7b1d_cdaf));
     }
 }

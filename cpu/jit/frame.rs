@@ -19,8 +19,9 @@ pub const BIAS: i32 = 128;
 /// Groups of accesses that a block may have.
 pub const GROUPS: usize = 8;
 
-/// The state of a processor while it runs translated code.
-#[repr(C)]
+/// The state of a processor while it runs translated code. No other processor's data shares its cache
+/// lines, which hosts fetch in pairs.
+#[repr(C, align(128))]
 pub struct Frame {
     /// Guest registers: those without a host register of their own always, the others while
     /// translated code is left.

@@ -145,8 +145,7 @@ fuzz_target!(|input: Input<'_>| {
         memory_map: &e820::for_kernel(&layout, TABLES),
         usable_below_4g: MEMORY - TABLES,
         rsdp: Some(0xf_0000),
-        random_seed: Some([7; 32]),
-        device_tree: None,
+        device_tree: Some(&[7; 32]),
         long_mode: input.long_mode,
     });
     let Ok(loaded) = loaded else { return };

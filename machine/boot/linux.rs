@@ -14,7 +14,6 @@ const CAN_USE_HEAP: u8 = 1 << 7;
 const XLF_KERNEL_64: u64 = 1 << 0;
 const ENTRY_64_OFFSET: u64 = 0x200;
 const SETUP_DTB: u32 = 2;
-const SETUP_RNG_SEED: u32 = 9;
 /// Limit for initial RAM disks before kernels could say theirs.
 const OLD_INITRD_MAX: u64 = 0x37ff_ffff;
 const MAP_ENTRIES: usize = 128;
@@ -193,8 +192,8 @@ pub fn load(request: &Request<'_>) -> Result<BootImage, BootError> {
     let mut writes = vec![code, command_line];
     writes.extend(initrd);
     if way != Way::Real {
-        if let Some((first, _)) = setup_data.first() {
-            put(&mut page, field::SETUP_DATA, &first.to_le_bytes());
+        if let Some((at, _)) = &setup_data {
+            put(&mut page, field::SETUP_DATA, &at.to_le_bytes());
         }
         writes.extend(setup_data);
         describe_memory(request, &mut page);
@@ -221,7 +220,7 @@ struct Parts {
     command_line: (u64, Vec<u8>),
     initrd: Option<(u64, Vec<u8>)>,
     /// What is handed over besides the parameters.
-    setup_data: Vec<(u64, Vec<u8>)>,
+    setup_data: Option<(u64, Vec<u8>)>,
 }
 
 fn place(request: &Request<'_>, kernel: &Kernel<'_>, way: Way) -> Result<Parts, BootError> {
@@ -346,26 +345,21 @@ fn place_initrd(
     Ok(Some((start, data)))
 }
 
-/// What is handed over besides the parameters, as a list in memory, with the place of each entry.
-/// The device tree, which can be large, goes behind the kernel.
-fn setup_data(request: &Request<'_>, kernel: &Kernel<'_>, kernel_end: u64) -> Vec<(u64, Vec<u8>)> {
-    if kernel.since(0x209, field::SETUP_DATA, 8).is_none() {
-        return Vec::new();
-    }
-    let seed =
-        request.random_seed.as_ref().map(|seed| (low::SETUP_DATA, SETUP_RNG_SEED, &seed[..]));
-    let tree = request.device_tree.map(|tree| (kernel_end.next_multiple_of(PAGE), SETUP_DTB, tree));
-    let mut list: Vec<(u64, Vec<u8>)> = Vec::new();
-    // Each points to the next.
-    for (at, kind, data) in tree.into_iter().chain(seed) {
-        let next = list.first().map_or(0, |(next, _)| *next);
-        let mut node = next.to_le_bytes().to_vec();
-        node.extend(kind.to_le_bytes());
-        node.extend((data.len() as u32).to_le_bytes());
-        node.extend(data);
-        list.insert(0, (at, node));
-    }
-    list
+/// What is handed over besides the parameters, with its place: the device tree, which can be large and
+/// goes behind the kernel.
+fn setup_data(
+    request: &Request<'_>,
+    kernel: &Kernel<'_>,
+    kernel_end: u64,
+) -> Option<(u64, Vec<u8>)> {
+    kernel.since(0x209, field::SETUP_DATA, 8)?;
+    let tree = request.device_tree?;
+    // No successor.
+    let mut node = 0_u64.to_le_bytes().to_vec();
+    node.extend(SETUP_DTB.to_le_bytes());
+    node.extend((tree.len() as u32).to_le_bytes());
+    node.extend(tree);
+    Some((kernel_end.next_multiple_of(PAGE), node))
 }
 
 /// The memory map, and for kernels that do not read it the size of memory above 1 MiB.

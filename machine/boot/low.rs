@@ -11,8 +11,6 @@ pub const GDT: u64 = 0x500;
 pub const PARAMETERS: u64 = 0x7000;
 /// Page tables.
 pub const PAGE_TABLES: u64 = 0x9000;
-/// Linux setup data.
-pub const SETUP_DATA: u64 = 0xf000;
 /// Linux real-mode code.
 pub const REAL_MODE: u64 = 0x1_0000;
 /// Command line and other text.

@@ -114,9 +114,6 @@ pub struct Request<'a> {
     pub rsdp: Option<u64>,
     /// A device tree, which Linux takes besides what firmware tells.
     pub device_tree: Option<&'a [u8]>,
-    /// Seed for the kernel's random numbers, handed over as setup data. Kernels list its place in their memory map,
-    /// which one booted through firmware's option ROM does not show.
-    pub random_seed: Option<[u8; 32]>,
     /// Whether the CPU has long mode.
     pub long_mode: bool,
 }

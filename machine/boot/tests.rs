@@ -20,8 +20,7 @@ fn request<'a>(kernel: &'a [u8], modules: &'a [Module], map: &'a [Entry]) -> Req
         memory_map: map,
         usable_below_4g: MEMORY - 0x2_0000,
         rsdp: Some(0xf_5250),
-        device_tree: None,
-        random_seed: Some([7; 32]),
+        device_tree: Some(&[7; 32]),
         long_mode: true,
     }
 }
@@ -93,9 +92,9 @@ fn linux_is_entered_in_long_mode() {
     assert_eq!(read_u32(&image, page + 0x70), 0xf_5250);
     let initrd = u64::from(read_u32(&image, page + 0x218));
     assert_eq!((initrd % PAGE, read(&image, initrd, 2)), (0, vec![0xaa, 0xaa]));
-    // Random seed: no successor, type 9, 32 bytes.
-    let seed = u64::from(read_u32(&image, page + 0x250));
-    assert_eq!(read(&image, seed, 17)[..], [0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 32, 0, 0, 0, 7]);
+    // Device tree: no successor, type 2, 32 bytes.
+    let tree = u64::from(read_u32(&image, page + 0x250));
+    assert_eq!(read(&image, tree, 17)[..], [0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 32, 0, 0, 0, 7]);
     let map = memory_map();
     assert_eq!(read(&image, page + 0x1e8, 1), [map.len() as u8]);
     assert_eq!(read(&image, page + 0x2d0, map.len() * 20), e820::encode(&map));

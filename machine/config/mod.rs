@@ -46,6 +46,8 @@ pub struct MachineConfig {
     pub accels: Vec<Located<AccelConfig>>,
     /// `-icount`, if instructions are counted
     pub icount: Option<Located<icount::Options>>,
+    /// `-seed`: what random numbers that processors give the guest follow from
+    pub seed: Option<u64>,
     /// `-cpu`: the model and its features, as typed.
     pub cpu: Option<String>,
     /// `-smp`

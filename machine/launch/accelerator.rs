@@ -51,7 +51,7 @@ fn software(
     clocks: &Clocks,
 ) -> Result<Accelerator, ConfigError> {
     let Some(icount) = &config.icount else {
-        return Ok(Accelerator::Software(Software::new(props, None)));
+        return Ok(Accelerator::Software(Software::new(props, None, config.seed)));
     };
     // What was typed, as the default is for those who do not count.
     for accel in config.accels.iter().filter(|accel| accel.value.name == "tcg") {
@@ -66,7 +66,7 @@ fn software(
         }
     }
     let icount = Icount::new(icount.value, clocks);
-    Ok(Accelerator::Software(Software::new(props, Some(icount))))
+    Ok(Accelerator::Software(Software::new(props, Some(icount), config.seed)))
 }
 
 impl Accelerator {

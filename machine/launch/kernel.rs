@@ -192,7 +192,6 @@ impl Kernel {
             usable_below_4g,
             rsdp,
             device_tree: self.device_tree.as_deref(),
-            random_seed: None,
             long_mode: self.long_mode,
         }
     }

@@ -70,7 +70,23 @@ pub(super) const OPTIONS: &[CliOption] = &[
         &groups::ICOUNT,
         icount,
     ),
+    CliOption::text(
+        &["seed"],
+        "number",
+        "have the processors' random numbers follow from this one",
+        seed,
+    ),
 ];
+
+fn seed(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
+    let number =
+        base::options::number::parse_int(text).and_then(|number| u64::try_from(number).ok());
+    let Some(number) = number else {
+        return fault(origin, &format!("Invalid seed number: {text}"));
+    };
+    builder.config.seed = Some(number);
+    Ok(())
+}
 
 fn icount(builder: &mut Builder<'_, '_>, opts: Opts, origin: &Origin) -> Done {
     let all = builder.icount.get_or_insert_with(|| Located::new(Opts::default(), origin));

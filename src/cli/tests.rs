@@ -328,6 +328,8 @@ const REFUSED: &[(&str, &str)] = &[
         "-run-with user=nonexistent",
         "-run-with user=nonexistent: User \"user=nonexistent\" doesn't exist (and is not <uid>:<gid>)",
     ),
+    ("-seed 1x", "-seed 1x: Invalid seed number: 1x"),
+    ("-seed -1", "-seed -1: Invalid seed number: -1"),
     // counted instructions
     ("-icount shift=11", "-icount shift=11: icount: Invalid shift value"),
     ("-icount shift=3k", "-icount shift=3k: icount: Invalid shift value"),

@@ -4,7 +4,7 @@ use super::Format;
 use super::tlb::Walked;
 use super::{Access, Context};
 use crate::core::Cpu;
-use crate::cpuid::feature;
+use crate::cpuid::{Vendor, feature};
 use crate::state::{cr0, cr4, efer};
 use crate::svm::{NestedFault, Purpose};
 
@@ -170,6 +170,10 @@ impl Cpu {
             if pointer & entry::PRESENT == 0 {
                 return Err(base_code.into());
             }
+            // Only VMRUN leaves one so: others are refused when they are loaded.
+            if self.is_bad_pdpte(pointer) {
+                return Err((base_code | code::PRESENT | code::RESERVED).into());
+            }
             (table, shift) = (format.table(pointer), 21);
         }
         let mut reserved = if size == 4 { 0 } else { bits(phys_bits, 51) };
@@ -200,6 +204,9 @@ impl Cpu {
                 forbidden |= if leaf { bits(13, shift - 1) } else { entry::LARGE };
             } else if size == 4 && shift == 22 && leaf {
                 forbidden |= self.large4_reserved();
+            }
+            if format.is_long() && !leaf {
+                forbidden |= self.table_reserved(shift, value);
             }
             if value & forbidden != 0 {
                 return Err((base_code | code::PRESENT | code::RESERVED).into());
@@ -236,6 +243,15 @@ impl Cpu {
             }
         }
         Ok(Some(result))
+    }
+
+    /// Bits that are reserved in an entry of 4- and 5-level paging that leads to another table: above
+    /// page directories, AMD's processors reserve the bit that tells global pages (APM vol. 2, 5.4.1).
+    pub(crate) fn table_reserved(&self, shift: u32, value: u64) -> u64 {
+        // Hardly ever set, so that the vendor is hardly ever asked for.
+        let reserves =
+            value & entry::GLOBAL != 0 && shift >= 30 && self.model.vendor() == Vendor::Amd;
+        if reserves { entry::GLOBAL } else { 0 }
     }
 
     /// Bits that are reserved in the entry of a 4 MiB page.
@@ -334,16 +350,22 @@ impl Cpu {
         if self.state.svm.nested.is_some() {
             return true;
         }
-        let table = cr3 & 0xffff_ffe0;
-        let reserved = bits(1, 2) | bits(5, 8) | bits(self.model.phys_bits(), 63);
-        let mut pointers = [0; 4];
-        for (i, pointer) in pointers.iter_mut().enumerate() {
-            *pointer = self.read_entry(table + 8 * i as u64, 8);
-            if *pointer & entry::PRESENT != 0 && *pointer & reserved != 0 {
-                return false;
-            }
+        let pointers = self.read_pdptes(cr3);
+        let good = !pointers.iter().any(|pointer| self.is_bad_pdpte(*pointer));
+        if good {
+            self.state.pdpte = pointers;
         }
-        self.state.pdpte = pointers;
-        true
+        good
+    }
+
+    /// The four PAE page-directory pointers at `cr3`.
+    pub(crate) fn read_pdptes(&mut self, cr3: u64) -> [u64; 4] {
+        let table = cr3 & 0xffff_ffe0;
+        std::array::from_fn(|i| self.read_entry(table + 8 * i as u64, 8))
+    }
+
+    fn is_bad_pdpte(&self, pointer: u64) -> bool {
+        let reserved = bits(1, 2) | bits(5, 8) | bits(self.model.phys_bits(), 63);
+        pointer & entry::PRESENT != 0 && pointer & reserved != 0
     }
 }

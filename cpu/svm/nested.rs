@@ -121,6 +121,9 @@ impl Cpu {
             } else if size == 4 && shift == 22 && leaf {
                 forbidden |= self.large4_reserved();
             }
+            if long && !leaf {
+                forbidden |= self.table_reserved(shift, value);
+            }
             if value & forbidden != 0 {
                 return Err(present | u64::from(code::RESERVED));
             }

@@ -317,6 +317,18 @@ fn structure() {
             put(at, good);
         }
     }
+    // Where a page's entry tells that it is global, AMD's processors want zero in upper tables.
+    for (level, at) in [(4, top), (3, entry(3, 0)), (2, entry(2, 0))] {
+        map(Size::Small, ALL, ALL);
+        let good = unsafe { at.read_volatile() };
+        put(at, good | 1 << 8);
+        if level > 2 && cpu::is_amd() {
+            check_eq!(read(), (PF, 9), "bit 8 is reserved at level {level}");
+        } else {
+            check_eq!(read(), FINE, "bit 8 is ignored at level {level}");
+        }
+        put(at, good);
+    }
     let efer = cpu::rdmsr(cpu::msr::EFER);
     map(Size::Small, ALL | NX, ALL);
     cpu::wrmsr(cpu::msr::EFER, efer & !0x800);

@@ -20,6 +20,7 @@ const ALL: u64 = 7;
 const A: u64 = 0x20;
 const D: u64 = 0x40;
 const PS: u64 = 0x80;
+const GLOBAL: u64 = 0x100;
 const NX: u64 = 1 << 63;
 const EFER_NXE: u64 = 1 << 11;
 
@@ -170,6 +171,25 @@ fn upper_levels() {
         check_eq!(enter(), code::NPF, "{name}");
         check_eq!(get(at::INFO1), WALK | error, "{name}: the error code");
         check_eq!(get(at::INFO2) & !0xfff, root, "{name}: the address");
+    }
+    for (level, error, name) in [(0usize, RESERVED, "PML4E"), (1, RESERVED, "PDPTE"), (2, 0, "PDE")]
+    {
+        start(reads);
+        // That of the page directory leads to the data alone.
+        let at = if level == 2 { DATA as usize >> 21 } else { 0 };
+        let entry = unsafe { addr_of_mut!(NESTED[level].0[at]) };
+        unsafe { entry.write_volatile(entry.read_volatile() | GLOBAL) };
+        let exit = enter();
+        if error == 0 || !cpu::is_amd() {
+            check_eq!(exit, code::VMMCALL, "bit 8 of a {name} is ignored");
+        } else {
+            check_eq!(exit, code::NPF, "bit 8 of a {name} is reserved");
+            check_eq!(
+                get(at::INFO1),
+                WALK | P | W | U | error,
+                "bit 8 of a {name}: the error code"
+            );
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use iced_x86::{CpuidFeature, Instruction, Mnemonic as M};
+use iced_x86::{CpuidFeature, Instruction, Mnemonic as M, Register};
 
 use super::cache::BlockId;
 use super::jump;
@@ -23,7 +23,7 @@ use crate::interp::decode::{End, Key, ends_block};
 use crate::interp::op::{Op, segment};
 use crate::mmu::CodePage;
 use crate::mmu::trial::Trial;
-use crate::state::{CODE, CpuState, Seg};
+use crate::state::{CODE, CpuState, Seg, gpr};
 use crate::{Cpu, Trap};
 
 /// How often a comparison that fails is repeated: a device may have stored meanwhile.
@@ -308,6 +308,7 @@ impl Cpu {
             if *fickle || flag_bits(raw.rflags_read()) & undefined != 0 {
                 return None;
             }
+            let written = if self.may_do_nothing(raw) { 0 } else { flag_bits(raw.rflags_modified()) };
             match (op.run)(self, op) {
                 Ok(()) => {}
                 Err(Trap::Exception) => {
@@ -319,7 +320,7 @@ impl Cpu {
                 }
                 Err(Trap::Leave | Trap::Shutdown) => return None,
             }
-            undefined &= !flag_bits(raw.rflags_modified());
+            undefined &= !written;
             undefined |= flag_bits(raw.rflags_undefined());
             if self.exit_block {
                 return None;
@@ -335,6 +336,14 @@ impl Cpu {
             }
         }
         Some((Way::On, undefined))
+    }
+
+    /// Whether an instruction that counts by RCX may find the count zero, and so leave all flags as they
+    /// are.
+    fn may_do_nothing(&self, raw: &Instruction) -> bool {
+        let by_cl = [raw.op1_register(), raw.op2_register()].contains(&Register::CL);
+        let counts = by_cl || raw.has_rep_prefix() || raw.has_repne_prefix();
+        counts && self.state.regs[gpr::RCX] & 31 == 0
     }
 
     /// Executes the translation of the block at `state.rip`.

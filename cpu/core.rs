@@ -246,7 +246,7 @@ impl Cpu {
                 mask &= !request::INTR;
             }
         }
-        if virtual_open {
+        if virtual_open || !state.interrupt_shadow && state.svm.nmi_waits() {
             mask |= request::VIRQ;
         }
         if !state.svm.gif {
@@ -262,8 +262,12 @@ impl Cpu {
 
     /// The time-stamp counter as the guest reads it.
     pub fn tsc(&self) -> u64 {
-        let host = self.bus.tsc.ticks().wrapping_add(self.state.msr.tsc_offset);
-        host.wrapping_add(self.state.svm.tsc_offset)
+        self.guest_tsc(self.own_tsc())
+    }
+
+    /// The time-stamp counter without what a guest under VMRUN sees of it.
+    pub(crate) fn own_tsc(&self) -> u64 {
+        self.bus.tsc.ticks().wrapping_add(self.state.msr.tsc_offset)
     }
 
     /// Whether CR4 has all of `bits` set.

@@ -269,7 +269,7 @@ impl SoftEngine {
                 None => Ok(()),
             }
         } else if waiting & request::VIRQ != 0 {
-            self.cpu.take_virtual_interrupt()
+            self.cpu.take_virtual_event()
         } else {
             Ok(())
         };

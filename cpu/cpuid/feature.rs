@@ -176,7 +176,8 @@ features! {
     RDTSCP = X1Edx 27; LM = X1Edx 29; NOW3DEXT = X1Edx 30; NOW3D = X1Edx 31;
     LAHF_LM = X1Ecx 0; CMP_LEGACY = X1Ecx 1; SVM = X1Ecx 2; CR8LEGACY = X1Ecx 4; ABM = X1Ecx 5;
     SSE4A = X1Ecx 6; MISALIGNSSE = X1Ecx 7; PREFETCHW = X1Ecx 8; TOPOEXT = X1Ecx 22;
-    LBRV = XAEdx 1; NRIP_SAVE = XAEdx 3; DECODE_ASSISTS = XAEdx 7; INVTSC = X7Edx 8; ACPI = L1Edx 22; XSAVEERPTR = X8Ebx 2; WBNOINVD = X8Ebx 9; IBPB = X8Ebx 12;
+    LBRV = XAEdx 1; NRIP_SAVE = XAEdx 3; TSC_SCALE = XAEdx 4; DECODE_ASSISTS = XAEdx 7;
+    VNMI = XAEdx 25; INVTSC = X7Edx 8; ACPI = L1Edx 22; XSAVEERPTR = X8Ebx 2; WBNOINVD = X8Ebx 9; IBPB = X8Ebx 12;
 }
 
 /// How far software execution supports a feature.

@@ -32,6 +32,7 @@ const PLAIN: &[(u32, Field)] = &[
     (0xc000_0084, |m| &mut m.fmask),
     (0xc000_0102, |m| &mut m.kernel_gs_base),
     (0xc000_0103, |m| &mut m.tsc_aux),
+    (0xc000_0104, |m| &mut m.tsc_ratio),
     (0xc001_0117, |m| &mut m.vm_hsave_pa),
 ];
 

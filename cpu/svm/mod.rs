@@ -36,11 +36,16 @@ pub(crate) mod virq {
     pub const PENDING: u64 = 1 << 8;
     /// The guest's own global interrupt flag, with [`GIF_ENABLE`].
     pub const GIF: u64 = 1 << 9;
+    /// An NMI waits, with [`NMI_ENABLE`].
+    pub const NMI: u64 = 1 << 11;
+    /// NMIs of the guest are blocked, with [`NMI_ENABLE`].
+    pub const NMI_BLOCKED: u64 = 1 << 12;
     pub const PRIORITY_SHIFT: u32 = 16;
     pub const IGNORE_TPR: u64 = 1 << 20;
     /// The guest's IF and TPR concern virtual interrupts only.
     pub const MASKING: u64 = 1 << 24;
     pub const GIF_ENABLE: u64 = 1 << 25;
+    pub const NMI_ENABLE: u64 = 1 << 26;
     pub const VECTOR_SHIFT: u32 = 32;
 }
 
@@ -98,6 +103,8 @@ pub(crate) struct Svm {
     pub tsc_offset: u64,
     /// The virtual-interrupt control word.
     pub virq: u64,
+    /// The guest has NMIs of its own, which that word tells of.
+    pub own_nmi: bool,
     pub nested: Option<NestedPaging>,
     /// PAUSEs until one is intercepted.
     pub pause_count: u16,
@@ -123,6 +130,7 @@ impl Default for Svm {
             msr_map: 0,
             tsc_offset: 0,
             virq: 0,
+            own_nmi: false,
             nested: None,
             pause_count: 0,
             exit: Exit::default(),
@@ -143,8 +151,24 @@ impl Svm {
     pub fn interrupt_waits(&self) -> bool {
         let word = self.virq;
         let priority = word >> virq::PRIORITY_SHIFT & 15;
-        let open = word & virq::GIF_ENABLE == 0 || word & virq::GIF != 0;
         let above = word & virq::IGNORE_TPR != 0 || priority > word & 15;
-        self.guest && word & virq::PENDING != 0 && open && above
+        self.guest && word & virq::PENDING != 0 && self.guest_is_open() && above
+    }
+
+    /// Whether a virtual NMI waits that is not blocked.
+    pub fn nmi_waits(&self) -> bool {
+        let waits = self.virq & (virq::NMI | virq::NMI_BLOCKED) == virq::NMI;
+        self.own_nmi && waits && self.guest_is_open()
+    }
+
+    /// Whether the guest's own global interrupt flag, if it has one, lets virtual events through.
+    fn guest_is_open(&self) -> bool {
+        self.virq & virq::GIF_ENABLE == 0 || self.virq & virq::GIF != 0
+    }
+
+    /// Whether something virtual waits, for whatever.
+    pub fn has_virtual_events(&self) -> bool {
+        let nmi = if self.own_nmi { virq::NMI } else { 0 };
+        self.guest && self.virq & (virq::PENDING | nmi) != 0
     }
 }

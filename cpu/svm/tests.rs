@@ -101,7 +101,7 @@ fn run(m: &mut Machine) -> u64 {
         match m.run_interp() {
             RunExit::Halted if !m.state.svm.guest => break,
             RunExit::Signal if m.signals.pending() & m.signal_mask & request::VIRQ != 0 => {
-                m.take_virtual_interrupt().unwrap();
+                m.take_virtual_event().unwrap();
             }
             other => panic!("{other:?}, rip {:#x}", m.state.rip),
         }

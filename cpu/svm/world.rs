@@ -60,7 +60,7 @@ impl Cpu {
             _ => {}
         }
         self.changed_world(left);
-        if self.state.svm.virq & virq::PENDING != 0 {
+        if self.state.svm.has_virtual_events() {
             self.signals.post(request::VIRQ);
         }
         let injected = vmcb.u64(control::EVENT);
@@ -103,7 +103,9 @@ impl Cpu {
         let bad_maps = map_beyond(control::IO_MAP) || map_beyond(control::MSR_MAP);
         let nested = vmcb.u64(control::NESTED) & NESTED_ENABLE != 0;
         let bad_nested = nested && beyond(vmcb.u64(control::NESTED_CR3) & !0xfff);
-        let runs = vmcb.u32(control::INTERCEPTS + 4 * (exit::VMRUN as usize / 32)) & 1 != 0;
+        let intercepts = |code: u64| {
+            vmcb.u32(control::INTERCEPTS + 4 * (code as usize / 32)) >> (code % 32) & 1 != 0
+        };
         let bad = guest_efer & efer::SVME == 0
             || guest_efer & !self.efer_settable() & !efer::LMA != 0
             || cr0 & cr0::CD == 0 && cr0 & cr0::NW != 0
@@ -114,7 +116,8 @@ impl Cpu {
             || vmcb.u64(save::DR7) >> 32 != 0
             || long && (cr4 & cr4::PAE == 0 || cr0 & cr0::PE == 0)
             || long && cr4 & cr4::PAE != 0 && cs.attr & attr::LONG != 0 && cs.attr & attr::BIG != 0
-            || !runs
+            || !intercepts(exit::VMRUN)
+            || self.has_own_nmi(vmcb) && !intercepts(exit::NMI)
             || bad_maps
             || bad_nested
             || vmcb.u32(control::ASID) == 0
@@ -122,7 +125,13 @@ impl Cpu {
         !bad
     }
 
+    /// Whether the guest gets NMIs of its own (APM vol. 2, 15.21.10).
+    fn has_own_nmi(&self, vmcb: &Vmcb) -> bool {
+        vmcb.u64(control::VIRQ) & virq::NMI_ENABLE != 0 && self.model.has(feature::VNMI)
+    }
+
     fn load_control(&mut self, vmcb: &Vmcb) {
+        let own_nmi = self.has_own_nmi(vmcb);
         let host = &self.state.svm.host;
         let nested = (vmcb.u64(control::NESTED) & NESTED_ENABLE != 0).then(|| NestedPaging {
             cr3: vmcb.u64(control::NESTED_CR3),
@@ -135,6 +144,7 @@ impl Cpu {
         svm.msr_map = vmcb.u64(control::MSR_MAP) & !0xfff;
         svm.tsc_offset = vmcb.u64(control::TSC_OFFSET);
         svm.virq = vmcb.u64(control::VIRQ);
+        svm.own_nmi = own_nmi;
         svm.pause_count = vmcb.u16(control::PAUSE_COUNT);
         svm.nested = nested;
         svm.asid = vmcb.u32(control::ASID);
@@ -195,7 +205,7 @@ impl Cpu {
         self.mmu.tlb.enter_world(self.state.svm.asid, pcid, left, entered);
         if self.state.svm.nested.is_none() && self.uses_pae_pointers() {
             // Bad pointers are met by the first walk that needs them.
-            let _ = self.load_pdptes(self.state.cr3);
+            self.state.pdpte = self.read_pdptes(self.state.cr3);
         }
         self.update_mode();
         self.exit_block = true;
@@ -213,7 +223,7 @@ impl Cpu {
             _ => EventKind::Software,
         };
         if kind == EventKind::Nmi {
-            self.state.nmi_blocked = true;
+            self.block_nmis();
         }
         let breakpoint = kind == EventKind::Exception && matches!(vector, vector::BP | vector::OF);
         let skips = kind == EventKind::Software || breakpoint;
@@ -261,6 +271,7 @@ impl Cpu {
         svm.nested = None;
         svm.tsc_offset = 0;
         svm.virq = 0;
+        svm.own_nmi = false;
         svm.asid = 0;
         self.signals.take(request::VIRQ);
         self.changed_world(left);
@@ -330,20 +341,59 @@ impl Cpu {
         self.leave_guest()
     }
 
-    /// Takes the virtual interrupt that waits.
-    pub(crate) fn take_virtual_interrupt(&mut self) -> Result<(), Trap> {
-        if !self.state.svm.interrupt_waits() {
-            self.signals.take(request::VIRQ);
-            return Ok(());
-        }
-        if self.intercepts(exit::VINTR) {
-            return self.exit_between(exit::VINTR);
-        }
-        self.signals.take(request::VIRQ);
+    /// Takes the virtual NMI or interrupt that waits.
+    pub(crate) fn take_virtual_event(&mut self) -> Result<(), Trap> {
         let svm = &mut self.state.svm;
-        svm.virq &= !virq::PENDING;
-        let vector = (svm.virq >> virq::VECTOR_SHIFT) as u8;
-        self.deliver_interrupt(vector)
+        let taken = if svm.nmi_waits() {
+            svm.virq &= !virq::NMI;
+            self.deliver_nmi()
+        } else if svm.interrupt_waits() {
+            if self.intercepts(exit::VINTR) {
+                return self.exit_between(exit::VINTR);
+            }
+            let svm = &mut self.state.svm;
+            svm.virq &= !virq::PENDING;
+            let vector = (svm.virq >> virq::VECTOR_SHIFT) as u8;
+            self.deliver_interrupt(vector)
+        } else {
+            self.update_signal_mask();
+            Ok(())
+        };
+        if !self.state.svm.has_virtual_events() {
+            self.signals.take(request::VIRQ);
+        }
+        taken
+    }
+
+    /// An NMI is being delivered: no further ones until IRET.
+    pub(crate) fn block_nmis(&mut self) {
+        match self.state.svm.own_nmi {
+            true => self.state.svm.virq |= virq::NMI_BLOCKED,
+            false => self.state.nmi_blocked = true,
+        }
+    }
+
+    /// IRET was executed.
+    pub(crate) fn unblock_nmis(&mut self) {
+        let svm = &mut self.state.svm;
+        if svm.own_nmi {
+            svm.virq &= !virq::NMI_BLOCKED;
+            self.update_signal_mask();
+        } else if std::mem::take(&mut self.state.nmi_blocked) {
+            // One at most has waited for that.
+            self.signals.take(request::SECOND_NMI);
+            self.update_signal_mask();
+        }
+    }
+
+    /// What the guest, if one runs, reads where the host would read the time stamp `own`.
+    pub(crate) fn guest_tsc(&self, own: u64) -> u64 {
+        if !self.state.svm.guest {
+            return own;
+        }
+        let ratio = self.state.msr.tsc_ratio;
+        let scaled = (u128::from(own) * u128::from(ratio) >> 32) as u64;
+        scaled.wrapping_add(self.state.svm.tsc_offset)
     }
 }
 

@@ -82,7 +82,7 @@ impl Cpu {
     /// Delivers a non-maskable interrupt and blocks further ones.
     pub fn deliver_nmi(&mut self) -> Result<(), Trap> {
         self.state.halted = false;
-        self.state.nmi_blocked = true;
+        self.block_nmis();
         self.deliver(Fault { vector: vector::NMI, ..Fault::default() }, false, EventKind::Nmi)
     }
 

@@ -57,6 +57,7 @@ pub(super) mod index {
     pub const GS_BASE: u32 = 0xc000_0101;
     pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
     pub const TSC_AUX: u32 = 0xc000_0103;
+    pub const TSC_RATIO: u32 = 0xc000_0104;
     pub const VM_CR: u32 = 0xc001_0114;
     pub const VM_HSAVE_PA: u32 = 0xc001_0117;
 }
@@ -211,6 +212,7 @@ impl Cpu {
             index::PKRS if has(feature::PKS) => msr.pkrs,
             index::UMWAIT_CONTROL if has(feature::WAITPKG) => msr.umwait_control,
             index::PLATFORM_ID | index::EBL_CR_POWERON => 0,
+            index::TSC_RATIO if has(feature::TSC_SCALE) => msr.tsc_ratio,
             index::VM_CR if has(feature::SVM) => self.state.svm.vm_cr,
             index::VM_HSAVE_PA if has(feature::SVM) => msr.vm_hsave_pa,
             _ if has(feature::MTRR) && self.mtrr_slot(number).is_some() => {
@@ -230,7 +232,8 @@ impl Cpu {
         let canonical = self.is_canonical_register(value);
         match number {
             index::TSC => {
-                let delta = value.wrapping_sub(self.tsc());
+                // Of a guest, too: its offset and ratio are for reading only.
+                let delta = value.wrapping_sub(self.own_tsc());
                 let msr = &mut self.state.msr;
                 msr.tsc_offset = msr.tsc_offset.wrapping_add(delta);
                 msr.tsc_adjust = msr.tsc_adjust.wrapping_add(delta);
@@ -302,6 +305,10 @@ impl Cpu {
             // Bit 1 and the upper half are reserved.
             index::UMWAIT_CONTROL if has(self, feature::WAITPKG) && value & !0xffff_fffd == 0 => {
                 self.state.msr.umwait_control = value;
+            }
+            // Eight bits before the point, 32 behind it.
+            index::TSC_RATIO if has(self, feature::TSC_SCALE) && value >> 40 == 0 => {
+                self.state.msr.tsc_ratio = value;
             }
             index::VM_CR if has(self, feature::SVM) => {
                 let old = self.state.svm.vm_cr;

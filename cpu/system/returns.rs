@@ -6,7 +6,6 @@ use super::stack::Stack;
 use super::task::Reason;
 use crate::core::{Cpu, Trap, vector};
 use crate::flags::bit;
-use crate::signals::request;
 use crate::state::{Seg, Segment, attr, gpr};
 use crate::svm::exit;
 
@@ -54,11 +53,8 @@ impl Cpu {
     /// IRET. `opsize` is 2, 4 or 8 bytes.
     pub fn iret(&mut self, opsize: u32) -> Result<(), Trap> {
         self.intercept(exit::IRET)?;
-        // Even if the rest faults (SDM vol. 3, 6.7.1). One at most has waited for that.
-        if std::mem::take(&mut self.state.nmi_blocked) {
-            self.signals.take(request::SECOND_NMI);
-            self.update_signal_mask();
-        }
+        // Even if the rest faults (SDM vol. 3, 6.7.1).
+        self.unblock_nmis();
         let size = u64::from(opsize);
         if self.mode.v86 && !self.mode.iopl_ok {
             return self.iret_v86_extended(size);

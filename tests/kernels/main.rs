@@ -163,6 +163,7 @@ kernels! {
     svm_smp
     svm_state
     svm_tasks
+    svm_virtual
     syscall
     tasks
     tsc

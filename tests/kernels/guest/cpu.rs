@@ -96,6 +96,7 @@ pub mod msr {
     pub const GS_BASE: u32 = 0xc000_0101;
     pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
     pub const TSC_AUX: u32 = 0xc000_0103;
+    pub const TSC_RATIO: u32 = 0xc000_0104;
 }
 
 pub fn outb(port: u16, value: u8) {
@@ -186,6 +187,8 @@ pub mod feature {
     pub const SVM: Feature = Feature(0x8000_0001, 0, 2, 2);
     pub const NPT: Feature = Feature(0x8000_000a, 0, 3, 0);
     pub const NRIP_SAVE: Feature = Feature(0x8000_000a, 0, 3, 3);
+    pub const TSC_SCALE: Feature = Feature(0x8000_000a, 0, 3, 4);
+    pub const VNMI: Feature = Feature(0x8000_000a, 0, 3, 25);
 }
 
 /// Whether CPUID names AMD.

@@ -35,6 +35,7 @@ mod svm_intercepts;
 mod svm_nested;
 mod svm_smp;
 mod svm_state;
+mod svm_virtual;
 mod syscalls;
 mod tasks;
 mod walk;
@@ -76,6 +77,7 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("svm_smp", svm_smp::run),
     ("svm_state", svm_state::run),
     ("svm_tasks", svm_intercepts::tasks),
+    ("svm_virtual", svm_virtual::run),
     ("syscall", syscalls::run),
     ("tasks", tasks::run_all),
     ("tsc", registers::tsc),

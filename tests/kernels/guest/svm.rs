@@ -64,6 +64,7 @@ pub mod code {
     pub const CR0_SELECTIVE: u64 = 0x065;
     pub const CPUID: u64 = 0x072;
     pub const SOFT_INT: u64 = 0x075;
+    pub const IRET: u64 = 0x074;
     pub const HLT: u64 = 0x078;
     pub const IO: u64 = 0x07b;
     pub const MSR: u64 = 0x07c;

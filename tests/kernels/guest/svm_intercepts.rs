@@ -1,7 +1,7 @@
 //! Whatever a host may intercept, one by one: instructions, registers, exceptions and task switches, with
 //! where the guest stands and what the exit tells (APM vol. 2, 15.7 to 15.14).
 
-use crate::boot::sel;
+use crate::boot::{PDS, sel};
 use crate::cpu::{self, cr0, cr4, feature, flag, msr, rdmsr};
 use crate::legacy::{self, IDT32, TSS32};
 use crate::svm::{
@@ -383,6 +383,11 @@ fn modes() {
     set(at::CR3, directory as u64);
     check_eq!(enter_loaded(), code::VMMCALL, "a 32-bit guest with paging");
     check_eq!(get(at::RAX), 0x1122_3344, "runs, too");
+    for nested in [false, true] {
+        if !nested || feature::NPT.offered() {
+            three_levels(call, nested);
+        }
+    }
     // Compatibility mode.
     prepare(nothing);
     set(at::RIP, call.as_ptr() as u64);
@@ -430,6 +435,37 @@ fn modes() {
     check_eq!(get(at::RAX) >> 27 & 1, 0, "nor when the host has");
     check_eq!(cpu::cpuid(1, 0)[2] >> 27 & 1, 1, "who sees it again");
     cpu::set_cr4(old);
+}
+
+/// A 32-bit guest with PAE, whose page-directory pointers VMRUN does not look at.
+fn three_levels(call: &[u8], nested: bool) {
+    static mut POINTERS: crate::boot::Table = crate::boot::Table([0; 512]);
+    let pointers = &raw mut POINTERS;
+    let run = |flags: u64| {
+        unsafe {
+            for i in 0..4 {
+                (*pointers).0[i] = &raw const PDS[i] as u64 | flags;
+            }
+        }
+        prepare_32(call);
+        set(at::CR0, 0x31 | cr0::PG);
+        set(at::CR4, 0x600 | cr4::PAE);
+        set(at::CR3, pointers as u64);
+        if nested {
+            crate::svm::nested_tables();
+            set(at::NESTED, 1);
+            set(at::NESTED_CR3, addr_of!(NESTED) as u64);
+            set(at::ASID, 1 | 1 << 32);
+        }
+        intercept(code::EXCEPTION + PF);
+        enter_loaded()
+    };
+    check_eq!(run(1), code::VMMCALL, "a 32-bit guest with PAE, nested {nested}");
+    check_eq!(get(at::RAX), 0x1122_3344, "runs like the others, nested {nested}");
+    check_eq!(run(0), code::EXCEPTION + PF, "its pointers are not there, nested {nested}");
+    check_eq!(get(at::INFO1), 0, "the error code tells, nested {nested}");
+    check_eq!(run(0x21), code::EXCEPTION + PF, "they have reserved bits, nested {nested}");
+    check_eq!(get(at::INFO1), 9, "the error code tells of that, nested {nested}");
 }
 
 guest!(

@@ -196,7 +196,7 @@ impl SoftEngine {
         if signals.take(request::INIT & self.cpu.signal_mask) != 0 {
             self.cpu.init();
             self.apic.init();
-            self.waiting_for_startup = !self.boot;
+            self.wait_for_startup();
         }
         self.start_up();
         if self.waiting_for_startup {
@@ -204,6 +204,12 @@ impl SoftEngine {
         }
         self.deliver_interrupts()?;
         Ok(true)
+    }
+
+    /// All but the boot processor begin by a start-up IPI; until then they show themselves as halted.
+    fn wait_for_startup(&mut self) {
+        self.waiting_for_startup = !self.boot;
+        self.cpu.state.halted = self.waiting_for_startup;
     }
 
     /// Begins if a start-up IPI came, which counts only while one is waited for.
@@ -313,7 +319,7 @@ impl Engine for SoftEngine {
         self.apic.reset();
         self.cpu.state.msr.apic_base = self.apic.base();
         self.cpu.signals.take(request::AT_RESET);
-        self.waiting_for_startup = !self.boot;
+        self.wait_for_startup();
     }
 
     fn with_state(&mut self, change: &mut dyn FnMut(&mut CpuState)) {

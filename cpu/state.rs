@@ -368,7 +368,10 @@ impl CpuState {
             pdpte: [0; 4],
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             msr: Msrs::at_reset(),
-            x87: X87::at_reset(),
+            // As QEMU and KVM have it, as if FNINIT had been executed. The manual has all exceptions
+            // unmasked and zeros in all registers, which programs that were only ever run there do not
+            // expect.
+            x87: X87::default(),
             mxcsr: 0x1f80,
             vec: [VecReg::default(); 32],
             opmask: [0; 8],

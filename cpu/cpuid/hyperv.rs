@@ -244,6 +244,11 @@ pub(super) fn by_property(name: &str) -> Option<Enlightenment> {
 pub type Leaf = (u32, [u32; 4]);
 
 impl HyperV {
+    /// Who says to have made the hypervisor.
+    pub(super) fn vendor(&self) -> &str {
+        if self.vendor_id.is_empty() { "Microsoft Hv" } else { &self.vendor_id }
+    }
+
     /// Asks for an enlightenment, or no longer.
     pub fn set(&mut self, which: Enlightenment, on: bool) {
         self.asked = self.asked & !(1 << which as u8) | u32::from(on) << which as u8;
@@ -322,8 +327,7 @@ impl HyperV {
             None => NEVER,
         };
         let last = if nested != 0 { leaf::NESTED } else { leaf::LIMITS };
-        let vendor =
-            if self.vendor_id.is_empty() { "Microsoft Hv" } else { self.vendor_id.as_str() };
+        let vendor = self.vendor();
         let text = |word: usize| {
             let mut bytes = [0; 4];
             for (to, from) in bytes.iter_mut().zip(vendor.bytes().skip(4 * word)) {

@@ -185,7 +185,7 @@ pub fn select(spec: &str, support: &Support, topology: Topology) -> Result<Selec
     let mut warnings = ambiguity(&signed, &plain);
     for part in plain {
         let (key, value) = part.split_once('=').unwrap_or((part, "on"));
-        builder.set(key, value)?;
+        builder.set(&key.replace('_', "-"), value)?;
     }
     // +feature and -feature win over feature=on|off, wherever they stand.
     for on in [true, false] {

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::feature::{self, FeatureSet, Word};
-use super::{Cache, Model};
+use super::{Cache, Model, Selection};
 
 /// A property: name, type, value.
 pub type Entry = (&'static str, &'static str, Value);
@@ -174,12 +174,14 @@ impl Model {
             ("lbr-fmt", "uint64", NO_BRANCH_FORMAT.into()),
             ("lbr_fmt", "uint64", NO_BRANCH_FORMAT.into()),
         ]);
-        entries.extend(self.hyperv_properties());
+        entries.extend(self.hyperv_properties(place.is_some()));
         entries
     }
 
-    fn hyperv_properties(&self) -> [Entry; 10] {
+    /// Those of Hyper-V's interface; a processor that was `made` has a name for it in any case.
+    fn hyperv_properties(&self, made: bool) -> [Entry; 10] {
         let hyperv = &self.hyperv;
+        let vendor = if made { hyperv.vendor() } else { &hyperv.vendor_id };
         let version = hyperv.version;
         let sharing = match hyperv.no_coresharing {
             Some(true) => "on",
@@ -188,7 +190,7 @@ impl Model {
         };
         [
             ("hv-spinlocks", "uint32", hyperv.spinlocks.unwrap_or(u32::MAX).into()),
-            ("hv-vendor-id", "str", hyperv.vendor_id.clone().into()),
+            ("hv-vendor-id", "str", vendor.into()),
             ("hv-no-nonarch-coresharing", "OnOffAuto", sharing.into()),
             ("hv-version-id-build", "uint32", version.build.into()),
             ("hv-version-id-major", "uint16", version.major.into()),
@@ -217,6 +219,80 @@ impl Model {
     /// The width of guests' addresses as the property has it.
     fn guest_width(&self) -> u32 {
         if self.guest_phys_bits == 0 { u32::MAX } else { self.guest_phys_bits }
+    }
+}
+
+/// Where the words of CPUID are, in the order of the reference emulator's list: what it tells of, leaf,
+/// subleaf if the leaf has any, register.
+const PLACES: [(Told, u32, Option<u32>, &str); 31] = [
+    (Told::Word(Word::L24Ebx), 0x24, Some(0), "EBX"),
+    (Told::Word(Word::L7s2Edx), 7, Some(2), "EDX"),
+    (Told::Word(Word::L7s1Edx), 7, Some(1), "EDX"),
+    (Told::Nothing, 0xd, Some(1), "EDX"),
+    (Told::Nothing, 0xd, Some(1), "ECX"),
+    (Told::Word(Word::L12s1Eax), 0x12, Some(1), "EAX"),
+    (Told::Word(Word::L12Ebx), 0x12, Some(0), "EBX"),
+    (Told::Word(Word::L12Eax), 0x12, Some(0), "EAX"),
+    (Told::Word(Word::L14Ecx), 0x14, Some(0), "ECX"),
+    (Told::Nothing, 0xd, Some(0), "EDX"),
+    (Told::StateComponents, 0xd, Some(0), "EAX"),
+    (Told::Word(Word::L6Eax), 6, None, "EAX"),
+    (Told::Word(Word::LDs1Eax), 0xd, Some(1), "EAX"),
+    (Told::Word(Word::XAEdx), 0x8000_000a, None, "EDX"),
+    (Told::Word(Word::KvmEdx), 0x4000_0001, None, "EDX"),
+    (Told::Word(Word::KvmEax), 0x4000_0001, None, "EAX"),
+    (Told::Word(Word::C1Edx), 0xc000_0001, None, "EDX"),
+    (Told::Word(Word::X22Eax), 0x8000_0022, None, "EAX"),
+    (Told::Nothing, 0x8000_0021, None, "EBX"),
+    (Told::Word(Word::X21Eax), 0x8000_0021, None, "EAX"),
+    (Told::Word(Word::X8Ebx), 0x8000_0008, None, "EBX"),
+    (Told::Word(Word::X7Edx), 0x8000_0007, None, "EDX"),
+    (Told::Word(Word::X7Ebx), 0x8000_0007, None, "EBX"),
+    (Told::Word(Word::X1Ecx), 0x8000_0001, None, "ECX"),
+    (Told::Word(Word::X1Edx), 0x8000_0001, None, "EDX"),
+    (Told::Word(Word::L7s1Eax), 7, Some(1), "EAX"),
+    (Told::Word(Word::L7Edx), 7, Some(0), "EDX"),
+    (Told::Word(Word::L7Ecx), 7, Some(0), "ECX"),
+    (Told::Word(Word::L7Ebx), 7, Some(0), "EBX"),
+    (Told::Word(Word::L1Ecx), 1, None, "ECX"),
+    (Told::Word(Word::L1Edx), 1, None, "EDX"),
+];
+
+/// What a register of CPUID tells of.
+enum Told {
+    Word(Word),
+    /// The components that XCR0 knows.
+    StateComponents,
+    /// Nothing that is there.
+    Nothing,
+}
+
+fn words(features: &FeatureSet, state_components: u64) -> Value {
+    let word = |(told, leaf, subleaf, register): &(Told, u32, Option<u32>, &str)| {
+        let value = match told {
+            Told::Word(word) => features.low(*word),
+            Told::StateComponents => state_components as u32,
+            Told::Nothing => 0,
+        };
+        let mut word =
+            json!({"cpuid-input-eax": leaf, "cpuid-register": register, "features": value});
+        if let Some(subleaf) = subleaf {
+            word["cpuid-input-ecx"] = (*subleaf).into();
+        }
+        word
+    };
+    PLACES.iter().map(word).collect()
+}
+
+impl Selection {
+    /// The words of CPUID: those of the processor, and what was asked for and is not there.
+    pub fn feature_words(&self) -> [Entry; 2] {
+        const KIND: &str = "X86CPUFeatureWordInfo";
+        let model = &self.model;
+        [
+            ("feature-words", KIND, words(&model.features, model.xcr0_supported())),
+            ("filtered-features", KIND, words(&self.unavailable, 0)),
+        ]
     }
 }
 

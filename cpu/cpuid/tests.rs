@@ -220,6 +220,9 @@ fn test_options_change_the_model() {
     assert_eq!(model.signature(), 0x0005_0654);
     assert_eq!(model.vendor(), Vendor::Intel);
     assert_eq!(model.cpuid(0, 0x8000_0002, 0, &as_reset())[0], u32::from_le_bytes(*b"A b\0"));
+    // With a value, or where one could be, underscores are dashes.
+    assert!(refused("qemu64,foo_bar").contains("Property 'qemu64-x86_64-cpu.foo-bar' not found"));
+    assert!(select("max,hv_vpindex", &as_observed(), Topology::default()).is_ok());
     // The sign wins over the word.
     let model = select("qemu64,+avx,avx=off", &as_observed(), Topology::default()).unwrap();
     assert!(model.model.has(feature::AVX));

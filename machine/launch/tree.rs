@@ -186,6 +186,7 @@ pub(super) fn processor(
             Property::fixed("hotpluggable", "bool", true),
             Property::fixed("unavailable-features", "strList", unavailable),
         ])
+        .with(selection.feature_words().map(property))
         .with_child("lapic", lapic)
 }
 

@@ -253,7 +253,12 @@ impl TypeInfo {
                 let model = definition.map_or_else(Model::default, |found| found.model.clone());
                 let entries = model.properties(None);
                 let own = entries.iter().map(|(name, type_name, _)| property(name, type_name));
-                own.chain([property("unavailable-features", "strList")]).collect()
+                let rest = [
+                    property("unavailable-features", "strList"),
+                    property("feature-words", "X86CPUFeatureWordInfo"),
+                    property("filtered-features", "X86CPUFeatureWordInfo"),
+                ];
+                own.chain(rest).collect()
             }
         }
     }

@@ -174,6 +174,12 @@ fn objects_are_where_management_software_looks_for_them() -> Result<()> {
             ),
         ],
     )?;
+    for (property, there) in [("feature-words", true), ("filtered-features", false)] {
+        let words = ask(qmp, "qom-get", get(cpu, property))?;
+        let last = &words[30];
+        let first_leaf = last["cpuid-input-eax"] == 1 && last["cpuid-register"] == "EDX";
+        ensure!(first_leaf && (last["features"] != 0) == there, "{property}: {words}");
+    }
     let list = ask(qmp, "qom-list", json!({"path": "/machine/peripheral"}))?;
     ensure!(
         list == json!([{"name": "type", "type": "string"}, {"name": "e", "type": "child<edu>"}])
@@ -277,6 +283,10 @@ fn processor_models_are_described_and_expanded() -> Result<()> {
     ensure!(model["props"]["lahf_lm"] == true && model["props"]["core-id"] == -1, "{model}");
     let host = ask(qmp, "query-cpu-model-expansion", expand("static", json!({"name": "host"})))?;
     ensure!(host["model"]["name"] == "base", "{host}");
+    // What becomes of it is decided when a processor is made.
+    let max = ask(qmp, "query-cpu-model-expansion", expand("static", json!({"name": "max"})))?;
+    let props = &max["model"]["props"];
+    ensure!(props["family"] == 0 && props["ht"] == false && props["lm"] == true, "{max}");
     // What a model is, whether or not the accelerator has it.
     let server = json!({"name": "Skylake-Server"});
     let server = ask(qmp, "query-cpu-model-expansion", expand("full", server))?;

@@ -74,3 +74,16 @@ fn a_shared_terminal_shows_the_monitor_when_it_is_asked_for() -> Result<()> {
     ensure!(vm.finish()?.status.success());
     Ok(())
 }
+
+#[test]
+fn all_but_the_first_processor_wait_to_be_started() -> Result<()> {
+    let mut vm = Launch::new(testbed::program())
+        .args(["-M", "pc", "-m", "16", "-smp", "2", "-S", "-nodefaults", "-display", "none"])
+        .qmp()
+        .spawn()?;
+    let registers = vm.qmp().hmp("info registers -a")?;
+    let lines = |what: &str| registers.lines().filter(|line| line.contains(what)).count();
+    ensure!((lines("HLT=0"), lines("HLT=1")) == (1, 1), "{registers}");
+    ensure!(lines("FCW=037f FSW=0000 [ST=0] FTW=00 MXCSR=00001f80") == 2, "{registers}");
+    Ok(())
+}

@@ -88,12 +88,6 @@ impl Default for X87 {
 
 /// Control, state and the register stack.
 impl X87 {
-    /// The state after power-up or RESET (SDM volume 3, table 10-1): every exception unmasked, and
-    /// zeros in registers that are not empty.
-    pub fn at_reset() -> Self {
-        Self { control: 0x0040, valid: 0xff, ..Self::default() }
-    }
-
     /// The status word (FNSTSW).
     pub fn status(&self) -> u16 {
         let summary = if self.pending() { status::ES | status::B } else { 0 };

@@ -206,6 +206,23 @@ fn select(model: &CpuModelInfo, support: &Support) -> Result<Selection, QmpError
     })
 }
 
+/// Takes back what QEMU decides only when it makes a processor of `max`, unless it was asked for.
+fn unsettle(model: &mut cpuid::Model, changes: Option<&Value>) {
+    let asked = |name: &str| changes.is_some_and(|changes| changes.get(name).is_some());
+    for (name, field) in [
+        ("family", &mut model.family),
+        ("model", &mut model.model),
+        ("stepping", &mut model.stepping),
+    ] {
+        if !asked(name) {
+            *field = 0;
+        }
+    }
+    if !asked("ht") {
+        model.features.set(cpuid::feature::HT, false);
+    }
+}
+
 pub(in crate::qmp) fn query_cpu_model_expansion(
     call: &Call<'_>,
     wanted: Expand,
@@ -219,7 +236,10 @@ pub(in crate::qmp) fn query_cpu_model_expansion(
     }
     let selection = select(&model, support)?;
     // What the accelerator lacks is told by `query-cpu-definitions`.
-    let expanded = cpuid::Model { features: selection.requested, ..selection.model };
+    let mut expanded = cpuid::Model { features: selection.requested, ..selection.model };
+    if model.name == "max" && support.host.is_none() {
+        unsettle(&mut expanded, model.props.as_ref());
+    }
     let (name, entries) = match wanted.expansion {
         Expansion::Static => ("base".to_owned(), expanded.static_properties()),
         Expansion::Full => (asked, expanded.properties(None)),

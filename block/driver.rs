@@ -202,6 +202,12 @@ pub trait Driver: Send + Sync {
         Ok(())
     }
 
+    /// What was open for reading is to be written from now on, or the other way round. Files below can
+    /// be written when they must.
+    fn set_writable(&self, _writable: bool) -> Io<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Where the state of a machine would be stored, behind the disk.
     fn vm_state_offset(&self) -> u64 {
         0
@@ -299,6 +305,10 @@ pub struct SnapshotTime {
     pub seconds: u64,
     /// And nanoseconds.
     pub nanoseconds: u32,
+    /// The guest's running time in nanoseconds.
+    pub vm_clock: u64,
+    /// Instructions that had run, where they were counted.
+    pub icount: Option<u64>,
 }
 
 /// What is known of an internal snapshot.
@@ -310,14 +320,10 @@ pub struct Snapshot {
     pub name: String,
     /// When it was made.
     pub time: SnapshotTime,
-    /// The guest's running time in nanoseconds.
-    pub vm_clock: u64,
     /// Bytes of saved state of the machine.
     pub vm_state_size: u64,
     /// The disk's length then.
     pub disk_size: u64,
-    /// Instructions that had run, where they were counted.
-    pub icount: Option<u64>,
 }
 
 /// Internal snapshots of an image. An argument `id_or_name` means an id first.

@@ -3,10 +3,12 @@
 use serde_json::{Map, Value, json};
 
 use crate::Result;
-use crate::driver::Driver;
+use crate::driver::{Driver, Snapshot};
+use crate::engine::block_on;
 use crate::node::{Node, Role};
 use crate::open::full_backing_name;
-use crate::tools::{snapshot, text};
+use crate::tools::snapshot::table;
+use crate::tools::text;
 
 /// `ImageInfo` of a node; with `chain` also of what backs it.
 pub fn image(node: &Node, chain: bool) -> Result<Map<String, Value>> {
@@ -18,12 +20,37 @@ pub fn image(node: &Node, chain: bool) -> Result<Map<String, Value>> {
     Ok(info)
 }
 
+/// `SnapshotInfo` of a snapshot inside an image.
+pub fn snapshot(known: &Snapshot) -> Value {
+    const SECOND: u64 = 1_000_000_000;
+    let Snapshot { id, name, time, vm_state_size, .. } = known;
+    let mut info = Map::new();
+    if let Some(icount) = time.icount {
+        info.insert("icount".into(), json!(icount));
+    }
+    let members = json!({
+        "vm-clock-nsec": time.vm_clock % SECOND,
+        "name": name,
+        "date-sec": time.seconds,
+        "date-nsec": time.nanoseconds,
+        "vm-clock-sec": time.vm_clock / SECOND,
+        "id": id,
+        "vm-state-size": vm_state_size,
+    });
+    info.extend(members.as_object().cloned().unwrap_or_default());
+    info.into()
+}
+
 /// Adds what `ImageInfo` has of the node itself, without those below it.
 pub(crate) fn add_own(info: &mut Map<String, Value>, node: &Node) -> Result<()> {
     let driver = node.driver();
     let backing = driver.backing_name();
     if let Some((_, Some(format))) = &backing {
         info.insert("backing-filename-format".into(), json!(format));
+    }
+    let snapshots = driver.snapshots().map(|snapshots| block_on(snapshots.list())).transpose()?;
+    if let Some(snapshots) = snapshots.filter(|list| !list.is_empty()) {
+        info.insert("snapshots".into(), snapshots.iter().map(snapshot).collect());
     }
     info.insert("virtual-size".into(), json!(node.len()?));
     info.insert("filename".into(), json!(node.filename()));
@@ -91,7 +118,7 @@ pub(crate) fn in_words(node: &Node, indent: &str, protocol: bool) -> Result<Stri
             line(format!("backing file format: {format}"));
         }
     }
-    for row in snapshot::table(node)?.lines() {
+    for row in table(node)?.lines() {
         out += &format!("{indent}{row}\n");
     }
     out += &specific_text(driver, indent);

@@ -9,7 +9,9 @@
 pub mod backend;
 pub mod blkdebug;
 pub mod blkverify;
+pub mod commit;
 pub mod copy_on_read;
+pub mod dirty;
 pub mod driver;
 pub mod engine;
 mod error;

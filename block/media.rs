@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::backend::{Backend, Hold};
-use crate::driver::Preallocation;
+use crate::driver::{self, Preallocation, SnapshotTime};
 use crate::engine::block_on;
 use crate::graph::Graph;
 use crate::node::{Node, Role};
@@ -175,6 +175,73 @@ impl Graph {
         Ok(())
     }
 
+    /// Gives what a disk's image has to the one that backs it.
+    pub fn commit(&self, node: &Arc<Node>) -> Result<()> {
+        let _holds: Vec<_> = self.users(node).iter().map(Backend::hold).collect();
+        block_on(crate::commit::commit(node))
+    }
+
+    /// Keeps a disk as it is now, inside its image; `called` is what the operator calls it.
+    pub fn keep(
+        &self,
+        node: &Arc<Node>,
+        called: &str,
+        name: &str,
+        time: SnapshotTime,
+    ) -> Result<()> {
+        let _holds: Vec<_> = self.users(node).iter().map(Backend::hold).collect();
+        let Some(snapshots) = node.driver().snapshots() else {
+            let format = node.driver().name();
+            return Err(Error::unsupported(format!(
+                "Block format '{format}' used by device '{called}' does not support internal \
+                 snapshots"
+            )));
+        };
+        if name.is_empty() {
+            return fault("Name is empty".into());
+        }
+        if node.is_read_only() {
+            return fault(format!("Device '{called}' is read only"));
+        }
+        block_on(async {
+            if snapshots.list().await?.iter().any(|known| known.name == name) {
+                let text =
+                    format!("Snapshot with name '{name}' already exists on device '{called}'");
+                return Err(Error::invalid(text));
+            }
+            snapshots.create(name, time).await
+        })
+    }
+
+    /// Forgets a snapshot inside an image: the one of an id, a name, or both. Returns what it was.
+    pub fn forget_kept(
+        &self,
+        node: &Arc<Node>,
+        called: &str,
+        id: Option<&str>,
+        name: Option<&str>,
+    ) -> Result<driver::Snapshot> {
+        let _holds: Vec<_> = self.users(node).iter().map(Backend::hold).collect();
+        if id.is_none() && name.is_none() {
+            return fault("Name or id must be provided".into());
+        }
+        let Some(snapshots) = node.driver().snapshots() else {
+            return fault("Failed to get a snapshot list: Operation not supported".into());
+        };
+        let known = block_on(snapshots.list())?;
+        let wanted = |known: &driver::Snapshot| {
+            id.is_none_or(|id| id == known.id) && name.is_none_or(|name| name == known.name)
+        };
+        let Some(found) = known.into_iter().find(wanted) else {
+            let (id, name) = (id.unwrap_or("null"), name.unwrap_or("null"));
+            return fault(format!(
+                "Snapshot with id '{id}' and name '{name}' does not exist on device '{called}'"
+            ));
+        };
+        block_on(snapshots.delete(&found.id))?;
+        Ok(found)
+    }
+
     /// The back ends whose medium a node is.
     pub fn users(&self, node: &Arc<Node>) -> Vec<Arc<Backend>> {
         let over =
@@ -227,6 +294,9 @@ impl Graph {
     pub fn draft_snapshot(&self, node: &Arc<Node>, snapshot: &Snapshot<'_>) -> Result<Draft> {
         self.check_top(node)?;
         if let Some(name) = snapshot.node_name {
+            if self.node(name).is_some() {
+                return fault("New overlay node-name already in use".into());
+            }
             self.check_name(name)?;
         }
         if snapshot.create {

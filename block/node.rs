@@ -8,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::backend::{Event, EventSink};
 use crate::copy_on_read::Copier;
+use crate::dirty::Bitmaps;
 use crate::driver::{Breakpoints, Driver, Extent, Io, Packed, Preallocation, VmState, ZeroFlags};
 use crate::vector::Vector;
 use crate::{Error, Result};
@@ -220,6 +221,7 @@ pub struct Node {
     parents: Mutex<Vec<Parent>>,
     threshold: Threshold,
     copier: Copier,
+    pub(crate) bitmaps: Bitmaps,
     /// How often its content has changed, and how much of that is known to last.
     changes: AtomicU64,
     lasting: AtomicU64,
@@ -329,6 +331,7 @@ impl Node {
             parents,
             threshold: Threshold::default(),
             copier: Copier::default(),
+            bitmaps: Bitmaps::default(),
             changes: AtomicU64::new(0),
             lasting: AtomicU64::new(0),
         })
@@ -368,6 +371,64 @@ impl Node {
     /// From now on it refuses to be written.
     pub fn set_read_only(&self) {
         self.read_only.store(true, Ordering::Release);
+    }
+
+    /// From now on it can be written, or no longer; so can the files below it, but not what backs it.
+    pub fn set_writable(&self, writable: bool) -> Io<'_, ()> {
+        Box::pin(async move {
+            if self.is_read_only() != writable {
+                return Ok(());
+            }
+            if !writable {
+                self.set_own_writable(false).await?;
+            }
+            for (_, child) in self.children().filter(|(role, _)| *role != Role::Backing) {
+                child.set_writable(writable).await?;
+            }
+            if writable {
+                self.set_own_writable(true).await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The same without the files below it.
+    pub async fn set_own_writable(&self, writable: bool) -> Result<()> {
+        let refused = || Err(Error::new(libc::EACCES, "Block node is read-only"));
+        if writable {
+            if self.child(Role::File).is_some_and(|file| file.is_read_only()) {
+                return refused();
+            }
+            self.driver.set_writable(true).await?;
+            self.read_only.store(false, Ordering::Release);
+            return self.update().inspect_err(|_| self.set_read_only());
+        }
+        if self.cumulative()?.needs.contains(Permissions::WRITE) {
+            return refused();
+        }
+        self.driver.close().await?;
+        self.driver.set_writable(false).await?;
+        self.set_read_only();
+        self.update()
+    }
+
+    /// Lets somebody write what backs this node, until the result is dropped and
+    /// [`Self::reclaim_backing`] called.
+    pub fn yield_backing(&self, to: &str) -> Result<Child> {
+        let missing = || Error::from_errno(libc::ENOTSUP);
+        let (_, child) =
+            self.holds().find(|(role, _)| *role == Role::Backing).ok_or_else(missing)?;
+        child.exchange(Claim::HOLDER);
+        let writer = child.node.attach(to, Role::User, Claim::WRITER);
+        if writer.is_err() {
+            self.update()?;
+        }
+        writer
+    }
+
+    /// Ends [`Self::yield_backing`].
+    pub fn reclaim_backing(&self) -> Result<()> {
+        self.update()
     }
 
     /// Its driver.
@@ -543,19 +604,21 @@ impl Node {
             let detect = self.manner().detect_zeroes;
             if detect != DetectZeroes::Off && from.is_zero() {
                 let flags = ZeroFlags { unmap: detect == DetectZeroes::Unmap };
-                return self.changed(self.driver.write_zeroes(at, from.len() as u64, flags)).await;
+                let len = from.len() as u64;
+                return self.changed(at, len, self.driver.write_zeroes(at, len, flags)).await;
             }
-            self.changed(self.driver.write(at, from)).await
+            self.changed(at, from.len() as u64, self.driver.write(at, from)).await
         })
     }
 
-    /// A request that changes something, whatever comes of it.
-    async fn changed(&self, request: Io<'_, ()>) -> Result<()> {
+    /// A request that changes a range, whatever comes of it.
+    async fn changed(&self, at: u64, len: u64, request: Io<'_, ()>) -> Result<()> {
         let _order = match self.manner().copy_on_read {
             true => Some(self.copier.writing().await),
             false => None,
         };
         let result = request.await;
+        self.bitmaps.note(at..at.saturating_add(len));
         self.changes.fetch_add(1, Ordering::Release);
         result
     }
@@ -582,7 +645,7 @@ impl Node {
         Box::pin(async move {
             self.check_write()?;
             self.check(at, from.len() as u64)?;
-            self.changed(self.driver.write_packed(at, from, packed)).await
+            self.changed(at, from.len() as u64, self.driver.write_packed(at, from, packed)).await
         })
     }
 
@@ -592,7 +655,7 @@ impl Node {
             self.check_write()?;
             self.watch_threshold(at.saturating_add(len));
             let flags = ZeroFlags { unmap: flags.unmap && self.manner().discard };
-            self.changed(self.driver.write_zeroes(at, len, flags)).await
+            self.changed(at, len, self.driver.write_zeroes(at, len, flags)).await
         })
     }
 
@@ -602,7 +665,7 @@ impl Node {
             self.check_write()?;
             self.check(at, len)?;
             match self.manner().discard {
-                true => self.changed(self.driver.discard(at, len)).await,
+                true => self.changed(at, len, self.driver.discard(at, len)).await,
                 false => Ok(()),
             }
         })
@@ -637,7 +700,7 @@ impl Node {
     pub fn truncate(&self, len: u64, preallocation: Preallocation) -> Io<'_, ()> {
         Box::pin(async move {
             self.check_write()?;
-            self.changed(self.driver.truncate(len, preallocation)).await
+            self.changed(len, 0, self.driver.truncate(len, preallocation)).await
         })
     }
 

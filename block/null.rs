@@ -2,20 +2,19 @@
 
 use std::future::ready;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use event_listener::Event;
 
-use crate::Result;
 use crate::backend::Helper;
 use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
 use crate::vector::Vector;
+use crate::{Error, Result};
 
 /// A disk that keeps nothing.
 pub struct Null {
     name: &'static str,
-    len: AtomicU64,
+    len: u64,
     read_zeroes: bool,
     /// How long a request takes, and who tells when it is over.
     latency: Option<(Arc<Helper>, Duration)>,
@@ -29,7 +28,7 @@ impl Null {
         read_zeroes: bool,
         latency: Option<(Arc<Helper>, Duration)>,
     ) -> Self {
-        Self { name, len: AtomicU64::new(len), read_zeroes, latency }
+        Self { name, len, read_zeroes, latency }
     }
 
     /// A request that succeeds.
@@ -56,7 +55,7 @@ impl Driver for Null {
     }
 
     fn len(&self) -> Result<u64> {
-        Ok(self.len.load(Ordering::Acquire))
+        Ok(self.len)
     }
 
     fn read(&self, _: u64, into: Vector) -> Io<'_, ()> {
@@ -86,9 +85,9 @@ impl Driver for Null {
         self.done()
     }
 
-    fn truncate(&self, len: u64, _: Preallocation) -> Io<'_, ()> {
-        self.len.store(len, Ordering::Release);
-        Box::pin(ready(Ok(())))
+    fn truncate(&self, _: u64, _: Preallocation) -> Io<'_, ()> {
+        let text = "Image format driver does not support resize";
+        Box::pin(ready(Err(Error::unsupported(text))))
     }
 
     fn status(&self, at: u64, len: u64) -> Io<'_, Extent> {

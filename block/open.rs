@@ -448,6 +448,12 @@ impl Builder<'_, '_> {
         name: Option<&str>,
         format: Option<&str>,
     ) -> Result<Option<Arc<Node>>> {
+        if self.options.peek("backing") == Some("") {
+            self.options.child("backing");
+            let text = "Use of \"backing\": \"\" is deprecated; use \"backing\": null instead";
+            base::warn_report!("{text}");
+            return Ok(None);
+        }
         if self.how.no_backing {
             return Ok(None);
         }

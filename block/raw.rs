@@ -152,6 +152,10 @@ impl Driver for Raw {
         }
     }
 
+    fn cluster_size(&self) -> Option<u64> {
+        self.file.driver().cluster_size()
+    }
+
     fn tells_state(&self) -> bool {
         self.file.driver().tells_state()
     }

@@ -44,7 +44,7 @@ impl QmpError {
         Self::new(format!("Parameter '{member}' does not accept value '{text}'"))
     }
 
-    fn wrong_type(name: &str, expected: &str) -> Self {
+    pub(crate) fn wrong_type(name: &str, expected: &str) -> Self {
         Self::new(format!("Invalid parameter type for '{name}', expected: {expected}"))
     }
 }

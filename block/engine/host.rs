@@ -163,9 +163,19 @@ fn zero(file: &File, at: u64, len: u64, unmap: bool) -> Result<()> {
     Ok(())
 }
 
+/// What a file has from its beginning.
+const FIRST_BLOCK: usize = 4096;
+
 fn truncate(file: &File, len: u64, allocate: bool) -> Result<()> {
     let before = file.metadata()?.len();
     file.set_len(len)?;
+    if before == 0 && len > 0 {
+        // Who reads past the host's cache learns from the first block, if there is one, how requests
+        // must be aligned. It can do without.
+        let block = Vector::aligned(FIRST_BLOCK).slice(0, FIRST_BLOCK.min(len as usize));
+        block.fill(0);
+        let _ = write(file, 0, &block);
+    }
     if allocate && len > before {
         let mode = FallocateFlags::empty();
         fallocate(file, mode, position(before, 0)?, position(len - before, 0)?)?;

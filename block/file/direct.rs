@@ -94,7 +94,7 @@ impl Direct {
 
     /// Writes whole blocks with these bytes in them. The file ends where it would have ended.
     async fn write_parts(&self, host: &HostFile, at: u64, from: Vector) -> Result<()> {
-        let before = host.file.metadata()?.len();
+        let before = host.file().metadata()?.len();
         let mut done = 0;
         while done < from.len() {
             let now = ((from.len() - done) as u64).min(PIECE);
@@ -108,7 +108,7 @@ impl Direct {
         }
         let end = at + from.len() as u64;
         let (is_file, written) =
-            (host.file.metadata()?.is_file(), self.blocks(at, from.len() as u64));
+            (host.file().metadata()?.is_file(), self.blocks(at, from.len() as u64));
         if is_file && written.0 + written.1 as u64 > end.max(before) {
             let len = end.max(before);
             host.submit(HostOp::Truncate { len, allocate: false }).await?;

@@ -4,13 +4,13 @@ mod direct;
 mod lock;
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::unistd::Whence;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde_json::Map;
 
 use direct::Direct;
@@ -75,7 +75,7 @@ impl HostKind {
 /// A file of the host, and how to reach it.
 pub struct HostFile {
     kind: HostKind,
-    file: Arc<File>,
+    file: RwLock<Arc<File>>,
     path: String,
     io: Arc<dyn HostIo>,
     locking: bool,
@@ -95,6 +95,17 @@ pub struct Access {
     pub direct: bool,
 }
 
+impl Access {
+    fn options(self, kind: HostKind) -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.read(true).write(!self.read_only).create(self.create).truncate(false).mode(0o644);
+        // A drive may have no disc.
+        let cdrom = if kind == HostKind::Cdrom { libc::O_NONBLOCK } else { 0 };
+        options.custom_flags(cdrom | if self.direct { libc::O_DIRECT } else { 0 });
+        options
+    }
+}
+
 impl HostFile {
     /// Opens what is there.
     pub fn open(path: &str, access: Access, io: Arc<dyn HostIo>) -> Result<Self> {
@@ -108,18 +119,13 @@ impl HostFile {
         access: Access,
         io: Arc<dyn HostIo>,
     ) -> Result<Self> {
-        let Access { read_only, create, direct } = access;
-        let mut options = OpenOptions::new();
-        options.read(true).write(!read_only).create(create).truncate(false).mode(0o644);
-        // A drive may have no disc.
-        let cdrom = if kind == HostKind::Cdrom { libc::O_NONBLOCK } else { 0 };
-        options.custom_flags(cdrom | if direct { libc::O_DIRECT } else { 0 });
+        let Access { create, direct, .. } = access;
         let verb = if create { "create" } else { "open" };
         let fail = |error| Error::from(error).context(format_args!("Could not {verb} '{path}'"));
         if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
             return Err(kind.wrong(path));
         }
-        let file = match options.open(path) {
+        let file = match access.options(kind).open(path) {
             Err(error) if direct && error.raw_os_error() == Some(libc::EINVAL) => {
                 let text = format!("Could not open '{path}': filesystem does not support O_DIRECT");
                 return Err(Error::invalid(text));
@@ -135,7 +141,7 @@ impl HostFile {
         Ok(Self {
             kind,
             direct,
-            file: Arc::new(file),
+            file: RwLock::new(Arc::new(file)),
             path: path.to_owned(),
             io,
             locking: true,
@@ -149,7 +155,7 @@ impl HostFile {
         if *locked == claim || !self.locking {
             return Ok(());
         }
-        lock::change(&self.file, *locked, claim).map_err(|error| {
+        lock::change(&self.file(), *locked, claim).map_err(|error| {
             let text = format!("{error}\nIs another process using the image [{}]?", self.path);
             Error::new(error.errno(), text)
         })?;
@@ -163,14 +169,39 @@ impl HostFile {
         self
     }
 
+    fn file(&self) -> Arc<File> {
+        self.file.read().clone()
+    }
+
+    /// Opens the same file again for another use. Locks go with the open file, so the new one takes over.
+    fn reopen(&self, read_only: bool) -> Result<()> {
+        let access = Access { read_only, create: false, direct: self.direct.is_some() };
+        let old = self.file();
+        // Whatever has its name now.
+        let path = format!("/proc/self/fd/{}", old.as_raw_fd());
+        let fail = |error: std::io::Error| Error::from(error).context("Could not reopen file");
+        let new = access.options(self.kind).open(path).map_err(fail)?;
+        let claim = std::mem::replace(&mut *self.locked.lock(), Claim::HOLDER);
+        if self.locking {
+            lock::change(&old, claim, Claim::HOLDER)?;
+        }
+        *self.file.write() = Arc::new(new);
+        let locked = self.lock(claim);
+        if locked.is_err() {
+            *self.file.write() = old;
+            self.lock(claim)?;
+        }
+        locked
+    }
+
     fn submit(&self, op: HostOp) -> Io<'_, ()> {
-        self.io.submit(self.file.clone(), op)
+        self.io.submit(self.file(), op)
     }
 
     /// Where the next data or the next hole is.
     fn seek(&self, at: u64, whence: Whence) -> Result<Option<u64>> {
         let at = i64::try_from(at).map_err(|_| Error::from_errno(libc::EFBIG))?;
-        match nix::unistd::lseek(self.file.as_fd(), at, whence) {
+        match nix::unistd::lseek(self.file().as_fd(), at, whence) {
             Ok(found) => Ok(u64::try_from(found).ok()),
             Err(Errno::ENXIO) => Ok(None),
             Err(errno) => Err(errno.into()),
@@ -202,13 +233,13 @@ impl Driver for HostFile {
     }
 
     fn len(&self) -> Result<u64> {
-        let metadata = self.file.metadata()?;
+        let metadata = self.file().metadata()?;
         if metadata.file_type().is_file() {
             // Disks have whole sectors; behind the end of the file there are zeroes.
             return Ok(metadata.len().next_multiple_of(512));
         }
         // Of a block device, only its end tells the length.
-        let end = nix::unistd::lseek(self.file.as_fd(), 0, Whence::SeekEnd)?;
+        let end = nix::unistd::lseek(self.file().as_fd(), 0, Whence::SeekEnd)?;
         u64::try_from(end).map_err(|_| Error::from_errno(libc::EINVAL))
     }
 
@@ -255,11 +286,15 @@ impl Driver for HostFile {
         self.lock(claim)
     }
 
+    fn set_writable(&self, writable: bool) -> Io<'_, ()> {
+        Box::pin(std::future::ready(self.reopen(!writable)))
+    }
+
     fn specific_info(&self) -> Option<Map<String, serde_json::Value>> {
         Some(Map::new())
     }
 
     fn allocated_size(&self) -> Result<Option<u64>> {
-        Ok(Some(self.file.metadata()?.blocks() * 512))
+        Ok(Some(self.file().metadata()?.blocks() * 512))
     }
 }

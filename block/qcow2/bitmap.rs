@@ -10,6 +10,7 @@ use super::Qcow2;
 use super::entry::OFFSET_MASK;
 use super::header::{BITMAPS, BitmapDirectory, Header, MAX_BITMAPS};
 use super::meta::{Meta, Why, read_u64s, write_u64s};
+use crate::dirty::{Bits, Chunk, MAX_NAME, missing};
 use crate::driver::{BitmapChange, BitmapInfo};
 use crate::node::Node;
 use crate::vector::Vector;
@@ -96,27 +97,15 @@ fn to_bytes(all: &[Stored]) -> Vec<u8> {
     out
 }
 
-/// A part of a bitmap that takes a cluster in the image.
-#[derive(Clone)]
-enum Chunk {
-    Zeroes,
-    Ones,
-    Bytes(Vec<u8>),
-}
-
 /// A bitmap in memory.
 #[derive(Clone)]
 struct Live {
     stored: Stored,
-    chunks: Vec<Chunk>,
+    bits: Bits,
     changed: bool,
 }
 
 impl Live {
-    fn granularity(&self) -> u64 {
-        1 << self.stored.granularity_bits
-    }
-
     fn is_inconsistent(&self) -> bool {
         self.stored.flags & IN_USE != 0
     }
@@ -124,36 +113,14 @@ impl Live {
     fn records(&self) -> bool {
         self.stored.flags & AUTO != 0 && !self.is_inconsistent()
     }
+}
 
-    /// Makes a range of bytes dirty. `cluster` is what a chunk takes.
-    fn mark(&mut self, range: Range<u64>, cluster: u64) {
-        if range.is_empty() {
-            return;
-        }
-        let bits = self.stored.granularity_bits;
-        for bit in range.start >> bits..=(range.end - 1) >> bits {
-            let (chunk, inside) = ((bit / (cluster * 8)) as usize, bit % (cluster * 8));
-            if self.chunks.len() <= chunk {
-                self.chunks.resize(chunk + 1, Chunk::Zeroes);
-            }
-            if matches!(self.chunks[chunk], Chunk::Zeroes) {
-                self.chunks[chunk] = Chunk::Bytes(vec![0; cluster as usize]);
-            }
-            if let Chunk::Bytes(bytes) = &mut self.chunks[chunk] {
-                let byte = &mut bytes[(inside / 8) as usize];
-                self.changed |= *byte >> (inside % 8) & 1 == 0;
-                *byte |= 1 << (inside % 8);
-            }
-        }
-    }
-
-    fn is_set(&self, bit: u64, cluster: u64) -> bool {
-        let inside = bit % (cluster * 8);
-        match self.chunks.get((bit / (cluster * 8)) as usize) {
-            None | Some(Chunk::Zeroes) => false,
-            Some(Chunk::Ones) => true,
-            Some(Chunk::Bytes(bytes)) => bytes[(inside / 8) as usize] >> (inside % 8) & 1 != 0,
-        }
+fn info_of(live: &Live) -> BitmapInfo {
+    BitmapInfo {
+        name: live.stored.name.clone(),
+        granularity: live.bits.granularity(),
+        enabled: live.stored.flags & AUTO != 0,
+        inconsistent: live.is_inconsistent(),
     }
 }
 
@@ -184,10 +151,10 @@ impl LiveBitmaps {
         for stored in load(file, header).await? {
             let size = stored.table_size as usize;
             let table = read_u64s(file, stored.table_offset, size).await?;
-            let mut chunks = Vec::with_capacity(size);
+            let mut bits = Bits::new(stored.granularity_bits, cluster);
             for entry in table {
                 let host = entry & OFFSET_MASK;
-                chunks.push(match (host, entry & 1) {
+                bits.chunks.push(match (host, entry & 1) {
                     _ if stored.flags & IN_USE != 0 => Chunk::Zeroes,
                     (0, 0) => Chunk::Zeroes,
                     (0, _) => Chunk::Ones,
@@ -201,7 +168,7 @@ impl LiveBitmaps {
                     }
                 });
             }
-            all.push(Live { stored, chunks, changed: false });
+            all.push(Live { stored, bits, changed: false });
         }
         let recording = AtomicBool::new(all.iter().any(Live::records));
         let state = Mutex::new(State { all, changed: false });
@@ -210,13 +177,7 @@ impl LiveBitmaps {
     }
 
     pub(super) fn list(&self) -> Vec<BitmapInfo> {
-        let info = |live: &Live| BitmapInfo {
-            name: live.stored.name.clone(),
-            granularity: live.granularity(),
-            enabled: live.stored.flags & AUTO != 0,
-            inconsistent: live.is_inconsistent(),
-        };
-        self.state.lock().all.iter().map(info).collect()
+        self.state.lock().all.iter().map(info_of).collect()
     }
 
     /// Whether the image does not have them as they are.
@@ -231,7 +192,10 @@ impl LiveBitmaps {
             let flags: Vec<_> = flags.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
             json!({"flags": flags, "name": info.name, "granularity": info.granularity})
         };
-        self.list().into_iter().map(to_json).collect()
+        // Those that are in the image already.
+        let state = self.state.lock();
+        let stored = state.all.iter().filter(|live| live.stored.table_offset != 0);
+        stored.map(info_of).map(to_json).collect()
     }
 
     pub(super) fn dirty(&self, name: &str, len: u64) -> Result<Vec<Range<u64>>> {
@@ -241,24 +205,8 @@ impl LiveBitmaps {
         if live.is_inconsistent() {
             return Err(inconsistent(name));
         }
-        let mut ranges: Vec<Range<u64>> = Vec::new();
-        for bit in 0..len.div_ceil(live.granularity()) {
-            if !live.is_set(bit, self.cluster) {
-                continue;
-            }
-            let start = bit * live.granularity();
-            let end = (start + live.granularity()).min(len);
-            match ranges.last_mut() {
-                Some(last) if last.end == start => last.end = end,
-                _ => ranges.push(start..end),
-            }
-        }
-        Ok(ranges)
+        Ok(live.bits.dirty(len))
     }
-}
-
-fn missing(name: &str) -> Error {
-    Error::new(libc::ENOENT, format!("Dirty bitmap '{name}' not found"))
 }
 
 fn inconsistent(name: &str) -> Error {
@@ -284,7 +232,7 @@ impl Qcow2 {
         }
         let mut state = bitmaps.state.lock();
         for live in state.all.iter_mut().filter(|live| live.records()) {
-            live.mark(at..at + len, bitmaps.cluster);
+            live.changed |= live.bits.mark(at..at + len);
         }
         Ok(())
     }
@@ -332,7 +280,7 @@ impl Qcow2 {
                 if granularity > 1 << 31 {
                     return Err(Error::invalid("Granularity exceeds maximum (2147483648 bytes)"));
                 }
-                if name.is_empty() || name.len() > 1023 {
+                if name.is_empty() || name.len() > MAX_NAME {
                     return Err(Error::invalid("Bitmap name is too long"));
                 }
                 if state.all.len() >= MAX_BITMAPS as usize {
@@ -349,7 +297,8 @@ impl Qcow2 {
                     kind: 1,
                     extra: Vec::new(),
                 };
-                state.all.push(Live { stored, chunks: Vec::new(), changed: true });
+                let bits = Bits::new(stored.granularity_bits, bitmaps.cluster);
+                state.all.push(Live { stored, bits, changed: true });
             }
             (None, _) => return Err(missing(name)),
             (Some(index), BitmapChange::Remove) => drop(state.all.remove(index)),
@@ -357,7 +306,7 @@ impl Qcow2 {
                 return Err(inconsistent(name));
             }
             (Some(index), BitmapChange::Clear) => {
-                state.all[index].chunks.clear();
+                state.all[index].bits.chunks.clear();
                 state.all[index].changed = true;
             }
             (Some(index), BitmapChange::Enable(on)) => {
@@ -367,7 +316,7 @@ impl Qcow2 {
             (Some(index), BitmapChange::Merge(ranges)) => {
                 let (live, len) = (&mut state.all[index], self.size());
                 for range in ranges {
-                    live.mark(range.start.min(len)..range.end.min(len), bitmaps.cluster);
+                    live.bits.mark(range.start.min(len)..range.end.min(len));
                 }
                 live.changed = true;
             }
@@ -391,10 +340,10 @@ impl Qcow2 {
         let old = self.clusters_of_bitmaps(meta).await?;
         let size = self.size();
         for live in all.iter_mut().filter(|live| !live.is_inconsistent()) {
-            let bits = size.div_ceil(live.granularity());
-            live.chunks.resize(bits.div_ceil(cluster * 8) as usize, Chunk::Zeroes);
-            let mut table = Vec::with_capacity(live.chunks.len());
-            for chunk in &live.chunks {
+            let bits = size.div_ceil(live.bits.granularity());
+            live.bits.chunks.resize(bits.div_ceil(cluster * 8) as usize, Chunk::Zeroes);
+            let mut table = Vec::with_capacity(live.bits.chunks.len());
+            for chunk in &live.bits.chunks {
                 table.push(match chunk {
                     Chunk::Zeroes => 0,
                     Chunk::Ones => 1,

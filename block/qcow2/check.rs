@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::entry::{COPIED, Entry, OFFSET_MASK};
 use super::header::{CORRUPT, DIRTY, Encryption};
 use super::meta::{Meta, read_u64s};
-use super::{Purpose, Qcow2, bitmap};
+use super::{Qcow2, bitmap};
 use crate::Result;
 use crate::driver::{CheckReport, Repair};
 
@@ -60,7 +60,7 @@ impl Qcow2 {
     /// Looks at everything, and mends what it may. The caller has the image for itself.
     pub(super) async fn check_metadata(&self, repair: Repair) -> Result<CheckReport> {
         let mut meta = self.meta.write().await;
-        if self.settings.purpose != Purpose::Read {
+        if self.is_writable() {
             meta.write_back().await?;
             let unlinked = std::mem::take(&mut meta.unlinked);
             meta.release_these(unlinked, |why| self.settings.passes(why)).await?;

@@ -1,11 +1,13 @@
 //! The image as a driver of the graph.
 
-use serde_json::{Map, Value, json};
-
-use super::header::{self, Encryption};
-use super::{Purpose, Qcow2};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use serde_json::{Map, Value, json};
+
+use super::Qcow2;
+use super::header::{self, Encryption};
 
 use crate::driver::{
     BitmapChange, BitmapInfo, Bitmaps, CheckReport, Driver, Extent, Io, Packed, Preallocation,
@@ -178,6 +180,18 @@ impl Driver for Qcow2 {
         self.file.driver().allocated_size()
     }
 
+    fn set_writable(&self, writable: bool) -> Io<'_, ()> {
+        Box::pin(async move {
+            match writable {
+                true => self.begin_writing().await,
+                false => {
+                    self.writable.store(false, Ordering::Release);
+                    Ok(())
+                }
+            }
+        })
+    }
+
     fn vm_state_offset(&self) -> u64 {
         let shape = self.shape();
         self.header().l1_entries_for(self.size()) * shape.entries() << shape.cluster_bits
@@ -189,7 +203,7 @@ impl Driver for Qcow2 {
 
     fn check(&self, repair: Repair) -> Io<'_, CheckReport> {
         Box::pin(async move {
-            if repair != Repair::Nothing && self.settings.purpose == Purpose::Read {
+            if repair != Repair::Nothing && !self.is_writable() {
                 return Err(Error::from_errno(libc::EACCES));
             }
             let _gate = self.gate.write().await;
@@ -221,7 +235,7 @@ impl Bitmaps for Qcow2 {
 
     fn change<'a>(&'a self, name: &'a str, change: BitmapChange) -> Io<'a, ()> {
         Box::pin(async move {
-            if self.settings.purpose == Purpose::Read {
+            if !self.is_writable() {
                 return Err(Error::from_errno(libc::EACCES));
             }
             self.change_bitmap(name, change).await

@@ -13,7 +13,7 @@ use super::cache::Cache;
 use super::draft::Draft;
 use super::entry::{COPIED, Entry, OFFSET_MASK, Shape};
 use super::header::{DIRTY, Header, MAX_L1_BYTES};
-use super::overlap::{Corruption, Place, Places};
+use super::overlap::{Corruption, Place, Places, Protected};
 use super::snapshot::Snapshot;
 use crate::node::Node;
 use crate::vector::Vector;
@@ -61,7 +61,8 @@ pub struct Meta {
     pub(super) blank_from: u64,
     /// The last run that was allocated had never been written.
     pub(super) allocated_blank: bool,
-    pub(super) guarded: bool,
+    /// What writes are kept away from, and where that is.
+    pub(super) protected: Protected,
     pub(super) places: Places,
     /// What was found that cannot be, until somebody is told.
     pub(super) found: Arc<Mutex<Option<Corruption>>>,
@@ -76,7 +77,6 @@ impl Meta {
         data_file: Option<Arc<Node>>,
         header: Header,
         limits: (usize, usize),
-        guarded: bool,
     ) -> Result<Self> {
         let l1 = read_u64s(&file, header.l1_offset, header.l1_size as usize).await?;
         let entries = (u64::from(header.reftable_clusters) << header.cluster_bits) / 8;
@@ -108,7 +108,7 @@ impl Meta {
             packed_end: 0,
             blank_from,
             allocated_blank: false,
-            guarded,
+            protected: Protected::NOTHING,
             places: Places::default(),
             found: Arc::default(),
             published,

@@ -83,6 +83,8 @@ pub struct Qcow2 {
     /// What the header says.
     published: Arc<Mutex<Arc<Header>>>,
     found: Arc<Mutex<Option<Corruption>>>,
+    /// It is open for writing.
+    writable: AtomicBool,
     /// The image is corrupt beyond use.
     dead: AtomicBool,
     complained: AtomicBool,
@@ -102,10 +104,8 @@ impl Qcow2 {
     /// Opens an image whose header has been read. A writable one is made consistent first.
     pub async fn open(file: Arc<Node>, header: Header, settings: Settings) -> Result<Self> {
         let purpose = settings.purpose;
-        let writable = purpose != Purpose::Read;
-        if purpose == Purpose::Write && header.is_corrupt() {
-            let text = "qcow2: Image is corrupt; cannot be opened read/write";
-            return Err(Error::new(libc::EACCES, text));
+        if purpose == Purpose::Write {
+            refuse_corrupt(&header)?;
         }
         if header.has_data_file() && settings.data_file.is_none() && !settings.no_data {
             return Err(Error::invalid("'data-file' is required for this image"));
@@ -116,19 +116,12 @@ impl Qcow2 {
             ));
         }
         let (volume, crypt) = encrypted::open_keys(&file, &header, &settings).await?;
-        let guarded = writable && settings.overlap_check;
         let limits = settings.limits(&header);
         let data_file = settings.data_file.clone();
-        let mut meta =
-            Meta::load(file.clone(), data_file.clone(), header.clone(), limits, guarded).await?;
+        let mut meta = Meta::load(file.clone(), data_file.clone(), header.clone(), limits).await?;
         let lazy =
             settings.lazy_refcounts.unwrap_or(header.compatible & header::LAZY_REFCOUNTS != 0);
         meta.lazy = lazy && header.version >= 3;
-        let known = header::BITMAPS | header::RAW_DATA_FILE;
-        if writable && header.autoclear & !known != 0 {
-            meta.header.autoclear &= known;
-            meta.write_header().await?;
-        }
         let bitmaps = LiveBitmaps::load(&file, &header).await?;
         let image = Self {
             bitmaps,
@@ -146,19 +139,49 @@ impl Qcow2 {
             len: AtomicU64::new(header.size),
             published: meta.published.clone(),
             found: meta.found.clone(),
+            writable: AtomicBool::new(false),
             dead: AtomicBool::new(false),
             complained: AtomicBool::new(false),
             meta: RwLock::new(meta),
             file,
             settings,
         };
-        if purpose == Purpose::Write && header.incompatible & header::DIRTY != 0 {
-            let report = image.check_metadata(Repair::All).await?;
+        if purpose != Purpose::Read {
+            image.begin_writing().await?;
+        }
+        Ok(image)
+    }
+
+    /// From now on the image is written. It is made consistent, unless somebody is about to do that.
+    async fn begin_writing(&self) -> Result<()> {
+        let repairs = self.settings.purpose == Purpose::Repair;
+        let dirty = {
+            let mut meta = self.meta.write().await;
+            if !repairs {
+                refuse_corrupt(&meta.header)?;
+            }
+            meta.protected = self.settings.protected;
+            meta.survey();
+            let known = header::BITMAPS | header::RAW_DATA_FILE;
+            if meta.header.autoclear & !known != 0 {
+                meta.header.autoclear &= known;
+                meta.write_header().await?;
+            }
+            meta.header.incompatible & header::DIRTY != 0
+        };
+        self.writable.store(true, Ordering::Release);
+        if dirty && !repairs {
+            let report = self.check_metadata(Repair::All).await?;
             if report.corruptions != 0 || report.errors != 0 {
                 return Err(Error::new(libc::EIO, "Could not repair dirty image"));
             }
         }
-        Ok(image)
+        Ok(())
+    }
+
+    /// Whether the image is open for writing.
+    fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::Acquire)
     }
 
     fn shape(&self) -> Shape {
@@ -187,7 +210,7 @@ impl Qcow2 {
     async fn judge<T>(&self, result: Result<T>) -> Result<T> {
         let Err(error) = result else { return result };
         let Some(mut corruption) = self.found.lock().take() else { return Err(error) };
-        let writable = self.settings.purpose != Purpose::Read && !self.file.is_read_only();
+        let writable = self.is_writable() && !self.file.is_read_only();
         corruption.fatal &= writable;
         if !self.complained.swap(true, Ordering::Relaxed) {
             match &self.settings.on_corruption {
@@ -235,7 +258,7 @@ impl Qcow2 {
 
     /// Ends the use of the image: nothing is left in memory, nothing on the disk is stale.
     async fn settle(&self) -> Result<()> {
-        if self.settings.purpose == Purpose::Read || self.dead.load(Ordering::Relaxed) {
+        if !self.is_writable() || self.dead.load(Ordering::Relaxed) {
             return Ok(());
         }
         // What could not be written is tried again below, and that error counts.
@@ -247,10 +270,20 @@ impl Qcow2 {
     }
 }
 
+fn refuse_corrupt(header: &Header) -> Result<()> {
+    match header.is_corrupt() {
+        true => {
+            let text = "qcow2: Image is corrupt; cannot be opened read/write";
+            Err(Error::new(libc::EACCES, text))
+        }
+        false => Ok(()),
+    }
+}
+
 /// What nobody has closed is closed here. Whoever drops the last hold on an image waits for that.
 impl Drop for Qcow2 {
     fn drop(&mut self) {
-        if self.settings.purpose == Purpose::Read {
+        if !self.is_writable() {
             return;
         }
         let meta = self.meta.get_mut();

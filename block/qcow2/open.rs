@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::header::{Encryption, Header};
+use super::overlap::Protected;
 use super::{Corruption, OnCorruption, Qcow2, Settings};
 use crate::backend::Event;
 use crate::format::Opening;
@@ -10,20 +11,6 @@ use crate::node::Node;
 use crate::open::Builder;
 use crate::options::Options;
 use crate::{Error, Result};
-
-/// What decides which kinds of metadata are protected. All are, or none.
-const OVERLAP_KINDS: [&str; 10] = [
-    "main-header",
-    "active-l1",
-    "active-l2",
-    "refcount-table",
-    "refcount-block",
-    "snapshot-table",
-    "inactive-l1",
-    "inactive-l2",
-    "bitmap-directory",
-    "template",
-];
 
 impl Settings {
     /// Takes options that qcow2 has; `discards`: whether the node passes discards on.
@@ -60,28 +47,17 @@ impl Settings {
             );
             return Err(Error::invalid(text));
         }
-        options.number("cache-clean-interval")?;
+        if options
+            .number("cache-clean-interval")?
+            .is_some_and(|seconds| seconds > i64::from(u32::MAX))
+        {
+            return Err(Error::invalid("Cache clean interval too big"));
+        }
         self.pass_discard_request = options.flag("pass-discard-request")?.unwrap_or(discards);
         self.pass_discard_snapshot = options.flag("pass-discard-snapshot")?.unwrap_or(true);
         self.pass_discard_other = options.flag("pass-discard-other")?.unwrap_or(false);
         self.discard_no_unref = options.flag("discard-no-unref")?.unwrap_or(false);
-        let templates = [options.text("overlap-check"), options.text("overlap-check.template")];
-        for template in templates.into_iter().flatten() {
-            match template.as_str() {
-                "none" => self.overlap_check = false,
-                "constant" | "cached" | "all" => {}
-                other => {
-                    let text = format!(
-                        "Unsupported value '{other}' for qcow2 option 'overlap-check'. Allowed are \
-                         any of the following: none, constant, cached, all"
-                    );
-                    return Err(Error::invalid(text));
-                }
-            }
-        }
-        for kind in OVERLAP_KINDS {
-            options.flag(&format!("overlap-check.{kind}"))?;
-        }
+        self.protected = Protected::take(options)?;
         Ok(())
     }
 }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 
 use super::entry::OFFSET_MASK;
 use super::meta::Meta;
-use crate::Result;
+use crate::options::Options;
+use crate::{Error, Result};
 
 /// What kind of metadata a cluster of the file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,83 @@ impl Place {
             Self::InactiveL1 => "inactive L1 table",
             Self::Bitmaps => "bitmap directory",
         }
+    }
+}
+
+/// Kinds of metadata that writes are kept away from (`overlap-check`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protected(u16);
+
+impl Default for Protected {
+    fn default() -> Self {
+        Self::template("cached").unwrap_or(Self::NOTHING)
+    }
+}
+
+impl Protected {
+    /// None of them.
+    pub const NOTHING: Self = Self(0);
+
+    /// The options' names, and what they are of. L2 tables of snapshots are found nowhere in memory, so
+    /// they are not protected.
+    const KINDS: [(&str, Option<Place>); 9] = [
+        ("main-header", Some(Place::Header)),
+        ("refcount-table", Some(Place::RefTable)),
+        ("snapshot-table", Some(Place::Snapshots)),
+        ("bitmap-directory", Some(Place::Bitmaps)),
+        ("active-l1", Some(Place::ActiveL1)),
+        ("active-l2", Some(Place::ActiveL2)),
+        ("refcount-block", Some(Place::RefBlock)),
+        ("inactive-l1", Some(Place::InactiveL1)),
+        ("inactive-l2", None),
+    ];
+
+    /// What a template stands for: kinds with places that never move, those that are known in memory, or
+    /// all.
+    fn template(name: &str) -> Option<Self> {
+        match name {
+            "none" => Some(Self::NOTHING),
+            "constant" => Some(Self(0x00f)),
+            "cached" => Some(Self(0x0ff)),
+            "all" => Some(Self(0x1ff)),
+            _ => None,
+        }
+    }
+
+    /// What options say: a template, and kinds that differ from it.
+    pub(super) fn take(options: &mut Options) -> Result<Self> {
+        let short = options.text("overlap-check");
+        let long = options.text("overlap-check.template");
+        if let (Some(short), Some(long)) = (&short, &long)
+            && short != long
+        {
+            return Err(Error::invalid(format!(
+                "Conflicting values for qcow2 options 'overlap-check' ('{short}') and \
+                 'overlap-check.template' ('{long}')"
+            )));
+        }
+        let mut protected = Self::default();
+        if let Some(name) = short.or(long) {
+            protected = Self::template(&name).ok_or_else(|| {
+                Error::invalid(format!(
+                    "Unsupported value '{name}' for qcow2 option 'overlap-check'. Allowed are any of \
+                     the following: none, constant, cached, all"
+                ))
+            })?;
+        }
+        for (bit, (kind, _)) in Self::KINDS.iter().enumerate() {
+            match options.flag(&format!("overlap-check.{kind}"))? {
+                Some(true) => protected.0 |= 1 << bit,
+                Some(false) => protected.0 &= !(1 << bit),
+                None => {}
+            }
+        }
+        Ok(protected)
+    }
+
+    fn contains(self, place: Place) -> bool {
+        let kinds = Self::KINDS.iter().enumerate();
+        kinds.filter(|(bit, _)| self.0 & 1 << bit != 0).any(|(_, (_, of))| *of == Some(place))
     }
 }
 
@@ -92,18 +170,24 @@ impl Places {
         self.0.remove(&cluster);
     }
 
-    /// What is in a range, except what may be there.
-    pub fn find(&self, bits: u32, at: u64, len: u64, except: Option<Place>) -> Option<Place> {
+    /// What of a kind is in a range.
+    fn find(
+        &self,
+        bits: u32,
+        at: u64,
+        len: u64,
+        is_meant: impl Fn(Place) -> bool,
+    ) -> Option<Place> {
         let clusters = at >> bits..=at.saturating_add(len.max(1) - 1) >> bits;
         let mut found = clusters.filter_map(|cluster| self.0.get(&cluster).copied());
-        found.find(|place| Some(*place) != except)
+        found.find(|place| is_meant(*place))
     }
 }
 
 impl Meta {
     /// Finds the metadata anew.
     pub(super) fn survey(&mut self) {
-        if !self.guarded {
+        if self.protected == Protected::NOTHING {
             return;
         }
         let (bits, header) = (self.header.cluster_bits, &self.header);
@@ -131,7 +215,8 @@ impl Meta {
 
     /// Whether a range may be written that has no metadata in it, except `own`.
     pub(super) fn may_write(&self, at: u64, len: u64, own: Option<Place>) -> Result<()> {
-        match self.places.find(self.header.cluster_bits, at, len, own) {
+        let is_foreign = |place| Some(place) != own && self.protected.contains(place);
+        match self.places.find(self.header.cluster_bits, at, len, is_foreign) {
             None => Ok(()),
             Some(place) => Err(self.damage(
                 &format!("Preventing invalid write on metadata (overlaps with {})", place.name()),

@@ -317,9 +317,10 @@ mod tests {
         block_on(async {
             let file = create_file(file.path().to_str().unwrap(), Arc::new(Inline)).await.unwrap();
             create(&file, &options).await.unwrap();
-            let mut meta = Meta::load(file.clone(), None, options.header().unwrap(), (8, 8), true)
-                .await
-                .unwrap();
+            let mut meta =
+                Meta::load(file.clone(), None, options.header().unwrap(), (8, 8)).await.unwrap();
+            meta.protected = Default::default();
+            meta.survey();
             let run = meta.allocate(2000).await.unwrap();
             assert!(run < 1 << 20, "{run}");
             for cluster in 0..2000 {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::header::Header;
 use super::meta::Why;
-use super::overlap::Corruption;
+use super::overlap::{Corruption, Protected};
 use crate::node::Node;
 
 /// What an image is opened for.
@@ -43,8 +43,8 @@ pub struct Settings {
     pub cache: Option<u64>,
     /// `lazy-refcounts`, or what the image says.
     pub lazy_refcounts: Option<bool>,
-    /// `overlap-check` is not `none`.
-    pub overlap_check: bool,
+    /// `overlap-check`: the metadata that writes are kept away from.
+    pub protected: Protected,
     /// `discard-no-unref`: what is discarded keeps its place.
     pub discard_no_unref: bool,
     /// `pass-discard-request`: storage that a guest gives back goes back to the file system.
@@ -69,7 +69,7 @@ impl Default for Settings {
             refcount_cache: None,
             cache: None,
             lazy_refcounts: None,
-            overlap_check: true,
+            protected: Protected::default(),
             discard_no_unref: false,
             pass_discard_request: false,
             pass_discard_snapshot: true,

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
+use super::Qcow2;
 use super::draft::NewState;
 use super::header::{Header, MAX_L1_BYTES};
 use super::meta::{Meta, Why, read_u64s};
-use super::{Purpose, Qcow2};
 use crate::driver::{Snapshot as Listed, SnapshotTime};
 use crate::node::Node;
 use crate::{Error, Result};
@@ -71,11 +71,11 @@ pub(super) async fn load(file: &Node, header: &Header) -> Result<(Vec<Snapshot>,
             time: SnapshotTime {
                 seconds: number(&fixed, 16, 4),
                 nanoseconds: number(&fixed, 20, 4) as u32,
+                vm_clock: number(&fixed, 24, 8),
+                icount: known(16).filter(|&count| count != u64::MAX),
             },
-            vm_clock: number(&fixed, 24, 8),
             vm_state_size: known(0).unwrap_or_else(|| number(&fixed, 32, 4)),
             disk_size: known(8).unwrap_or(header.size),
-            icount: known(16).filter(|&count| count != u64::MAX),
         };
         let rest = more.get(KNOWN_EXTRA..extra).unwrap_or(&[]).to_vec();
         let l1_size = l1_size as u32;
@@ -97,13 +97,13 @@ pub(super) fn to_bytes(snapshots: &[Snapshot]) -> Vec<u8> {
         out.extend((name.len() as u16).to_be_bytes());
         out.extend((time.seconds as u32).to_be_bytes());
         out.extend(time.nanoseconds.to_be_bytes());
-        out.extend(snapshot.listed.vm_clock.to_be_bytes());
+        out.extend(time.vm_clock.to_be_bytes());
         let small = u32::try_from(snapshot.listed.vm_state_size).unwrap_or(0);
         out.extend(small.to_be_bytes());
         out.extend(((KNOWN_EXTRA + snapshot.rest.len()) as u32).to_be_bytes());
         out.extend(snapshot.listed.vm_state_size.to_be_bytes());
         out.extend(snapshot.listed.disk_size.to_be_bytes());
-        out.extend(snapshot.listed.icount.unwrap_or(u64::MAX).to_be_bytes());
+        out.extend(time.icount.unwrap_or(u64::MAX).to_be_bytes());
         out.extend(&snapshot.rest);
         out.extend(id.as_bytes());
         out.extend(name.as_bytes());
@@ -229,10 +229,8 @@ impl Qcow2 {
             id: last.saturating_add(1).to_string(),
             name: name.to_owned(),
             time,
-            vm_clock: 0,
             vm_state_size: 0,
             disk_size: self.size(),
-            icount: Some(0),
         };
         self.change_snapshots(Action::Create(listed)).await
     }
@@ -248,7 +246,7 @@ impl Qcow2 {
     }
     /// Has reads show a snapshot.
     pub async fn show_snapshot(&self, id_or_name: &str) -> Result<()> {
-        if self.settings.purpose != Purpose::Read {
+        if self.is_writable() {
             return Err(Error::unsupported("Snapshots are shown by images open for reading"));
         }
         let _gate = self.gate.write().await;

@@ -10,7 +10,6 @@ use crate::driver::{BitmapChange, BitmapInfo, Bitmaps};
 use crate::engine::block_on;
 use crate::node::Node;
 use crate::qcow2::Purpose;
-use crate::{Error, Result};
 
 pub(super) const COMMAND: Command = Command {
     name: "bitmap",
@@ -67,11 +66,11 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     };
     for (action, value) in actions {
         let done = match action {
-            "add" => add(&node, bitmap, granularity, true),
-            "merge" => merge(&node, bitmap, source.as_deref().unwrap_or(&node), value),
-            "remove" => change(&node, bitmap, BitmapChange::Remove),
-            "clear" => change(&node, bitmap, BitmapChange::Clear),
-            _ => change(&node, bitmap, BitmapChange::Enable(action == "enable")),
+            "add" => node.add_dirty_bitmap(bitmap, granularity, true, true),
+            "merge" => node.merge_dirty_bitmap(bitmap, source.as_deref().unwrap_or(&node), value),
+            "remove" => node.change_dirty_bitmap(bitmap, BitmapChange::Remove),
+            "clear" => node.change_dirty_bitmap(bitmap, BitmapChange::Clear),
+            _ => node.change_dirty_bitmap(bitmap, BitmapChange::Enable(action == "enable")),
         };
         done.map_err(|error| {
             Failure::new(format!("Operation {action} on bitmap {bitmap} failed: {error}"))
@@ -85,56 +84,6 @@ fn granularity(text: &str) -> std::result::Result<u64, Failure> {
     parse_size(text).map_err(|failure| {
         Failure::new(failure.text.replacen("Invalid image size", "Invalid granularity", 1))
     })
-}
-
-fn missing(bitmap: &str) -> Error {
-    Error::new(libc::ENOENT, format!("Dirty bitmap '{bitmap}' not found"))
-}
-
-fn bitmaps<'a>(node: &'a Node, wanted: &str) -> Result<&'a dyn Bitmaps> {
-    node.driver().bitmaps().ok_or_else(|| missing(wanted))
-}
-
-fn change(node: &Node, bitmap: &str, change: BitmapChange) -> Result<()> {
-    block_on(bitmaps(node, bitmap)?.change(bitmap, change))
-}
-
-/// Adds a bitmap that records writes or does not.
-fn add(node: &Node, bitmap: &str, granularity: Option<u64>, enabled: bool) -> Result<()> {
-    if bitmap.is_empty() {
-        return Err(Error::invalid("Bitmap name cannot be empty"));
-    }
-    if granularity.is_some_and(|size| !size.is_power_of_two() || !(512..=1 << 31).contains(&size)) {
-        return Err(Error::invalid("Granularity must be power of 2 and at least 512"));
-    }
-    let Some(bitmaps) = node.driver().bitmaps() else {
-        let name = node.name();
-        return Err(Error::unsupported(format!(
-            "Can't store persistent bitmaps to {name}: Operation not supported"
-        )));
-    };
-    if bitmaps.list().iter().any(|known| known.name == bitmap) {
-        return Err(Error::invalid(format!("Bitmap already exists: {bitmap}")));
-    }
-    block_on(bitmaps.change(bitmap, BitmapChange::Add { granularity, enabled })).map_err(|error| {
-        error.context(format!("Can't make bitmap '{bitmap}' persistent in '{}'", node.name()))
-    })
-}
-
-/// Adds what a bitmap of another image has, which is as long.
-fn merge(node: &Node, bitmap: &str, from: &Node, source: &str) -> Result<()> {
-    let target = bitmaps(node, bitmap)?;
-    // What is wrong with the target comes first.
-    block_on(target.change(bitmap, BitmapChange::Merge(Vec::new())))?;
-    let dirty = bitmaps(from, source)?.dirty(source)?;
-    let (len, source_len) = (node.len()?, from.len()?);
-    if len != source_len {
-        return Err(Error::invalid(format!(
-            "Bitmaps are of different sizes (destination size is {len}, source size is \
-             {source_len}) and can't be merged"
-        )));
-    }
-    block_on(target.change(bitmap, BitmapChange::Merge(dirty)))
 }
 
 /// Bitmaps of one image, on their way to another.
@@ -178,10 +127,11 @@ impl<'a> Copying<'a> {
         }
         for info in self.wanted.iter().filter(|info| !info.inconsistent) {
             let name = &info.name;
-            add(to, name, Some(info.granularity), info.enabled).map_err(|error| {
+            let added = to.add_dirty_bitmap(name, Some(info.granularity), info.enabled, true);
+            added.map_err(|error| {
                 Failure::new(format!("Failed to create bitmap {name}: {error}"))
             })?;
-            merge(to, name, self.from, name).map_err(|error| {
+            to.merge_dirty_bitmap(name, self.from, name).map_err(|error| {
                 Failure::new(format!("Failed to populate bitmap {name}: {error}"))
             })?;
         }

@@ -8,13 +8,13 @@ use super::args::{Args, Command, flag, value};
 use super::convert::rate;
 use super::progress::Progress;
 use super::{Failure, Outcome, Output};
-use crate::driver::{Preallocation, ZeroFlags};
+use crate::Error;
+use crate::commit::merge;
+use crate::driver::Preallocation;
 use crate::engine::block_on;
 use crate::node::Node;
 use crate::open::full_backing_name;
 use crate::qcow2::Purpose;
-use crate::vector::Vector;
-use crate::{Error, Result};
 
 pub(super) const COMMAND: Command = Command {
     name: "commit",
@@ -33,8 +33,6 @@ pub(super) const COMMAND: Command = Command {
     ],
     run,
 };
-
-const CHUNK: u64 = 2 << 20;
 
 fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let rate = rate(args)?;
@@ -108,30 +106,4 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
 fn next_layer(node: &Arc<Node>) -> Option<(String, Option<String>)> {
     let (name, format) = node.driver().backing_name()?;
     Some((full_backing_name(node.location(), &name), format))
-}
-
-/// Writes what the layers have at an offset to the base; returns how far that goes.
-async fn merge(layers: &[Arc<Node>], base: &Node, at: u64, len: u64) -> Result<u64> {
-    let mut len = len;
-    for layer in layers {
-        let end = layer.len()?;
-        if at >= end {
-            continue;
-        }
-        let extent = layer.driver().status(at, len.min(end - at)).await?;
-        len = extent.len;
-        if !extent.allocated {
-            continue;
-        }
-        if extent.zero {
-            base.write_zeroes(at, len, ZeroFlags { unmap: true }).await?;
-        } else {
-            len = len.min(CHUNK);
-            let data = Vector::zeroed(len as usize);
-            layer.read(at, data.clone()).await?;
-            base.write(at, data).await?;
-        }
-        break;
-    }
-    Ok(len)
 }

@@ -1,10 +1,9 @@
 //! `qemu-img map`
 
-use base::options::number::parse_size;
-
 use super::access::Access;
 use super::args::common::{FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, SHARE};
 use super::args::{Args, Command, value};
+use super::create::parse_size;
 use super::{Failure, Outcome, Output};
 use crate::driver::Extent;
 use crate::engine::block_on;
@@ -33,8 +32,8 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         return Err(Failure::usage("Expecting one image file name"));
     };
     let limit = |option: &str, what: &str| {
-        let wrong = |text| Failure::new(format!("Invalid {what} specified: '{text}'."));
-        args.get(option).map(|text| parse_size(text, 1).map_err(|_| wrong(text))).transpose()
+        let name = |failure: Failure| Failure::new(failure.text.replacen("image size", what, 1));
+        args.get(option).map(|text| parse_size(text).map_err(name)).transpose()
     };
     let start = limit("start-offset", "start offset")?.unwrap_or(0);
     let most = limit("max-length", "max length")?.unwrap_or(u64::MAX);

@@ -132,7 +132,22 @@ fn help() -> String {
     for command in COMMANDS {
         text += &format!("  {} - {}\n", command.name, command.about);
     }
-    text + &format!("\nSupported image formats:\n\n  {}\n", crate::format::driver_names().join(" "))
+    text + &format!("\nSupported image formats:\n{}\n\n", formats())
+}
+
+/// The names of all formats, in lines that fit a terminal.
+fn formats() -> String {
+    const WIDTH: usize = 75;
+    let (mut text, mut column) = (String::new(), WIDTH);
+    for name in crate::format::driver_names() {
+        if column + 1 + name.len() > WIDTH {
+            text += "\n ";
+            column = 1;
+        }
+        text += &format!(" {name}");
+        column += 1 + name.len();
+    }
+    text
 }
 
 /// Why a subcommand ends.

@@ -120,7 +120,12 @@ pub(super) fn show(
 
 fn now() -> SnapshotTime {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    SnapshotTime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() }
+    SnapshotTime {
+        seconds: now.as_secs(),
+        nanoseconds: now.subsec_nanos(),
+        vm_clock: 0,
+        icount: Some(0),
+    }
 }
 
 /// The list for people; empty when there is nothing to list.
@@ -139,7 +144,7 @@ pub(crate) fn table(node: &Node) -> Result<String> {
 }
 
 fn line(snapshot: &Snapshot) -> String {
-    let clock = snapshot.vm_clock / 1_000_000;
+    let clock = snapshot.time.vm_clock / 1_000_000;
     let (seconds, millis) = (clock / 1000, clock % 1000);
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     format!(
@@ -149,7 +154,7 @@ fn line(snapshot: &Snapshot) -> String {
         text::size(snapshot.vm_state_size),
         date(snapshot.time.seconds),
         format!("{hours:04}:{minutes:02}:{seconds:02}.{millis:03}"),
-        snapshot.icount.map_or("--".into(), |icount| icount.to_string())
+        snapshot.time.icount.map_or("--".into(), |icount| icount.to_string())
     )
 }
 

@@ -2,6 +2,7 @@
 
 use base::options::{Keyval, ParsedOpts};
 use block::media::Snapshot;
+use block::node::Role;
 use block::schema::Form;
 use block::throttle::{Group, Kind, Limits};
 
@@ -235,6 +236,27 @@ pub(super) fn stats(context: &Context<'_>, _: &mut Arguments<'_>) -> Printed {
         format!("{}:{values}\n", stats["device"].as_str().unwrap_or_default())
     };
     Ok(drive_stats(context).into_iter().filter_map(Qapi::write).map(line).collect())
+}
+
+pub(super) fn commit(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
+    let name = arguments.word().ok_or("commit: block device name expected".to_owned())?;
+    arguments.end("commit")?;
+    let graph = context.vm.graph();
+    let committed = if name == "all" {
+        let tops = graph.backends().into_iter().filter_map(|backend| backend.node());
+        let mut tops = tops.filter(|top| top.child(Role::Backing).is_some());
+        tops.try_for_each(|top| graph.commit(&top))
+    } else {
+        let Some(backend) = graph.backend(name) else {
+            return Ok(format!("Device '{name}' not found\n"));
+        };
+        let Some(top) = backend.node() else {
+            return Ok(format!("Device '{name}' has no medium\n"));
+        };
+        graph.commit(&top)
+    };
+    let fault = |error: block::Error| format!("'commit' error for '{name}': {error}\n");
+    Ok(committed.err().map(fault).unwrap_or_default())
 }
 
 pub(super) fn eject(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {

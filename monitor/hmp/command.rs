@@ -131,6 +131,7 @@ const COMMANDS: &[Command] = commands! {
         target.chardevs.get(id).map_err(QmpError::from)?.send_break();
         silence()
     };
+    "commit" "device|all" "move what images have to those that back them" block::commit;
     "cont|c" "" "let the guest run" |target, _| {
         target.cont()?;
         silence()

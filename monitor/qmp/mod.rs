@@ -106,7 +106,9 @@ impl Session {
             Ok(value) => reply.insert("return".into(), value),
             Err(error) => {
                 let class = format!("{:?}", error.class);
-                reply.insert("error".into(), json!({"class": class, "desc": error.description}))
+                // What follows is for people.
+                let description = error.description.lines().next().unwrap_or_default();
+                reply.insert("error".into(), json!({"class": class, "desc": description}))
             }
         };
         if let Some(id) = id {

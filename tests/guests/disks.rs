@@ -206,10 +206,11 @@ fn fio_finds_what_it_wrote(interface: &str, device: &str) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let disk = scratch.path().join("disk.qcow2").display().to_string();
     ensure!(image_tool(&["create", "-q", "-f", "qcow2", &disk, "256M"])?.0, "no disk");
-    let system = format!("file={},format=raw,if={interface},snapshot=on", system.display());
+    let system = format!("file={},format=raw,if=none,id=system,snapshot=on", system.display());
     let data = format!("file={disk},format=qcow2,if={interface}");
     let mut vm = machine()
         .args(["-m", "1024", "-cpu", "max", "-drive", &system, "-drive", &data])
+        .args(["-device", "virtio-blk-pci,drive=system,bootindex=0"])
         .spawn()?;
     vm.expect("login: ")?;
     vm.send("root\n")?;
@@ -229,7 +230,7 @@ fn fio_finds_what_it_wrote(interface: &str, device: &str) -> Result<()> {
 #[test]
 #[ignore = "a soak test"]
 fn fio_finds_what_it_wrote_by_ide() -> Result<()> {
-    fio_finds_what_it_wrote("ide", "/dev/sdb")
+    fio_finds_what_it_wrote("ide", "/dev/sda")
 }
 
 #[test]

@@ -11,7 +11,8 @@ fn settled(mut value: Value) -> Value {
     fn settle(value: &mut Value) {
         match value {
             Value::Object(members) => {
-                for key in ["actual-size", "timestamp"] {
+                let moments = ["date-sec", "date-nsec", "vm-clock-sec", "vm-clock-nsec"];
+                for key in ["actual-size", "timestamp"].into_iter().chain(moments) {
                     members.remove(key);
                 }
                 members.values_mut().for_each(settle);
@@ -79,6 +80,94 @@ fn answers_about_overlays_are_qemus() -> Result<()> {
         "ide-hd,drive=hd,id=d0",
     ];
     dialogue(dir.path(), &args, include_str!("overlays.jsonl"))
+}
+
+/// Dirty bitmaps, snapshots inside images, transactions that fail, and `commit`.
+#[test]
+fn answers_about_bitmaps_are_qemus() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    image_tool(&["create", "-q", "-f", "qcow2", &in_dir(&dir, "base.qcow2"), "1M"])?;
+    let top = in_dir(&dir, "v.qcow2");
+    image_tool(&["create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", &top])?;
+    let args = [
+        "-M",
+        "pc",
+        "-S",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-drive",
+        "if=none,id=hd,file=v.qcow2,format=qcow2,node-name=q",
+        "-device",
+        "ide-hd,drive=hd,id=d0",
+        "-blockdev",
+        "driver=null-co,node-name=r,size=2097152",
+    ];
+    dialogue(dir.path(), &args, include_str!("bitmaps.jsonl"))
+}
+
+fn in_dir(dir: &tempfile::TempDir, name: &str) -> String {
+    dir.path().join(name).to_string_lossy().into_owned()
+}
+
+/// `qemu-img`
+fn image_tool(args: &[&str]) -> Result<()> {
+    let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+    let code = block::tools::run(&args, &mut std::io::stdout(), &mut std::io::stderr(), false);
+    ensure!(code == 0, "qemu-img {args:?}: {code}");
+    Ok(())
+}
+
+/// What was written to a disk that is to forget it reaches the image by `commit`; so does what an overlay
+/// has, whose base is open for reading. Bitmaps that the image keeps are there the next time.
+#[test]
+fn commit_reaches_what_is_below() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (raw, base) = (in_dir(&dir, "a.raw"), in_dir(&dir, "base.qcow2"));
+    std::fs::File::create(&raw)?.set_len(1 << 20)?;
+    image_tool(&["create", "-q", "-f", "qcow2", &base, "1M"])?;
+    let top = in_dir(&dir, "top.qcow2");
+    image_tool(&["create", "-q", "-f", "qcow2", "-b", &base, "-F", "qcow2", &top, "2M"])?;
+    let launch = || {
+        Launch::new(testbed::program())
+            .args(["-M", "none", "-display", "none"])
+            .args(["-drive", "if=none,id=a,file=a.raw,format=raw,snapshot=on"])
+            .args(["-drive", "if=none,id=b,file=top.qcow2,format=qcow2,node-name=top"])
+            .in_dir(dir.path())
+            .qmp()
+    };
+    let mut vm = launch().spawn()?;
+    let qmp = vm.qmp();
+    let bitmap = json!({"node": "top", "name": "kept", "persistent": true});
+    qmp.execute_with("block-dirty-bitmap-add", bitmap)?;
+    let mut hmp = |line: &str| -> Result<()> {
+        let reply = qmp.execute_with("human-monitor-command", json!({"command-line": line}))?;
+        ensure!(reply == "", "{line}: {reply}");
+        Ok(())
+    };
+    hmp("qemu-io a \"write -P 3 4k 4k\"")?;
+    hmp("qemu-io b \"write -P 4 1920k 128k\"")?;
+    ensure!(std::fs::read(&raw)?.iter().all(|byte| *byte == 0), "it did not wait");
+    hmp("commit all")?;
+    hmp("commit b")?;
+    qmp.execute("quit")?;
+    vm.finish()?;
+    let bytes = std::fs::read(&raw)?;
+    ensure!(bytes[4096..8192] == [3; 4096] && bytes[..4096] == [0; 4096], "a.raw has not got it");
+    for image in [&top, &base] {
+        image_tool(&["check", "-q", image])?;
+    }
+    let copy = in_dir(&dir, "copy.raw");
+    image_tool(&["convert", "-f", "qcow2", "-O", "raw", &base, &copy])?;
+    let bytes = std::fs::read(&copy)?;
+    ensure!(bytes.len() == 2 << 20 && bytes[1920 << 10..].iter().all(|byte| *byte == 4), "base");
+    let mut vm = launch().spawn()?;
+    let nodes = vm.qmp().execute("query-named-block-nodes")?;
+    let top = nodes.as_array().into_iter().flatten().find(|node| node["node-name"] == "top");
+    let bitmap = json!([{"name": "kept", "granularity": 65536, "count": 131072, "busy": false,
+        "recording": true, "persistent": true}]);
+    ensure!(top.is_some_and(|node| node["dirty-bitmaps"] == bitmap), "{nodes}");
+    Ok(())
 }
 
 /// Asks what QEMU was asked, and compares the answers.

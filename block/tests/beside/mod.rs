@@ -281,7 +281,7 @@ fn normal(text: &str) -> String {
     out
 }
 
-/// Without offsets in files and the sizes of files.
+/// Without offsets in files, the sizes of files, and dates.
 fn without_places(text: &str) -> String {
     let mut out = String::new();
     for line in text.lines() {
@@ -295,8 +295,15 @@ fn without_places(text: &str) -> String {
             None => line.to_owned(),
         };
         let line = line.as_str();
-        let sizes = ["disk size:", "file length:", "Image end offset:", "\"actual-size\""];
-        if !sizes.iter().any(|size| line.trim_start().starts_with(size)) {
+        let varying = [
+            "disk size:",
+            "file length:",
+            "Image end offset:",
+            "\"actual-size\"",
+            "\"virtual-size\"",
+            "\"date-",
+        ];
+        if !varying.iter().any(|start| line.trim_start().starts_with(start)) {
             out += line;
             out.push('\n');
         }

@@ -7,7 +7,9 @@ use super::opening::{Opening, Reopen};
 use super::{Session, text};
 use crate::driver::{Breakpoints, Preallocation};
 use crate::engine::block_on;
+use crate::format::PROTOCOLS;
 use crate::info;
+use crate::node::{Node, Role};
 
 const fn plain(name: &'static str, run: fn(&mut Session<'_>, &Command, &Given) -> Done) -> Command {
     Command {
@@ -315,16 +317,28 @@ fn truncate(session: &mut Session<'_>, _: &Command, given: &Given) -> Done {
 fn print_info(session: &mut Session<'_>, _: &Command, _: &Given) -> Done {
     let node = session.node()?;
     let driver = node.driver();
+    session.output.print(&format!("format name: {}\n", driver.name()));
+    if PROTOCOLS.contains(&driver.name()) {
+        session.output.print(&format!("format name: {}\n", driver.name()));
+    }
+    if !tells_layout(&node) {
+        return Err(Failed);
+    }
     let cluster = driver.cluster_size().unwrap_or(0);
     session.output.print(&format!(
-        "format name: {}\ncluster size: {}\nvm state offset: {}\n",
-        driver.name(),
+        "cluster size: {}\nvm state offset: {}\n",
         text::scaled(cluster as f64),
         text::scaled(driver.vm_state_offset() as f64),
     ));
     let specific = info::specific_text(driver, "");
     session.output.print(&specific);
     Ok(())
+}
+
+/// Of what stores nothing, nothing is known.
+fn tells_layout(node: &Node) -> bool {
+    let below = node.child(Role::File).or_else(|| node.child(Role::Image));
+    below.map_or_else(|| !node.driver().name().starts_with("null-"), |below| tells_layout(below))
 }
 
 fn alloc(session: &mut Session<'_>, _: &Command, given: &Given) -> Done {

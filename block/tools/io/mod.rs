@@ -66,6 +66,7 @@ QEMU Disk exerciser
   -V, --version        output version information and exit
 
 See 'qemu-io -c help' for information on available commands.
+
 ";
 
 /// A request that has ended, and what is to be said of it.

@@ -95,6 +95,9 @@ impl Opening {
             let text = "force-share=on can only be used with read-only images";
             return Err(Error::invalid(text));
         }
+        if self.copy_on_read && self.read_only {
+            return Err(Error::invalid("Can't use copy-on-read on read-only device"));
+        }
         let purpose = if self.read_only || self.snapshot { Purpose::Read } else { Purpose::Write };
         let how = OpenOptions {
             format: self.format.clone(),
@@ -111,7 +114,7 @@ impl Opening {
         if self.snapshot && !self.read_only {
             opened.node = block_on(snapshot_overlay(opened.node, how.io.clone()))?;
         }
-        if self.copy_on_read && !self.read_only {
+        if self.copy_on_read {
             let manner = opened.node.manner();
             opened.node.set_manner(Manner { copy_on_read: true, ..manner });
         }

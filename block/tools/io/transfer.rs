@@ -511,10 +511,14 @@ fn write(session: &mut Session<'_>, command: &Command, given: &Given) -> Done {
         Some(file) => {
             let bytes = match std::fs::read(file).map_err(Error::from) {
                 Ok(bytes) => bytes,
-                Err(error) => return session.fail(&format!("{file}: {error}")),
+                Err(error) => {
+                    session.output.note(&format!("{file}: {error}"));
+                    return Err(Failed);
+                }
             };
             if bytes.is_empty() {
-                return session.fail(&format!("{file}: file is empty"));
+                session.output.note(&format!("{file}: file is empty"));
+                return Err(Failed);
             }
             let repeated: Vec<u8> = bytes.into_iter().cycle().take(count as usize).collect();
             Vector::from(&repeated[..])

@@ -110,7 +110,7 @@ impl Blk {
             // QEMU's name for what is behind the transport.
             path: format!("{}/virtio-backend", identity.path),
             needs_medium: true,
-            must_write: !backend.info().read_only,
+            must_write: false,
             writes: !backend.info().read_only,
             resizes: true,
             shares_writes: props.disk.share_rw,

@@ -1,7 +1,9 @@
 //! Commands about disks.
 
+mod bitmaps;
 mod create;
 pub(crate) mod device;
+mod internal;
 mod nodes;
 pub(crate) mod query;
 mod throttle;
@@ -14,10 +16,18 @@ use block::graph::Graph;
 
 use crate::qapi::{ErrorClass, QmpError};
 
+pub(in crate::qmp) use bitmaps::{
+    block_dirty_bitmap_add, block_dirty_bitmap_clear, block_dirty_bitmap_disable,
+    block_dirty_bitmap_enable, block_dirty_bitmap_merge, block_dirty_bitmap_remove,
+    block_dirty_bitmap_sha256,
+};
 pub(in crate::qmp) use create::{blockdev_create, job_dismiss, query_block_jobs, query_jobs};
 pub(in crate::qmp) use device::{
     block_resize, block_set_write_threshold, blockdev_change_medium, blockdev_close_tray,
     blockdev_insert_medium, blockdev_open_tray, blockdev_remove_medium, eject,
+};
+pub(in crate::qmp) use internal::{
+    blockdev_snapshot_delete_internal_sync, blockdev_snapshot_internal_sync,
 };
 pub(in crate::qmp) use nodes::{blockdev_add, blockdev_del, blockdev_reopen};
 pub(in crate::qmp) use query::{query_block, query_blockstats, query_named_block_nodes};

@@ -1,5 +1,7 @@
 //! Nodes that the operator makes.
 
+use block::backend::Backend;
+use block::engine::block_on;
 use block::node::{DetectZeroes, Role};
 use block::options::Options;
 use block::schema::{self, Form, Key, Kind};
@@ -121,18 +123,23 @@ pub(in crate::qmp) fn blockdev_reopen(
     options.into_iter().try_for_each(|options| reopen(call, options))
 }
 
-/// Discards, zero detection and flushes can be changed; all else has to stay as it is.
+/// Discards, zero detection, flushes and whether it is written can be changed; all else has to stay as it
+/// is.
 fn reopen(call: &Call<'_>, BlockdevOptions(options): BlockdevOptions) -> Result<(), QmpError> {
     let fixed = |key: &str| QmpError::new(format!("Cannot change the option '{key}'"));
     let Some(name) = options.get("node-name").and_then(Value::as_str) else {
         return Err(QmpError::new("node-name not specified"));
     };
     let missing = || QmpError::new(format!("Failed to find node with node-name='{name}'"));
-    let node = call.target.vm.graph().node(name).ok_or_else(missing)?;
+    let graph = call.target.vm.graph();
+    let node = graph.node(name).ok_or_else(missing)?;
     let mut options = Options::from_tree(options);
     options.text("node-name");
     if options.text("driver").as_deref() != Some(node.driver().name()) {
         return Err(fixed("driver"));
+    }
+    if node.child(Role::Backing).is_some() && !options.has("backing") {
+        return Err(QmpError::new(format!("backing is missing for '{name}'")));
     }
     for (key, role) in [("file", Role::File), ("backing", Role::Backing)] {
         let same = options.peek(key) == node.child(role).map(|child| child.name());
@@ -141,9 +148,7 @@ fn reopen(call: &Call<'_>, BlockdevOptions(options): BlockdevOptions) -> Result<
         }
         options.text(key);
     }
-    if options.flag("read-only")?.unwrap_or(false) != node.is_read_only() {
-        return Err(fixed("read-only"));
-    }
+    let read_only = options.flag("read-only")?.unwrap_or(false);
     if options.text("filename").is_some_and(|name| name != node.filename()) {
         return Err(fixed("filename"));
     }
@@ -160,6 +165,10 @@ fn reopen(call: &Call<'_>, BlockdevOptions(options): BlockdevOptions) -> Result<
     }
     if let Some(key) = options.first_key() {
         return Err(fixed(key));
+    }
+    if read_only != node.is_read_only() {
+        let _holds: Vec<_> = graph.users(&node).iter().map(Backend::hold).collect();
+        block_on(node.set_own_writable(!read_only))?;
     }
     node.set_manner(manner);
     Ok(())

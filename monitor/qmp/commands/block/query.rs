@@ -1,6 +1,7 @@
 //! `query-block` and its kin.
 
 use block::backend::{Backend, Interface, IoStatus, RequestKind};
+use block::dirty::Bitmap;
 use block::driver::Driver;
 use block::info;
 use block::node::{DetectZeroes, Node, Role};
@@ -79,6 +80,7 @@ qapi_struct! {
         "iops_size" iops_size: Option<u64>,
         "group" group: Option<String>,
         "cache" cache: CacheInfo,
+        "dirty-bitmaps" dirty_bitmaps: Option<Vec<BlockDirtyInfo>>,
         "write_threshold" write_threshold: u64,
         "active" active: bool,
     }
@@ -96,6 +98,32 @@ qapi_struct! {
         "tray_open" tray_open: Option<bool>,
         "io-status" io_status: Option<IoStatus>,
     }
+}
+
+qapi_struct! {
+    /// A dirty bitmap.
+    pub(crate) struct BlockDirtyInfo {
+        "name" name: Option<String>,
+        "count" count: u64,
+        "granularity" granularity: u64,
+        "recording" recording: bool,
+        "busy" busy: bool,
+        "persistent" persistent: bool,
+        "inconsistent" inconsistent: Option<bool>,
+    }
+}
+
+fn bitmaps(node: &Node) -> block::Result<Vec<BlockDirtyInfo>> {
+    let info = |Bitmap { info, persistent, count }| BlockDirtyInfo {
+        name: Some(info.name),
+        count,
+        granularity: info.granularity,
+        recording: info.enabled,
+        busy: false,
+        persistent,
+        inconsistent: info.inconsistent.then_some(true),
+    };
+    Ok(node.dirty_bitmaps()?.into_iter().map(info).collect())
 }
 
 /// A node, and with its drive also what the drive does to requests.
@@ -142,6 +170,7 @@ fn device_info(node: &Node, drive: Option<&Backend>, chain: bool) -> Result<Devi
             direct: manner.direct,
             no_flush: manner.no_flush,
         },
+        dirty_bitmaps: Some(bitmaps(node)?).filter(|bitmaps| !bitmaps.is_empty()),
         write_threshold: node.write_threshold(),
         active: true,
     })

@@ -1,12 +1,13 @@
 //! Changes of several disks at one moment.
 
-use block::media::{Draft, Snapshot};
-use serde_json::Value;
+use block::media::Snapshot;
 
+use super::bitmaps::{self, BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, Undo};
 use super::device::{ImageMode, SnapshotSync, node};
-use crate::qapi::{Members, Qapi, QmpError, Type};
+use super::internal::{self, BlockdevSnapshotInternal};
+use crate::qapi::{Qapi, QmpError};
 use crate::qmp::Call;
-use crate::{qapi_struct, qapi_words};
+use crate::{qapi_choice, qapi_struct, qapi_words};
 
 qapi_struct! {
     /// A disk, and the node that its writes are to go to.
@@ -16,58 +17,24 @@ qapi_struct! {
     }
 }
 
-/// A change.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::qmp) enum Action {
-    /// It fails.
-    Abort,
-    Snapshot(SnapshotTo),
-    SnapshotSync(SnapshotSync),
-}
-
-const KINDS: [&str; 3] = ["abort", "blockdev-snapshot", "blockdev-snapshot-sync"];
-
-impl Qapi for Action {
-    fn ty() -> Type {
-        let data = |name, ty| {
-            let member = crate::qapi::Member { name: "data", ty, optional: false };
-            (name, Type::Object { name, members: vec![member] })
-        };
-        let kinds = Type::Enum { name: "TransactionActionKind", values: KINDS.to_vec() };
-        Type::Union {
-            name: "TransactionAction",
-            members: vec![crate::qapi::Member { name: "type", ty: kinds, optional: false }],
-            tag: "type",
-            variants: vec![
-                data(KINDS[0], <()>::ty()),
-                data(KINDS[1], SnapshotTo::ty()),
-                data(KINDS[2], SnapshotSync::ty()),
-            ],
-        }
-    }
-
-    fn read(value: Value, name: &str) -> Result<Self, QmpError> {
-        let mut members = Members::of(value, name)?;
-        let kind: String = members.take("type")?;
-        let action = match kind.as_str() {
-            "abort" => members.take("data").map(|()| Action::Abort)?,
-            "blockdev-snapshot" => Action::Snapshot(members.take("data")?),
-            "blockdev-snapshot-sync" => Action::SnapshotSync(members.take("data")?),
-            _ => return Err(QmpError::not_accepted("type", &kind)),
-        };
-        members.finish()?;
-        Ok(action)
-    }
-
-    fn write(self) -> Option<Value> {
-        let (kind, data) = match self {
-            Action::Abort => (KINDS[0], ().write()),
-            Action::Snapshot(data) => (KINDS[1], data.write()),
-            Action::SnapshotSync(data) => (KINDS[2], data.write()),
-        };
-        Some(serde_json::json!({"type": kind, "data": data}))
+qapi_choice! {
+    /// A change.
+    pub(in crate::qmp) enum TransactionAction {
+        /// It fails.
+        "abort" Abort(()),
+        "block-dirty-bitmap-add" BitmapAdd(BlockDirtyBitmapAdd),
+        "block-dirty-bitmap-clear" BitmapClear(BlockDirtyBitmap),
+        "block-dirty-bitmap-disable" BitmapDisable(BlockDirtyBitmap),
+        "block-dirty-bitmap-enable" BitmapEnable(BlockDirtyBitmap),
+        "block-dirty-bitmap-merge" BitmapMerge(BlockDirtyBitmapMerge),
+        "block-dirty-bitmap-remove" BitmapRemove(BlockDirtyBitmap),
+        "blockdev-snapshot" Snapshot(SnapshotTo),
+        "blockdev-snapshot-internal-sync" SnapshotInternal(BlockdevSnapshotInternal),
+        "blockdev-snapshot-sync" SnapshotSync(SnapshotSync),
     }
 }
+
+pub(super) use TransactionAction as Action;
 
 /// What the failure of a job means for the others of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,20 +57,50 @@ qapi_struct! {
 qapi_struct! {
     /// Changes, all of them or none.
     pub(in crate::qmp) struct Transaction {
-        "actions" actions: Vec<Action>,
+        "actions" actions: Vec<TransactionAction>,
         "properties" properties: Option<Properties>,
     }
 }
 
-/// Prepares a change; what has been prepared is taken back when it is dropped.
-fn prepare(call: &Call<'_>, action: &Action) -> Result<Draft, QmpError> {
-    let graph = call.target.vm.graph();
-    match action {
-        Action::Abort => Err(QmpError::new("Transaction aborted using Abort action")),
+/// A change that has been prepared, and what ends it. What no undo tells is taken back by dropping it.
+struct Step {
+    commit: Option<Box<dyn FnOnce() -> Result<(), QmpError>>>,
+    undo: Option<Undo>,
+}
+
+impl Step {
+    /// It is done; so far.
+    fn done(undo: Undo) -> Self {
+        Self { commit: None, undo: Some(undo) }
+    }
+
+    /// It is done when nothing can fail any more.
+    fn later(commit: impl FnOnce() -> Result<(), QmpError> + 'static) -> Self {
+        Self { commit: Some(Box::new(commit)), undo: None }
+    }
+}
+
+/// Prepares a change.
+fn prepare(call: &Call<'_>, action: &Action) -> Result<Step, QmpError> {
+    let vm = call.target.vm.clone();
+    let graph = vm.graph();
+    let draft = match action {
+        Action::Abort(()) => {
+            return Err(QmpError::new("Transaction aborted using Abort action"));
+        }
+        Action::BitmapAdd(new) => return bitmaps::add(graph, new).map(Step::done),
+        Action::BitmapClear(which) => return bitmaps::clear(graph, which).map(Step::done),
+        Action::BitmapDisable(which) => {
+            return bitmaps::enable(graph, which, false).map(Step::done);
+        }
+        Action::BitmapEnable(which) => return bitmaps::enable(graph, which, true).map(Step::done),
+        Action::BitmapMerge(which) => return bitmaps::merge(graph, which).map(Step::done),
+        Action::BitmapRemove(which) => return bitmaps::removal(graph, which).map(Step::later),
+        Action::SnapshotInternal(which) => return internal::keep(call, which).map(Step::done),
         Action::Snapshot(SnapshotTo { node: name, overlay }) => {
             let top = node(graph, Some(name), Some(name))?;
             let overlay = node(graph, Some(overlay), Some(overlay))?;
-            Ok(graph.draft_snapshot_to(&top, &overlay)?)
+            graph.draft_snapshot_to(&top, &overlay)?
         }
         Action::SnapshotSync(snapshot) => {
             let top = node(graph, snapshot.device.as_deref(), snapshot.node_name.as_deref())?;
@@ -116,16 +113,27 @@ fn prepare(call: &Call<'_>, action: &Action) -> Result<Draft, QmpError> {
                 create: snapshot.mode != Some(ImageMode::Existing),
                 announce: &|text| print!("{text}"),
             };
-            Ok(graph.draft_snapshot(&top, &overlay)?)
+            graph.draft_snapshot(&top, &overlay)?
         }
-    }
+    };
+    let vm = vm.clone();
+    Ok(Step::later(move || Ok(vm.graph().finish_snapshot(draft)?)))
 }
 
-fn run(call: &Call<'_>, actions: &[Action]) -> Result<(), QmpError> {
-    let drafts = actions.iter().map(|action| prepare(call, action));
-    let drafts = drafts.collect::<Result<Vec<_>, _>>()?;
-    let graph = call.target.vm.graph();
-    Ok(drafts.into_iter().try_for_each(|draft| graph.finish_snapshot(draft))?)
+/// Makes all changes, or none.
+pub(super) fn run(call: &Call<'_>, actions: &[Action]) -> Result<(), QmpError> {
+    let mut steps = Vec::new();
+    for action in actions {
+        match prepare(call, action) {
+            Ok(step) => steps.push(step),
+            Err(error) => {
+                let undone = steps.into_iter().rev().filter_map(|step: Step| step.undo);
+                undone.for_each(|undo| undo());
+                return Err(error);
+            }
+        }
+    }
+    steps.into_iter().filter_map(|step| step.commit).try_for_each(|commit| commit())
 }
 
 pub(in crate::qmp) fn transaction(
@@ -134,13 +142,10 @@ pub(in crate::qmp) fn transaction(
 ) -> Result<(), QmpError> {
     let mode = properties.and_then(|properties| properties.completion);
     if let (Some(Completion::Grouped), Some(first)) = (mode, actions.first()) {
-        let kind = match first {
-            Action::Abort => KINDS[0],
-            Action::Snapshot(_) => KINDS[1],
-            Action::SnapshotSync(_) => KINDS[2],
-        };
+        let kind = first.clone().write().unwrap_or_default();
         return Err(QmpError::new(format!(
-            "Action '{kind}' does not support transaction property completion-mode = grouped"
+            "Action '{}' does not support transaction property completion-mode = grouped",
+            kind["type"].as_str().unwrap_or_default()
         )));
     }
     run(call, &actions)

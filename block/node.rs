@@ -240,7 +240,7 @@ pub struct Child {
     node: Arc<Node>,
     id: u64,
     /// What the parent wants, whatever use is made of it.
-    base: Claim,
+    base: Mutex<Claim>,
 }
 
 impl std::ops::Deref for Child {
@@ -269,8 +269,16 @@ impl Child {
 
     /// Claims this at least, whatever use is made of the parent.
     pub fn require(&mut self, base: Claim) -> Result<()> {
-        self.base = base;
+        *self.base.get_mut() = base;
         self.change(base)
+    }
+
+    /// The parent, which may keep tables here, is written from now on, or no longer.
+    fn follow(&self, writable: bool) {
+        let mut base = self.base.lock();
+        if *base == Claim::tables(writable) {
+            *base = Claim::tables(!writable);
+        }
     }
 
     /// Claims something else. If that conflicts with somebody else's use, all stays as it was.
@@ -401,14 +409,18 @@ impl Node {
             }
             self.driver.set_writable(true).await?;
             self.read_only.store(false, Ordering::Release);
+            self.holds().for_each(|(_, child)| child.follow(true));
             return self.update().inspect_err(|_| self.set_read_only());
         }
         if self.cumulative()?.needs.contains(Permissions::WRITE) {
-            return refused();
+            let name = &self.name;
+            let text = format!("Read-only block node '{name}' cannot support read-write users");
+            return Err(Error::new(libc::EACCES, text));
         }
         self.driver.close().await?;
         self.driver.set_writable(false).await?;
         self.set_read_only();
+        self.holds().for_each(|(_, child)| child.follow(false));
         self.update()
     }
 
@@ -491,7 +503,7 @@ impl Node {
     pub fn attach(self: &Arc<Self>, name: &str, role: Role, claim: Claim) -> Result<Child> {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         self.parents.lock().push(Parent { id, name: name.to_owned(), role, claim });
-        let child = Child { node: self.clone(), id, base: claim };
+        let child = Child { node: self.clone(), id, base: Mutex::new(claim) };
         // On failure the child is dropped, which takes everything back.
         self.update()?;
         Ok(child)
@@ -543,7 +555,8 @@ impl Node {
         }
         self.driver.set_claim(above)?;
         for (role, child) in self.holds() {
-            let below = self.driver.child_claim(*role, above, self.is_read_only()).with(child.base);
+            let below =
+                self.driver.child_claim(*role, above, self.is_read_only()).with(*child.base.lock());
             let Some(before) = child.exchange(below).filter(|before| *before != below) else {
                 continue;
             };

@@ -308,7 +308,8 @@ impl Cpu {
             if *fickle || flag_bits(raw.rflags_read()) & undefined != 0 {
                 return None;
             }
-            let written = if self.may_do_nothing(raw) { 0 } else { flag_bits(raw.rflags_modified()) };
+            let written =
+                if self.may_do_nothing(raw) { 0 } else { flag_bits(raw.rflags_modified()) };
             match (op.run)(self, op) {
                 Ok(()) => {}
                 Err(Trap::Exception) => {

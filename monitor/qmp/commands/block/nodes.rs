@@ -127,12 +127,12 @@ pub(in crate::qmp) fn blockdev_reopen(
 /// is.
 fn reopen(call: &Call<'_>, BlockdevOptions(options): BlockdevOptions) -> Result<(), QmpError> {
     let fixed = |key: &str| QmpError::new(format!("Cannot change the option '{key}'"));
-    let Some(name) = options.get("node-name").and_then(Value::as_str) else {
+    let Some(name) = options.get("node-name").and_then(Value::as_str).map(str::to_owned) else {
         return Err(QmpError::new("node-name not specified"));
     };
     let missing = || QmpError::new(format!("Failed to find node with node-name='{name}'"));
     let graph = call.target.vm.graph();
-    let node = graph.node(name).ok_or_else(missing)?;
+    let node = graph.node(&name).ok_or_else(missing)?;
     let mut options = Options::from_tree(options);
     options.text("node-name");
     if options.text("driver").as_deref() != Some(node.driver().name()) {

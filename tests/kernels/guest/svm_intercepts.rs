@@ -451,11 +451,12 @@ fn three_levels(call: &[u8], nested: bool) {
         set(at::CR0, 0x31 | cr0::PG);
         set(at::CR4, 0x600 | cr4::PAE);
         set(at::CR3, pointers as u64);
+        // The tables were made anew.
+        set(at::ASID, 1 | 1 << 32);
         if nested {
             crate::svm::nested_tables();
             set(at::NESTED, 1);
             set(at::NESTED_CR3, addr_of!(NESTED) as u64);
-            set(at::ASID, 1 | 1 << 32);
         }
         intercept(code::EXCEPTION + PF);
         enter_loaded()

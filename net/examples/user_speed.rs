@@ -3,10 +3,10 @@
 //!
 //! `cargo run --release -p rhea-net --example user_speed [MiB]` measures ours, with large frames and with
 //! small ones. `... user_speed MiB SOCKET MTU` measures whoever listens at a unix socket for frames behind
-//! their length: passt, or QEMU's `user` behind a hub (docs/performance.md has the commands).
+//! their length: passt, or a program around libslirp (docs/performance.md).
 
-use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::collections::{HashMap, VecDeque};
+use std::io::{IoSlice, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -34,6 +34,9 @@ const PACKET_HEADERS: usize = 40;
 const MTU: usize = 1500;
 /// Segments of a large frame.
 const SEGMENTS: usize = 44;
+
+/// All that is ever sent.
+const DATA: u8 = 7;
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -178,12 +181,29 @@ struct Socket {
     /// What of the buffer is filled, and what of that was looked at.
     filled: usize,
     seen: usize,
+    sums: Sums,
+}
+
+/// Sums of data. A guest would have to make them, so that they are no part of what is measured: as all data
+/// is the same, each length is summed once.
+#[derive(Default)]
+struct Sums(HashMap<usize, u16>);
+
+impl Sums {
+    /// Completes the checksum of a segment.
+    fn complete(&mut self, head: &mut [u8], data: &[u8]) {
+        let of_data =
+            *self.0.entry(data.len()).or_insert_with(|| Sum::default().bytes(data).folded());
+        let sum = Sum::default().bytes(&head[34..]).bytes(&of_data.to_be_bytes()).finish();
+        head[50..52].copy_from_slice(&sum.to_be_bytes());
+    }
 }
 
 impl Socket {
     fn new(path: &str) -> errors::Result<Self> {
         let stream = UnixStream::connect(path)?;
-        Ok(Self { stream, buffer: vec![0; 1 << 18], filled: 0, seen: 0 })
+        let (buffer, sums) = (vec![0; 1 << 18], Sums::default());
+        Ok(Self { stream, buffer, filled: 0, seen: 0, sums })
     }
 
     /// The next frame, where it is in the buffer.
@@ -216,11 +236,14 @@ impl Socket {
 
 impl Wire for Socket {
     fn send(&mut self, head: &mut [u8], data: &[u8], _: usize) -> errors::Result<()> {
-        let sum = Sum::default().bytes(&head[34..]).bytes(data).finish();
-        head[50..52].copy_from_slice(&sum.to_be_bytes());
-        let len = (head.len() + data.len()) as u32;
-        let message = [&len.to_be_bytes()[..], head, data].concat();
-        Ok(self.stream.write_all(&message)?)
+        self.sums.complete(head, data);
+        let len = ((head.len() + data.len()) as u32).to_be_bytes();
+        let mut parts = &mut [&len[..], head, data].map(IoSlice::new)[..];
+        while !parts.is_empty() {
+            let written = self.stream.write_vectored(parts)?;
+            IoSlice::advance_slices(&mut parts, written);
+        }
+        Ok(())
     }
 
     fn next(&mut self) -> errors::Result<Option<Got>> {
@@ -369,7 +392,7 @@ fn report(what: &str, bytes: usize, time: Duration) {
 
 fn download(bench: &mut Bench, bytes: usize) -> errors::Result<Duration> {
     let port = serve(move |mut stream| {
-        let block = vec![7; 1 << 18];
+        let block = vec![DATA; 1 << 18];
         for _ in 0..bytes / block.len() {
             stream.write_all(&block)?;
         }
@@ -400,7 +423,7 @@ fn upload(bench: &mut Bench, bytes: usize) -> errors::Result<Duration> {
     })?;
     let mut flow = bench.connect(port)?;
     let begin = Instant::now();
-    let data = vec![7; bench.large];
+    let data = vec![DATA; bench.large];
     let mut left = bytes;
     let mut answered = 0;
     while answered == 0 {
@@ -432,7 +455,7 @@ fn echo(bench: &mut Bench, rounds: u32) -> errors::Result<Duration> {
     let mut flow = bench.connect(port)?;
     let begin = Instant::now();
     for _ in 0..rounds {
-        bench.send(&mut flow, ACK, b"x")?;
+        bench.send(&mut flow, ACK, &[DATA])?;
         bench.wire.flush();
         while bench.receive(&mut flow)? == 0 {
             bench.wire.wait()?;

@@ -1,11 +1,34 @@
 //! Firmware, boot loaders and programs.
 
 use crate::Guest;
-use anyhow::Result;
-use testbed::{assets, media};
+use anyhow::{Result, ensure};
+use testbed::{assets, media, program, reference_qemu, skip};
 
 fn args(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// The words are QEMU's, at their place; the font is another.
+#[test]
+fn before_a_guest_shows_anything_there_are_words() -> Result<()> {
+    let reference = match reference_qemu() {
+        Ok(reference) => reference,
+        Err(reason) => {
+            skip(&reason);
+            return Ok(());
+        }
+    };
+    for adapter in
+        ["VGA", "cirrus-vga", "virtio-vga", "virtio-gpu-pci", "bochs-display", "ramfb", "isa-vga"]
+    {
+        let guest = Guest { args: args(&["-S", "-device", adapter]), ..Guest::default() };
+        let look = |program| guest.look(&mut guest.start(program)?);
+        let (theirs, ours) = (look(&reference)?, look(&program())?);
+        let size = (theirs.width, theirs.height);
+        ensure!(size == (ours.width, ours.height), "{adapter}: another size");
+        ensure!(!theirs.is_black() && theirs.characters() == ours.characters(), "{adapter}");
+    }
+    Ok(())
 }
 
 #[test]

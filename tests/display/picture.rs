@@ -52,6 +52,19 @@ impl Picture {
         }
     }
 
+    /// Which characters are not blank, if it consists of them.
+    pub fn characters(&self) -> Vec<bool> {
+        let (columns, rows) = (self.width / 8, self.height / 16);
+        let mut characters = vec![false; columns * rows];
+        for (n, pixel) in self.pixels.iter().enumerate() {
+            let (x, y) = (n % self.width / 8, n / self.width / 16);
+            if *pixel != [0; 3] && x < columns && y < rows {
+                characters[y * columns + x] = true;
+            }
+        }
+        characters
+    }
+
     /// How many pixels differ; all, if the size does.
     pub fn differences(&self, other: &Picture) -> usize {
         if (self.width, self.height) != (other.width, other.height) {

@@ -35,6 +35,7 @@ mod uart;
 mod usb;
 mod vga;
 mod virtio;
+mod virtio_devices;
 
 use anyhow::Result;
 use testbed::vm::{Launch, Vm};

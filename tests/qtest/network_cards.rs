@@ -1,6 +1,6 @@
 //! Network cards behind PCI: what configuration space and registers show after power-up, as on QEMU 10.0.
 
-use crate::machine;
+use crate::{machine, on_reference};
 use anyhow::{Context, Result};
 use testbed::pc::expect;
 use testbed::qtest::QTest;
@@ -37,6 +37,57 @@ fn with_card(
     let port = config(test, 4)?;
     test.outl(port, 7)?;
     check(test).with_context(|| card.to_owned())
+}
+
+#[test]
+fn e1000() -> Result<()> {
+    let mut header = [0; 16];
+    header[0] = 0x100e_8086;
+    header[2] = 0x0200_0003;
+    header[5] = 1;
+    header[11] = 0x1100_1af4;
+    header[15] = 0x100;
+    with_card("e1000", header, [0xfffe_0000, 0xffff_ffc1], |test| {
+        let shown = [
+            ("control", 0, 0x14_0240),
+            ("status", 8, 0x8008_0783),
+            ("EEPROM", 0x10, 0x188),
+            ("VLAN's type", 0x38, 0x8100),
+            ("lights", 0xe00, 0x602),
+            ("packet buffer", 0x1000, 0x10_0030),
+            ("address", 0x5400, 0x1200_5452),
+            ("address, and that it is one", 0x5404, 0x8000_5634),
+        ];
+        for (what, at, expected) in shown {
+            expect(what, test.readl(MEMORY + at)?, expected)?;
+        }
+        // The transceiver, by the register for that (MDIC): its identity.
+        test.writel(MEMORY + 0x20, 2 << 26 | 1 << 21 | 2 << 16)?;
+        expect("transceiver", test.readl(MEMORY + 0x20)?, 0x1822_0141)?;
+        // Causes are set and masked by registers of their own, and reading acknowledges.
+        test.writel(MEMORY + 0xd0, 0x84)?;
+        expect("mask", test.readl(MEMORY + 0xd0)?, 0x84)?;
+        test.writel(MEMORY + 0xd8, 0x80)?;
+        expect("less of it", test.readl(MEMORY + 0xd0)?, 4)?;
+        test.writel(MEMORY + 0xc8, 4)?;
+        expect("causes", test.readl(MEMORY + 0xc0)?, 4)?;
+        expect("acknowledged", test.readl(MEMORY + 0xc0)?, 0)?;
+        // Rings: what there is of them.
+        for (at, expected) in [(0x2808, 0xf_ff80), (0x2810, 0xffff)] {
+            test.writel(MEMORY + at, u32::MAX)?;
+            expect(&format!("ring, {at:#x}"), test.readl(MEMORY + at)?, expected)?;
+        }
+        if on_reference() {
+            // It has no ports, lower bits of addresses, and no reset by software.
+            return Ok(());
+        }
+        test.outl(PORTS, 8)?;
+        expect("status by ports", test.inl(PORTS + 4)?, 0x8008_0783)?;
+        test.writel(MEMORY + 0x2800, u32::MAX)?;
+        expect("where the ring is", test.readl(MEMORY + 0x2800)?, 0xffff_fff0)?;
+        test.writel(MEMORY, 0x400_0000)?;
+        expect("a reset", test.readl(MEMORY + 0x2808)?, 0)
+    })
 }
 
 #[test]

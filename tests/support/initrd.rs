@@ -15,9 +15,10 @@ pub const READY: &str = "rhea-guest: ready";
 /// The line that `/init` prints before it hands the console to a shell.
 pub const SHELL: &str = "rhea-guest: shell";
 
-const SCRIPTS: [(&str, &str); 22] = [
+const SCRIPTS: [(&str, &str); 23] = [
     ("adapter", include_str!("guest/adapter")),
     ("desktop", include_str!("guest/desktop")),
+    ("login", include_str!("guest/login")),
     ("nap", include_str!("guest/nap")),
     ("report", include_str!("guest/report")),
     ("stress", include_str!("guest/stress")),

@@ -106,12 +106,32 @@ menuentry \"rhea rescue\" {
 }
 ";
 
+/// What GRUB does on the CD with a menu: it waits.
+const MENU_CONFIG: &str = "set timeout=-1
+menuentry \"rhea first\" {
+    echo rhea: chosen
+    sleep 3600
+}
+menuentry \"rhea second\" {
+    true
+}
+";
+
 /// A CD with GRUB on it, as grub-mkrescue makes it.
 pub fn rescue_cd() -> Result<PathBuf> {
-    medium("rescue.iso", RESCUE_CONFIG, |tools, work, image| {
+    grub_cd("rescue.iso", RESCUE_CONFIG)
+}
+
+/// A CD with GRUB's menu in text.
+pub fn menu_cd() -> Result<PathBuf> {
+    grub_cd("menu.iso", MENU_CONFIG)
+}
+
+fn grub_cd(name: &str, config: &str) -> Result<PathBuf> {
+    medium(name, config, |tools, work, image| {
         let tree = work.join("tree");
         fs::create_dir_all(tree.join("boot/grub"))?;
-        fs::write(tree.join("boot/grub/grub.cfg"), RESCUE_CONFIG)?;
+        fs::write(tree.join("boot/grub/grub.cfg"), config)?;
         let mut command = tools.command("grub-mkrescue")?;
         command.arg("--directory").arg(tools.grub());
         command.args(["--locales=", "--fonts=", "--themes="]);

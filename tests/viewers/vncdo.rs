@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 use testbed::sectors::{self, ECHO};
 use testbed::vm::Vm;
-use testbed::{program, python, skip};
+use testbed::{modules, program, python, skip};
 
 /// Types, or takes a picture of what is seen and compares it with the machine's own.
 const SCRIPT: &str = r#"
@@ -17,6 +17,8 @@ client = api.connect(address, timeout=60)
 if action == 'type':
     for key in rest:
         client.keyPress(key)
+    # QEMU does not read what is left when a client hangs up.
+    client.pause(0.5)
 elif action == 'shout':
     client.keyDown('shift')
     client.keyPress('1')
@@ -77,5 +79,29 @@ fn it_types_and_sees() -> Result<()> {
     client.press(&["h", "e", "l", "l", "o"])?;
     client.act(&["shout"])?;
     sectors::until_shown(&mut client.vm, ">hello!")?;
+    client.compare()
+}
+
+/// At the console of a Linux, as a person does.
+#[test]
+fn it_logs_in() -> Result<()> {
+    let guest = modules::display()?;
+    let (kernel, initrd) = (guest.kernel.display().to_string(), guest.initrd.display().to_string());
+    let client = Client::of(|directory| {
+        // A guest that gets little of a busy host reads no faster than that: its keyboard keeps 16 bytes.
+        let append = "quiet vt.global_cursor_default=0 rhea.run=login";
+        let args = ["-m", "256", "-kernel", &kernel, "-initrd", &initrd, "-append", append];
+        crate::serve(&program(), directory, "key-delay-ms=50", &args)
+    })?;
+    let Some(mut client) = client else { return Ok(()) };
+    sectors::until_shown(&mut client.vm, "rhea login:")?;
+    client.press(&["g", "u", "e", "s", "t", "enter"])?;
+    sectors::until_shown(&mut client.vm, "Password:")?;
+    client.press(&["s", "e", "s", "a", "m", "e", "enter"])?;
+    sectors::until_shown(&mut client.vm, "Welcome, guest")?;
+    client.press(&["e", "c", "h", "o", "space", "4", "2", "enter"])?;
+    // The answer is at the beginning of a line.
+    let answer = format!("echo 42{:1$}42", "", 80 - "$ echo 42".len());
+    sectors::until_shown(&mut client.vm, &answer)?;
     client.compare()
 }

@@ -3,7 +3,7 @@
 //!
 //! `cargo run --release -p rhea-net --example user_speed [MiB]` measures ours, with large frames and with
 //! small ones. `... user_speed MiB SOCKET MTU` measures whoever listens at a unix socket for frames behind
-//! their length: passt, or a program around libslirp (docs/performance.md).
+//! their length, such as passt (docs/performance.md).
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{IoSlice, Read, Write};

@@ -85,8 +85,17 @@ struct CodePage {
     index: usize,
     /// What was made from it: blocks, and the bytes of the page they are about.
     pieces: Vec<(BlockId, Range<u32>)>,
+    /// The lines of 64 bytes, a bit each, that pieces are about, and maybe others: most stores beside
+    /// code are told from those that hit it by this alone.
+    lines: u64,
     /// Stores that hit none of them since one was made.
     misses: u32,
+}
+
+/// The lines of 64 bytes that `bytes` of a page lie in.
+fn lines(bytes: &Range<u32>) -> u64 {
+    let (first, last) = (bytes.start >> 6, bytes.end.saturating_sub(1) >> 6);
+    !0 << (first & 63) & !0 >> (63 - (last & 63))
 }
 
 impl CodePage {
@@ -456,8 +465,10 @@ impl Cache {
             ram: place.ram.clone(),
             index: place.page(),
             pieces: Vec::new(),
+            lines: 0,
             misses: 0,
         });
+        page.lines |= lines(&range);
         page.pieces.push((id, range));
         page.misses = 0;
     }
@@ -578,23 +589,28 @@ impl Cache {
         let (mut targets, mut all) = (Vec::new(), false);
         let (regions, map, memory) = (&mut self.regions, &mut self.map, &self.memory);
         let before = page.pieces.len();
-        page.pieces.retain(|(id, bytes)| {
-            let hit = bytes.start < range.end && range.start < bytes.end;
-            let region = regions.get_mut(id.region()).filter(|_| hit);
-            if let Some(block) = region.and_then(|region| region.blocks.get_mut(id.index())) {
-                let entry = (block.guest, block.variant);
-                if map.get(&entry) == Some(id) {
-                    map.remove(&entry);
+        if page.lines & lines(range) != 0 {
+            let mut left = 0;
+            page.pieces.retain(|(id, bytes)| {
+                let hit = bytes.start < range.end && range.start < bytes.end;
+                let region = regions.get_mut(id.region()).filter(|_| hit);
+                if let Some(block) = region.and_then(|region| region.blocks.get_mut(id.index())) {
+                    let entry = (block.guest, block.variant);
+                    if map.get(&entry) == Some(id) {
+                        map.remove(&entry);
+                    }
+                    for (site, target) in block.incoming.drain(..) {
+                        memory.patch(site, target);
+                    }
+                    let entered = std::mem::take(&mut block.entered);
+                    all |= entered.len() > MOST_ENTRIES;
+                    targets.extend(entered.into_iter().map(|rip| (rip, block.code.start)));
                 }
-                for (site, target) in block.incoming.drain(..) {
-                    memory.patch(site, target);
-                }
-                let entered = std::mem::take(&mut block.entered);
-                all |= entered.len() > MOST_ENTRIES;
-                targets.extend(entered.into_iter().map(|rip| (rip, block.code.start)));
-            }
-            !hit
-        });
+                left |= if hit { 0 } else { lines(bytes) };
+                !hit
+            });
+            page.lines = left;
+        }
         self.invalidated += (before - page.pieces.len()) as u64;
         let any = page.pieces.len() != before;
         if !any && !page.missed(page_at, quiet) {
@@ -688,6 +704,15 @@ mod tests {
     use crate::jit::Translator;
     use crate::jit::record::Kind;
     use crate::testbed::Testbed;
+
+    #[test]
+    fn bytes_lie_in_lines() {
+        assert_eq!(lines(&(0..1)), 1);
+        assert_eq!(lines(&(63..65)), 3);
+        assert_eq!(lines(&(4095..4096)), 1 << 63);
+        assert_eq!(lines(&(0..4096)), !0);
+        assert_eq!(lines(&(128..192)), 4);
+    }
 
     #[test]
     fn a_jump_that_two_processors_link_is_unlinked() {

@@ -1,10 +1,11 @@
-//! Guests within a guest: Linux's KVM on the virtualization that processors of software offer.
+//! Guests within a guest: Linux's KVM on the virtualization that processors of software offer, and Xen,
+//! which needs none for the Linux that it starts.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use testbed::initrd::{self, SHELL};
+use testbed::initrd::{self, READY, SHELL};
 use testbed::{assets, is_reference, kernels, program, skip};
 
 use crate::machine;
@@ -53,6 +54,35 @@ fn kvm_runs_guests_in_a_guest() -> Result<()> {
     for complaint in ["BUG:", "WARNING:", "Call Trace:"] {
         ensure!(!ended.stdout.contains(complaint), "{complaint}\n{}", ended.stdout);
     }
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(())
+}
+
+#[test]
+fn xen_starts_linux() -> Result<()> {
+    let xen = match kernels::xen() {
+        Ok(xen) => xen,
+        Err(error) => {
+            skip(&format!("{error:#}"));
+            return Ok(());
+        }
+    };
+    let assets = assets::get()?;
+    let linux = format!(
+        "{} console=hvc0 panic=-1 rhea.run=poweroff,{}",
+        assets.generic_kernel().display(),
+        assets.initrd().display()
+    );
+    let mut vm = machine()
+        .args(["-cpu", "max", "-smp", "2", "-m", "1024", "-kernel"])
+        .args([&xen])
+        .args(["-initrd", &linux])
+        .args(["-append", "com1=115200,8n1 console=com1 dom0_mem=512M"])
+        .spawn()?;
+    vm.expect("(XEN) Brought up 2 CPUs")?;
+    vm.expect("Hypervisor detected: Xen PV")?;
+    vm.expect(READY)?;
+    let ended = vm.finish()?;
     ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
     Ok(())
 }

@@ -4,9 +4,10 @@
 use crate::apt::Apt;
 use crate::assets::{self, cache_directory, list, lock, remove, take};
 use crate::initrd;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A kernel and the test guest that it can run.
 pub struct Kernel {
@@ -62,6 +63,23 @@ pub fn with_kvm() -> Result<KvmKernel> {
     })?;
     let modules = MODULES.iter().map(|module| directory.join(name(module))).collect();
     Ok(KvmKernel { image: directory.join("vmlinuz"), modules })
+}
+
+/// The hypervisor Xen, as a Multiboot kernel.
+pub fn xen() -> Result<PathBuf> {
+    const PACKAGE: &str = "xen-hypervisor-4.17-amd64";
+    let directory = cached(PACKAGE, |work, ready| {
+        let (debs, root) = (work.join("debs"), work.join("root"));
+        for directory in [&debs, &root] {
+            fs::create_dir_all(directory)?;
+        }
+        Apt::host().unpack([PACKAGE].into_iter(), &debs, &root)?;
+        let packed = root.join("boot/xen-4.17-amd64.gz");
+        let output = Command::new("gzip").arg("-dc").arg(&packed).output()?;
+        ensure!(output.status.success(), "cannot unpack {}", packed.display());
+        Ok(fs::write(ready.join("xen"), output.stdout)?)
+    })?;
+    Ok(directory.join("xen"))
 }
 
 fn for_i386(metapackage: &str) -> Result<Kernel> {

@@ -66,7 +66,6 @@ QEMU Disk exerciser
   -V, --version        output version information and exit
 
 See 'qemu-io -c help' for information on available commands.
-
 ";
 
 /// A request that has ended, and what is to be said of it.

@@ -82,7 +82,7 @@ fn seed(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
     let number =
         base::options::number::parse_int(text).and_then(|number| u64::try_from(number).ok());
     let Some(number) = number else {
-        return fault(origin, &format!("Invalid seed number: {text}"));
+        return fault(origin, format!("Invalid seed number: {text}"));
     };
     builder.config.seed = Some(number);
     Ok(())

@@ -23,7 +23,17 @@ const PAINTS: &str = "
     return [painted?.startTime ?? null, window.seen ?? null];";
 
 /// Notes when the guest's screen is there, and from key presses to the frame in which it is another.
+/// Pixels are only compared when something was drawn: reading them takes a good part of a frame.
 const WATCH: &str = "
+    let drawn = true;
+    const context = CanvasRenderingContext2D.prototype;
+    for (const name of ['drawImage', 'putImageData', 'fillRect']) {
+        const draw = context[name];
+        context[name] = function (...what) {
+            drawn = true;
+            return draw.apply(this, what);
+        };
+    }
     const sum = () => {
         const canvas = document.querySelector('#stage canvas');
         if (!canvas?.width) return 0;
@@ -37,7 +47,8 @@ const WATCH: &str = "
     window.times = [];
     addEventListener('keydown', ({ timeStamp }) => { pressed = timeStamp; }, { capture: true });
     const look = () => {
-        const now = sum();
+        const now = drawn ? sum() : before;
+        drawn = false;
         if (now !== before) {
             window.seen ??= performance.now();
             if (pressed !== null) window.times.push(performance.now() - pressed);

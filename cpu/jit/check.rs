@@ -13,7 +13,7 @@ use iced_x86::{CpuidFeature, Instruction, Mnemonic as M, Register};
 
 use super::cache::BlockId;
 use super::jump;
-use super::translate::{Arrival, Source, Variant, operations};
+use super::translate::{Arrival, LONGEST, Source, Variant, operations};
 use super::{Decoded, Ended, Entry, Left, Next, Vcpu};
 use crate::core::Fault;
 use crate::disassembly::disassemble;
@@ -44,7 +44,9 @@ struct Step {
 /// The instructions of a block.
 struct Plan {
     steps: Box<[Step]>,
-    bytes: Box<[u8]>,
+    /// Their bytes, in all, and these with what was looked at behind them.
+    len: usize,
+    seen: Box<[u8]>,
 }
 
 /// What a processor keeps for checks.
@@ -151,7 +153,9 @@ impl Plan {
         };
         let steps: Box<[Step]> = operations(source).into_iter().map(step).collect();
         let len: usize = steps.iter().map(|step| step.raw.len()).sum();
-        Plan { steps, bytes: source.bytes[..len].into() }
+        // What comes behind may be why it ends there: an instruction that is not whole.
+        let seen = source.bytes.len().min(len + LONGEST);
+        Plan { steps, len, seen: source.bytes[..seen].into() }
     }
 }
 
@@ -187,7 +191,7 @@ impl Cpu {
         };
         let plans = &mut jit.checker.plans;
         if let Some(plan) = plans.get(&(host, key))
-            && read(plan.bytes.len()) == *plan.bytes
+            && read(plan.seen.len()) == *plan.seen
         {
             return Ok(Some(plan.clone()));
         }
@@ -266,7 +270,7 @@ impl Cpu {
         }
         let rip = before.0.rip;
         let bits = key.code_bits() as u8;
-        let (code, _) = disassemble(&plan.bytes, rip, bits, plan.steps.len());
+        let (code, _) = disassemble(&plan.seen[..plan.len], rip, bits, plan.steps.len());
         self.failure = Some(format!(
             "the engines disagree about the block at {rip:#x}{}:\n{code}{}",
             if alone { ", accesses alone" } else { "" },
@@ -369,7 +373,8 @@ impl Cpu {
         let left = self.enter(jit, Entry { code, host_flags: false });
         jit.processor.frame.checked.set(false);
         jit.checker.landing.clear();
-        let before = |rip: u64, at: u64| at.wrapping_sub(rip) < plan.bytes.len() as u64;
+        let before = |rip: u64, at: u64| at.wrapping_sub(rip) < plan.len as u64;
+        let is_cut = |at: u64| before(rip, at) && (at & 0xfff) as usize + LONGEST > 4096;
         match left {
             Ok(Next::Landed) => {
                 self.state.rip = target;
@@ -377,6 +382,8 @@ impl Cpu {
             }
             Ok(Next::Chained(_)) => Ran::ToAlone,
             Ok(Next::Block(_)) if self.state.rip == rip && target != rip => Ran::Partly,
+            // It was made when what is there now was not, and what was there was not whole.
+            Ok(Next::Block(_)) if self.state.rip != target && is_cut(self.state.rip) => Ran::Partly,
             Ok(Next::Block(_)) => Ran::Whole(Way::On),
             Ok(Next::Interpret) | Err(Left::Interpret) => {
                 let on_the_way = self.state.rip != target && before(rip, self.state.rip);

@@ -340,3 +340,16 @@ fn enter_code_of(bed: &mut Testbed, long: bool) {
     bed.cpu.mmu.flush_all(&bed.cpu.bus);
     bed.cpu.update_mode();
 }
+
+#[test]
+fn lock_step_notices_that_a_block_becomes_longer() {
+    const END: u64 = CODE + 0x1000;
+    let mut bed = Testbed::new().unwrap();
+    bed.check().unwrap();
+    bed.ram.write(END - 8, &[0x90; 7]);
+    // mov al, 5, which goes on in the next page, and then std in its place; hlt
+    for last in [[0xb0, 5, 0xf4], [0xfd, 0xf4, 0xf4]] {
+        bed.ram.write(END - 1, &last);
+        assert_eq!(bed.run(END - 8), RunExit::Halted, "{:?}", bed.cpu.failure);
+    }
+}

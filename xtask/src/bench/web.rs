@@ -23,14 +23,16 @@ const PAINTS: &str = "
     return [painted?.startTime ?? null, window.seen ?? null];";
 
 /// Notes when the guest's screen is there, and from key presses to the frame in which it is another.
-/// Pixels are only compared when something was drawn: reading them takes a good part of a frame.
+/// Frames are only asked for, and pixels read, when something was drawn: a page with a frame always
+/// under way has its messages wait for it.
 const WATCH: &str = "
-    let drawn = true;
+    let asked = false;
     const context = CanvasRenderingContext2D.prototype;
     for (const name of ['drawImage', 'putImageData', 'fillRect']) {
         const draw = context[name];
         context[name] = function (...what) {
-            drawn = true;
+            if (!asked) requestAnimationFrame(look);
+            asked = true;
             return draw.apply(this, what);
         };
     }
@@ -47,17 +49,15 @@ const WATCH: &str = "
     window.times = [];
     addEventListener('keydown', ({ timeStamp }) => { pressed = timeStamp; }, { capture: true });
     const look = () => {
-        const now = drawn ? sum() : before;
-        drawn = false;
+        asked = false;
+        const now = sum();
         if (now !== before) {
             window.seen ??= performance.now();
             if (pressed !== null) window.times.push(performance.now() - pressed);
             pressed = null;
             before = now;
         }
-        requestAnimationFrame(look);
-    };
-    look();";
+    };";
 
 /// Opens the page, and types.
 pub fn measure(who: &Contender) -> Result<Measured> {

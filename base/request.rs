@@ -28,6 +28,24 @@ pub enum Request {
     StartKernel,
 }
 
+impl Request {
+    /// Whether the processors do not simply go on from where they are when this was asked for.
+    pub fn ends_the_run(self) -> bool {
+        match self {
+            Request::Reset
+            | Request::PowerOff
+            | Request::Exit(_)
+            | Request::Suspend
+            | Request::SuspendToDisk
+            | Request::StartKernel => true,
+            Request::WakeUp(_)
+            | Request::Panicked
+            | Request::WatchdogExpired
+            | Request::CrashLoaded => false,
+        }
+    }
+}
+
 /// What wakes a machine up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WakeReason {

@@ -160,11 +160,16 @@ impl Vcpus {
     /// Stops all processors and returns when none executes guest code any more. Not to be called on
     /// a vCPU thread.
     pub fn pause(&self) {
+        self.hold();
+        self.wait_parked();
+    }
+
+    /// Has all processors stop soon, without waiting for them: what a vCPU thread may do.
+    pub fn hold(&self) {
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             vcpu.slot.control.lock().run = false;
             self.post(index, request::STOP);
         }
-        self.wait_parked();
     }
 
     fn wait_parked(&self) {

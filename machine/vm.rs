@@ -103,6 +103,17 @@ enum Note {
     Job(Job),
 }
 
+impl Note {
+    /// Whether the processors do not simply go on from where they are.
+    fn ends_the_run(&self) -> bool {
+        match self {
+            Note::Guest(request) => request.ends_the_run(),
+            Note::Vcpu(VcpuEvent::Shutdown { .. } | VcpuEvent::Failed { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Work for the main loop.
 pub type Job = Box<dyn FnOnce(&Vm) + Send>;
 
@@ -271,9 +282,15 @@ impl Vm {
     fn note_sender(self: &Arc<Self>) -> impl Fn(Note) + Send + Sync + 'static + use<> {
         let me: Weak<Vm> = Arc::downgrade(self);
         move |note| {
-            if let Some(vm) = me.upgrade() {
-                vm.leave_note(note);
+            let Some(vm) = me.upgrade() else { return };
+            if note.ends_the_run()
+                && let Some(vcpus) = vm.vcpus()
+            {
+                // Or the guest would go on until the main loop gets around to the note, and how far
+                // would depend on the host.
+                vcpus.hold();
             }
+            vm.leave_note(note);
         }
     }
 

@@ -41,6 +41,22 @@ fn the_interpreter_boots_two_processors_and_powers_off() -> Result<()> {
     powers_off(guest, &[READY]).map(drop)
 }
 
+/// Each line with the same time stamp: nothing of the host gets in.
+#[test]
+fn counted_processors_boot_the_same_again() -> Result<()> {
+    let assets = assets::get()?;
+    let boot = || {
+        let counted = machine()
+            .args(["-cpu", "max", "-smp", "2", "-icount", "shift=4,sleep=off", "-seed", "1"])
+            .args(["-rtc", "base=2026-01-01,clock=vm"]);
+        powers_off(counted.guest(&assets.cloud_kernel(), &assets, "poweroff"), &[READY])
+    };
+    let (first, second) = (boot()?.stdout, boot()?.stdout);
+    let different = first.lines().zip(second.lines()).find(|(one, other)| one != other);
+    ensure!(first == second, "{different:?}");
+    Ok(())
+}
+
 #[test]
 #[ignore = "a soak test"]
 fn the_engines_agree_about_a_whole_boot() -> Result<()> {

@@ -91,6 +91,7 @@ fn said(machine: Launch, what: &str) -> Result<Said> {
 fn run_counted(program: PathBuf, kernel: &str) -> Result<Said> {
     let image = build::image()?;
     let machine = machine(program, "tcg", &image, kernel);
+    let machine = machine.args(["-rtc", "base=2026-01-01,clock=vm"]);
     said(machine.args(["-icount", "shift=3,sleep=off"]), kernel)
 }
 
@@ -150,6 +151,7 @@ kernels! {
     pks
     pku
     protected
+    random
     real
     real_code
     sleep
@@ -204,6 +206,20 @@ fn counted_processors_do_the_same_again() -> Result<()> {
         let second = run_counted(program.clone(), kernel)?;
         ensure!(first.text == second.text, "{kernel}:\n{}\n{}", first.text, second.text);
     }
+    Ok(())
+}
+
+#[test]
+fn a_seed_decides_random_numbers() -> Result<()> {
+    let image = build::image()?;
+    let numbers = |seed: &str| {
+        let machine = machine(testbed::program(), "tcg", &image, "random");
+        let said = said(machine.args(["-seed", seed]), "random")?;
+        ensure!(said.text.contains("# number "), "{}", said.text);
+        Ok(said.text)
+    };
+    let (first, again, other) = (numbers("7")?, numbers("7")?, numbers("8")?);
+    ensure!(first == again && first != other, "{first}\n{again}\n{other}");
     Ok(())
 }
 

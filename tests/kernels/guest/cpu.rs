@@ -165,6 +165,7 @@ pub mod feature {
     pub const TSC_DEADLINE: Feature = Feature(1, 0, 2, 24);
     pub const XSAVE: Feature = Feature(1, 0, 2, 26);
     pub const AVX: Feature = Feature(1, 0, 2, 28);
+    pub const RDRAND: Feature = Feature(1, 0, 2, 30);
     pub const FSGSBASE: Feature = Feature(7, 0, 1, 0);
     pub const TSC_ADJUST: Feature = Feature(7, 0, 1, 1);
     pub const SMEP: Feature = Feature(7, 0, 1, 7);

@@ -64,6 +64,7 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("pks", keys::pks),
     ("pku", keys::pku),
     ("protected", protected::run_all),
+    ("random", registers::random),
     ("real", real::real_mode),
     ("real_code", real_code::run),
     ("sleep", firmware::sleep),

@@ -210,6 +210,8 @@ pub fn count() {
 
 pub fn tsc() {
     let (a, b) = (rdtsc(), rdtsc());
+    // What firmware took is as much with counted instructions.
+    say!("# began at {a}");
     check!(b >= a, "time does not run backwards");
     let old = rdtsc();
     wrmsr(msr::TSC, 1 << 40);
@@ -250,6 +252,23 @@ pub fn tsc() {
         check_eq!(id, 0x4321, "RDPID");
     }
     wrmsr(msr::TSC_AUX, 0);
+}
+
+/// Says some random numbers, so that runs can be compared.
+pub fn random() {
+    if !feature::RDRAND.offered() {
+        return crate::tap::skip("RDRAND");
+    }
+    let numbers: [(u64, u8); 4] = core::array::from_fn(|_| {
+        let (number, carry): (u64, u8);
+        unsafe { asm!("rdrand {}", "setc {}", out(reg) number, out(reg_byte) carry) };
+        (number, carry)
+    });
+    check!(numbers.iter().all(|(_, carry)| *carry == 1), "RDRAND has numbers");
+    check!(numbers.windows(2).all(|two| two[0] != two[1]), "which differ");
+    for (number, _) in numbers {
+        say!("# number {number:016x}");
+    }
 }
 
 #[repr(C, align(64))]

@@ -30,19 +30,27 @@ impl Random {
         match self {
             Random::Host(host) => host.next(),
             Random::Seeded(state) => {
-                *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                let mixed = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-                let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-                Some(mixed ^ mixed >> 31)
+                *state = state.wrapping_add(STEP);
+                Some(mix(*state))
             }
         }
     }
 
     /// Numbers that follow from `seed`, others for each `processor`.
     pub fn seeded(seed: u64, processor: u32) -> Self {
-        let start = Random::Seeded(seed.wrapping_add(processor.into())).next();
-        Random::Seeded(start.unwrap_or(seed))
+        // Mixed, or processor 1 would have with one seed what processor 0 has with the next.
+        Random::Seeded(mix(seed).wrapping_add(processor.into()))
     }
+}
+
+/// How far two states of a seeded generator are apart.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// SplitMix64's function from states to numbers.
+fn mix(state: u64) -> u64 {
+    let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ mixed >> 31
 }
 
 impl HostRandom {
@@ -80,6 +88,7 @@ mod tests {
         assert_eq!(numbers(Random::seeded(7, 0)), numbers(Random::seeded(7, 0)));
         assert_ne!(numbers(Random::seeded(7, 0)), numbers(Random::seeded(7, 1)));
         assert_ne!(numbers(Random::seeded(7, 0)), numbers(Random::seeded(8, 0)));
+        assert_ne!(numbers(Random::seeded(7, 1)), numbers(Random::seeded(8, 0)));
         assert_ne!(numbers(Random::default()), numbers(Random::default()));
         // The first number that Steele, Lea and Flood's generator gives for the seed 0.
         assert_eq!(Random::Seeded(0).next(), Some(0xe220_a839_7b1d_cdaf));

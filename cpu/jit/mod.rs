@@ -565,14 +565,14 @@ impl Cpu {
         self.save_x87(frame);
         match status {
             BY_HELPER => Err(frame.left.get()),
-            LANDED | AT_ZERO => {
-                self.state.flags.arith = unpack(frame.flags.get());
-                frame.store_registers(self);
-                if status == AT_ZERO {
-                    self.state.rip = 0;
-                    return Ok(Next::Block(End::Branch));
-                }
+            LANDED => {
+                self.take_from(frame);
                 Ok(Next::Landed)
+            }
+            AT_ZERO => {
+                self.take_from(frame);
+                self.state.rip = 0;
+                Ok(Next::Block(End::Branch))
             }
             TRAPPED => {
                 let pc = frame.trap_pc.get() as usize;
@@ -607,6 +607,12 @@ impl Cpu {
         };
         self.failure = Some(format!("host trap at {pc:#x} in the translation of {place}"));
         Left::Lost
+    }
+
+    /// Takes what the code kept in the frame.
+    fn take_from(&mut self, frame: &Frame) {
+        self.state.flags.arith = unpack(frame.flags.get());
+        frame.store_registers(self);
     }
 
     /// Goes on from where translated code was left for good.

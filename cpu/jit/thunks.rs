@@ -40,7 +40,7 @@ pub const LANDED: u64 = 3;
 /// What returning to where no call came from returns instead of a record: the guest goes on at 0.
 pub const AT_ZERO: u64 = 4;
 
-/// Most calls that are remembered until they return: see [`super::translate`].
+/// Most calls that are remembered until they return: see `translate::call`.
 const MOST_CALLS: i32 = 256;
 /// Bytes of the host's stack that a call takes.
 pub const CALL: i32 = 16;

@@ -111,10 +111,11 @@ impl CharClient for Session {
                 self.greet();
             }
             CharEvent::FocusLost => {
-                let mut state = self.state.lock();
-                state.focused = false;
-                let greeted = state.greeted;
-                drop(state);
+                let greeted = {
+                    let mut state = self.state.lock();
+                    state.focused = false;
+                    state.greeted
+                };
                 if greeted {
                     // The prompt's line is complete.
                     self.port.send(b"\r\n");

@@ -37,13 +37,7 @@ fn answers_are_qemus() -> Result<()> {
     for (name, size) in [("v.raw", 1 << 20), ("b.raw", 2 << 20), ("c.raw", 2 << 20)] {
         std::fs::File::create(dir.path().join(name))?.set_len(size)?;
     }
-    let args = [
-        "-M",
-        "pc",
-        "-S",
-        "-nodefaults",
-        "-display",
-        "none",
+    let devices = [
         "-drive",
         "if=none,id=hd,file=v.raw,format=raw,node-name=hdn",
         "-device",
@@ -51,7 +45,7 @@ fn answers_are_qemus() -> Result<()> {
         "-device",
         "ide-cd,id=cd",
     ];
-    dialogue(dir.path(), &args, include_str!("disks.jsonl"))
+    dialogue(dir.path(), &devices, include_str!("disks.jsonl"))
 }
 
 /// Overlays, transactions, secrets, and the human monitor's drives.
@@ -60,18 +54,9 @@ fn answers_about_overlays_are_qemus() -> Result<()> {
     let dir = tempfile::tempdir()?;
     std::fs::File::create(dir.path().join("b.raw"))?.set_len(1 << 20)?;
     for name in ["v.qcow2", "o.qcow2"] {
-        let path = dir.path().join(name).to_string_lossy().into_owned();
-        let args = ["create", "-q", "-f", "qcow2", &path, "1M"].map(str::to_owned);
-        let code = block::tools::run(&args, &mut std::io::stdout(), &mut std::io::stderr(), false);
-        ensure!(code == 0, "no image: {code}");
+        image_tool(&["create", "-q", "-f", "qcow2", &in_dir(&dir, name), "1M"])?;
     }
-    let args = [
-        "-M",
-        "pc",
-        "-S",
-        "-nodefaults",
-        "-display",
-        "none",
+    let devices = [
         "-object",
         "secret,id=sec0,data=abc",
         "-drive",
@@ -79,7 +64,7 @@ fn answers_about_overlays_are_qemus() -> Result<()> {
         "-device",
         "ide-hd,drive=hd,id=d0",
     ];
-    dialogue(dir.path(), &args, include_str!("overlays.jsonl"))
+    dialogue(dir.path(), &devices, include_str!("overlays.jsonl"))
 }
 
 /// Dirty bitmaps, snapshots inside images, transactions that fail, and `commit`.
@@ -89,13 +74,7 @@ fn answers_about_bitmaps_are_qemus() -> Result<()> {
     image_tool(&["create", "-q", "-f", "qcow2", &in_dir(&dir, "base.qcow2"), "1M"])?;
     let top = in_dir(&dir, "v.qcow2");
     image_tool(&["create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", &top])?;
-    let args = [
-        "-M",
-        "pc",
-        "-S",
-        "-nodefaults",
-        "-display",
-        "none",
+    let devices = [
         "-drive",
         "if=none,id=hd,file=v.qcow2,format=qcow2,node-name=q",
         "-device",
@@ -103,7 +82,7 @@ fn answers_about_bitmaps_are_qemus() -> Result<()> {
         "-blockdev",
         "driver=null-co,node-name=r,size=2097152",
     ];
-    dialogue(dir.path(), &args, include_str!("bitmaps.jsonl"))
+    dialogue(dir.path(), &devices, include_str!("bitmaps.jsonl"))
 }
 
 fn in_dir(dir: &tempfile::TempDir, name: &str) -> String {
@@ -170,10 +149,14 @@ fn commit_reaches_what_is_below() -> Result<()> {
     Ok(())
 }
 
-/// Asks what QEMU was asked, and compares the answers.
-fn dialogue(dir: &Path, args: &[&str], recorded: &str) -> Result<()> {
-    let launch = Launch::new(testbed::program()).args(args.iter().copied()).in_dir(dir).qmp();
-    let mut vm = launch.spawn()?;
+/// Asks a machine with these devices what QEMU was asked, and compares the answers.
+fn dialogue(dir: &Path, devices: &[&str], recorded: &str) -> Result<()> {
+    let mut vm = Launch::new(testbed::program())
+        .args(["-M", "pc", "-S", "-nodefaults", "-display", "none"])
+        .args(devices.iter().copied())
+        .in_dir(dir)
+        .qmp()
+        .spawn()?;
     let qmp = vm.qmp();
     let mut differences = String::new();
     for line in recorded.lines() {

@@ -14,6 +14,13 @@ fn config(test: &mut QTest, offset: u32) -> Result<u16> {
     Ok(0xcfc)
 }
 
+/// Configuration space after power-up: the words of it that are not 0.
+fn header(words: &[(usize, u32)]) -> [u32; 16] {
+    let mut header = [0; 16];
+    words.iter().for_each(|&(index, value)| header[index] = value);
+    header
+}
+
 /// A machine with one card whose ports and memory are at known places.
 fn with_card(
     card: &str,
@@ -41,12 +48,8 @@ fn with_card(
 
 #[test]
 fn e1000() -> Result<()> {
-    let mut header = [0; 16];
-    header[0] = 0x100e_8086;
-    header[2] = 0x0200_0003;
-    header[5] = 1;
-    header[11] = 0x1100_1af4;
-    header[15] = 0x100;
+    let header =
+        header(&[(0, 0x100e_8086), (2, 0x0200_0003), (5, 1), (11, 0x1100_1af4), (15, 0x100)]);
     with_card("e1000", header, [0xfffe_0000, 0xffff_ffc1], |test| {
         let shown = [
             ("control", 0, 0x14_0240),
@@ -92,13 +95,14 @@ fn e1000() -> Result<()> {
 
 #[test]
 fn rtl8139() -> Result<()> {
-    let mut header = [0; 16];
-    header[0] = 0x8139_10ec;
-    header[2] = 0x0200_0020;
-    header[4] = 1;
-    header[11] = 0x1100_1af4;
-    header[13] = 0xdc;
-    header[15] = 0x100;
+    let header = header(&[
+        (0, 0x8139_10ec),
+        (2, 0x0200_0020),
+        (4, 1),
+        (11, 0x1100_1af4),
+        (13, 0xdc),
+        (15, 0x100),
+    ]);
     with_card("rtl8139", header, [0xffff_ff01, 0xffff_ff00], |test| {
         expect("address", test.inl(PORTS)?, 0x1200_5452)?;
         expect("the same by memory", test.readl(MEMORY)?, 0x1200_5452)?;
@@ -119,12 +123,8 @@ fn rtl8139() -> Result<()> {
 
 #[test]
 fn ne2k_pci() -> Result<()> {
-    let mut header = [0; 16];
-    header[0] = 0x8029_10ec;
-    header[2] = 0x0200_0000;
-    header[4] = 1;
-    header[11] = 0x1100_1af4;
-    header[15] = 0x100;
+    let header =
+        header(&[(0, 0x8029_10ec), (2, 0x0200_0000), (4, 1), (11, 0x1100_1af4), (15, 0x100)]);
     with_card("ne2k_pci", header, [0xffff_ff01, 0], |test| {
         test.outb(PORTS, 0x21)?;
         expect("a reset is under way", test.inb(PORTS + 7)?, 0x80)?;
@@ -145,12 +145,8 @@ fn ne2k_pci() -> Result<()> {
 
 #[test]
 fn pcnet() -> Result<()> {
-    let mut header = [0; 16];
-    header[0] = 0x2000_1022;
-    header[1] = 0x0280_0000;
-    header[2] = 0x0200_0010;
-    header[4] = 1;
-    header[15] = 0xff06_0100;
+    let header =
+        header(&[(0, 0x2000_1022), (1, 0x0280_0000), (2, 0x0200_0010), (4, 1), (15, 0xff06_0100)]);
     with_card("pcnet", header, [0xffff_ffe1, 0xffff_ffe0], |test| {
         let prom = [0x52, 0x54, 0, 0x12, 0x34, 0x56, 0, 0, 0, 0x11, 0, 0, 1, 2, 0x57, 0x57];
         for (at, expected) in (0..).zip(prom) {

@@ -22,6 +22,7 @@ const OWN: u64 = BAR + 0x2000;
 
 /// Whoever has no interrupt has this one.
 const NO_VECTOR: u16 = 0xffff;
+
 /// A device, as it is after power-up.
 struct Shown<'a> {
     device: &'a str,
@@ -101,29 +102,18 @@ fn network_card() -> Result<()> {
 
 #[test]
 fn what_people_type_and_point_with() -> Result<()> {
-    check_all(&[
-        Shown {
-            device: "virtio-keyboard-pci",
-            identity: [0x1052_1af4, 0x0900_0001],
-            features: 0x101_3000_0000,
-            queues: &[64, 64],
-            own: &[0; 8],
-        },
-        Shown {
-            device: "virtio-mouse-pci",
-            identity: [0x1052_1af4, 0x0902_0001],
-            features: 0x101_3000_0000,
-            queues: &[64, 64],
-            own: &[0; 8],
-        },
-        Shown {
-            device: "virtio-tablet-pci",
-            identity: [0x1052_1af4, 0x0980_0001],
-            features: 0x101_3000_0000,
-            queues: &[64, 64],
-            own: &[0; 8],
-        },
-    ])
+    let devices = [
+        ("virtio-keyboard-pci", 0x0900_0001),
+        ("virtio-mouse-pci", 0x0902_0001),
+        ("virtio-tablet-pci", 0x0980_0001),
+    ];
+    check_all(&devices.map(|(device, class)| Shown {
+        device,
+        identity: [0x1052_1af4, class],
+        features: 0x101_3000_0000,
+        queues: &[64, 64],
+        own: &[0; 8],
+    }))
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub fn backported() -> Result<Kernel> {
     let directory = cached("linux-image-backports", |work, ready| {
         let apt = Apt::host();
         let package = apt.concrete_kernel("linux-image-amd64/bookworm-backports")?;
-        unpack(&apt, &[&package], work, ready).map(drop)
+        unpack_kernel(&apt, &[&package], work, ready).map(drop)
     })?;
     Ok(Kernel { image: directory.join("vmlinuz"), initrd: assets::get()?.initrd() })
 }
@@ -53,7 +53,7 @@ pub fn with_kvm() -> Result<KvmKernel> {
     let directory = cached("linux-image-cloud-kvm", |work, ready| {
         let apt = Apt::host();
         let package = apt.concrete_kernel("linux-image-cloud-amd64")?;
-        let root = unpack(&apt, &[&package], work, ready)?;
+        let root = unpack_kernel(&apt, &[&package], work, ready)?;
         let versions = list(&root.join("lib/modules"))?;
         let version = versions.first().context("a kernel package holds no modules")?;
         for module in MODULES {
@@ -69,11 +69,7 @@ pub fn with_kvm() -> Result<KvmKernel> {
 pub fn xen() -> Result<PathBuf> {
     const PACKAGE: &str = "xen-hypervisor-4.17-amd64";
     let directory = cached(PACKAGE, |work, ready| {
-        let (debs, root) = (work.join("debs"), work.join("root"));
-        for directory in [&debs, &root] {
-            fs::create_dir_all(directory)?;
-        }
-        Apt::host().unpack([PACKAGE].into_iter(), &debs, &root)?;
+        let root = unpack(&Apt::host(), &[PACKAGE], work)?;
         let packed = root.join("boot/xen-4.17-amd64.gz");
         let output = Command::new("gzip").arg("-dc").arg(&packed).output()?;
         ensure!(output.status.success(), "cannot unpack {}", packed.display());
@@ -86,7 +82,7 @@ fn for_i386(metapackage: &str) -> Result<Kernel> {
     let directory = cached(metapackage, |work, ready| {
         let apt = Apt::foreign("i386", &work.join("apt"))?;
         let package = apt.concrete_kernel(metapackage)?;
-        let root = unpack(&apt, &[&package, "busybox-static"], work, ready)?;
+        let root = unpack_kernel(&apt, &[&package, "busybox-static"], work, ready)?;
         take(&root.join("bin/busybox"), &ready.join("busybox"))
     })?;
     let initrd = directory.join("initrd.cpio");
@@ -115,14 +111,19 @@ fn cached(name: &str, fill: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<P
     Ok(directory)
 }
 
-/// Unpacks packages, one of them a kernel, which is taken; returns the root
-/// of what they hold.
-fn unpack(apt: &Apt, packages: &[&str], work: &Path, ready: &Path) -> Result<PathBuf> {
+/// Unpacks packages; returns the root of what they hold.
+fn unpack(apt: &Apt, packages: &[&str], work: &Path) -> Result<PathBuf> {
     let (debs, root) = (work.join("debs"), work.join("root"));
     for directory in [&debs, &root] {
         fs::create_dir_all(directory)?;
     }
     apt.unpack(packages.iter().copied(), &debs, &root)?;
+    Ok(root)
+}
+
+/// Unpacks packages, one of them a kernel, which is taken; returns the root of what they hold.
+fn unpack_kernel(apt: &Apt, packages: &[&str], work: &Path, ready: &Path) -> Result<PathBuf> {
+    let root = unpack(apt, packages, work)?;
     let boot = list(&root.join("boot"))?;
     let kernel = boot
         .iter()

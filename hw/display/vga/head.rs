@@ -56,9 +56,7 @@ impl<D: Shows> Head<D> {
             painter: Mutex::default(),
         })
     }
-}
 
-impl<D: Shows> Head<D> {
     /// Whether the guest has shown anything yet.
     pub fn has_begun(&self) -> bool {
         self.painter.lock().last.is_some()

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Entries of a table.
-pub const ENTRIES: usize = 1 << 13;
+pub const ENTRIES: usize = 1 << 15;
 /// What the low half of an address is multiplied with; the product's upper half selects the entry.
 pub const HASH: i32 = 0x61c8_8647_u32 as i32;
 /// How far the product is shifted down so that [`INDEX`] cuts out an entry's offset.
-pub const SHIFT: u8 = 15;
+pub const SHIFT: u8 = 13;
 /// Distance from an address's entry to its other one, to be combined by XOR.
 pub const OTHER: i8 = 16;
 /// See [`SHIFT`].
@@ -24,9 +24,17 @@ pub struct Entry {
     code: AtomicUsize,
 }
 
+/// The two entries of an address. Translated code goes from one to the other by XOR of their
+/// addresses, so a pair is aligned to its size.
+#[repr(C, align(32))]
+struct Pair([Entry; 2]);
+
+const _: () = assert!(align_of::<Pair>() == 2 * size_of::<Entry>());
+const _: () = assert!(OTHER as usize == size_of::<Entry>());
+
 /// A table in which every address has two entries. The one it was given last comes first.
 pub struct Table {
-    entries: Box<[Entry]>,
+    pairs: Box<[Pair]>,
     /// Which entries were set since the table was empty; as many as [`MOST_SET`] stand for all.
     set: parking_lot::Mutex<Vec<u16>>,
 }
@@ -47,23 +55,28 @@ impl Table {
     /// An empty table.
     pub fn new() -> Self {
         let entry = |i| Entry { rip: AtomicU64::new(absent(i)), code: AtomicUsize::new(0) };
-        Table { entries: (0..ENTRIES).map(entry).collect(), set: Default::default() }
+        let pair = |i| Pair([entry(2 * i), entry(2 * i + 1)]);
+        Table { pairs: (0..ENTRIES / 2).map(pair).collect(), set: Default::default() }
     }
 
     /// Its first entry, for translated code.
     pub fn start(&self) -> *mut Entry {
-        self.entries.as_ptr().cast_mut()
+        self.pairs.as_ptr().cast_mut().cast()
+    }
+
+    fn entry(&self, slot: usize) -> &Entry {
+        &self.pairs[slot / 2].0[slot % 2]
     }
 
     /// The code for `rip`, if known.
     pub fn get(&self, rip: u64) -> Option<usize> {
-        self.slot(rip).map(|slot| self.entries[slot].code.load(Ordering::Relaxed))
+        self.slot(rip).map(|slot| self.entry(slot).code.load(Ordering::Relaxed))
     }
 
     /// The entry for `rip`.
     fn slot(&self, rip: u64) -> Option<usize> {
         let first = index(rip);
-        let is_there = |slot: &usize| self.entries[*slot].rip.load(Ordering::Relaxed) == rip;
+        let is_there = |slot: &usize| self.entry(*slot).rip.load(Ordering::Relaxed) == rip;
         [first, first ^ 1].into_iter().find(is_there)
     }
 
@@ -76,16 +89,16 @@ impl Table {
             if set.len() < MOST_SET {
                 set.push(slot as u16);
             }
-            let entry = &self.entries[slot];
+            let entry = self.entry(slot);
             entry.rip.store(absent(slot), Ordering::Relaxed);
             entry.code.store(code, Ordering::Relaxed);
             entry.rip.store(rip, Ordering::Release);
         };
         if let Some(slot) = self.slot(rip) {
-            self.entries[slot].rip.store(absent(slot), Ordering::Relaxed);
+            self.entry(slot).rip.store(absent(slot), Ordering::Relaxed);
         }
         // Who was there goes to the other entry.
-        let before = &self.entries[first];
+        let before = self.entry(first);
         let old = before.rip.load(Ordering::Relaxed);
         if index(old) ^ 1 == first || index(old) == first {
             enter(first ^ 1, old, before.code.load(Ordering::Relaxed));
@@ -96,15 +109,15 @@ impl Table {
     /// Forgets that `rip` leads to `code`.
     fn remove(&self, rip: u64, code: usize) {
         if let Some(slot) = self.slot(rip)
-            && self.entries[slot].code.load(Ordering::Relaxed) == code
+            && self.entry(slot).code.load(Ordering::Relaxed) == code
         {
-            self.entries[slot].rip.store(absent(slot), Ordering::Relaxed);
+            self.entry(slot).rip.store(absent(slot), Ordering::Relaxed);
         }
     }
 
     /// Forgets everything.
     pub fn clear(&self) {
-        let empty = |slot: usize| self.entries[slot].rip.store(absent(slot), Ordering::Relaxed);
+        let empty = |slot: usize| self.entry(slot).rip.store(absent(slot), Ordering::Relaxed);
         let mut set = self.set.lock();
         if set.len() < MOST_SET {
             set.drain(..).for_each(|slot| empty(slot.into()));

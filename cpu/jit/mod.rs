@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use base::memory::{CodeWatcher, RamBlock};
+use base::trace_event;
 use parking_lot::Mutex;
 
 use crate::interp::decode::{End, Key};
@@ -207,6 +208,7 @@ impl Translator {
     fn invalidate(&self, page: usize, range: &Range<u32>) {
         let mut cache = self.cache.lock();
         if let Some(targets) = cache.invalidate(page, range, &self.quiet) {
+            trace_event!(jit_invalidate, "page:{page:#x}, bytes:{range:#x?}");
             for processor in self.processors() {
                 match &targets {
                     Targets::These(targets) => processor.tables.remove(targets),
@@ -229,7 +231,9 @@ impl Translator {
     /// is room now.
     fn make_room(&self, cache: &mut Cache) -> bool {
         let advanced = cache.advance(|generation| self.left_before(generation));
-        if cache.evict_next(self.generation.load(Ordering::SeqCst) + 1) {
+        let generation = self.generation.load(Ordering::SeqCst) + 1;
+        if cache.evict_next(generation) {
+            trace_event!(jit_evict, "generation:{generation}");
             let processors = self.processors();
             processors.iter().for_each(|processor| processor.tables.clear());
             self.generation.fetch_add(1, Ordering::SeqCst);
@@ -537,6 +541,7 @@ impl Cpu {
     /// Executes translated code from `entry`. `Err`: a helper left it, or a handler did so in the
     /// middle of a block.
     fn enter(&mut self, jit: &Vcpu, entry: Entry) -> Result<Next, Left> {
+        trace_event!(exec_tb, "tb:{:#x} pc={:#x}", entry.code, self.state.rip);
         let translator = &jit.translator;
         let frame = &jit.processor.frame;
         frame.load_registers(self);

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::sync::OnceLock;
 
+use base::trace_event;
 use parking_lot::Mutex;
 
 use super::cache::Report;
@@ -50,6 +51,7 @@ pub fn translated(
     [hot, cold]: [usize; 2],
     rip: u64,
 ) {
+    trace_event!(translate_block, "tb:{hot:#x}, pc:{rip:#x}, tb_code:{hot:#x}");
     let page = rip & !0xfff;
     let (main, rest) = translation.code.split_at(translation.hot_len);
     let pieces = || {

@@ -349,7 +349,7 @@ pub(crate) struct Tlb {
     epochs: [u64; SETS],
     /// The same for mappings of global pages.
     global_epoch: u64,
-    /// Pages that were entered in a fetch table.
+    /// Pages that were entered in a fetch table, with their address space's number.
     fetched: Set<u64>,
     /// The current address-space number.
     number: u64,
@@ -357,8 +357,9 @@ pub(crate) struct Tlb {
     world: World,
     other_worlds: Vec<World>,
     pcid: usize,
-    /// Regions that hold fragments of large pages, by address and size as a power of two.
-    large: Set<(u64, u8)>,
+    /// Regions that hold fragments of large pages, by address, size as a power of two, and address
+    /// space.
+    large: Set<(u64, u8, u64)>,
     /// Protection keys of pages that were entered, a bit each.
     keys: u16,
 }
@@ -407,6 +408,8 @@ impl Tlb {
         self.world.numbers.fill(0);
         self.sets = [0; SETS];
         self.large.clear();
+        self.fetched.clear();
+        self.forget_jumps();
         self.keys = 0;
         self.world.global_number = 1;
         self.next_number = 2;
@@ -528,39 +531,64 @@ impl Tlb {
         self.select(number);
     }
 
-    /// Enters a page that may be fetched from.
+    /// Enters a page that may be fetched from, whose walk was remembered.
     pub fn fill_fetch(&mut self, base: Base, linear: u64, entry: ReadEntry) {
         if self.fetched.len() >= MOST_FETCHED {
             self.fetched.clear();
+            // Or they would have pages that are not among those fetched.
+            self.fetch.clear();
             self.forget_jumps();
         }
-        self.fetched.insert(linear & PAGE);
+        let global = self.walked(linear).is_some_and(|walked| walked.global);
+        self.fetched.insert(linear & PAGE | self.number_of(global));
         // Code is seldom so large that a table of this kind were better off growing.
         let _ = self.fetch.fill(base, linear, entry);
     }
 
-    /// Fetch mappings may no longer hold.
+    /// The number that stands for the current address space, or for all.
+    fn number_of(&self, global: bool) -> u64 {
+        if global { self.world.global_number } else { self.number }
+    }
+
+    /// Fetch mappings may no longer hold, of whatever address space.
     fn forget_jumps(&mut self) {
         self.global_epoch += 1;
         self.epochs.iter_mut().for_each(|epoch| *epoch += 1);
     }
 
-    /// Forgets the page at `linear` in every context and address space.
+    /// Forgets the page at `linear` in every context, of the current address space or global.
     pub fn flush_page(&mut self, linear: u64) {
-        let large = |shift: u8| self.large.contains(&(linear >> shift, shift));
-        if large(21) || large(30) || self.large.len() >= MOST_LARGE {
+        let [own, global] = [false, true].map(|global| self.number_of(global));
+        let large = |number: u64| {
+            [21, 30].iter().any(|&shift| self.large.contains(&(linear >> shift, shift, number)))
+        };
+        if large(global) || self.large.len() >= MOST_LARGE {
             return self.flush_all();
+        }
+        if large(own) {
+            self.flush_pcid(self.current_pcid());
         }
         self.read.forget(linear);
         self.write.forget(linear);
         self.fetch.forget(linear);
-        if self.fetched.contains(&(linear & PAGE)) {
+        if self.fetched.contains(&(linear & PAGE | global)) {
             self.forget_jumps();
+        } else if self.fetched.contains(&(linear & PAGE | own)) {
+            self.epochs[self.set] += 1;
         }
         let entry = &mut self.l2[(linear >> 12) as usize % L2_SIZE];
         if entry.tag & PAGE == linear & PAGE {
             entry.tag = 0;
         }
+    }
+
+    /// Forgets the page at `linear` in every address space.
+    pub fn flush_page_everywhere(&mut self, linear: u64) {
+        self.flush_page(linear);
+        if self.large.iter().any(|(region, shift, _)| *region == linear >> shift) {
+            self.flush_all();
+        }
+        self.forget_jumps();
     }
 
     /// The completed walk for `linear`, if one is remembered.
@@ -573,9 +601,10 @@ impl Tlb {
 
     /// Remembers a completed walk.
     pub fn remember(&mut self, linear: u64, walked: Walked) {
+        let number = self.number_of(walked.global);
         let mut note = |linear: u64, shift: u8| {
             if self.large.len() < MOST_LARGE {
-                self.large.insert((linear >> shift, shift));
+                self.large.insert((linear >> shift, shift, number));
             }
         };
         match walked.shift {
@@ -586,7 +615,6 @@ impl Tlb {
             _ => note(linear, 30),
         }
         self.keys |= 1 << (walked.key & 15);
-        let number = if walked.global { self.world.global_number } else { self.number };
         self.l2[(linear >> 12) as usize % L2_SIZE] =
             L2Entry { tag: linear & PAGE | number, walked };
     }
@@ -600,6 +628,7 @@ mod tests {
 
     fn tlb() -> Tlb {
         let mut tlb = Tlb::new();
+        tlb.switch_to(0);
         let entry = ReadEntry { page: FETCHED, host: 0x1000 };
         tlb.fill_fetch(Base::of(Context::User), FETCHED, entry);
         tlb
@@ -616,7 +645,36 @@ mod tests {
         assert_eq!((tlb.fetch_epoch(), tlb.global_epoch()), before);
         tlb.flush_page(FETCHED + 0xfff);
         assert_ne!(tlb.fetch_epoch(), before.0);
+        assert_eq!(tlb.global_epoch(), before.1);
+    }
+
+    /// Programs that are mapped at the same addresses are told apart.
+    #[test]
+    fn pages_of_code_elsewhere_end_no_epoch() {
+        let mut tlb = tlb();
+        let first = tlb.fetch_epoch();
+        tlb.switch_to(1);
+        let second = tlb.fetch_epoch();
+        tlb.flush_page(FETCHED);
+        assert_eq!(tlb.fetch_epoch(), second);
+        tlb.switch_to(0);
+        assert_eq!(tlb.fetch_epoch(), first);
+        tlb.flush_page_everywhere(FETCHED);
+        assert_ne!(tlb.fetch_epoch(), first);
+    }
+
+    #[test]
+    fn global_pages_of_code_end_the_epochs_of_all() {
+        let mut tlb = tlb();
+        let page = FETCHED + 0x1000;
+        tlb.remember(page, Walked { global: true, ..Walked::default() });
+        tlb.fill_fetch(Base::of(Context::User), page, ReadEntry { page, host: 0x1000 });
+        let before = (tlb.fetch_epoch(), tlb.global_epoch());
+        tlb.switch_to(1);
+        tlb.flush_page(page);
         assert_ne!(tlb.global_epoch(), before.1);
+        tlb.switch_to(0);
+        assert_ne!(tlb.fetch_epoch(), before.0);
     }
 
     #[test]
@@ -642,6 +700,10 @@ mod tests {
         (0..512).for_each(|region| tlb.remember(0x8000_0000 + (region << 21), large));
         let before = tlb.fetch_epoch();
         (0..512).for_each(|region| tlb.flush_page(0x1_8000_0000 + (region << 21)));
+        assert_eq!(tlb.fetch_epoch(), before);
+        tlb.switch_to(1);
+        tlb.flush_page(0x8000_0000 + (3 << 21) + 0x5000);
+        tlb.switch_to(0);
         assert_eq!(tlb.fetch_epoch(), before);
         tlb.flush_page(0x8000_0000 + (3 << 21) + 0x5000);
         assert_ne!(tlb.fetch_epoch(), before);

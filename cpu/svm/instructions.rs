@@ -113,7 +113,7 @@ impl Cpu {
     pub fn invlpga(&mut self) -> Result<(), Trap> {
         self.require_svm()?;
         self.intercept(exit::INVLPGA)?;
-        self.mmu.tlb.flush_page(self.state.regs[gpr::RAX] & self.mode.linear_mask);
+        self.mmu.tlb.flush_page_everywhere(self.state.regs[gpr::RAX] & self.mode.linear_mask);
         self.exit_block = true;
         Ok(())
     }

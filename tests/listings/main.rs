@@ -83,3 +83,23 @@ fn traces_go_to_the_log_file() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn traces_tell_of_translated_blocks() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let log = scratch.path().join("trace.log");
+    let mut vm = Launch::headless(testbed::program())
+        .args(["-accel", "tcg", "-M", "pc", "-vga", "none", "-nic", "none"])
+        .args(["-trace", "translate_block", "-trace", "exec_tb"])
+        .args(["-D".as_ref(), log.as_os_str()])
+        .qmp()
+        .spawn()?;
+    let lines = ["translate_block tb:0x", "exec_tb tb:0x"];
+    testbed::until("blocks are traced", || {
+        let text = std::fs::read_to_string(&log)?;
+        Ok(lines.iter().all(|line| text.contains(line)))
+    })?;
+    vm.qmp().execute("quit")?;
+    vm.finish()?;
+    Ok(())
+}

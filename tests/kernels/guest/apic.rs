@@ -350,13 +350,23 @@ fn changes() {
     while read(reg::CURRENT) > COUNT / 2 {}
     write(reg::INITIAL, COUNT);
     check!(read(reg::CURRENT) != 0, "an initial count restarts it");
-    while read(reg::IRR + 0x20) >> 18 & 1 == 0 {}
-    check!(read(reg::CURRENT) != 0, "periodic: counts on from the initial one");
-    write(reg::TIMER, 0x52);
-    let left = read(reg::CURRENT);
+    let (periodic, left, came) = loop {
+        while read(reg::IRR + 0x20) >> 18 & 1 == 0 {}
+        let periodic = read(reg::CURRENT);
+        write(reg::TIMER, 0x52);
+        let left = read(reg::CURRENT);
+        breathe();
+        let came = seen();
+        // Unless a host has held it up for so long that two interrupts have become one.
+        if read(reg::CURRENT) != 0 {
+            break (periodic, left, came);
+        }
+        write(reg::TIMER, 0x2_0052);
+        write(reg::INITIAL, COUNT);
+    };
+    check!(periodic != 0, "periodic: counts on from the initial one");
     check!(left != 0 && left < COUNT, "from periodic to one-shot: counts on");
-    breathe();
-    check_eq!(seen(), 0x52, "the period that is over has come");
+    check_eq!(came, 0x52, "the period that is over has come");
     while read(reg::CURRENT) != 0 {}
     breathe();
     check_eq!(seen(), 0x52, "and the last one comes");

@@ -1,6 +1,6 @@
 //! Arbitrary bytes as guest code, in each mode.
 
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -54,12 +54,13 @@ pub struct Code<'a> {
     pieces: Vec<&'a [u8]>,
 }
 
-/// Takes a processor out of a loop if it is not told in time that it has left.
-struct Watchdog(Sender<Option<Arc<Signals>>>);
+/// Takes a processor out of a loop if it is not told in time that it has left. It does not fall behind:
+/// each message keeps a whole translator.
+struct Watchdog(SyncSender<Option<Arc<Signals>>>);
 
 impl Watchdog {
     fn start() -> Self {
-        let (sender, receiver) = channel::<Option<Arc<Signals>>>();
+        let (sender, receiver) = sync_channel::<Option<Arc<Signals>>>(1);
         std::thread::spawn(move || {
             while let Ok(message) = receiver.recv() {
                 let Some(signals) = message else { continue };

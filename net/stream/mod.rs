@@ -276,7 +276,7 @@ impl Stream {
     /// Passes frames on until there are none, or no room.
     fn receive(&self, connection: &Connection) -> io::Result<()> {
         let mut inbox = connection.inbox.lock();
-        let (mut count, mut sent) = (0, false);
+        let (mut count, mut drained, mut sent) = (0, false, false);
         let outcome = loop {
             match inbox.next() {
                 Err(error) => break Err(error),
@@ -292,10 +292,10 @@ impl Stream {
                     count += 1;
                 }
                 // The rest comes when the loop calls again.
-                Ok(None) if count >= BURST => break Ok(()),
+                Ok(None) if drained || count >= BURST => break Ok(()),
                 Ok(None) => match inbox.fill(&mut &*connection) {
                     Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(_) => {}
+                    Ok(_) => drained = inbox.has_room(),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => break Err(error),
@@ -320,12 +320,19 @@ impl Stream {
 impl End for Stream {
     fn deliver(&self, frame: &Frame<'_>) -> Delivery {
         let Some(connection) = self.connection() else { return Delivery::Taken };
-        let sent = connection.send(frame);
-        if connection.is_behind() || matches!(sent, Ok(Delivery::Full)) {
+        // The loop will find a broken connection, too.
+        let delivery = connection.send(frame).unwrap_or(Delivery::Taken);
+        if delivery == Delivery::Full {
             self.want(None, Some(true));
         }
-        // The loop will find a broken connection, too.
-        sent.unwrap_or(Delivery::Taken)
+        delivery
+    }
+
+    fn flush(&self) {
+        let Some(connection) = self.connection() else { return };
+        if matches!(connection.catch_up(), Ok(false)) {
+            self.want(None, Some(true));
+        }
     }
 
     fn wake(&self) {

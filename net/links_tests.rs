@@ -109,6 +109,16 @@ fn faults_are_told_in_qemus_words() {
         ),
         ("socket,id=n", "exactly one of listen=, connect=, mcast= or udp= is required"),
         ("socket,id=n,fd=77", "can't get socket option SO_TYPE"),
+        ("socket,id=n,fd=x", "Invalid file descriptor number 'x'"),
+        ("socket,id=n,listen=:1,localaddr=x", "localaddr= is only valid with mcast= or udp="),
+        ("socket,id=n,mcast=230.0.0.1:1,localaddr=x", "localaddr 'x' is not a valid IPv4 address"),
+        ("stream,id=n,addr.type=x", "Parameter 'type' does not accept value 'x'"),
+        ("user,id=n,domainname=", "'domainname' parameter cannot be empty"),
+        (
+            "dgram,id=n,local.type=unix,local.path=/nope/x,remote.type=inet,remote.host=127.0.0.1,\
+             remote.port=1",
+            "remote and local types must be the same",
+        ),
         (
             "socket,id=n,mcast=230.0.0.1",
             "host address '230.0.0.1' doesn't contain ':' separating host from port",

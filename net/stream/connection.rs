@@ -38,16 +38,22 @@ impl Connection {
     /// How `info network` shows it.
     pub fn name(&self) -> String {
         match &self.socket {
-            Connected::Tcp(stream) => match stream.peer_addr() {
-                Ok(address) => format!("tcp:{}:{}", address.ip(), address.port()),
-                Err(_) => "tcp".into(),
-            },
+            Connected::Tcp(_) => format!("tcp:{}", self.peer()),
             Connected::Unix(stream) => {
                 let named = [stream.peer_addr(), stream.local_addr()].into_iter().flatten();
                 let mut paths = named.filter_map(|name| Some(name.as_pathname()?.to_owned()));
                 paths.next().map_or("unix:".into(), |path| format!("unix:{}", path.display()))
             }
         }
+    }
+
+    /// The address of a peer that has one.
+    pub fn peer(&self) -> String {
+        match &self.socket {
+            Connected::Tcp(stream) => stream.peer_addr().map(|peer| peer.to_string()),
+            Connected::Unix(_) => Ok(String::new()),
+        }
+        .unwrap_or_default()
     }
 
     /// Takes a frame to be sent, with others of its burst, unless too many wait.

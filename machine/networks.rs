@@ -136,8 +136,25 @@ impl HostNetworks {
                 networks.iter().any(|network| network.cable.card().as_deref() == Some(id));
             hub_number(port).is_some() && !port.cable.occupied(Side::Guest) && !has_backend
         };
-        for port in networks.iter().rev().filter(alone) {
-            warnings.push(format!("hub port {} has no peer", port.id()));
+        let nics = self.nics.list();
+        for (number, ports) in ports_of_hubs(&networks) {
+            let ports = || ports.iter().rev().copied();
+            for port in ports().filter(alone) {
+                warnings.push(format!("hub port {} has no peer", port.id()));
+            }
+            let is_nic =
+                |port: &Netdev| nics.iter().any(|nic| Arc::ptr_eq(&nic.cable, &port.cable));
+            let (with_nic, with_host) =
+                (ports().any(is_nic), ports().any(|port| !alone(&port) && !is_nic(port)));
+            match (with_nic, with_host) {
+                // Said above.
+                _ if number == 0 && !hub.is_empty() => {}
+                (false, true) => warnings.push(format!("hub {number} with no nics")),
+                (true, false) => {
+                    warnings.push(format!("hub {number} is not connected to host network"));
+                }
+                _ => {}
+            }
         }
         for network in &networks {
             let has_backend = hub_number(network).is_some() && !alone(&network);
@@ -146,7 +163,7 @@ impl HostNetworks {
                 warnings.extend(vec![warning; network.cable.lanes()]);
             }
         }
-        for nic in self.nics.list() {
+        for nic in nics {
             if !nic.cable.occupied(Side::Host) && !at_hub(&nic.name) {
                 warnings.push(format!("nic {} has no peer", nic.name));
             }
@@ -201,20 +218,25 @@ impl HostNetworks {
     }
 }
 
-/// Hubs with their ports and who is there, the newest first.
-fn hubs(networks: &[Netdev], nics: &[NicEntry]) -> String {
-    let ports: Vec<_> =
-        networks.iter().filter_map(|network| Some((hub_number(network)?, network))).collect();
-    let mut numbers = Vec::new();
-    for (number, _) in &ports {
-        if !numbers.contains(number) {
-            numbers.push(*number);
+/// The ports of each hub, the newest hub first.
+fn ports_of_hubs(networks: &[Netdev]) -> Vec<(i64, Vec<&Netdev>)> {
+    let mut hubs: Vec<(i64, Vec<&Netdev>)> = Vec::new();
+    for network in networks {
+        let Some(number) = hub_number(network) else { continue };
+        match hubs.iter_mut().find(|(known, _)| *known == number) {
+            Some((_, ports)) => ports.push(network),
+            None => hubs.insert(0, (number, vec![network])),
         }
     }
+    hubs
+}
+
+/// Hubs with their ports and who is there, the newest first.
+fn hubs(networks: &[Netdev], nics: &[NicEntry]) -> String {
     let mut text = String::new();
-    for number in numbers.into_iter().rev() {
+    for (number, ports) in ports_of_hubs(networks) {
         text += &format!("hub {number}\n");
-        for (_, port) in ports.iter().rev().filter(|(hub, _)| *hub == number) {
+        for port in ports.into_iter().rev() {
             let nic = nics.iter().find(|nic| Arc::ptr_eq(&nic.cable, &port.cable));
             let there = |network: &&Netdev| network.cable.card().as_deref() == Some(port.id());
             let network = || networks.iter().find(there).map(|network| network_row(network, 0));

@@ -11,20 +11,16 @@ impl Sum {
     }
 
     /// Adds bytes; an odd one at the end counts as if a zero followed.
-    pub fn bytes(mut self, bytes: &[u8]) -> Sum {
-        // One's-complement sums do not care about the width in which they are taken: words of four
-        // bytes, folded in the end, give the same as words of two.
-        let mut words = bytes.chunks_exact(4);
-        let mut sum: u64 = 0;
-        for word in &mut words {
-            sum += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
-        }
-        let mut tail = [0; 4];
-        let rest = words.remainder();
+    pub fn bytes(self, bytes: &[u8]) -> Sum {
+        // One's-complement sums care neither about the width in which they are taken nor about the order of
+        // the bytes in a word, if the result is turned round in the end (RFC 1071, 2): so words are the
+        // host's largest.
+        let (words, rest) = bytes.as_chunks();
+        let mut sum: u128 = words.iter().map(|word| u128::from(u64::from_ne_bytes(*word))).sum();
+        let mut tail = [0; 8];
         tail[..rest.len()].copy_from_slice(rest);
-        sum += u64::from(u32::from_be_bytes(tail));
-        self.0 += (sum & 0xffff_ffff) + (sum >> 32);
-        self
+        sum += u128::from(u64::from_ne_bytes(tail));
+        self.number(u16::from_be(fold(sum)))
     }
 
     /// Adds a number of 16 bits.
@@ -40,17 +36,20 @@ impl Sum {
 
     /// The sum in 16 bits.
     pub fn folded(self) -> u16 {
-        let mut sum = self.0;
-        while sum >> 16 != 0 {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        sum as u16
+        fold(self.0.into())
     }
 
     /// The checksum: the complement of the sum.
     pub fn finish(self) -> u16 {
         !self.folded()
     }
+}
+
+fn fold(mut sum: u128) -> u16 {
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
 }
 
 /// The sum of the pseudo header of TCP, UDP or ICMPv6: addresses (4 or 16 bytes each), protocol,

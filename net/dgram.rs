@@ -132,7 +132,7 @@ fn make(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetError
             (Some(local), Some(remote)) => {
                 (unicast(local, remote)?, format!("udp={local}/{remote}"))
             }
-            _ => return Err(NetError::failed("local and remote types must be the same")),
+            _ => return Err(NetError::failed("remote and local types must be the same")),
         },
     };
     finish(context, "dgram", id, datagrams, info)
@@ -159,7 +159,7 @@ fn is_group(address: Option<SocketAddr>) -> bool {
 fn inherited(id: &str, number: &str) -> Result<OwnedFd, NetError> {
     let number = number
         .parse()
-        .map_err(|_| NetError::Failed(format!("Unable to parse FD number {number}")))?;
+        .map_err(|_| NetError::Failed(format!("Invalid file descriptor number '{number}'")))?;
     passed(id, number)
 }
 

@@ -104,10 +104,31 @@ impl<'a> Frame<'a> {
         done
     }
 
+    /// Appends a copy of the range `at..at + len`, or of what there is of it; returns how many bytes.
+    pub fn append(&self, at: usize, len: usize, into: &mut Vec<u8>) -> usize {
+        let before = into.len();
+        let (mut skip, mut left) = (at, len);
+        into.reserve(len.min(self.len()));
+        for part in self.parts {
+            let piece = part.slice(skip, left);
+            skip = skip.saturating_sub(part.len());
+            left -= piece.len();
+            // SAFETY: the piece is valid for its length during 'a, by the constructors of parts. There is room for
+            // as many bytes behind what `into` holds: all pieces together are at most `len` bytes and no more
+            // than the frame has, which was reserved. They become part of it only when they are written.
+            unsafe {
+                let end = into.as_mut_ptr().add(into.len());
+                std::ptr::copy_nonoverlapping(piece.0.iov_base.cast(), end, piece.len());
+                into.set_len(into.len() + piece.len());
+            }
+        }
+        into.len() - before
+    }
+
     /// All bytes, copied.
     pub fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.len()];
-        self.copy(0, &mut bytes);
+        let mut bytes = Vec::new();
+        self.append(0, usize::MAX, &mut bytes);
         bytes
     }
 
@@ -194,6 +215,9 @@ mod tests {
                 let mut bytes = vec![0; len];
                 let copied = frame.copy(at, &mut bytes);
                 assert_eq!(bytes[..copied], expected);
+                let mut appended = b"before".to_vec();
+                assert_eq!(frame.append(at, len, &mut appended), copied);
+                assert_eq!(appended, [b"before", &expected[..]].concat());
                 let mut gathered = [Part::from(&[][..]); 4];
                 let count = frame.gather(at, len, &mut gathered);
                 assert_eq!(Frame::new(&gathered[..count], Offload::default()).to_vec(), expected);

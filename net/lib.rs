@@ -18,7 +18,8 @@
 //! wait for each other.
 //!
 //! A sender calls [`Plug::send`] for each frame of a burst and [`Plug::flush`] once after it: a card
-//! interrupts the guest then, a back end begins to work on its answers then.
+//! interrupts the guest then; a back end gives the host what it has gathered, by one call, and begins to
+//! work on its answers.
 //!
 //! A frame that gets [`Delivery::Full`] stays with the sender, who stops. When there is room, the
 //! receiver calls [`Plug::ready`], and the sender's [`End::wake`] is called, in which it schedules
@@ -40,6 +41,7 @@ pub mod netdev;
 mod networks;
 pub mod offload;
 pub mod options;
+mod outbox;
 mod packets;
 pub mod segment;
 mod socket;

@@ -1,7 +1,8 @@
 //! Back ends between guests of one process, and QEMU's words for what is wrong with them.
 
-use crate::Delivery;
+use crate::netdev::NetdevSpec;
 use crate::testbed::Bed;
+use crate::{Delivery, Side};
 
 #[test]
 fn datagrams_cross_by_every_kind_of_socket() {
@@ -65,6 +66,38 @@ fn a_hub_gives_everybody_what_one_sends() {
 }
 
 #[test]
+fn a_hub_of_two_loses_nothing() {
+    let mut bed = Bed::new();
+    let [near, far] = ["a", "b"].map(|id| bed.guest(&format!("hubport,id={id},hubid=0")).unwrap());
+    far.set_room(2);
+    let frames: Vec<_> = (0..300).map(|n| (n as u32).to_be_bytes().repeat(15)).collect();
+    for (n, frame) in frames.iter().enumerate() {
+        while near.send(frame) == Delivery::Full {
+            assert!(n >= 2, "there is room");
+            far.set_room(3);
+            bed.turn();
+        }
+    }
+    assert_eq!(bed.frames(&far, frames.len()), frames);
+}
+
+#[test]
+fn a_network_at_a_hub_can_have_no_other_card() {
+    let bed = Bed::new();
+    let near = bed.guest("hubport,id=a,hubid=0").unwrap();
+    let other = NetdevSpec::parse("hubport,id=b,hubid=1").unwrap().make(&bed.context).unwrap();
+    bed.networks().add(other.clone()).unwrap();
+    let bridge = NetdevSpec::parse("hubport,id=c,hubid=0,netdev=b").unwrap();
+    let bridge = bridge.make(&bed.context).unwrap();
+    assert!(other.cable.occupied(Side::Guest) && bridge.cable.occupied(Side::Guest));
+    let far = bed.guest("hubport,id=d,hubid=1").unwrap();
+    assert_eq!(near.send(&[1; 64]), Delivery::Taken);
+    assert_eq!(far.take(), [[1; 64]], "through both hubs");
+    drop(bridge);
+    assert!(!other.cable.occupied(Side::Guest));
+}
+
+#[test]
 fn faults_are_told_in_qemus_words() {
     let bed = Bed::new();
     for (options, words) in [
@@ -76,6 +109,16 @@ fn faults_are_told_in_qemus_words() {
         ),
         ("socket,id=n", "exactly one of listen=, connect=, mcast= or udp= is required"),
         ("socket,id=n,fd=77", "can't get socket option SO_TYPE"),
+        ("socket,id=n,fd=x", "Invalid file descriptor number 'x'"),
+        ("socket,id=n,listen=:1,localaddr=x", "localaddr= is only valid with mcast= or udp="),
+        ("socket,id=n,mcast=230.0.0.1:1,localaddr=x", "localaddr 'x' is not a valid IPv4 address"),
+        ("stream,id=n,addr.type=x", "Parameter 'type' does not accept value 'x'"),
+        ("user,id=n,domainname=", "'domainname' parameter cannot be empty"),
+        (
+            "dgram,id=n,local.type=unix,local.path=/nope/x,remote.type=inet,remote.host=127.0.0.1,\
+             remote.port=1",
+            "remote and local types must be the same",
+        ),
         (
             "socket,id=n,mcast=230.0.0.1",
             "host address '230.0.0.1' doesn't contain ':' separating host from port",

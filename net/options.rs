@@ -240,7 +240,9 @@ fn word(words: &[&str], path: &str, text: &str) -> Result<Value, NetError> {
     if words.contains(&text) {
         return Ok(text.into());
     }
-    Err(NetError::NotAccepted { name: path.into(), value: text.into() })
+    // Without what it belongs to, as QEMU has it.
+    let name = path.rsplit('.').next().unwrap_or(path);
+    Err(NetError::NotAccepted { name: name.into(), value: text.into() })
 }
 
 #[cfg(test)]

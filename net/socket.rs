@@ -1,6 +1,6 @@
 //! `-netdev socket`, as it was before `stream` and `dgram`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use base::chardev::{Family, SocketAddress};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
@@ -41,7 +41,7 @@ fn make(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetError
             "exactly one of listen=, connect=, mcast= or udp= is required",
         ));
     }
-    let local = values.text("localaddr").map(address::legacy).transpose()?;
+    let local = values.text("localaddr");
     if local.is_some() && !values.has("mcast") && !values.has("udp") {
         return Err(NetError::failed("localaddr= is only valid with mcast= or udp="));
     }
@@ -67,11 +67,17 @@ fn make(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetError
                 v4.ip()
             )));
         }
-        let datagrams = dgram::multicast(group, local.map(|local| local.ip()))?;
+        let interface = local.map(|local| {
+            let wrong =
+                |_| NetError::Failed(format!("localaddr '{local}' is not a valid IPv4 address"));
+            local.parse::<Ipv4Addr>().map(IpAddr::V4).map_err(wrong)
+        });
+        let datagrams = dgram::multicast(group, interface.transpose()?)?;
         return dgram::finish(context, "socket", id, datagrams, format!("socket: mcast={group}"));
     }
     let remote = address::legacy(values.text("udp").unwrap_or_default())?;
     let local = local.ok_or(NetError::failed("localaddr= is mandatory with udp="))?;
+    let local = address::legacy(local)?;
     let datagrams = dgram::unicast(local, remote)?;
     dgram::finish(context, "socket", id, datagrams, format!("socket: udp={remote}"))
 }
@@ -79,7 +85,8 @@ fn make(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetError
 /// A socket that was passed: datagrams or a stream.
 fn of_descriptor(context: &Context, id: &str, number: &str) -> Result<Netdev, NetError> {
     let no_type = || NetError::failed("can't get socket option SO_TYPE");
-    let parsed = number.parse().map_err(|_| no_type())?;
+    let wrong = |_| NetError::Failed(format!("Invalid file descriptor number '{number}'"));
+    let parsed = number.parse().map_err(wrong)?;
     let fd = dgram::passed(id, parsed).map_err(|_| no_type())?;
     let info = format!("socket: fd={number}");
     match getsockopt(&fd, sockopt::SockType).map_err(|_| no_type())? {

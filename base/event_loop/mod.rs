@@ -21,7 +21,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
@@ -84,7 +84,8 @@ pub struct EventLoop {
     poll: Poll,
     events: Events,
     timer: TimerFd,
-    timer_armed: bool,
+    /// When the timer expires.
+    timer_armed: Option<Instant>,
     handle: LoopHandle,
 }
 
@@ -128,7 +129,7 @@ impl EventLoop {
             poll,
             events: Events::with_capacity(EVENTS_PER_ROUND),
             timer,
-            timer_armed: false,
+            timer_armed: None,
             handle: LoopHandle(Arc::new(shared)),
         })
     }
@@ -193,18 +194,27 @@ impl EventLoop {
         let deadlines = [timers.next_deadline(), shared.delays.next_deadline()];
         match deadlines.into_iter().flatten().min() {
             Some(Duration::ZERO) => return Ok(Some(Duration::ZERO)),
-            Some(wait) => {
-                let expiration = Expiration::OneShot(TimeSpec::from_duration(wait));
-                self.timer.set(expiration, TimerSetTimeFlags::empty())?;
-                self.timer_armed = true;
-            }
-            None if self.timer_armed => {
+            Some(wait) => self.arm(wait)?,
+            None if self.timer_armed.is_some() => {
                 self.timer.unset()?;
-                self.timer_armed = false;
+                self.timer_armed = None;
             }
             None => {}
         }
         Ok(None)
+    }
+
+    /// Has the timer expire after `wait` at the latest. One that expires before, for a deadline that has moved since,
+    /// stays: the loop then looks once more, which costs less than setting it before each sleep.
+    fn arm(&mut self, wait: Duration) -> io::Result<()> {
+        let now = Instant::now();
+        let deadline = now + wait;
+        if self.timer_armed.is_none_or(|at| at <= now || at > deadline) {
+            let expiration = Expiration::OneShot(TimeSpec::from_duration(wait));
+            self.timer.set(expiration, TimerSetTimeFlags::empty())?;
+            self.timer_armed = Some(deadline);
+        }
+        Ok(())
     }
 }
 

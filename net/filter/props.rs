@@ -208,7 +208,10 @@ impl FilterKind {
     /// A property that has to be set, and is not.
     pub fn missing(&mut self) -> Option<&'static str> {
         let (required, props) = (self.required(), self.props());
-        let unset = |name: &&&str| props.get(name).is_none_or(|value| value.is_null());
+        let unset = |name: &&&str| {
+            let value = props.get(name).unwrap_or_default();
+            value.is_null() || value.as_str().is_some_and(str::is_empty)
+        };
         required.iter().find(unset).copied()
     }
 

@@ -1,23 +1,25 @@
 //! A connected socket that carries frames.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use base::chardev::Connected;
 use parking_lot::Mutex;
 
-use super::framing::{Deframer, LENGTH};
-use crate::frame::send_parts;
-use crate::{Delivery, Frame, Part};
+use super::framing::Deframer;
+use crate::outbox::Outbox;
+use crate::{Delivery, Frame};
 
-/// How many parts of a frame go out by one call.
-const PARTS: usize = 64;
+/// As many bytes of a burst are worth a call.
+const ENOUGH: usize = 64 * 1024;
+
+/// As many bytes may wait for the socket.
+const MOST: usize = 256 * 1024;
 
 /// A socket, and what is on its way in and out.
 pub(super) struct Connection {
     socket: Connected,
-    /// The rest of a frame that the socket did not take whole.
-    rest: Mutex<Vec<u8>>,
+    outbox: Mutex<Outbox>,
     pub inbox: Mutex<Deframer>,
 }
 
@@ -30,16 +32,13 @@ impl Connection {
                 stream.set_nodelay(true)?;
             }
         }
-        Ok(Connection { socket, rest: Mutex::default(), inbox: Mutex::default() })
+        Ok(Connection { socket, outbox: Mutex::default(), inbox: Mutex::default() })
     }
 
     /// How `info network` shows it.
     pub fn name(&self) -> String {
         match &self.socket {
-            Connected::Tcp(stream) => match stream.peer_addr() {
-                Ok(address) => format!("tcp:{}:{}", address.ip(), address.port()),
-                Err(_) => "tcp".into(),
-            },
+            Connected::Tcp(_) => format!("tcp:{}", self.peer()),
             Connected::Unix(stream) => {
                 let named = [stream.peer_addr(), stream.local_addr()].into_iter().flatten();
                 let mut paths = named.filter_map(|name| Some(name.as_pathname()?.to_owned()));
@@ -48,57 +47,34 @@ impl Connection {
         }
     }
 
-    /// Sends a frame, whole or not at all: what the socket does not take goes later.
+    /// The address of a peer that has one.
+    pub fn peer(&self) -> String {
+        match &self.socket {
+            Connected::Tcp(stream) => stream.peer_addr().map(|peer| peer.to_string()),
+            Connected::Unix(_) => Ok(String::new()),
+        }
+        .unwrap_or_default()
+    }
+
+    /// Takes a frame to be sent, with others of its burst, unless too many wait.
     pub fn send(&self, frame: &Frame<'_>) -> io::Result<Delivery> {
-        let mut rest = self.rest.lock();
-        if !rest.is_empty() {
+        let mut outbox = self.outbox.lock();
+        if outbox.len() >= ENOUGH {
+            outbox.send(self)?;
+        }
+        if outbox.len() >= MOST {
             return Ok(Delivery::Full);
         }
-        let length = (frame.len() as u32).to_be_bytes();
-        let mut parts = [Part::from(&length[..]); PARTS];
-        let count = frame.gather(0, frame.len(), &mut parts[1..]);
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        let sent = match send_parts(self, &parts[..=count], flags) {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Delivery::Full),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            Err(error) => return Err(error),
-        };
-        if sent < LENGTH + frame.len() {
-            rest.extend(&length[sent.min(LENGTH)..]);
-            let at = rest.len();
-            let gone = sent.saturating_sub(LENGTH);
-            rest.resize(at + frame.len() - gone, 0);
-            frame.copy(gone, &mut rest[at..]);
-        }
+        outbox.extend(&(frame.len() as u32).to_be_bytes());
+        outbox.append(frame, 0, usize::MAX);
         Ok(Delivery::Taken)
     }
 
-    /// Whether a part of a frame still has to go.
-    pub fn is_behind(&self) -> bool {
-        !self.rest.lock().is_empty()
-    }
-
-    /// Sends what was left; whether all of it went.
+    /// Sends what waits; whether all of it went.
     pub fn catch_up(&self) -> io::Result<bool> {
-        let mut rest = self.rest.lock();
-        while !rest.is_empty() {
-            match self.write(&rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => drop(rest.drain(..count)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
-    }
-
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match &self.socket {
-            Connected::Unix(stream) => (&*stream).write(bytes),
-            Connected::Tcp(stream) => (&*stream).write(bytes),
-        }
+        let mut outbox = self.outbox.lock();
+        outbox.send(self)?;
+        Ok(outbox.is_empty())
     }
 }
 

@@ -41,6 +41,11 @@ impl Deframer {
         Ok(count)
     }
 
+    /// Whether the last read could have given more.
+    pub fn has_room(&self) -> bool {
+        self.end < self.buffer.len()
+    }
+
     /// The next frame, which stays until [`take`](Self::take). A length that no frame has is an
     /// error: what follows cannot be told apart any more.
     pub fn next(&self) -> io::Result<Option<&[u8]>> {

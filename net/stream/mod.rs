@@ -37,6 +37,9 @@ pub static KIND: NetdevKind = NetdevKind {
     make,
 };
 
+/// What `info network` shows of a server that nobody is connected to.
+const LISTENING: &str = "listening";
+
 /// How many frames are taken before others get their turn.
 const BURST: usize = 256;
 
@@ -74,12 +77,13 @@ pub(crate) fn create(
     let plug = cable.plug(Side::Host, 0);
     let stream = Arc::new_cyclic(|me: &Weak<Stream>| Stream {
         me: me.clone(),
+        legacy: kind == "socket",
         id: id.into(),
         plug: plug.clone(),
         handle: context.handle.clone(),
         events: context.events.clone(),
         role,
-        state: Mutex::new(State::Idle("initializing")),
+        state: Mutex::new(State::Idle("initializing".into())),
         listener: Mutex::default(),
     });
     let end: Weak<dyn End> = stream.me.clone();
@@ -99,6 +103,8 @@ pub(crate) enum Role {
 
 struct Stream {
     me: Weak<Stream>,
+    /// It is a `socket`, which tells nobody of connections.
+    legacy: bool,
     id: String,
     plug: Plug,
     handle: LoopHandle,
@@ -111,7 +117,7 @@ struct Stream {
 
 enum State {
     /// Nobody is connected, for this reason.
-    Idle(&'static str),
+    Idle(String),
     Connected {
         connection: Arc<Connection>,
         watch: Watch,
@@ -147,6 +153,7 @@ impl Stream {
                 });
                 watch.want_read(true).map_err(|error| words(&error))?;
                 *self.listener.lock() = Some(watch);
+                *self.state.lock() = State::Idle(LISTENING.into());
             }
             Role::Client { address: SocketAddress::Fd(number), .. } => {
                 // There is nothing to wait for, and faults are those of the option.
@@ -182,7 +189,7 @@ impl Stream {
     /// Connects on a thread of its own, as that may take a while.
     fn connect(&self) {
         let Role::Client { address, .. } = &self.role else { return };
-        *self.state.lock() = State::Idle("connecting");
+        *self.state.lock() = State::Idle("connecting".into());
         let (me, handle, address) = (self.me.clone(), self.handle.clone(), address.clone());
         let spawned = thread::builder("connect").spawn(move || {
             let outcome = chardev::connect(&address);
@@ -190,7 +197,7 @@ impl Stream {
                 let Some(stream) = me.upgrade() else { return };
                 match outcome {
                     Ok(connected) => stream.adopt(connected),
-                    Err(_) => stream.idle("error: connection refused"),
+                    Err(error) => stream.idle(&format!("error: {error}")),
                 }
             });
         });
@@ -216,28 +223,35 @@ impl Stream {
         let address = match &self.role {
             Role::Server(address) | Role::Client { address, .. } => address.clone(),
         };
-        self.events.tell(NetEvent::StreamConnected { netdev: self.id.clone(), address });
+        self.tell(NetEvent::StreamConnected { netdev: self.id.clone(), address });
         // Whoever was full while nobody listened goes on.
         self.plug.ready();
     }
 
     /// Nobody is connected any more; on the loop.
-    fn idle(&self, why: &'static str) {
+    fn idle(&self, why: &str) {
         let me = self.me.clone();
         let next = match &self.role {
             Role::Client { reconnect: Some(delay), .. } => {
                 let retry = move || me.upgrade().into_iter().for_each(|stream| stream.connect());
                 State::Later { _delay: self.handle.after(*delay, retry) }
             }
-            _ => State::Idle(why),
+            Role::Client { .. } => State::Idle(why.into()),
+            Role::Server(_) => State::Idle(LISTENING.into()),
         };
         let before = std::mem::replace(&mut *self.state.lock(), next);
         if matches!(before, State::Connected { .. }) {
-            self.events.tell(NetEvent::StreamDisconnected { netdev: self.id.clone() });
+            self.tell(NetEvent::StreamDisconnected { netdev: self.id.clone() });
         }
         self.listen(true);
         // Frames to nobody get lost; who waits for room has it.
         self.plug.ready();
+    }
+
+    fn tell(&self, event: NetEvent) {
+        if !self.legacy {
+            self.events.tell(event);
+        }
     }
 
     /// The connection, if it is this one still.
@@ -276,7 +290,7 @@ impl Stream {
     /// Passes frames on until there are none, or no room.
     fn receive(&self, connection: &Connection) -> io::Result<()> {
         let mut inbox = connection.inbox.lock();
-        let (mut count, mut sent) = (0, false);
+        let (mut count, mut drained, mut sent) = (0, false, false);
         let outcome = loop {
             match inbox.next() {
                 Err(error) => break Err(error),
@@ -292,10 +306,10 @@ impl Stream {
                     count += 1;
                 }
                 // The rest comes when the loop calls again.
-                Ok(None) if count >= BURST => break Ok(()),
+                Ok(None) if drained || count >= BURST => break Ok(()),
                 Ok(None) => match inbox.fill(&mut &*connection) {
                     Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(_) => {}
+                    Ok(_) => drained = inbox.has_room(),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => break Err(error),
@@ -320,12 +334,19 @@ impl Stream {
 impl End for Stream {
     fn deliver(&self, frame: &Frame<'_>) -> Delivery {
         let Some(connection) = self.connection() else { return Delivery::Taken };
-        let sent = connection.send(frame);
-        if connection.is_behind() || matches!(sent, Ok(Delivery::Full)) {
+        // The loop will find a broken connection, too.
+        let delivery = connection.send(frame).unwrap_or(Delivery::Taken);
+        if delivery == Delivery::Full {
             self.want(None, Some(true));
         }
-        // The loop will find a broken connection, too.
-        sent.unwrap_or(Delivery::Taken)
+        delivery
+    }
+
+    fn flush(&self) {
+        let Some(connection) = self.connection() else { return };
+        if matches!(connection.catch_up(), Ok(false)) {
+            self.want(None, Some(true));
+        }
     }
 
     fn wake(&self) {
@@ -348,8 +369,16 @@ impl End for Stream {
 impl Backend for Stream {
     fn info(&self, _lane: usize) -> String {
         match &*self.state.lock() {
+            State::Connected { connection, .. } if self.legacy => match &self.role {
+                Role::Server(_) => format!("socket: connection from {}", connection.peer()),
+                Role::Client { address: SocketAddress::Fd(number), .. } => {
+                    format!("socket: fd={number}")
+                }
+                Role::Client { .. } => format!("socket: connect to {}", connection.peer()),
+            },
             State::Connected { connection, .. } => connection.name(),
-            State::Idle(why) => (*why).into(),
+            _ if self.legacy => String::new(),
+            State::Idle(why) => why.clone(),
             State::Later { .. } => "connecting".into(),
         }
     }

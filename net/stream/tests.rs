@@ -104,10 +104,12 @@ fn who_does_not_speak_the_protocol_is_left() {
     let path = scratch.path().join("s");
     let mut bed = Bed::new();
     let options = format!("stream,id=a,server=on,addr.type=unix,addr.path={}", path.display());
-    let _guest = bed.guest(&options).unwrap();
+    let guest = bed.guest(&options).unwrap();
+    assert_eq!(guest.netdev.backend.info(0), "listening");
     let mut peer = UnixStream::connect(&path).unwrap();
     peer.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let gone = NetEvent::StreamDisconnected { netdev: "a".into() };
     bed.until(|bed| bed.events.lock().contains(&gone));
+    assert_eq!(guest.netdev.backend.info(0), "listening");
     assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0, "closed");
 }

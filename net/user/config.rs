@@ -123,6 +123,9 @@ impl Config {
         let v4 = v4.then(|| net4(values)).transpose()?;
         let v6 = v6.then(|| net6(values)).transpose()?;
         let domain = limited("domainname", "domainname", MAX_OPTION)?;
+        if values.text("domainname").is_some_and(str::is_empty) {
+            return Err(NetError::failed("'domainname' parameter cannot be empty"));
+        }
         let hostname = limited("hostname", "vhostname", MAX_OPTION)?;
         let tftp_server = limited("tftp-server-name", "tftp-server-name", MAX_OPTION)?;
         let bootfile = limited("bootfile", "bootfile", MAX_BOOTFILE)?;

@@ -75,6 +75,9 @@ impl Stack {
                 queues: flow.queued(),
             });
         }
+        // The newest first.
+        rows.reverse();
+        let tcp = rows.len();
         for flow in self.udp.iter() {
             let fd = flow.socket().as_raw_fd();
             let local = flow.socket().local_addr().ok();
@@ -89,6 +92,7 @@ impl Stack {
             };
             rows.push(Row { state, fd, source: Some(source), target, queues: (0, 0) });
         }
+        rows[tcp..].reverse();
         show(&rows)
     }
 }

@@ -12,9 +12,10 @@
 //!   [`smb`]: a directory of the host's
 //! - [`stack`]: all of that together, without threads; [`User`]: the shell around it
 //!
-//! A frame of the guest is worked on in the thread that delivers it, up to the host's socket. Whatever
-//! goes to the guest is sent by the event loop: it reads sockets only when the card takes frames, so
-//! a slow guest slows its peers, and nothing is lost.
+//! A frame of the guest is worked on in the thread that delivers it, up to the host's socket, which gets
+//! the small segments of a burst by one call when that is over. Whatever goes to the guest is sent by the
+//! event loop: it reads sockets only when the card takes frames, so a slow guest slows its peers, and
+//! nothing is lost.
 
 mod bridge;
 mod config;
@@ -65,11 +66,12 @@ use stack::{Source, Stack};
 /// The kind.
 pub const KIND: NetdevKind = NetdevKind { name: "user", keys: config::KEYS, dotted: false, make };
 
-/// As much is gathered for the guest at once.
-const BATCH: usize = 512 * 1024;
+/// As much is gathered for the guest at once: what stays in the caches until the guest has got it, and lets the
+/// guest work on one batch while the next one is read.
+const BATCH: usize = 128 * 1024;
 
 /// As many batches are sent before the loop does something else.
-const BATCHES: usize = 8;
+const BATCHES: usize = 32;
 
 /// The user-mode network.
 pub struct User {
@@ -158,27 +160,26 @@ impl User {
     /// Does what there is to do on the host's side, and sends it to the guest. On the event loop.
     fn run(&self) {
         self.pending.store(false, Ordering::Release);
-        let mut batch = Vec::new();
         for _ in 0..BATCHES {
-            let sent_all = self.send_queue();
-            {
+            let room = self.send_queue();
+            let more = {
                 let mut stack = self.stack.lock();
                 stack.shared.now = self.clocks.now_virtual();
+                stack.end_burst();
                 stack.poll();
-                if sent_all {
+                if room {
                     stack.produce(BATCH);
-                    stack.take_frames(&mut batch);
+                    stack.take_frames(&mut self.queue.lock());
                 }
                 self.arm(&mut stack);
-            }
-            if !sent_all || batch.is_empty() {
-                self.plug.flush();
+                stack.has_work()
+            };
+            let sent = room && self.send_queue();
+            self.plug.flush();
+            if !(sent && more) {
                 return;
             }
-            self.queue.lock().extend(batch.drain(..));
         }
-        self.send_queue();
-        self.plug.flush();
         self.schedule();
     }
 
@@ -313,9 +314,20 @@ impl End for User {
     }
 
     fn flush(&self) {
-        if self.pending.load(Ordering::Acquire) {
-            self.schedule();
+        if !self.pending.load(Ordering::Acquire) {
+            return;
         }
+        {
+            let mut stack = self.stack.lock();
+            stack.shared.now = self.clocks.now_virtual();
+            stack.end_burst();
+            self.arm(&mut stack);
+            if !stack.has_work() {
+                self.pending.store(false, Ordering::Release);
+                return;
+            }
+        }
+        self.schedule();
     }
 
     fn wake(&self) {

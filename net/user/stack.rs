@@ -1,5 +1,6 @@
 //! What is done with the guest's frames, and with the host's sockets: everything but threads.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::link::{ArpMessage, Neighbours, arp_request};
 use super::out::OutFrame;
 use super::resolver::Resolver;
 use super::slots::Token;
-use super::tcp::{self, FlowKey, Macs, Shared};
+use super::tcp::{self, FlowKey, Macs, Ready, Shared};
 use super::wire::{
     ARP, BROADCAST, ICMP, ICMP6, Incoming, IpFields, LOW_DELAY, Mac, Packet, Route, TCP, UDP,
     UdpHeader, udp_datagram,
@@ -67,7 +68,7 @@ impl Poller {
     pub fn add(&self, fd: impl AsFd, source: Source, token: Token) -> Result<(), Errno> {
         let both = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP;
         let flags = match source {
-            Source::Tcp => both | EpollFlags::EPOLLET,
+            Source::Tcp => both | EpollFlags::EPOLLPRI | EpollFlags::EPOLLET,
             Source::Udp | Source::Listener | Source::Ping => {
                 EpollFlags::EPOLLIN | EpollFlags::EPOLLET
             }
@@ -449,9 +450,8 @@ impl Stack {
 
     /// Asks for the hardware addresses that are missing.
     fn ask_neighbours(&mut self) {
-        let Some(net) = self.config.v4 else { return };
         for address in std::mem::take(&mut self.shared.wanted) {
-            if let IpAddr::V4(address) = address {
+            if let (IpAddr::V4(address), Some(net)) = (address, self.config.v4) {
                 self.shared.out.push(arp_request((mac4(net.host), net.host), address).into());
             }
         }
@@ -479,10 +479,13 @@ impl Stack {
         let flags = event.events();
         match source {
             Source::Tcp => {
-                let failed = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
-                let readable = flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);
-                let writable = flags.contains(EpollFlags::EPOLLOUT);
-                self.tcp.on_ready(token, readable, writable, failed, &mut self.shared);
+                let ready = Ready {
+                    readable: flags.contains(EpollFlags::EPOLLIN),
+                    more: flags.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLPRI),
+                    writable: flags.contains(EpollFlags::EPOLLOUT),
+                    failed: flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP),
+                };
+                self.tcp.on_ready(token, ready, &mut self.shared);
             }
             Source::Udp => self.udp.on_readable(token),
             Source::Listener => self.accept(token),
@@ -545,7 +548,12 @@ impl Stack {
         self.ask_neighbours();
     }
 
-    /// Whether [`Self::produce`] would have something, or there are answers.
+    /// The guest has sent what it had: sockets get what was gathered of it.
+    pub fn end_burst(&mut self) {
+        self.tcp.end_burst(&mut self.shared);
+    }
+
+    /// Whether [`Self::end_burst`] or [`Self::produce`] would have something, or there are answers.
     pub fn has_work(&self) -> bool {
         !self.shared.out.is_empty()
             || !self.shared.wanted.is_empty()
@@ -555,8 +563,8 @@ impl Stack {
     }
 
     /// Takes what is to be sent.
-    pub fn take_frames(&mut self, into: &mut Vec<OutFrame>) {
-        into.append(&mut self.shared.out);
+    pub fn take_frames(&mut self, into: &mut VecDeque<OutFrame>) {
+        into.extend(self.shared.out.drain(..));
     }
 
     /// When [`Self::on_timer`] is to be called.

@@ -59,7 +59,7 @@ fn take(keys: &mut Map<String, Value>, name: &str) -> Option<String> {
 fn nic(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
     let networks = &mut builder.config.networks;
     networks.given = true;
-    if text == "none" || text == "type=none" {
+    if matches!(text.split(',').next(), Some("none" | "type=none")) {
         return Ok(());
     }
     if is_help(text) {
@@ -112,6 +112,10 @@ fn net(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
         _ => {
             let keys = keys(text, origin)?;
             check(&keys, origin)?;
+            if keys.get("type").is_some_and(|kind| kind == "hubport") {
+                let words = "network backend 'hubport' is only supported with -netdev/-nic";
+                return fault(origin, words);
+            }
             let netdev = LegacyNet::Netdev(keys);
             builder.config.networks.legacy.push(Located::new(netdev, origin));
             Ok(())

@@ -19,6 +19,7 @@ use base::clock::SECOND;
 use super::Macs;
 use super::segment::{ACK, FIN, HEADER, Header, PSH, RST, SYN, Segment, Seq, SynOptions};
 use crate::frame::send_parts;
+use crate::outbox::Outbox;
 use crate::user::out::{CHUNK, Chunk, Chunks, OutFrame};
 use crate::user::socket;
 use crate::user::wire::{self, IpFields, Mac, Route};
@@ -53,6 +54,11 @@ const MAX_SYN_RETRIES: u8 = 6;
 
 /// As many parts of a frame are given to the kernel at once.
 const MAX_PARTS: usize = 64;
+
+/// What is shorter is gathered until the guest's burst is over: copying it costs less than a call.
+const WORTH_A_CALL: usize = 16 * 1024;
+/// As much of a burst is gathered.
+const ENOUGH: usize = 64 * 1024;
 
 /// Who talks to whom, as the guest sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,6 +101,19 @@ pub enum Fate {
     Done,
 }
 
+/// What has become of a socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    /// There is something to read.
+    pub readable: bool,
+    /// The end, or urgent bytes, are there too: a read stops before them, and nothing tells of them again.
+    pub more: bool,
+    /// There is room.
+    pub writable: bool,
+    /// There is an error, which reading tells behind what there is.
+    pub failed: bool,
+}
+
 /// What flows share.
 #[derive(Default)]
 pub struct Shared {
@@ -104,6 +123,8 @@ pub struct Shared {
     pub in_flight: usize,
     /// Bytes taken from guests and not yet by sockets.
     pub backlog: usize,
+    /// An empty backlog, whose memory serves the next flow that needs one.
+    spare_backlog: Outbox,
     /// Answers.
     pub out: Vec<OutFrame>,
     /// Guests that are spoken to, but whose hardware addresses are unknown.
@@ -141,8 +162,8 @@ pub struct Flow {
     rcv_edge: Seq,
     /// Shift of the windows that we announce.
     our_scale: u8,
-    /// What the socket could not take yet.
-    backlog: VecDeque<u8>,
+    /// What the socket has not got yet.
+    backlog: Outbox,
     guest_closed: bool,
     shut_down: bool,
     ack: Acknowledgement,
@@ -168,6 +189,8 @@ pub struct Flow {
     /// What the socket is known to be ready for.
     readable: bool,
     writable: bool,
+    /// Reading has to go on until there is nothing.
+    read_on: bool,
 }
 
 impl Flow {
@@ -216,7 +239,7 @@ impl Flow {
             rcv_next: Seq(0),
             rcv_edge: Seq(0),
             our_scale: 0,
-            backlog: VecDeque::new(),
+            backlog: Outbox::default(),
             guest_closed: false,
             shut_down: false,
             ack: Acknowledgement::None,
@@ -234,6 +257,7 @@ impl Flow {
             deadline: None,
             readable: false,
             writable: false,
+            read_on: false,
         }
     }
 
@@ -455,7 +479,7 @@ impl Flow {
             self.shut_down_if_drained();
         }
         let little = self.rcv_next.since(self.acked) < 2 * u32::from(self.mss);
-        let owed = match little && known == 0 && !self.guest_closed && self.backlog.is_empty() {
+        let owed = match little && known == 0 && !self.guest_closed && self.writable {
             true => Acknowledgement::Soon,
             false => Acknowledgement::Due,
         };
@@ -463,7 +487,8 @@ impl Flow {
         Fate::Keep
     }
 
-    /// Writes to the socket, or to the backlog what the socket does not take; returns how much.
+    /// Takes data of the guest for the socket; returns how much. A lot goes there at once, a little when the burst is
+    /// [over](Self::end_burst).
     fn give(
         &mut self,
         frame: &Frame<'_>,
@@ -471,6 +496,26 @@ impl Flow {
         len: usize,
         shared: &mut Shared,
     ) -> io::Result<usize> {
+        let worth = len >= WORTH_A_CALL;
+        if worth || self.backlog.len() + len > ENOUGH {
+            self.drain(shared)?;
+        }
+        let mut done = if worth { self.give_at_once(frame, at, len)? } else { 0 };
+        let room = self.window_size().saturating_sub(self.backlog.len());
+        let left = (len - done).min(room).min(MAX_TOTAL_BACKLOG.saturating_sub(shared.backlog));
+        if left > 0 {
+            if !self.backlog.has_memory() {
+                self.backlog = std::mem::take(&mut shared.spare_backlog);
+            }
+            let copied = self.backlog.append(frame, at + done, left);
+            shared.backlog += copied;
+            done += copied;
+        }
+        Ok(done)
+    }
+
+    /// Writes to the socket what it takes, if nothing waits before it; returns how much.
+    fn give_at_once(&mut self, frame: &Frame<'_>, at: usize, len: usize) -> io::Result<usize> {
         let mut done = 0;
         while done < len && self.writable && self.backlog.is_empty() {
             let mut parts = [Part::from(&[][..]); MAX_PARTS];
@@ -481,16 +526,39 @@ impl Flow {
                 Err(error) => return Err(error),
             }
         }
-        let room = self.window_size().saturating_sub(self.backlog.len());
-        let left = (len - done).min(room).min(MAX_TOTAL_BACKLOG.saturating_sub(shared.backlog));
-        if left > 0 {
-            let mut bytes = vec![0; left];
-            let copied = frame.copy(at + done, &mut bytes);
-            self.backlog.extend(&bytes[..copied]);
-            shared.backlog += copied;
-            done += copied;
-        }
         Ok(done)
+    }
+
+    /// Whether [`Self::end_burst`] has something to do.
+    pub fn is_in_burst(&self) -> bool {
+        self.writable && !self.backlog.is_empty()
+    }
+
+    /// The guest has sent what it had: the socket gets what was gathered.
+    pub fn end_burst(&mut self, shared: &mut Shared) -> Fate {
+        if self.drain(shared).is_err() {
+            return self.abort(shared);
+        }
+        if !self.backlog.is_empty() {
+            // The window has become smaller.
+            self.ack = Acknowledgement::Due;
+        }
+        self.shut_down_if_drained();
+        self.fate()
+    }
+
+    /// Gives the socket what it takes of the backlog; whether that was anything.
+    fn drain(&mut self, shared: &mut Shared) -> io::Result<bool> {
+        if !self.is_in_burst() {
+            return Ok(false);
+        }
+        let sent = self.backlog.send(&self.socket)?;
+        shared.backlog -= sent;
+        self.writable = self.backlog.is_empty();
+        if self.writable {
+            shared.spare_backlog = std::mem::take(&mut self.backlog);
+        }
+        Ok(sent > 0)
     }
 
     fn shut_down_if_drained(&mut self) {
@@ -508,9 +576,10 @@ impl Flow {
     // What comes from the host.
 
     /// The socket is ready for something.
-    pub fn on_ready(&mut self, readable: bool, writable: bool, shared: &mut Shared) -> Fate {
-        self.readable |= readable;
-        if !writable {
+    pub fn on_ready(&mut self, ready: Ready, shared: &mut Shared) -> Fate {
+        self.read_on |= ready.more || ready.failed;
+        self.readable |= ready.readable || self.read_on;
+        if !ready.writable {
             return Fate::Keep;
         }
         self.writable = true;
@@ -519,24 +588,11 @@ impl Flow {
             self.send_syn(shared);
             return Fate::Keep;
         }
-        while !self.backlog.is_empty() {
-            let (first, second) = self.backlog.as_slices();
-            let parts = [Part::from(first), Part::from(second)];
-            match send_parts(&self.socket, &parts, socket::SEND_FLAGS) {
-                Ok(sent) => {
-                    self.backlog.drain(..sent);
-                    shared.backlog -= sent;
-                    self.ack = Acknowledgement::Due;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.writable = false;
-                    break;
-                }
-                Err(_) => return self.abort(shared),
-            }
-        }
-        if self.backlog.is_empty() {
-            self.backlog.shrink_to(0);
+        match self.drain(shared) {
+            // The window has become larger.
+            Ok(true) => self.ack = Acknowledgement::Due,
+            Ok(false) => {}
+            Err(_) => return self.abort(shared),
         }
         self.shut_down_if_drained();
         self.fate()
@@ -623,6 +679,8 @@ impl Flow {
                 self.snd_next = self.snd_next.plus(len);
                 shared.in_flight += len;
                 self.arm(shared);
+                // Less than was asked for is all there is, and more will be told (epoll(7)).
+                self.readable = len == limit || self.read_on;
                 Ok(len)
             }
             Ok(None) => {
@@ -734,7 +792,7 @@ impl Flow {
             shared.chunks.give_back(sent.chunk);
         }
         shared.backlog -= self.backlog.len();
-        self.backlog = VecDeque::new();
+        self.backlog = Outbox::default();
     }
 
     // Segments to the guest.

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 
-pub use flow::{Flow, FlowKey, Phase, Shared};
+pub use flow::{Flow, FlowKey, Phase, Ready, Shared};
 
 use super::out::OutFrame;
 use super::slots::{Slots, Token};
@@ -24,7 +24,7 @@ use segment::{ACK, Header, RST, SYN, Segment, Seq};
 const MAX_FLOWS: usize = 16384;
 
 /// As much one flow may send before the next one gets its turn.
-const TURN: usize = 256 * 1024;
+const TURN: usize = 128 * 1024;
 
 /// The acknowledgement of a little data waits as long for something that carries it: longer than a
 /// program takes to answer, and not long enough to hold up a guest that waits for it before it sends
@@ -35,8 +35,12 @@ const LATEST_ACK: i64 = 500_000;
 pub struct Table {
     flows: Slots<Entry>,
     by_key: HashMap<FlowKey, Token>,
+    /// The flow of the last segment, which is mostly that of the next one.
+    recent: Option<(FlowKey, Token)>,
     /// Flows that may have something for the guest.
     active: VecDeque<Token>,
+    /// Flows that have gathered what the guest sends.
+    in_burst: Vec<Token>,
     /// Flows that owe the guest an acknowledgement, and by when.
     acknowledging: Vec<Token>,
     acknowledge_at: Option<i64>,
@@ -50,13 +54,15 @@ struct Entry {
     flow: Flow,
     /// It is in the list of the active.
     active: bool,
+    /// It is in the list of those that gather.
+    in_burst: bool,
     /// It is in the list of those that owe an acknowledgement.
     acknowledging: bool,
 }
 
 impl Entry {
     fn new(flow: Flow) -> Entry {
-        Entry { flow, active: false, acknowledging: false }
+        Entry { flow, active: false, in_burst: false, acknowledging: false }
     }
 }
 
@@ -65,7 +71,9 @@ impl Default for Table {
         Table {
             flows: Slots::new(MAX_FLOWS),
             by_key: HashMap::new(),
+            recent: None,
             active: VecDeque::new(),
+            in_burst: Vec::new(),
             acknowledging: Vec::new(),
             acknowledge_at: None,
             first_numbers: RandomState::new(),
@@ -106,9 +114,13 @@ impl Table {
             guest: SocketAddr::new(packet.source, segment.source_port),
             remote: SocketAddr::new(packet.target, segment.target_port),
         };
-        if let Some(&token) = self.by_key.get(&key) {
+        if let Some(token) = self.find(&key) {
             if let Some(entry) = self.flows.get_mut(token) {
                 let fate = entry.flow.on_segment(&segment, frame, shared);
+                if !entry.in_burst && entry.flow.is_in_burst() {
+                    entry.in_burst = true;
+                    self.in_burst.push(token);
+                }
                 self.settle(token, fate, shared);
             }
             return;
@@ -118,6 +130,15 @@ impl Table {
         } else {
             refuse(&key, &segment, macs, shared);
         }
+    }
+
+    fn find(&mut self, key: &FlowKey) -> Option<Token> {
+        if let Some((_, token)) = self.recent.as_ref().filter(|(recent, _)| recent == key) {
+            return Some(*token);
+        }
+        let token = *self.by_key.get(key)?;
+        self.recent = Some((*key, token));
+        Some(token)
     }
 
     fn open(
@@ -184,17 +205,10 @@ impl Table {
     }
 
     /// A socket is ready, or has failed.
-    pub fn on_ready(
-        &mut self,
-        token: Token,
-        readable: bool,
-        writable: bool,
-        failed: bool,
-        shared: &mut Shared,
-    ) {
+    pub fn on_ready(&mut self, token: Token, ready: Ready, shared: &mut Shared) {
         let Some(entry) = self.flows.get_mut(token) else { return };
         // Later errors are told by reading, behind what there is to read; asking would clear them.
-        let refused = failed && entry.flow.phase() == Phase::Connecting;
+        let refused = ready.failed && entry.flow.phase() == Phase::Connecting;
         let error = if refused { socket::take_error(entry.flow.socket()) } else { None };
         let fate = match error {
             Some(error) if unreachable(error) => {
@@ -206,7 +220,7 @@ impl Table {
                 Fate::Done
             }
             Some(_) => entry.flow.abort(shared),
-            None => entry.flow.on_ready(readable || failed, writable, shared),
+            None => entry.flow.on_ready(ready, shared),
         };
         if fate == Fate::Keep && !entry.active {
             entry.active = true;
@@ -219,6 +233,7 @@ impl Table {
         if fate == Fate::Done {
             if let Some(mut entry) = self.flows.remove(token) {
                 self.by_key.remove(entry.flow.key());
+                self.recent = None;
                 entry.flow.release(shared);
             }
             return;
@@ -238,9 +253,21 @@ impl Table {
         }
     }
 
-    /// Whether flows may have something for the guest.
+    /// The guest has sent what it had.
+    pub fn end_burst(&mut self, shared: &mut Shared) {
+        let mut tokens = std::mem::take(&mut self.in_burst);
+        for token in tokens.drain(..) {
+            let Some(entry) = self.flows.get_mut(token) else { continue };
+            entry.in_burst = false;
+            let fate = entry.flow.end_burst(shared);
+            self.settle(token, fate, shared);
+        }
+        self.in_burst = tokens;
+    }
+
+    /// Whether flows may have something for the guest, or for sockets.
     pub fn has_work(&self) -> bool {
-        !self.active.is_empty()
+        !self.active.is_empty() || !self.in_burst.is_empty()
     }
 
     /// Lets flows send, in turn, until `enough` bytes are on their way or nobody has more.

@@ -278,9 +278,7 @@ fn run(case: &Case) -> Result<(), TestCaseError> {
             guest.take(&frame);
         }
         let frames = guest.say(&mut chance, stuck);
-        for frame in chance.link(case, frames) {
-            world.send(&frame);
-        }
+        world.send_burst(&chance.link(case, frames));
         if host.is_none()
             && let Ok((stream, _)) = listener.accept()
         {

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::Instant;
 
 use super::world::*;
 use crate::Offloads;
@@ -74,13 +74,14 @@ impl Guest {
     }
 
     fn receive_until(&mut self, world: &mut World, done: impl Fn(&Guest) -> bool) {
-        for _ in 0..3000 {
-            if done(self) {
-                return;
-            }
+        let (begun, mut turns) = (Instant::now(), 0);
+        while !done(self) {
             self.receive(world);
+            turns += 1;
+            let time = begun.elapsed();
+            let (bytes, flags) = (self.got.len(), self.flags);
+            assert!(time < PATIENCE, "{bytes} bytes and flags {flags:#x} in {turns} turns");
         }
-        panic!("it does not come: {} bytes, flags {:#x}", self.got.len(), self.flags);
     }
 }
 
@@ -92,12 +93,34 @@ fn listen() -> (TcpListener, SocketAddr) {
 
 fn accept(listener: &TcpListener) -> TcpStream {
     let stream = listener.accept().unwrap().0;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
 fn content(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at / 251 + at) as u8).collect()
+}
+
+#[test]
+fn what_comes_in_one_burst_goes_to_the_socket_at_once() {
+    let mut world = World::new("");
+    let (listener, remote) = listen();
+    let mut guest = Guest::open(&mut world, remote);
+    let mut stream = accept(&listener);
+    world.turn();
+    let data = content(30_000);
+    for piece in data.chunks(1460) {
+        world.begin_burst(&guest_tcp(guest.header(ACK), remote.ip(), piece));
+        guest.seq = guest.seq.plus(piece.len());
+    }
+    stream.set_nonblocking(true).unwrap();
+    let mut buffer = vec![0; 60_000];
+    assert!(stream.read(&mut buffer).is_err(), "it waits for the rest");
+    world.send_burst(&[]);
+    assert_eq!(stream.read(&mut buffer).unwrap(), data.len());
+    assert_eq!(buffer[..data.len()], data);
+    let (_, segment, _) = world.expect(tcp_segment);
+    assert_eq!(segment.ack, guest.seq);
 }
 
 #[test]
@@ -361,7 +384,7 @@ fn a_forwarded_port_leads_to_the_guest() {
     assert_eq!(error.to_string(), words);
 
     let mut stream = TcpStream::connect(("127.0.0.1", free)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let asked = world.expect(|frame| (frame[12..14] == [8, 6]).then(|| frame.to_vec()));
     assert_eq!(asked[38..42], GUEST);
     // The guest says who it is, by saying anything.
@@ -391,7 +414,7 @@ fn a_guest_that_refuses_a_forwarded_connection_resets_it() {
     world.user().add_forward(&format!("tcp:127.0.0.1:{free}-:23")).unwrap();
     world.send(&guest_udp(1, ([10, 0, 2, 2], 9).into(), b""));
     let mut stream = TcpStream::connect(("127.0.0.1", free)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let (packet, syn, _) = world.expect(tcp_segment);
     let refusal = header(23, syn.source_port, Seq(0), syn.seq.plus(1), RST | ACK);
     world.send(&guest_tcp(refusal, packet.source, &[]));

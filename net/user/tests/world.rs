@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::clock::Clocks;
 use base::event_loop::EventLoop;
@@ -20,6 +20,9 @@ pub const GUEST_MAC: Mac = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 pub const GUEST: [u8; 4] = [10, 0, 2, 15];
 pub const HOST: [u8; 4] = [10, 0, 2, 2];
 pub const GATEWAY_MAC: Mac = [0x52, 0x55, 10, 0, 2, 2];
+
+/// On a busy host programs and sockets take their time; nothing takes as long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A card.
 pub struct Card {
@@ -83,10 +86,20 @@ impl World {
 
     /// The guest sends a frame.
     pub fn send(&self, bytes: &[u8]) {
+        self.send_burst(&[bytes.to_vec()]);
+    }
+
+    /// The guest sends frames, one right behind the other.
+    pub fn send_burst(&self, frames: &[Vec<u8>]) {
+        frames.iter().for_each(|bytes| self.begin_burst(bytes));
+        self.plug.flush();
+    }
+
+    /// The guest sends a frame behind which there are more.
+    pub fn begin_burst(&self, bytes: &[u8]) {
         let parts = [Part::from(bytes)];
         let delivery = self.plug.send(&Frame::new(&parts, Offload::default()));
         assert_eq!(delivery, Delivery::Taken);
-        self.plug.flush();
     }
 
     /// The loop runs until it has nothing to do, or for a moment.
@@ -128,14 +141,15 @@ impl World {
 
     /// Waits until the card has got something that `wanted` knows; the others are dropped.
     pub fn expect<T>(&mut self, wanted: impl Fn(&[u8]) -> Option<T>) -> T {
-        for _ in 0..1000 {
+        let begun = Instant::now();
+        loop {
             let frames: Vec<Vec<u8>> = self.take();
             if let Some(found) = frames.iter().find_map(|frame| wanted(frame)) {
                 return found;
             }
+            assert!(begun.elapsed() < PATIENCE, "the frame has not come");
             self.turn();
         }
-        panic!("the frame has not come");
     }
 
     /// The back end says nothing of that kind.

@@ -109,7 +109,7 @@ fn boot(assets: &Assets, who: &Contender) -> Result<Measured> {
     let what = "Debian's cloud kernel, from exec to user space";
     Ok(vec![
         (Metric::new("boot/wall", what, Unit::Seconds), wall),
-        (Metric::new("boot/cpu", "CPU time for that", Unit::Seconds), cpu_seconds(&vm)?),
+        (Metric::new("boot/cpu", "CPU time for that", Unit::Seconds), cpu_seconds(vm.pid())?),
     ])
 }
 
@@ -118,10 +118,10 @@ fn idle(assets: &Assets, who: &Contender) -> Result<Measured> {
     const WATCH: Duration = Duration::from_secs(20);
     let vm = guest(assets, who, SHELL)?;
     thread::sleep(SETTLE);
-    let before = cpu_seconds(&vm)?;
+    let before = cpu_seconds(vm.pid())?;
     let begun = Instant::now();
     thread::sleep(WATCH);
-    let share = (cpu_seconds(&vm)? - before) / begun.elapsed().as_secs_f64() * 100.0;
+    let share = (cpu_seconds(vm.pid())? - before) / begun.elapsed().as_secs_f64() * 100.0;
     let resident = status_field(&vm, "VmRSS:")?;
     Ok(vec![
         (Metric::new("idle/cpu", "host CPU of a guest idle at its prompt", Unit::Percent), share),
@@ -149,11 +149,11 @@ fn status_field(vm: &Vm, field: &str) -> Result<f64> {
     Ok(kilobytes * 1024.0 / 1e6)
 }
 
-/// CPU time used so far, by all threads, in user and kernel mode.
-pub fn cpu_seconds(vm: &Vm) -> Result<f64> {
+/// CPU time that a process has used so far, by all threads, in user and kernel mode.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
     // proc(5): fields 14 and 15, in clock ticks, of which Linux shows user
     // space 100 a second; the name in field 2 may hold spaces.
-    let stat = fs::read_to_string(format!("/proc/{}/stat", vm.pid()))?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
     let ticks =
         |field: usize| -> Option<f64> { fields.split_whitespace().nth(field - 3)?.parse().ok() };

@@ -4,9 +4,11 @@
 //! falls on all of them; tables show medians, and ratios of medians.
 
 mod disks;
+mod frames;
 mod machine;
 mod network;
 mod options;
+mod packets;
 mod results;
 mod viewer;
 mod web;
@@ -33,6 +35,9 @@ pub fn run(args: &[String]) -> Result<()> {
         bench.alternate(row.name, runs, &mut results, &|contender| {
             (row.measure)(&bench.assets, contender)
         })?;
+    }
+    if options.wants(options::FRAMES) {
+        bench.frames(&mut results)?;
     }
     let names = options.workloads();
     if !names.is_empty() {
@@ -91,6 +96,18 @@ impl<'a> Bench<'a> {
                     results.add(metric, *who, value);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The user-mode networks without a guest, and passt beside them.
+    fn frames(&self, results: &mut Results) -> Result<()> {
+        let runs = self.options.repetitions.max(3);
+        for run in 1..=runs {
+            self.alternate(options::FRAMES, 1, results, &frames::by_user)?;
+            eprintln!("{}: {}, {run} of {runs}", options::FRAMES, Who::Passt);
+            let measured = frames::by_passt()?;
+            measured.into_iter().for_each(|(metric, value)| results.add(metric, Who::Passt, value));
         }
         Ok(())
     }

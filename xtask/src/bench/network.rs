@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 use testbed::{host, modules, programs};
 
 /// Round trips that are taken, and those before, which do not count.
@@ -30,9 +31,7 @@ pub fn by_user(who: &Contender, card: &str) -> Result<Measured> {
 
 /// Through passt, which is a process of its own.
 pub fn by_passt(who: &Contender) -> Result<Measured> {
-    let scratch = tempfile::tempdir()?;
-    // Started by root, passt becomes nobody, who is to make its socket there.
-    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o777))?;
+    let scratch = Passt::scratch()?;
     let socket = scratch.path().join("socket");
     let _passt = Passt::start(&socket)?;
     let netdev = format!("stream,addr.type=unix,addr.path={}", socket.display());
@@ -40,10 +39,22 @@ pub fn by_passt(who: &Contender) -> Result<Measured> {
 }
 
 /// Passt, which ends with this at the latest.
-struct Passt(Child);
+pub struct Passt(Child);
 
 impl Passt {
-    fn start(socket: &Path) -> Result<Self> {
+    /// A directory for its socket.
+    pub fn scratch() -> Result<TempDir> {
+        let scratch = tempfile::tempdir()?;
+        // Started by root, passt becomes nobody, who is to make its socket there.
+        fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o777))?;
+        Ok(scratch)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn start(socket: &Path) -> Result<Self> {
         let mut command = host::program("passt", "passt").map_err(|reason| anyhow!(reason))?;
         command.args(["--foreground", "--quiet", "--one-off", "--ipv4-only"]);
         command.args(["--address", "10.0.2.15", "--netmask", "24", "--gateway", "10.0.2.2"]);
@@ -164,10 +175,10 @@ fn upload(mut stream: TcpStream) -> io::Result<f64> {
     }
 }
 
-fn nanoseconds(time: Duration) -> f64 {
+pub fn nanoseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e9
 }
 
-fn per_kib(time: Duration, len: usize) -> f64 {
+pub fn per_kib(time: Duration, len: usize) -> f64 {
     nanoseconds(time) / (len as f64 / 1024.0)
 }

@@ -11,7 +11,20 @@ use std::fmt::{self, Display, Formatter, Write};
 pub enum Who {
     Native,
     Qemu,
+    Passt,
     Rhea,
+}
+
+impl Who {
+    /// As in the head of a table.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Qemu => "QEMU",
+            Self::Passt => "passt",
+            Self::Rhea => "Rhea",
+        }
+    }
 }
 
 impl Display for Who {
@@ -19,6 +32,7 @@ impl Display for Who {
         f.write_str(match self {
             Self::Native => "native",
             Self::Qemu => "qemu",
+            Self::Passt => "passt",
             Self::Rhea => "rhea",
         })
     }
@@ -39,6 +53,7 @@ impl Unit {
         match self {
             Self::Seconds => format!("{value:.2} s"),
             Self::Milliseconds => format!("{value:.1} ms"),
+            Self::Nanoseconds if value < 1e4 => format!("{:.2} µs", value / 1e3),
             Self::Nanoseconds if value < 1e5 => format!("{:.1} µs", value / 1e3),
             Self::Nanoseconds => format!("{:.0} µs", value / 1e3),
             Self::Megabytes => format!("{value:.1} MB"),
@@ -138,18 +153,14 @@ impl Results {
         let (workloads, machine): (Vec<&Series>, Vec<&Series>) =
             self.series.iter().partition(|series| group(&series.metric.name).is_some());
         let mut text = String::new();
+        let (networks, machine): (Vec<&Series>, Vec<&Series>) =
+            machine.iter().partition(|series| series.values.contains_key(&Who::Passt));
         if !machine.is_empty() {
-            text += "| | QEMU | Rhea | QEMU / Rhea |\n| --- | ---: | ---: | ---: |\n";
-            for series in machine {
-                let _ = writeln!(
-                    text,
-                    "| {} | {} | {} | {} |",
-                    series.metric.what,
-                    series.shown(Who::Qemu),
-                    series.shown(Who::Rhea),
-                    times(series.ratio(Who::Qemu, Who::Rhea)),
-                );
-            }
+            text += &against(&machine, &[Who::Qemu]);
+            text.push('\n');
+        }
+        if !networks.is_empty() {
+            text += &against(&networks, &[Who::Qemu, Who::Passt]);
             text.push('\n');
         }
         if !workloads.is_empty() {
@@ -184,6 +195,24 @@ impl Results {
             .collect();
         json!({ "about": about, "results": series })
     }
+}
+
+/// A table of Rhea beside others.
+fn against(rows: &[&Series], others: &[Who]) -> String {
+    let columns: Vec<String> = others.iter().map(|who| format!(" {} |", who.title())).collect();
+    let ratios: Vec<String> =
+        others.iter().map(|who| format!(" {} / Rhea |", who.title())).collect();
+    let mut text = format!("| |{} Rhea |{}\n", columns.concat(), ratios.concat());
+    let _ = writeln!(text, "| --- |{}", " ---: |".repeat(2 * others.len() + 1));
+    for series in rows {
+        let shown: Vec<String> =
+            others.iter().chain([&Who::Rhea]).map(|&who| series.shown(who)).collect();
+        let ratios: Vec<String> =
+            others.iter().map(|&who| times(series.ratio(who, Who::Rhea))).collect();
+        let cells = [vec![series.metric.what.clone()], shown, ratios].concat();
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+    text
 }
 
 /// Geometric means over the workloads that both sides of a ratio have done.

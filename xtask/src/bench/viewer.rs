@@ -106,11 +106,11 @@ pub fn look(who: &Contender) -> Result<Measured> {
     let watch = thread::spawn(move || while viewer.update().is_ok() {});
     vm.expect("rhea-display: ")?;
     thread::sleep(SETTLE);
-    let (begun, before, display) = (Instant::now(), cpu_seconds(&vm)?, display_seconds(&vm)?);
+    let (begun, before, display) = (Instant::now(), cpu_seconds(vm.pid())?, display_seconds(&vm)?);
     thread::sleep(2 * WATCH);
     let share = |seconds: f64| seconds / begun.elapsed().as_secs_f64() * 100.0;
     let (all, display) =
-        (share(cpu_seconds(&vm)? - before), share(display_seconds(&vm)? - display));
+        (share(cpu_seconds(vm.pid())? - before), share(display_seconds(&vm)? - display));
     drop(vm);
     // It has hung up.
     let _ = watch.join();

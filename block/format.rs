@@ -86,6 +86,9 @@ pub fn driver_names() -> Vec<&'static str> {
     names
 }
 
+/// How many bytes tell what an image is.
+pub const PROBED: u64 = 2048;
+
 /// What an image is by its first bytes.
 pub fn probe_bytes(first: &[u8]) -> &'static str {
     let mut best = ("raw", 0);
@@ -100,7 +103,7 @@ pub fn probe_bytes(first: &[u8]) -> &'static str {
 
 /// What the image in a file is.
 pub async fn probe(file: &Node) -> Result<&'static str> {
-    Ok(probe_bytes(&file.read_bytes(0, 2048).await?))
+    Ok(probe_bytes(&file.read_bytes(0, PROBED as usize).await?))
 }
 
 /// Takes a file name with a protocol apart.

@@ -1,14 +1,16 @@
 //! What monitors tell of nodes.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
-use crate::Result;
 use crate::driver::{Driver, Snapshot};
 use crate::engine::block_on;
 use crate::node::{Node, Role};
 use crate::open::full_backing_name;
-use crate::tools::snapshot::table;
+use crate::tools::snapshot::{rows, table};
 use crate::tools::text;
+use crate::{Error, Result};
 
 /// `ImageInfo` of a node; with `chain` also of what backs it.
 pub fn image(node: &Node, chain: bool) -> Result<Map<String, Value>> {
@@ -64,15 +66,56 @@ pub(crate) fn add_own(info: &mut Map<String, Value>, node: &Node) -> Result<()> 
     if let Some(data) = driver.specific_info() {
         info.insert("format-specific".into(), json!({"type": driver.name(), "data": data}));
     }
-    if let Some((name, _)) = backing {
-        let full = full_backing_name(node.location(), &name);
+    if let Some((name, _)) = &backing {
+        let full = full_backing_name(node.location(), name);
         info.insert("full-backing-filename".into(), json!(full));
+    }
+    if driver.is_encrypted() {
+        info.insert("encrypted".into(), json!(true));
+    }
+    if let Some((name, _)) = backing {
         info.insert("backing-filename".into(), json!(name));
     }
     if driver.tells_state() {
         info.insert("dirty-flag".into(), json!(driver.is_dirty()));
     }
     Ok(())
+}
+
+/// The snapshots that all of a machine's disks have, and those that only some have, in words; `disks` are
+/// those that are written, each with what it is called.
+pub fn snapshots_text(disks: &[(String, Arc<Node>)]) -> Result<String> {
+    let mut lists = Vec::new();
+    for (name, node) in disks {
+        let list = node.driver().snapshots().map(|snapshots| block_on(snapshots.list()));
+        lists.push((name, list.transpose()?));
+    }
+    let Some(first) = lists.iter().find_map(|(_, list)| list.clone()) else {
+        return Err(Error::unsupported("no block device can store vmstate for snapshot"));
+    };
+    if lists.iter().filter_map(|(_, list)| list.as_ref()).all(Vec::is_empty) {
+        return Ok("There is no snapshot available.\n".into());
+    }
+    let everywhere = |name: &str| {
+        let has = |list: &Option<Vec<Snapshot>>| {
+            list.as_ref().is_some_and(|list| list.iter().any(|known| known.name == name))
+        };
+        lists.iter().all(|(_, list)| has(list))
+    };
+    let (mut shared, _): (Vec<_>, Vec<_>) = first.into_iter().partition(|s| everywhere(&s.name));
+    // Its number differs from disk to disk.
+    shared.iter_mut().for_each(|snapshot| snapshot.id = "--".into());
+    let mut out = "List of snapshots present on all disks:\n".to_owned();
+    out += &if shared.is_empty() { "None\n".into() } else { rows(&shared) };
+    for (name, list) in &lists {
+        let partial = list.iter().flatten().filter(|known| !everywhere(&known.name)).cloned();
+        let partial: Vec<Snapshot> = partial.collect();
+        if !partial.is_empty() {
+            out += &format!("\nList of partial (non-loadable) snapshots on '{name}':\n");
+            out += &rows(&partial);
+        }
+    }
+    Ok(out)
 }
 
 /// How many backing files there are below a node.

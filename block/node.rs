@@ -225,6 +225,8 @@ pub struct Node {
     /// How often its content has changed, and how much of that is known to last.
     changes: AtomicU64,
     lasting: AtomicU64,
+    /// The node is at least so long: what is inside needs no system call to be told so.
+    known_len: AtomicU64,
 }
 
 /// The offset that writes stay below, else somebody is told, once.
@@ -342,6 +344,7 @@ impl Node {
             bitmaps: Bitmaps::default(),
             changes: AtomicU64::new(0),
             lasting: AtomicU64::new(0),
+            known_len: AtomicU64::new(0),
         })
     }
 
@@ -572,9 +575,16 @@ impl Node {
 
     fn check(&self, at: u64, len: u64) -> Result<()> {
         match at.checked_add(len) {
-            Some(end) if end <= self.driver.len()? => Ok(()),
+            Some(end) if end <= self.known_len.load(Ordering::Relaxed) => Ok(()),
+            Some(end) if end <= self.ask_len()? => Ok(()),
             _ => Err(Error::from_errno(libc::EIO)),
         }
+    }
+
+    fn ask_len(&self) -> Result<u64> {
+        let len = self.driver.len()?;
+        self.known_len.store(len, Ordering::Relaxed);
+        Ok(len)
     }
 
     fn check_write(&self) -> Result<()> {
@@ -713,7 +723,9 @@ impl Node {
     pub fn truncate(&self, len: u64, preallocation: Preallocation) -> Io<'_, ()> {
         Box::pin(async move {
             self.check_write()?;
-            self.changed(len, 0, self.driver.truncate(len, preallocation)).await
+            let changed = self.changed(len, 0, self.driver.truncate(len, preallocation)).await;
+            self.known_len.store(0, Ordering::Relaxed);
+            changed
         })
     }
 

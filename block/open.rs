@@ -317,7 +317,9 @@ impl Builder<'_, '_> {
             }
         };
         if let Some(path) = self.name.strip_prefix("file:") {
-            self.name = path.to_owned();
+            // Without its protocol, a name with a colon must not look like one with a protocol.
+            let bare = prefix_of(path).is_none();
+            self.name = if bare { path.to_owned() } else { format!("./{path}") };
         }
         if self.name.is_empty() {
             self.name = name::of_layer(&format, &file, &self.options);

@@ -198,6 +198,21 @@ impl HostFile {
         self.io.submit(self.file(), op)
     }
 
+    /// A new length; what is added is written as zeroes, so that it has its place on any disk.
+    async fn write_to_length(&self, len: u64) -> Result<()> {
+        const PIECE: u64 = 1 << 20;
+        let mut at = self.file().metadata()?.len();
+        self.submit(HostOp::Truncate { len, allocate: false }).await?;
+        let zeroes = Vector::aligned(PIECE as usize);
+        while at < len {
+            // To the next whole piece first.
+            let now = (PIECE - at % PIECE).min(len - at);
+            self.write(at, zeroes.slice(0, now as usize)).await?;
+            at += now;
+        }
+        self.submit(HostOp::Sync).await
+    }
+
     /// Where the next data or the next hole is.
     fn seek(&self, at: u64, whence: Whence) -> Result<Option<u64>> {
         let at = i64::try_from(at).map_err(|_| Error::from_errno(libc::EFBIG))?;
@@ -274,7 +289,10 @@ impl Driver for HostFile {
     }
 
     fn truncate(&self, len: u64, preallocation: Preallocation) -> Io<'_, ()> {
-        let allocate = matches!(preallocation, Preallocation::Falloc | Preallocation::Full);
+        if preallocation == Preallocation::Full {
+            return Box::pin(self.write_to_length(len));
+        }
+        let allocate = preallocation == Preallocation::Falloc;
         self.submit(HostOp::Truncate { len, allocate })
     }
 

@@ -38,6 +38,11 @@ pub(super) trait Layout: Send + Sync {
         true
     }
 
+    /// Whether the file may have holes where blocks are: it is asked.
+    fn has_holes(&self) -> bool {
+        false
+    }
+
     /// The disk is about to be changed.
     fn begin_change<'a>(&'a self, _file: &'a Node) -> Io<'a, ()> {
         Box::pin(std::future::ready(Ok(())))
@@ -159,17 +164,6 @@ impl<L: Layout> Blocks<L> {
         Ok(data)
     }
 
-    async fn zero_blocks(&self, at: u64, len: u64, flags: ZeroFlags) -> Result<()> {
-        self.layout.begin_change(&self.file).await?;
-        let state = self.state.read().await;
-        for (_, block, inside, len) in self.parts(at, len) {
-            if let Some(data) = state.table.get(block).copied().flatten() {
-                self.file.write_zeroes(data + inside, len, flags).await?;
-            }
-        }
-        Ok(())
-    }
-
     async fn settle(&self) -> Result<()> {
         let mut state = self.state.write().await;
         if !state.changed.is_empty() {
@@ -196,11 +190,17 @@ impl<L: Layout> Blocks<L> {
             }
         }
         let (place, run) = found.unwrap_or((None, len));
+        drop(state);
         let there = place.is_some();
+        let (mut run, mut zero) = (run, !there);
+        if let Some(place) = place.filter(|_| self.layout.has_holes()) {
+            let below = self.file.driver().status(place, run).await?;
+            (run, zero) = (below.len, below.zero);
+        }
         Ok(Extent {
             len: run,
             data: there,
-            zero: !there,
+            zero,
             allocated: there || !self.layout.shows_below(),
             offset: place,
             ..Extent::default()
@@ -225,8 +225,8 @@ impl<L: Layout> Driver for Blocks<L> {
         Box::pin(self.write_blocks(at, from))
     }
 
-    fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Io<'_, ()> {
-        Box::pin(self.zero_blocks(at, len, flags))
+    fn write_zeroes(&self, at: u64, len: u64, _flags: ZeroFlags) -> Io<'_, ()> {
+        Box::pin(write_plain_zeroes(self, at, len))
     }
 
     fn discard(&self, _at: u64, _len: u64) -> Io<'_, ()> {
@@ -260,6 +260,10 @@ impl<L: Layout> Driver for Blocks<L> {
         })
     }
 
+    fn tells_state(&self) -> bool {
+        self.layout.tells_block()
+    }
+
     fn cluster_size(&self) -> Option<u64> {
         self.layout.tells_block().then(|| self.layout.block())
     }
@@ -269,16 +273,31 @@ impl<L: Layout> Driver for Blocks<L> {
     }
 }
 
+/// Writes zeroes as data, for formats that know no other ones: what was written has its place.
+pub(super) async fn write_plain_zeroes(image: &dyn Driver, at: u64, len: u64) -> Result<()> {
+    const PIECE: u64 = 1 << 20;
+    let zeroes = Vector::zeroed(len.min(PIECE) as usize);
+    let mut done = 0;
+    while done < len {
+        let now = (len - done).min(PIECE);
+        image.write(at + done, zeroes.slice(0, now as usize)).await?;
+        done += now;
+    }
+    Ok(())
+}
+
 /// Reads a table of 32-bit entries, which must be inside the file: that bounds what it may claim.
+/// `complaint` says otherwise.
 pub(super) async fn read_table(
     file: &Node,
     at: u64,
     entries: u64,
     order: fn([u8; 4]) -> u32,
+    complaint: &str,
 ) -> Result<Vec<u32>> {
     let end = entries.checked_mul(4).and_then(|bytes| bytes.checked_add(at));
     if end.is_none_or(|end| end > file.len().unwrap_or(0).next_multiple_of(4096)) {
-        return Err(Error::invalid("Block table is larger than the file"));
+        return Err(Error::invalid(complaint));
     }
     let bytes = file.read_bytes(at, entries as usize * 4).await?;
     Ok(bytes.chunks_exact(4).map(|entry| order(super::bytes::field(entry, 0))).collect())

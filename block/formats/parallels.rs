@@ -223,13 +223,18 @@ pub fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
         }
         let cluster = u64::from(tracks) * 512;
         let len = sectors.checked_mul(512).filter(|&len| len <= i64::MAX as u64);
-        let len = len.ok_or_else(|| Error::new(libc::EFBIG, "Invalid image: disk too large"))?;
+        let text = "Could not refresh total sector count: File too large";
+        let len = len.ok_or_else(|| Error::new(libc::EFBIG, text))?;
         let entries = u64::from(le32(&header, 32));
+        if entries > MAX_ENTRIES {
+            return Err(Error::new(libc::EFBIG, "Catalog too large"));
+        }
         if len.div_ceil(cluster) > entries {
             return Err(Error::invalid("Catalog too small"));
         }
         let unit = if header.starts_with(MAGICS[1]) { cluster } else { 512 };
-        let entries = read_table(&file, TABLE_AT, entries, u32::from_le_bytes).await?;
+        let complaint = "Block table is larger than the file";
+        let entries = read_table(&file, TABLE_AT, entries, u32::from_le_bytes, complaint).await?;
         let mut end = TABLE_AT + entries.len() as u64 * 4;
         end = end.max(u64::from(le32(&header, 48)) * 512).next_multiple_of(cluster);
         let table = entries.into_iter().map(|entry| {

@@ -1,5 +1,5 @@
 //! The first qcow format, after its description (docs/interop/qcow of old QEMU documentation): two levels
-//! of tables, no reference counts. Not yet: encrypted images.
+//! of tables, no reference counts. Encrypted images have AES in CBC mode over each sector by itself.
 //!
 //! New clusters and tables go to the end of the file. Tables are written with the next flush, those that
 //! are pointed to before those that point.
@@ -10,9 +10,11 @@ use std::sync::Arc;
 use async_lock::Mutex;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
+use super::blocks::write_plain_zeroes;
 use super::bytes::{be32, be64, put};
 use crate::driver::{Driver, Extent, Io, Packed, Preallocation, ZeroFlags};
 use crate::format::Opening;
+use crate::luks::Cipher;
 use crate::node::Node;
 use crate::open::Builder;
 use crate::vector::Vector;
@@ -20,6 +22,8 @@ use crate::{Error, Result};
 
 const MAGIC: &[u8] = b"QFI\xfb\0\0\0\x01";
 const COMPRESSED: u64 = 1 << 63;
+/// What is encrypted by itself.
+const SECTOR: u64 = 512;
 
 #[derive(Clone)]
 struct Header {
@@ -28,6 +32,7 @@ struct Header {
     cluster_bits: u32,
     l2_bits: u32,
     l1_at: u64,
+    encrypted: bool,
 }
 
 struct State {
@@ -43,6 +48,8 @@ struct Qcow1 {
     file: Arc<Node>,
     backing: Option<Arc<Node>>,
     header: Header,
+    /// What opens the clusters of an encrypted image, if they are looked at.
+    cipher: Option<Cipher>,
     state: Mutex<State>,
 }
 
@@ -75,15 +82,11 @@ impl Header {
         if !(6..=13).contains(&l2_bits) {
             return bad("L2 table size must be between 512 and 64k");
         }
-        match be32(bytes, 36) {
-            0 => {}
-            1 => {
-                return Err(Error::unsupported(
-                    "Use of AES-CBC encrypted qcow images is no longer supported in system emulators",
-                ));
-            }
+        let encrypted = match be32(bytes, 36) {
+            0 => false,
+            1 => true,
             _ => return bad("invalid encryption method in qcow header"),
-        }
+        };
         let entries = len.div_ceil(1 << (cluster_bits + l2_bits));
         if len > u64::MAX - (1 << (cluster_bits + l2_bits)) || entries > i32::MAX as u64 / 8 {
             return bad("Image too large");
@@ -105,7 +108,7 @@ impl Header {
                 Some(String::from_utf8_lossy(name).into_owned())
             }
         };
-        Ok(Self { backing, len, cluster_bits, l2_bits, l1_at })
+        Ok(Self { backing, len, cluster_bits, l2_bits, l1_at, encrypted })
     }
 
     fn cluster(&self) -> u64 {
@@ -119,6 +122,7 @@ pub fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
         let file_len = file.len()?;
         let bytes = file.read_bytes(0, 4096).await?;
         let header = Header::parse(&bytes, file_len)?;
+        let cipher = open_cipher(builder, header.encrypted)?;
         let backing = builder.open_backing(header.backing.as_deref(), None).await?;
         let entries = header.len.div_ceil(1 << (header.cluster_bits + header.l2_bits));
         let l1 = read_entries(&file, header.l1_at, entries as usize).await?;
@@ -129,9 +133,38 @@ pub fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
             l2_changed: BTreeSet::new(),
             end: file_len,
         };
-        let image = Qcow1 { file, backing, header, state: Mutex::new(state) };
+        let image = Qcow1 { file, backing, header, cipher, state: Mutex::new(state) };
         Ok(Box::new(image) as Box<dyn Driver>)
     })
+}
+
+/// The cipher of an image, by the password that was named.
+fn open_cipher(builder: &mut Builder<'_, '_>, encrypted: bool) -> Result<Option<Cipher>> {
+    let format = builder.options.text("encrypt.format");
+    let secret = builder.options.text("encrypt.key-secret");
+    if !encrypted {
+        return match format.or(secret.map(|_| "aes".into())) {
+            None => Ok(None),
+            Some(format) => Err(Error::invalid(format!(
+                "No encryption in image header, but options specified format '{format}'"
+            ))),
+        };
+    }
+    if builder.graph().is_some() {
+        return Err(Error::unsupported(
+            "Use of AES-CBC encrypted qcow images is no longer supported in system emulators",
+        ));
+    }
+    if let Some(format) = format.filter(|format| format != "aes") {
+        return Err(Error::invalid(format!(
+            "Header reported 'aes' encryption format but options specify '{format}'"
+        )));
+    }
+    match secret {
+        Some(id) => Cipher::of_old_qcow(&builder.how().secrets.get(&id)?).map(Some),
+        None if builder.how().no_io => Ok(None),
+        None => Err(Error::invalid("Parameter 'encrypt.key-secret' is required for cipher")),
+    }
 }
 
 async fn read_entries(file: &Node, at: u64, count: usize) -> Result<Vec<u64>> {
@@ -145,7 +178,7 @@ async fn write_entries(file: &Node, at: u64, entries: &[u64]) -> Result<()> {
 }
 
 /// Writes an empty image.
-pub async fn create(file: &Node, size: u64, backing: Option<&str>) -> Result<()> {
+pub async fn create(file: &Node, size: u64, backing: Option<&str>, encrypted: bool) -> Result<()> {
     if size == 0 {
         return Err(Error::invalid("Image size is too small, cannot be zero length"));
     }
@@ -163,6 +196,7 @@ pub async fn create(file: &Node, size: u64, backing: Option<&str>) -> Result<()>
     }
     put(&mut header, 24, &size.to_be_bytes());
     (header[32], header[33]) = (cluster_bits as u8, l2_bits as u8);
+    header[39] = u8::from(encrypted);
     put(&mut header, 40, &(l1_at as u64).to_be_bytes());
     header.resize(l1_at + (entries * 8).next_multiple_of(512), 0);
     file.write(0, Vector::from(&header[..])).await?;
@@ -260,6 +294,12 @@ impl Qcow1 {
             into.write(0, &bytes[inside as usize..]);
             return Ok(());
         }
+        if entry != 0 && self.header.encrypted {
+            let mut bytes = self.file.read_bytes(entry, cluster as usize).await?;
+            self.cipher()?.decrypt((at - inside) / SECTOR, &mut bytes)?;
+            into.write(0, &bytes[inside as usize..]);
+            return Ok(());
+        }
         if entry != 0 {
             return self.file.driver().read(entry + inside, into).await;
         }
@@ -272,6 +312,10 @@ impl Qcow1 {
             Some(backing) if there > 0 => backing.read(at, into.slice(0, there)).await,
             _ => Ok(()),
         }
+    }
+
+    fn cipher(&self) -> Result<&Cipher> {
+        self.cipher.as_ref().ok_or_else(|| Error::from_errno(libc::EINVAL))
     }
 
     async fn read_range(&self, at: u64, into: Vector) -> Result<()> {
@@ -297,19 +341,29 @@ impl Qcow1 {
             let part = from.slice(done, len);
             let mut state = self.state.lock().await;
             let entry = self.entry(&mut state, here).await?;
-            if entry != 0 && entry & COMPRESSED == 0 {
+            done += len;
+            let plain = entry != 0 && entry & COMPRESSED == 0;
+            if plain && !self.header.encrypted {
                 drop(state);
                 self.file.write(entry + inside, part).await?;
-            } else {
-                let whole = Vector::zeroed(cluster as usize);
-                self.read_cluster(entry, here - inside, whole.clone()).await?;
-                whole.write(inside as usize, &part.to_vec());
-                self.add_table(&mut state, here);
-                let host = self.take(&mut state, cluster);
-                self.file.write(host, whole).await?;
-                self.set_entry(&mut state, here, host).await?;
+                continue;
             }
-            done += len;
+            let mut whole = Vector::zeroed(cluster as usize);
+            self.read_cluster(entry, here - inside, whole.clone()).await?;
+            whole.write(inside as usize, &part.to_vec());
+            if self.header.encrypted {
+                let mut bytes = whole.to_vec();
+                self.cipher()?.encrypt((here - inside) / SECTOR, &mut bytes)?;
+                whole = Vector::from(&bytes[..]);
+            }
+            if plain {
+                self.file.write(entry, whole).await?;
+                continue;
+            }
+            self.add_table(&mut state, here);
+            let host = self.take(&mut state, cluster);
+            self.file.write(host, whole).await?;
+            self.set_entry(&mut state, here, host).await?;
         }
         Ok(())
     }
@@ -391,18 +445,7 @@ impl Driver for Qcow1 {
     }
 
     fn write_zeroes(&self, at: u64, len: u64, _flags: ZeroFlags) -> Io<'_, ()> {
-        Box::pin(async move {
-            let mut done = 0;
-            while done < len {
-                let now = (len - done).min(1 << 20);
-                let known = self.find(at + done, now).await?;
-                if !known.zero {
-                    self.write_range(at + done, Vector::zeroed(known.len as usize)).await?;
-                }
-                done += known.len;
-            }
-            Ok(())
-        })
+        Box::pin(write_plain_zeroes(self, at, len))
     }
 
     fn discard(&self, _at: u64, _len: u64) -> Io<'_, ()> {
@@ -424,6 +467,10 @@ impl Driver for Qcow1 {
 
     fn status(&self, at: u64, len: u64) -> Io<'_, Extent> {
         Box::pin(self.find(at, len))
+    }
+
+    fn is_encrypted(&self) -> bool {
+        self.header.encrypted
     }
 
     fn cluster_size(&self) -> Option<u64> {

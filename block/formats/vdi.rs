@@ -18,8 +18,13 @@ const BLOCK: u64 = 1 << 20;
 const ABSENT: u32 = 0xffff_ffff;
 const DISCARDED: u32 = 0xffff_fffe;
 
+/// Types of images.
+const DYNAMIC: u32 = 1;
+const STATIC: u32 = 2;
+
 /// The largest disk.
 const MAX_SIZE: u64 = 0x1_ffff_f800_0000;
+const MAX_BLOCKS: u64 = MAX_SIZE / BLOCK;
 
 struct Vdi {
     header: Vec<u8>,
@@ -75,6 +80,11 @@ impl Vdi {
             let room = u64::from(blocks) * BLOCK;
             return unsupported(format!(
                 "unsupported VDI image (disk size {len}, image bitmap has room for {room})"
+            ));
+        }
+        if u64::from(blocks) > MAX_BLOCKS {
+            return unsupported(format!(
+                "unsupported VDI image (too many blocks {blocks}, max is {MAX_BLOCKS})"
             ));
         }
         for (at, name) in [(0x1a8, "link"), (0x1b8, "parent")] {
@@ -134,6 +144,10 @@ impl Layout for Vdi {
         BLOCK
     }
 
+    fn has_holes(&self) -> bool {
+        le32(&self.header, 0x4c) == STATIC
+    }
+
     fn store<'a>(
         &'a self,
         file: &'a Node,
@@ -173,7 +187,9 @@ impl Layout for Vdi {
 pub fn open<'a>(_builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a> {
     Box::pin(async move {
         let (vdi, blocks) = Vdi::parse(file.read_bytes(0, 512).await?)?;
-        let entries = read_table(&file, vdi.table_at, blocks, u32::from_le_bytes).await?;
+        let complaint = "Block table is larger than the file";
+        let entries =
+            read_table(&file, vdi.table_at, blocks, u32::from_le_bytes, complaint).await?;
         let mut end = vdi.data_at;
         let table = entries.into_iter().map(|entry| {
             if matches!(entry, ABSENT | DISCARDED) {
@@ -204,7 +220,7 @@ pub async fn create(file: &Node, size: u64, full: Preallocation, is_static: bool
         (0x40, SIGNATURE),
         (0x44, 0x0001_0001),
         (0x48, 0x180),
-        (0x4c, if is_static { 2 } else { 1 }),
+        (0x4c, if is_static { STATIC } else { DYNAMIC }),
         (0x154, 512),
         (0x158, data_at as u32),
         (0x168, 512),

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use async_lock::Mutex;
 use serde_json::{Map, Value, json};
 
-use super::bytes::{le32, le64, put};
+use super::blocks::write_plain_zeroes;
+use super::bytes::{le16, le32, le64, put};
 use crate::driver::{
     CheckReport, Driver, Extent as Found, Io, Packed, Preallocation, Repair, ZeroFlags,
 };
@@ -29,10 +30,18 @@ const ZERO_GRAIN: u32 = 1;
 const HAS_ZERO_GRAINS: u32 = 4;
 const COMPRESSED: u32 = 1 << 16;
 const MARKERS: u32 = 1 << 17;
+/// How grains are compressed, if they are.
+const DEFLATE: u16 = 1;
 /// An extent of 2 GiB at most.
 const SPLIT: u64 = 2 << 30;
 /// Descriptors are small texts.
 const MAX_DESCRIPTOR: u64 = 1 << 20;
+
+/// What a text may describe that has its extents in other files.
+const TYPES_OF_TEXTS: [&str; 4] =
+    ["monolithicFlat", "vmfs", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"];
+/// Tables of so many entries are read without asking how long the file is.
+const FEW_TABLES: u64 = 1 << 16;
 
 /// How sure it is that an image is one of these.
 pub fn probe(first: &[u8]) -> u32 {
@@ -61,12 +70,12 @@ impl Descriptor {
     fn parse(text: &str) -> Result<Self> {
         let mut found = Self { parent_cid: u32::MAX, ..Self::default() };
         let mut has_type = false;
-        for line in text.split(['\n', '\r', '\0']).map(str::trim) {
+        // What is left of an older, longer text stands behind its end.
+        let text = text.split('\0').next().unwrap_or_default();
+        for line in text.split(['\n', '\r']).map(str::trim) {
             if let Some(rest) = line.strip_prefix("RW ") {
-                found.extents.push(
-                    extent_line(rest)
-                        .ok_or_else(|| Error::invalid(format!("Invalid extent line: {line}")))?,
-                );
+                let invalid = || Error::invalid(format!("Invalid extent line: {line}"));
+                found.extents.extend(extent_line(rest).ok_or_else(invalid)?);
                 continue;
             }
             let Some((key, value)) = line.split_once('=') else { continue };
@@ -87,13 +96,18 @@ impl Descriptor {
     }
 }
 
-/// `20480 SPARSE "x.vmdk"` or `20480 FLAT "x-flat.vmdk" 0`
-fn extent_line(rest: &str) -> Option<(u64, String, String, u64)> {
+/// `20480 SPARSE "x.vmdk"` or `20480 FLAT "x-flat.vmdk" 0`; nothing for an extent without a file.
+fn extent_line(rest: &str) -> Option<Option<(u64, String, String, u64)>> {
     let (sectors, rest) = rest.split_once(' ')?;
-    let (kind, rest) = rest.trim_start().split_once(' ')?;
+    let sectors: u64 = sectors.parse().ok()?;
+    let Some((kind, rest)) = rest.trim_start().split_once(' ') else { return Some(None) };
     let (file, at) = rest.trim_start().strip_prefix('"')?.split_once('"')?;
-    let at = if at.trim().is_empty() { 0 } else { at.trim().parse().ok()? };
-    Some((sectors.parse().ok()?, kind.to_owned(), file.to_owned(), at))
+    let at = match (kind, at.trim()) {
+        ("FLAT", at) => at.parse().ok()?,
+        ("VMFS" | "SPARSE", "") => 0,
+        _ => return None,
+    };
+    Some((sectors > 0).then(|| (sectors, kind.to_owned(), file.to_owned(), at)))
 }
 
 struct Grains {
@@ -147,7 +161,7 @@ pub fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
         let mut files = vec![file.clone()];
         let mut extents = Vec::new();
         let descriptor;
-        if first.starts_with(MAGIC) {
+        if first.starts_with(MAGIC) && le64(&first, 12) > 0 {
             let at = le64(&first, 28).saturating_mul(SECTOR);
             let len = le64(&first, 36).saturating_mul(SECTOR).min(MAX_DESCRIPTOR);
             let text = file.read_bytes(at, len as usize).await?;
@@ -169,9 +183,16 @@ pub fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
                 label: String::new(),
             });
         } else {
-            let len = file.len()?.min(MAX_DESCRIPTOR);
-            let text = file.read_bytes(0, len as usize).await?;
+            // Who has no length is no extent, and its text is that of another.
+            let at =
+                if first.starts_with(MAGIC) { le64(&first, 28).saturating_mul(SECTOR) } else { 0 };
+            let len = file.len()?.saturating_sub(at).min(MAX_DESCRIPTOR);
+            let text = file.read_bytes(at, len as usize).await?;
             descriptor = Descriptor::parse(&String::from_utf8_lossy(&text))?;
+            if !TYPES_OF_TEXTS.contains(&descriptor.create_type.as_str()) {
+                let kind = &descriptor.create_type;
+                return Err(Error::unsupported(format!("Unsupported image type '{kind}'")));
+            }
             let mut start = 0_u64;
             for (index, (sectors, kind, name, at)) in
                 descriptor.extents.clone().into_iter().enumerate()
@@ -184,12 +205,8 @@ pub fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
                 let len = sectors.checked_mul(SECTOR).ok_or_else(too_large)?;
                 let label = kind.clone();
                 let kind = match kind.as_str() {
-                    "FLAT" | "VMFS" => Kind::Flat(at.checked_mul(SECTOR).ok_or_else(too_large)?),
                     "SPARSE" => Kind::Sparse(Grains::open(&child).await?.0),
-                    _ => {
-                        let text = format!("Unsupported extent type '{kind}'");
-                        return Err(Error::unsupported(text));
-                    }
+                    _ => Kind::Flat(at.checked_mul(SECTOR).ok_or_else(too_large)?),
                 };
                 files.push(child.clone());
                 extents.push(Extent { file: child, start, len, kind, label });
@@ -234,23 +251,26 @@ impl Grains {
         if !(4096..=GRAIN * 64).contains(&grain) || !grain.is_power_of_two() {
             return Err(bad("Invalid granularity, image may be corrupt"));
         }
+        // The directory must be in the file, so that a small file cannot ask for much memory.
+        let tables = sectors.div_ceil(grain / SECTOR * per_table);
+        if tables > FEW_TABLES.max(file_len / 4) {
+            return Err(bad("L1 size too big"));
+        }
         let len = sectors.checked_mul(SECTOR).filter(|&len| len <= i64::MAX as u64);
         let len = len.ok_or_else(|| Error::new(libc::EFBIG, "VMDK extent is too large"))?;
-        let tables = len.div_ceil(grain * per_table);
-        // The directory must be in the file, so that a small file cannot ask for much memory.
-        if tables * 4 > file_len {
-            return Err(bad("L1 size too big"));
+        let data_at = le64(&header, 64).saturating_mul(SECTOR);
+        if data_at > file_len {
+            let text = format!("File truncated, expecting at least {data_at} bytes");
+            return Err(Error::invalid(text));
         }
         let directory = read_table(file, le64(&header, 56), tables as usize).await?;
         let copies = match flags & 2 != 0 {
             true => Some(read_table(file, le64(&header, 48), tables as usize).await?),
             false => None,
         };
-        // Entries count sectors in 32 bits: behind their reach a new grain finds no place.
-        let reach = (u64::from(u32::MAX) + 1) * SECTOR;
-        let end = file_len.max(le64(&header, 64).saturating_mul(SECTOR).min(reach));
-        let tables = Mutex::new(Tables { end, ..Tables::default() });
-        let (zero_grains, compressed) = (flags & HAS_ZERO_GRAINS != 0, flags & COMPRESSED != 0);
+        let tables = Mutex::new(Tables { end: file_len, ..Tables::default() });
+        let zero_grains = flags & HAS_ZERO_GRAINS != 0;
+        let compressed = le16(&header, 77) == DEFLATE;
         Ok((Self { grain, per_table, zero_grains, compressed, directory, copies, tables }, len))
     }
 
@@ -298,6 +318,18 @@ impl Grains {
         }
         tables.changed.clear();
         Ok(())
+    }
+
+    /// A grain as it is stored.
+    fn pack(&self, from: &Vector) -> Result<Vec<u8>> {
+        let mut bytes = from.to_vec();
+        bytes.resize(self.grain as usize, 0);
+        let mut packed = Vec::with_capacity(bytes.len() + 1024);
+        let mut deflate = flate2::Compress::new(flate2::Compression::default(), true);
+        match deflate.compress_vec(&bytes, &mut packed, flate2::FlushCompress::Finish) {
+            Ok(flate2::Status::StreamEnd) => Ok(packed),
+            _ => Err(Error::from_errno(libc::EIO)),
+        }
     }
 
     /// Fills from a grain that has its place.
@@ -431,7 +463,8 @@ impl Vmdk {
         part: Vector,
     ) -> Result<()> {
         if grains.compressed {
-            return Err(Error::from_errno(libc::EIO));
+            let packed = grains.pack(&part)?;
+            return self.store_packed(at, part.len() as u64, &packed).await;
         }
         let inside = at - extent.start;
         let (grain, in_grain) = (inside / grains.grain, inside % grains.grain);
@@ -461,7 +494,8 @@ impl Vmdk {
         let Kind::Sparse(grains) = &extent.kind else {
             return Err(Error::from_errno(libc::ENOTSUP));
         };
-        if !inside.is_multiple_of(grains.grain) || len > grains.grain {
+        let last = at + len == extent.start + extent.len;
+        if !inside.is_multiple_of(grains.grain) || len != grains.grain && !last {
             return Err(Error::from_errno(libc::EINVAL));
         }
         let mut tables = grains.tables.lock().await;
@@ -480,21 +514,26 @@ impl Vmdk {
         grains.set(&mut tables, inside / grains.grain, sector)
     }
 
-    async fn zero_range(&self, at: u64, len: u64, flags: ZeroFlags) -> Result<()> {
+    /// Whole grains can be zeroes without a place, in some images; the rest is written.
+    async fn zero_range(&self, at: u64, len: u64) -> Result<()> {
         let mut done = 0;
         while done < len {
             let here = at + done;
-            let known = self.find(here, len - done).await?;
             let extent = self.extent(here)?;
-            let now = known.len.min(1 << 20);
-            match &extent.kind {
-                _ if known.zero && self.backing.is_none() => {}
-                Kind::Flat(from) => {
-                    let to = from + (here - extent.start);
-                    extent.file.write_zeroes(to, now, flags).await?;
+            let inside = here - extent.start;
+            let mut now = (extent.len - inside).min(len - done);
+            if let Kind::Sparse(grains) = &extent.kind {
+                now = now.min(grains.grain - inside % grains.grain);
+                if grains.zero_grains && now == grains.grain {
+                    let mut tables = grains.tables.lock().await;
+                    let grain = inside / grains.grain;
+                    grains.entry(&extent.file, &mut tables, grain).await?;
+                    grains.set(&mut tables, grain, ZERO_GRAIN)?;
+                    done += now;
+                    continue;
                 }
-                Kind::Sparse(_) => self.write_range(here, Vector::zeroed(now as usize)).await?,
             }
+            write_plain_zeroes(self, here, now).await?;
             done += now;
         }
         Ok(())
@@ -508,7 +547,7 @@ impl Vmdk {
             let Kind::Flat(from) = &extent.kind else { return Err(Error::from_errno(libc::EIO)) };
             let below = extent.file.driver().status(from + inside, len).await?;
             let offset = Some(from + inside);
-            return Ok(Found { allocated: true, offset, ..below });
+            return Ok(Found { allocated: true, data: true, offset, ..below });
         };
         let mut tables = grains.tables.lock().await;
         let in_grain = inside % grains.grain;
@@ -559,16 +598,9 @@ impl Driver for Vmdk {
         let [Extent { kind: Kind::Sparse(grains), .. }, ..] = self.extents.as_slice() else {
             return Ok(Packed::Plain);
         };
-        if !grains.compressed {
-            return Ok(Packed::Plain);
-        }
-        let mut bytes = from.to_vec();
-        bytes.resize(grains.grain as usize, 0);
-        let mut packed = Vec::with_capacity(bytes.len() + 1024);
-        let mut deflate = flate2::Compress::new(flate2::Compression::default(), true);
-        match deflate.compress_vec(&bytes, &mut packed, flate2::FlushCompress::Finish) {
-            Ok(flate2::Status::StreamEnd) => Ok(Packed::Bytes(packed)),
-            _ => Err(Error::from_errno(libc::EIO)),
+        match grains.compressed {
+            true => Ok(Packed::Bytes(grains.pack(from)?)),
+            false => Ok(Packed::Plain),
         }
     }
 
@@ -581,8 +613,8 @@ impl Driver for Vmdk {
         })
     }
 
-    fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Io<'_, ()> {
-        Box::pin(self.zero_range(at, len, flags))
+    fn write_zeroes(&self, at: u64, len: u64, _flags: ZeroFlags) -> Io<'_, ()> {
+        Box::pin(self.zero_range(at, len))
     }
 
     fn discard(&self, _at: u64, _len: u64) -> Io<'_, ()> {

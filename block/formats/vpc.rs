@@ -162,7 +162,7 @@ pub fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
         }
         let header = file.read_bytes(be64(&footer, 16) % file_len.max(1), 1024).await?;
         if !header.starts_with(b"cxsparse") {
-            return Err(Error::invalid("invalid VPC image"));
+            return Err(Error::invalid("Invalid header magic"));
         }
         let block = u64::from(be32(&header, 32));
         if !block.is_power_of_two() || block < 512 {
@@ -173,7 +173,8 @@ pub fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
             return Err(Error::invalid("Page table too small"));
         }
         let table_at = be64(&header, 16);
-        let entries = read_table(&file, table_at, entries, u32::from_be_bytes).await?;
+        let complaint = "Error reading pagetable";
+        let entries = read_table(&file, table_at, entries, u32::from_be_bytes, complaint).await?;
         let vpc = Vpc { footer, len, block, table_at };
         let lead = vpc.lead().len() as u64;
         let mut end = table_at + (entries.len() as u64 * 4).next_multiple_of(512);

@@ -143,6 +143,13 @@ impl Cipher {
         Ok(Self { mode: mode(cipher, name, key)?, iv })
     }
 
+    /// Of images from before LUKS: the password is the key, cut or filled up with zeroes.
+    pub(crate) fn of_old_qcow(password: &[u8]) -> Result<Self> {
+        let mut key = password[..password.len().min(16)].to_vec();
+        key.resize(16, 0);
+        Self::new("aes", "cbc-plain64", &key)
+    }
+
     fn each(&self, first: u64, bytes: &mut [u8], encrypt: bool) -> Result<()> {
         if !bytes.len().is_multiple_of(SECTOR) {
             return Err(Error::from_errno(libc::EINVAL));

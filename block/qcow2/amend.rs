@@ -2,7 +2,7 @@
 
 use super::Qcow2;
 use super::draft::NewState;
-use super::entry::{OFFSET_MASK, Shape};
+use super::entry::{Kind, OFFSET_MASK, Shape};
 use super::header::{self, Encryption};
 use super::refcount;
 use crate::driver::Preallocation;
@@ -116,12 +116,31 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// Whether any cluster is compressed.
+    async fn has_compressed(&self) -> Result<bool> {
+        let (mut at, len) = (0, self.size());
+        while at < len {
+            let run = self.find(at, len - at, false).await?;
+            if run.kind == Kind::Compressed {
+                return Ok(true);
+            }
+            at += run.len;
+        }
+        Ok(false)
+    }
+
     /// Refuses what an image of version 2 cannot have.
     async fn check_version_2(&self, options: &AmendOptions) -> Result<()> {
         let header = self.header();
         let unfit = header.incompatible & !header::DIRTY;
         if header.has_data_file() {
             return Err(Error::unsupported("Cannot downgrade an image with a data file"));
+        }
+        if unfit & header::COMPRESSION_BIT != 0 && self.has_compressed().await? {
+            return Err(Error::unsupported(
+                "Cannot downgrade an image with zstd compression type and existing compressed \
+                 clusters",
+            ));
         }
         if header.version >= 3 && unfit != 0 {
             return Err(Error::unsupported(format!(

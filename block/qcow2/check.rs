@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 
-use super::entry::{COPIED, Entry, OFFSET_MASK};
+use super::entry::{COPIED, Entry, OFFSET_MASK, Shape, hex};
 use super::header::{CORRUPT, DIRTY, Encryption};
 use super::meta::{Meta, read_u64s};
 use super::{Qcow2, bitmap};
 use crate::Result;
 use crate::driver::{CheckReport, Repair};
+
+/// Bits of entries that mean nothing (docs/interop/qcow2, "L1 table entry" and "L2 table entry").
+const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
+const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
 
 /// Pointers to each cluster of the file. In pieces, so that holes of the file cost nothing.
 struct References {
@@ -35,7 +39,9 @@ impl References {
             report.corruptions += 1;
             report.messages.push(format!(
                 "ERROR: counting reference for region exceeding the end of the file by one \
-                 cluster or more: offset {at:#x} size {len:#x}"
+                 cluster or more: offset {} size {}",
+                hex(at),
+                hex(len)
             ));
             return;
         }
@@ -166,6 +172,11 @@ async fn count_l1(
         if table == 0 {
             continue;
         }
+        if entry & L1_RESERVED != 0 {
+            report.corruptions += 1;
+            let text = format!("ERROR found L1 entry with reserved bits set: {entry:x}");
+            report.messages.push(text);
+        }
         refs.add(table, cluster, report);
         if table & (cluster - 1) != 0 {
             report.corruptions += 1;
@@ -197,6 +208,13 @@ fn count_entry(
     let shape = meta.shape;
     if entry.is_compressed() {
         let (host, len) = shape.packed(entry);
+        if entry.word & COPIED != 0 {
+            report.corruptions += 1;
+            report.messages.push(format!(
+                "ERROR: coffset={}: copied flag must never be set for compressed clusters",
+                hex(host)
+            ));
+        }
         refs.add(host, len, report);
         if active {
             report.allocated_clusters += 1;
@@ -216,9 +234,21 @@ fn count_entry(
             return;
         }
     }
-    match shape.host(entry) {
-        Ok(None) => {}
-        Ok(Some(host)) => {
+    if entry.word & L2_RESERVED != 0 {
+        report.corruptions += 1;
+        let text = format!("ERROR found l2 entry with reserved bits set: {:x}", entry.word);
+        report.messages.push(text);
+    }
+    if shape.host(entry).is_err() {
+        let host = entry.word & OFFSET_MASK;
+        report.corruptions += 1;
+        report.messages.push(format!(
+            "ERROR offset={host:x}: Data cluster is not properly aligned; L2 entry corrupted."
+        ));
+    }
+    match claimed(shape, entry) {
+        None => {}
+        Some(host) => {
             if !shape.data_file {
                 refs.add(host, shape.cluster(), report);
             }
@@ -230,14 +260,12 @@ fn count_entry(
                 *next_host = host + shape.cluster();
             }
         }
-        Err(_) => {
-            let host = entry.word & OFFSET_MASK;
-            report.corruptions += 1;
-            report.messages.push(format!(
-                "ERROR offset={host:x}: Data cluster is not properly aligned; L2 entry corrupted."
-            ));
-        }
     }
+}
+
+/// The place that an entry claims, also one where no cluster can be.
+fn claimed(shape: Shape, entry: Entry) -> Option<u64> {
+    shape.host(entry).unwrap_or(Some(entry.word & OFFSET_MASK))
 }
 
 async fn compare_refcounts(
@@ -305,7 +333,7 @@ async fn check_copied(meta: &mut Meta, repair: Repair, report: &mut CheckReport)
         let bytes = meta.file.read_bytes(table, cluster as usize).await?;
         for (l2_index, mut entry) in meta.shape.used(&bytes) {
             let at = (index as u64 * meta.shape.entries() + l2_index as u64) * cluster;
-            let Ok(Some(host)) = meta.shape.host(entry) else { continue };
+            let Some(host) = claimed(meta.shape, entry) else { continue };
             let count = meta.refcount(host).await?;
             if (count == 1) != entry.is_copied() {
                 let word = entry.word;

@@ -25,10 +25,12 @@ impl Qcow2 {
                     meta.free_entry(old, Why::Other)?;
                 }
             }
+            meta.drop_table(l1_index as usize)?;
         }
         meta.settle().await?;
         let unlinked = std::mem::take(&mut meta.unlinked);
         meta.release_these(unlinked, |why| self.settings.passes(why)).await?;
-        meta.settle().await
+        meta.settle().await?;
+        meta.cut_file().await
     }
 }

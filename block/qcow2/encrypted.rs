@@ -79,11 +79,7 @@ pub(super) async fn open_keys(
         Encryption::None => Ok((None, None)),
         Encryption::Aes if idle => Ok((None, None)),
         Encryption::Aes => {
-            let password = password.ok_or_else(needed)?;
-            // The password is the key, cut or filled up with zeroes.
-            let mut key = password[..password.len().min(16)].to_vec();
-            key.resize(16, 0);
-            let cipher = Cipher::new("aes", "cbc-plain64", &key)?;
+            let cipher = Cipher::of_old_qcow(password.ok_or_else(needed)?)?;
             Ok((None, Some(Crypt { cipher, by_host: false })))
         }
         Encryption::Luks { at, len } => {

@@ -222,6 +222,13 @@ impl Shape {
         Entry { word: host | COPIED, bitmap: if self.extended { ALL_STORED } else { 0 } }
     }
 
+    /// An entry for a cluster that has its place already. With subclusters, what is below shows until
+    /// it is written; but who reads the data's file by itself finds all that the disk has.
+    pub fn reserved(self, host: u64) -> Entry {
+        let stored = self.data(host);
+        Entry { bitmap: if self.data_file { stored.bitmap } else { 0 }, ..stored }
+    }
+
     /// `old`, moved to `host` (its own, or a new place) with subclusters `first..=last` stored, and
     /// all that had been stored elsewhere, too.
     pub fn stored(self, old: Entry, host: u64, first: u32, last: u32) -> Entry {
@@ -247,6 +254,11 @@ impl Shape {
         let sectors = (host + len - 1) / 512 - host / 512;
         Entry::plain(COMPRESSED | sectors << split | host)
     }
+}
+
+/// As C's `%#x` has it: zero without a prefix.
+pub(super) fn hex(number: u64) -> String {
+    if number == 0 { "0".into() } else { format!("{number:#x}") }
 }
 
 #[cfg(test)]

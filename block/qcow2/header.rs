@@ -255,10 +255,12 @@ impl Header {
                 None => return Err(Error::invalid("qcow2 header too short")),
             };
         }
-        if (self.compression != Compression::Zlib) != (self.incompatible & COMPRESSION_BIT != 0) {
-            return Err(Error::invalid(
-                "qcow2: Compression type incompatible feature bit must match the compression type",
-            ));
+        let marked = self.incompatible & COMPRESSION_BIT != 0;
+        if marked != (self.compression != Compression::Zlib) {
+            let must = if marked { "must not be set" } else { "must be set" };
+            return Err(Error::invalid(format!(
+                "qcow2: Compression type incompatible feature bit {must}"
+            )));
         }
         Ok(length)
     }
@@ -299,7 +301,8 @@ impl Header {
                 return Err(Error::invalid(text));
             }
             _ => {
-                let text = format!("Unsupported encryption method {method}");
+                // As a signed number, as everybody prints it.
+                let text = format!("Unsupported encryption method {}", method as i32);
                 return Err(Error::invalid(text));
             }
         }

@@ -2,7 +2,7 @@
 
 use super::Qcow2;
 use super::compress::decompress;
-use super::entry::{Entry, Kind};
+use super::entry::{Entry, Kind, hex};
 use super::meta::Meta;
 use crate::driver::{Driver, Extent};
 use crate::vector::Vector;
@@ -37,7 +37,8 @@ impl Meta {
             Ok((kind, host.map(|host| host + shape.in_cluster(at))))
         });
         both.map_err(|error| {
-            let text = format!("{error} (L2 offset: {table:#x}, L2 index: {index:#x})");
+            let (table_at, index) = (hex(table), hex(index as u64));
+            let text = format!("{error} (L2 offset: {table_at}, L2 index: {index})");
             self.damage(&text, None, true)
         })
     }
@@ -65,7 +66,7 @@ impl Meta {
                 Ok((next_kind, place)) => {
                     next_kind == kind
                         && next.is_copied() == copied
-                        && (kind == Kind::Unallocated || place == host.map(|host| host + end))
+                        && place == host.map(|host| host + end)
                 }
                 // It is for who asks for that cluster.
                 Err(_) => {
@@ -113,12 +114,46 @@ impl Qcow2 {
         let offset = run.host.filter(|_| self.crypt.is_none());
         Ok(match run.kind {
             Kind::Unallocated => {
-                Extent { allocated: false, zero: self.backing.get().is_none(), ..extent }
+                Extent { allocated: false, zero: self.backing.get().is_none(), offset, ..extent }
             }
             Kind::Zero => Extent { zero: true, offset, ..extent },
-            Kind::Data => Extent { data: true, offset, ..extent },
+            Kind::Data => {
+                let (zero, len) = match offset {
+                    Some(host) => self.untouched(host, run.len).await?,
+                    None => (false, run.len),
+                };
+                Extent { data: true, zero, len, offset, ..extent }
+            }
             Kind::Compressed => Extent { data: true, compressed: true, ..extent },
         })
+    }
+
+    /// Whether a range of the file belongs to clusters that got their places ahead of time and were
+    /// never written, and how far that goes: the file has holes for whole clusters there.
+    async fn untouched(&self, host: u64, len: u64) -> Result<(bool, u64)> {
+        let file = self.file.driver();
+        // Tables that are not full leave small holes, and space that is reserved looks like holes, too.
+        let file_len = file.len()?;
+        let sparse = file.allocated_size()?.is_some_and(|size| size < file_len / 4 * 3);
+        if !sparse || self.shape().data_file {
+            return Ok((false, len));
+        }
+        let cluster = self.shape().cluster();
+        let (start, end) = (host & !(cluster - 1), host + len);
+        let mut at = start;
+        while at < end {
+            let below = file.status(at, end - at).await?;
+            let hole_end = at + below.len;
+            let whole = if hole_end >= end { end } else { hole_end & !(cluster - 1) };
+            if below.zero && whole > at {
+                return Ok(match at <= host {
+                    true => (true, whole - host),
+                    false => (false, at - host),
+                });
+            }
+            at = hole_end.max(at + 1).next_multiple_of(cluster);
+        }
+        Ok((false, len))
     }
 
     /// Reads. The caller holds the gate.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::cache::Cache;
 use super::draft::Draft;
-use super::entry::{COPIED, Entry, OFFSET_MASK, Shape};
+use super::entry::{COPIED, Entry, OFFSET_MASK, Shape, hex};
 use super::header::{DIRTY, Header, MAX_L1_BYTES};
 use super::overlap::{Corruption, Place, Places, Protected};
 use super::snapshot::Snapshot;
@@ -135,7 +135,8 @@ impl Meta {
     pub fn l2_offset(&self, l1_index: usize) -> Result<Option<u64>> {
         let offset = self.l1.get(l1_index).copied().unwrap_or(0) & OFFSET_MASK;
         if self.shape.in_cluster(offset) != 0 {
-            let text = format!("L2 table offset {offset:#x} unaligned (L1 index: {l1_index:#x})");
+            let index = hex(l1_index as u64);
+            let text = format!("L2 table offset {offset:#x} unaligned (L1 index: {index})");
             return Err(self.damage(&text, None, true));
         }
         Ok((offset != 0).then_some(offset))

@@ -1,8 +1,9 @@
 //! Who owns which cluster of the file (docs/interop/qcow2, "Host cluster management").
 
-use super::entry::OFFSET_MASK;
+use super::entry::{OFFSET_MASK, hex};
 use super::header::MAX_REFTABLE_BYTES;
 use super::meta::{Meta, Why, write_u64s};
+use crate::driver::Preallocation;
 use crate::{Error, Result};
 
 /// Entry `index` of a refcount block; `order` is log2 of the width in bits.
@@ -54,8 +55,8 @@ impl Meta {
         let index = (cluster / self.refs_per_block()) as usize;
         let offset = self.reftable.get(index).copied().unwrap_or(0) & OFFSET_MASK;
         if self.shape.in_cluster(offset) != 0 {
-            let text =
-                format!("Refblock offset {offset:#x} unaligned (reftable index: {index:#x})");
+            let index = hex(index as u64);
+            let text = format!("Refblock offset {offset:#x} unaligned (reftable index: {index})");
             return Err(self.damage(&text, None, true));
         }
         Ok((offset != 0).then_some(offset))
@@ -73,7 +74,7 @@ impl Meta {
     /// Sets a refcount. The refcount block is made when it is missing.
     pub async fn set_refcount(&mut self, at: u64, value: u64) -> Result<()> {
         if value > self.max_refcount() {
-            return Err(Error::invalid("qcow2: refcount too large"));
+            return Err(Error::from_errno(libc::EINVAL));
         }
         let cluster = at >> self.header.cluster_bits;
         self.file.event("refblock_alloc").await;
@@ -87,6 +88,20 @@ impl Meta {
             set(bytes, order, index, value);
         }
         Ok(())
+    }
+
+    /// Gives back what is behind the last cluster in use.
+    pub(super) async fn cut_file(&mut self) -> Result<()> {
+        let cluster = self.header.cluster_size();
+        let len = self.file.len()?;
+        let mut clusters = len.div_ceil(cluster);
+        while clusters > 0 && self.refcount((clusters - 1) * cluster).await? == 0 {
+            clusters -= 1;
+        }
+        match clusters * cluster < len {
+            true => self.file.truncate(clusters * cluster, Preallocation::Off).await,
+            false => Ok(()),
+        }
     }
 
     /// One pointer less, for what no pointer on the disk needs any more. Returns how many are left.

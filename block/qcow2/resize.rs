@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 
 use super::Qcow2;
-use super::entry::Kind;
 use super::zero::Change;
 use crate::driver::{Preallocation, ZeroFlags};
 use crate::vector::Vector;
@@ -76,6 +75,8 @@ impl Qcow2 {
         meta.header.size = len;
         meta.write_header().await?;
         meta.release_these(unlinked, |why| self.settings.passes(why)).await?;
+        meta.write_back().await?;
+        meta.cut_file().await?;
         if let Some(data) = &self.data_file {
             data.truncate(len, Preallocation::Off).await?;
         }
@@ -135,11 +136,10 @@ impl Qcow2 {
             let mut meta = self.meta.write().await;
             for i in 0..run {
                 let offset = i * shape.cluster();
-                meta.set_entry(at + offset, shape.data(host + offset)).await?;
+                meta.set_entry(at + offset, shape.reserved(host + offset)).await?;
             }
             at += bytes;
         }
-        debug_assert!(to == 0 || self.find(to - 1, 1, false).await?.kind != Kind::Unallocated);
         Ok(())
     }
 }

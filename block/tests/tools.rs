@@ -79,6 +79,11 @@ fn checks_of_other_formats() {
 }
 
 #[test]
+fn places_in_files() {
+    compare(include_str!("beside/scripts/places"));
+}
+
+#[test]
 fn what_one_writes_the_other_reads() {
     beside::exchange(&[
         "qcow",

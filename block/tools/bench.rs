@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
+use async_lock::RwLock;
+use parking_lot::Mutex;
+
 use base::options::number::{SizeError, parse_size};
 
 use super::access::Access;
@@ -64,14 +67,29 @@ fn number(
 
 struct Load {
     node: Arc<Node>,
+    len: u64,
     count: u64,
     depth: u64,
     size: u64,
     step: u64,
-    at: u64,
     write: Option<u8>,
     flush_interval: u64,
-    drain: bool,
+    /// Requests hold it while they run, flushes alone.
+    gate: Option<RwLock<()>>,
+    cursor: Mutex<Cursor>,
+}
+
+/// What comes next.
+struct Cursor {
+    sent: u64,
+    at: u64,
+    flush_due: bool,
+}
+
+enum Next {
+    Request(u64),
+    Flush,
+    Done,
 }
 
 fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
@@ -114,6 +132,11 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     }
     access.io = Some(match aio {
         Some("native" | "io_uring") => Arc::new(Uring::new()?),
+        // Past the host's cache every request waits, which the kernel does best by itself.
+        None if direct => match Uring::new() {
+            Ok(ring) => Arc::new(ring),
+            Err(_) => Arc::new(Pool::new()),
+        },
         _ => Arc::new(Pool::new()),
     });
     let node = access.open(name, output)?;
@@ -126,17 +149,19 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     if flush_interval > 0 {
         output.print(&format!("Sending flush every {flush_interval} requests\n"));
     }
-    let load = Load {
+    let drains = flush_interval > 0 && !args.has("no-drain");
+    let load = Arc::new(Load {
+        len: node.len()?,
         node,
         count,
         depth,
         size,
         step,
-        at,
         write: write.then_some(pattern as u8),
         flush_interval,
-        drain: !args.has("no-drain"),
-    };
+        gate: drains.then(RwLock::default),
+        cursor: Mutex::new(Cursor { sent: 0, at, flush_due: false }),
+    });
     let began = Instant::now();
     load.run().map_err(|error| Failure::new(format!("Failed request: {error}")))?;
     let took = began.elapsed().as_secs_f64();
@@ -145,70 +170,68 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
 }
 
 impl Load {
-    /// Keeps `depth` requests going until all are done.
-    fn run(&self) -> Result<()> {
-        let len = self.node.len()?;
-        let (send, done) = channel();
-        let buffers: Vec<Vector> = (0..self.depth.min(self.count))
-            .map(|_| {
-                let buffer = Vector::aligned(self.size as usize);
-                buffer.fill(self.write.unwrap_or(0));
-                buffer
-            })
-            .collect();
-        let mut free: Vec<usize> = (0..buffers.len()).collect();
-        let (mut sent, mut at) = (0, self.at);
-        let (mut flush_due, mut flushing) = (false, false);
-        while sent < self.count || free.len() < buffers.len() || flushing {
-            let idle = free.len() == buffers.len();
-            if flush_due && !flushing && (idle || !self.drain) {
-                (flush_due, flushing) = (false, true);
-                let (node, send) = (self.node.clone(), send.clone());
-                let tell = move |result| drop(send.send((None, result)));
-                spawn(async move { node.flush().await }, tell);
-            }
-            let held = self.drain && (flush_due || flushing);
-            if sent < self.count
-                && !held
-                && let Some(slot) = free.pop()
-            {
-                // A request that would go beyond the end begins again at the front.
-                if at + self.size > len && self.at + self.size <= len {
-                    at = self.at;
-                }
-                let request = self.request(at, len, buffers[slot].clone());
-                let send = send.clone();
-                // Nobody listens any more after a failure.
-                spawn(request, move |result| drop(send.send((Some(slot), result))));
-                at += self.step;
-                sent += 1;
-                flush_due |= self.flush_interval > 0 && sent % self.flush_interval == 0;
-                continue;
-            }
-            let Ok((slot, result)) = done.recv() else { break };
-            result?;
-            match slot {
-                Some(slot) => free.push(slot),
-                None => flushing = false,
-            }
+    /// Keeps `depth` requests going until all are done: each goes on where it has ended, on the thread
+    /// that heard of its end.
+    fn run(self: &Arc<Self>) -> Result<()> {
+        let (send, ended) = channel();
+        for _ in 0..self.depth.min(self.count) {
+            let (load, send) = (self.clone(), send.clone());
+            // Nobody listens any more after a failure.
+            spawn(async move { load.go_on().await }, move |result| drop(send.send(result)));
         }
+        drop(send);
+        ended.iter().try_for_each(|result| result)?;
         block_on(self.node.close())
     }
 
-    fn request(
-        &self,
-        at: u64,
-        len: u64,
-        data: Vector,
-    ) -> impl Future<Output = Result<()>> + Send + 'static {
-        let (node, write) = (self.node.clone(), self.write.is_some());
-        let inside = at.checked_add(self.size).is_some_and(|end| end <= len);
-        async move {
-            match (inside, write) {
-                (false, _) => Err(Error::from_errno(libc::EIO)),
-                (true, true) => node.write(at, data).await,
-                (true, false) => node.read(at, data).await,
+    /// One request after the other.
+    async fn go_on(&self) -> Result<()> {
+        let buffer = Vector::aligned(self.size as usize);
+        buffer.fill(self.write.unwrap_or(0));
+        loop {
+            match self.next() {
+                Next::Request(at) => {
+                    let _with_others = match &self.gate {
+                        Some(gate) => Some(gate.read().await),
+                        None => None,
+                    };
+                    self.request(at, buffer.clone()).await?;
+                }
+                Next::Flush => {
+                    let _alone = match &self.gate {
+                        Some(gate) => Some(gate.write().await),
+                        None => None,
+                    };
+                    self.node.flush().await?;
+                }
+                Next::Done => return Ok(()),
             }
+        }
+    }
+
+    fn next(&self) -> Next {
+        let mut cursor = self.cursor.lock();
+        if std::mem::take(&mut cursor.flush_due) {
+            return Next::Flush;
+        }
+        if cursor.sent == self.count {
+            return Next::Done;
+        }
+        let at = cursor.at;
+        // Around the disk, whether or not the next request fits before its end.
+        cursor.at = at.saturating_add(self.step) % self.len.max(1);
+        cursor.sent += 1;
+        cursor.flush_due =
+            self.flush_interval > 0 && cursor.sent.is_multiple_of(self.flush_interval);
+        Next::Request(at)
+    }
+
+    async fn request(&self, at: u64, data: Vector) -> Result<()> {
+        let inside = at.checked_add(self.size).is_some_and(|end| end <= self.len);
+        match (inside, self.write) {
+            (false, _) => Err(Error::from_errno(libc::EIO)),
+            (true, Some(_)) => self.node.write(at, data).await,
+            (true, None) => self.node.read(at, data).await,
         }
     }
 }

@@ -14,7 +14,6 @@ use super::progress::Progress;
 use super::{Failure, Outcome, Output, snapshot};
 use crate::engine::block_on;
 use crate::node::{Node, Role};
-use crate::open::full_backing_name;
 use crate::qcow2::Purpose;
 
 pub(super) const COMMAND: Command = Command {
@@ -103,7 +102,7 @@ fn convert(
     let job = job.measured()?;
     let created = match has("no-create") {
         true => None,
-        false => Some(create_target(args, format, list, target, &job, output)?),
+        false => Some(create_target(args, format, list, target, &job)?),
     };
     check_cache(args, "target-cache", "")?;
     let to = open_target(args, format, target, created.as_ref(), output)?;
@@ -185,6 +184,7 @@ fn read_plan(args: &Args) -> Result<Plan, Failure> {
         compress: args.has("compress"),
         in_order: !args.has("oob-writes"),
         salvage: args.has("salvage"),
+        quiet: args.has("quiet"),
         rate: rate(args)?,
         fresh: false,
         onto_backing: false,
@@ -259,7 +259,6 @@ fn create_target(
     list: &str,
     target: &str,
     job: &Job,
-    output: &mut Output<'_>,
 ) -> Result<Chosen, Failure> {
     let creator: &Creator = match creator(format) {
         Ok(creator) => creator,
@@ -298,11 +297,6 @@ fn create_target(
         if chosen.text("preallocation").is_some_and(|mode| mode != "off") {
             return fail("Compression and preallocation not supported at the same time");
         }
-    }
-    if let Some(name) = chosen.text("backing_file") {
-        let path = full_backing_name(target, name);
-        let access = Access::new(Purpose::Read, &args.secrets).format(chosen.text("backing_fmt"));
-        access.open(&path, output)?;
     }
     let error = |error| Failure::new(format!("{target}: error while converting {format}: {error}"));
     make(creator, target, &chosen).map_err(error)?;

@@ -18,6 +18,8 @@ use crate::{Error, Result};
 
 /// What is read at once.
 const CHUNK: u64 = 2 << 20;
+/// What is lost at least where the source cannot be read.
+const SECTOR: usize = 512;
 
 /// One of the images that make up the disk.
 pub(super) struct Source {
@@ -51,6 +53,8 @@ pub(super) struct Plan {
     pub(super) in_order: bool,
     /// What cannot be read becomes zeroes.
     pub(super) salvage: bool,
+    /// And nothing is said of it.
+    pub(super) quiet: bool,
     /// Bytes per second.
     pub(super) rate: Option<u64>,
     /// The target reads as zeroes.
@@ -100,6 +104,19 @@ impl Job {
             done += len;
         }
         Ok(())
+    }
+
+    /// Reads what can be read, sector by sector; the others become zeroes.
+    fn salvage(&self, at: u64, into: &Vector, reports: &Sender<Report>) {
+        for done in (0..into.len()).step_by(SECTOR) {
+            let sector = into.slice(done, SECTOR);
+            if let Err(error) = self.read(at + done as u64, &sector) {
+                let text = format!("error while reading offset {}: {error}", at + done as u64);
+                // Who listens has not gone before all workers have.
+                let _ = reports.send(Report::Warning(text));
+                sector.fill(0);
+            }
+        }
     }
 }
 
@@ -257,6 +274,7 @@ pub(super) fn copy(
         for report in reports {
             match report {
                 Report::Done(bytes) => progress.advance(bytes, output),
+                Report::Warning(text) if plan.quiet => drop(text),
                 Report::Warning(text) => output.report(&format!("warning: {text}")),
                 Report::Failed(failure) => failed = failed.take().or(Some(failure)),
             }
@@ -326,11 +344,7 @@ impl Work<'_> {
             };
             match self.job.read(start, &data) {
                 Ok(()) => {}
-                Err(error) if self.plan.salvage => {
-                    let text = format!("error while reading offset {start}: {error}");
-                    let _ = reports.send(Report::Warning(text));
-                    data.fill(0);
-                }
+                Err(_) if self.plan.salvage => self.job.salvage(start, &data, reports),
                 Err(error) => {
                     let text = format!("error while reading at byte {start}: {error}");
                     return Err(Failure::new(text));

@@ -1,12 +1,14 @@
 //! `qemu-img create`
 
+use std::io::Read;
+
 use super::access::Access;
 use super::args::common::{OBJECT, QUIET};
 use super::args::{Args, Command, flag, value};
 use super::creation::{Chosen, asks_for_help, help, join};
 use super::formats::{Creator, creator};
 use super::{Failure, Outcome, Output};
-use crate::format::probe_bytes;
+use crate::format::{PROBED, probe_bytes};
 use crate::open::full_backing_name;
 use crate::qcow2::Purpose;
 use crate::{Error, Result};
@@ -103,6 +105,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         Some(hint) if hint.starts_with(" (") => {
             fail(format!("{large} for file format '{format}'{hint}"))
         }
+        None if error.errno() == libc::EFBIG => fail(format!("{large} for file format '{format}'")),
         _ => fail(error.to_string()),
     })?;
     Ok(0)
@@ -137,12 +140,19 @@ fn settle_backing(
     }
     if format.is_none() {
         let mut text = "Backing file specified without backing format".to_owned();
-        if !unopened && let Ok(bytes) = std::fs::read(&path) {
+        if !unopened && let Ok(bytes) = first_bytes(&path) {
             text += &format!("\nDetected format of {}.", probe_bytes(&bytes));
         }
         return Err(text);
     }
     Ok(())
+}
+
+/// What tells an image's format.
+fn first_bytes(path: &str) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(PROBED).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The help of `-o help`.

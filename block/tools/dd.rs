@@ -66,7 +66,8 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     })?;
     let len = from.len()?;
     let end = match count {
-        Some(count) => len.min(count.saturating_add(skip).saturating_mul(block)),
+        // Blocks that are skipped count, as they do for QEMU's.
+        Some(count) => len.min(count.saturating_mul(block)),
         None => len,
     };
     let begin = skip.saturating_mul(block);

@@ -205,20 +205,14 @@ fn preallocation(chosen: &Chosen) -> Result<Preallocation> {
 
 fn create_raw(name: &str, chosen: &Chosen) -> Result<()> {
     let size = chosen.number("size").unwrap_or(0).next_multiple_of(512);
-    let invalid = |mode: &str| Error::invalid(format!("invalid parameter value: {mode}"));
+    in_file(name, chosen, async |file| file.truncate(size, file_preallocation(chosen)?).await)
+}
+
+/// What the protocol is asked to reserve for a file.
+fn file_preallocation(chosen: &Chosen) -> Result<Preallocation> {
     let mode = chosen.text("preallocation").unwrap_or("off");
-    let preallocation = preallocation(chosen).map_err(|_| invalid(mode))?;
-    if preallocation == Preallocation::Metadata {
-        return Err(Error::invalid("Unsupported preallocation mode: metadata"));
-    }
-    // As the file system's attribute has it.
-    if chosen.number("extent_size_hint").is_some_and(|hint| u32::try_from(hint).is_err()) {
-        return Err(Error::invalid("Extent size hint is too large"));
-    }
-    block_on(async {
-        let file = create_file(name, Arc::new(Inline)).await?;
-        file.truncate(size, preallocation).await
-    })
+    let invalid = |_| Error::invalid(format!("invalid parameter value: {mode}"));
+    preallocation(chosen).map_err(invalid)
 }
 
 fn create_qcow2(name: &str, chosen: &Chosen) -> Result<()> {
@@ -249,15 +243,20 @@ fn or_none(file: &Node, made: Result<()>) -> Result<()> {
 
 fn create_luks(name: &str, chosen: &Chosen) -> Result<()> {
     let size = chosen.number("size").unwrap_or(0).next_multiple_of(512);
-    in_file(name, async |file| {
-        if chosen.is_given("detached-header") {
-            return Err(Error::invalid("Parameter 'detached-header' is unexpected"));
-        }
-        let missing = || Error::invalid("Parameter 'key-secret' is required for cipher");
-        let password = chosen.secret("key-secret")?.ok_or_else(missing)?;
-        let options = luks_options(chosen, "")?;
-        luks::create(file, &options, &password, size, preallocation(chosen)?).await
+    block_on(async {
+        let file = create_file(name, Arc::new(Inline)).await?;
+        or_none(&file, write_luks(&file, chosen, size).await)
     })
+}
+
+async fn write_luks(file: &Arc<Node>, chosen: &Chosen, size: u64) -> Result<()> {
+    if chosen.is_given("detached-header") {
+        return Err(Error::invalid("Parameter 'detached-header' is unexpected"));
+    }
+    let missing = || Error::invalid("Parameter 'key-secret' is required for cipher");
+    let password = chosen.secret("key-secret")?.ok_or_else(missing)?;
+    let options = luks_options(chosen, "")?;
+    luks::create(file, &options, &password, size, preallocation(chosen)?).await
 }
 
 /// How a new qcow2 image is encrypted.
@@ -366,53 +365,56 @@ pub(super) fn qcow2_options(chosen: &Chosen) -> Result<CreateOptions> {
 }
 
 fn create_qcow(name: &str, chosen: &Chosen) -> Result<()> {
-    if chosen.is_on("encryption") || chosen.text("encrypt.format").is_some() {
-        return Err(Error::unsupported("Encrypted qcow images are not supported"));
-    }
     let size = chosen.number("size").unwrap_or(0).next_multiple_of(512);
     let backing = chosen.text("backing_file");
-    in_file(name, async |file| qcow1::create(file, size, backing).await)
+    in_file(name, chosen, async |file| {
+        if chosen.text("encrypt.format").is_some_and(|format| format != "aes")
+            && !chosen.is_on("encryption")
+        {
+            return Err(Error::invalid("Unsupported encryption format"));
+        }
+        let encrypted = !matches!(encryption(chosen)?, NewEncryption::None);
+        qcow1::create(file, size, backing, encrypted).await
+    })
 }
 
 fn create_vdi(name: &str, chosen: &Chosen) -> Result<()> {
     let size = chosen.number("size").unwrap_or(0).next_multiple_of(512);
-    let preallocation = match preallocation(chosen)? {
-        Preallocation::Metadata => {
-            let text = "Unsupported preallocation mode: metadata";
-            in_file(name, async |_| Ok(()))?;
-            return Err(Error::invalid(text));
-        }
-        mode => mode,
-    };
     let full = chosen.is_on("static");
-    in_file(name, async |file| vdi::create(file, size, preallocation, full).await)
+    in_file(name, chosen, async |file| {
+        vdi::create(file, size, file_preallocation(chosen)?, full).await
+    })
 }
 
 fn create_vhdx(name: &str, chosen: &Chosen) -> Result<()> {
     let kinds = [("dynamic", false), ("fixed", true)];
-    let options = vhdx::CreateOptions {
-        size: chosen.number("size").unwrap_or(0).next_multiple_of(512),
-        log_size: chosen.number("log_size").unwrap_or(1 << 20),
-        block_size: chosen.number("block_size").unwrap_or(0),
-        fixed: chosen.choice("subformat", &kinds, false, "subformat")?,
-        zero_blocks: !chosen.is_given("block_state_zero") || chosen.is_on("block_state_zero"),
-    };
-    options.check()?;
-    in_file(name, async |file| vhdx::create(file, &options).await)
+    in_file(name, chosen, async |file| {
+        let options = vhdx::CreateOptions {
+            size: chosen.number("size").unwrap_or(0).next_multiple_of(512),
+            log_size: chosen.number("log_size").unwrap_or(1 << 20),
+            block_size: chosen.number("block_size").unwrap_or(0),
+            fixed: chosen.choice("subformat", &kinds, false, "subformat")?,
+            zero_blocks: !chosen.is_given("block_state_zero") || chosen.is_on("block_state_zero"),
+        };
+        options.check()?;
+        vhdx::create(file, &options).await
+    })
 }
 
 fn create_vpc(name: &str, chosen: &Chosen) -> Result<()> {
     let size = chosen.number("size").unwrap_or(0).next_multiple_of(512);
     let kinds = [("dynamic", false), ("fixed", true)];
-    let fixed = chosen.choice("subformat", &kinds, false, "subformat")?;
     let exact = chosen.is_on("force_size");
-    in_file(name, async |file| vpc::create(file, size, fixed, exact).await)
+    in_file(name, chosen, async |file| {
+        let fixed = chosen.choice("subformat", &kinds, false, "subformat")?;
+        vpc::create(file, size, fixed, exact).await
+    })
 }
 
 fn create_parallels(name: &str, chosen: &Chosen) -> Result<()> {
     let size = chosen.number("size").unwrap_or(0).next_multiple_of(512);
     let cluster = chosen.number("cluster_size").unwrap_or(1 << 20);
-    in_file(name, async |file| parallels::create(file, size, cluster).await)
+    in_file(name, chosen, async |file| parallels::create(file, size, cluster).await)
 }
 
 fn create_vmdk(name: &str, chosen: &Chosen) -> Result<()> {
@@ -469,17 +471,31 @@ fn create_vmdk(name: &str, chosen: &Chosen) -> Result<()> {
     block_on(async {
         let mut files = Vec::new();
         for part in &parts {
-            files.push(create_file(&part.name, Arc::new(Inline)).await?);
+            files.push(new_file(&part.name, chosen).await?);
         }
         options.write(&parts, &files).await
     })
 }
 
-/// Makes an empty file and what is written into it.
-fn in_file(name: &str, write: impl AsyncFnOnce(&Arc<Node>) -> Result<()>) -> Result<()> {
-    block_on(async {
-        let file = create_file(name, Arc::new(Inline)).await?;
-        let made = write(&file).await;
-        or_none(&file, made)
-    })
+/// Makes an empty file, as the protocol's options have it.
+async fn new_file(name: &str, chosen: &Chosen) -> Result<Arc<Node>> {
+    let mode = file_preallocation(chosen)?;
+    // As the file system's attribute has it.
+    if chosen.number("extent_size_hint").is_some_and(|hint| u32::try_from(hint).is_err()) {
+        return Err(Error::invalid("Extent size hint is too large"));
+    }
+    let file = create_file(name, Arc::new(Inline)).await?;
+    if mode == Preallocation::Metadata {
+        return Err(Error::invalid("Unsupported preallocation mode: metadata"));
+    }
+    Ok(file)
+}
+
+/// Makes an empty file and what is written into it. The file stays if that fails, as QEMU's does.
+fn in_file(
+    name: &str,
+    chosen: &Chosen,
+    write: impl AsyncFnOnce(&Arc<Node>) -> Result<()>,
+) -> Result<()> {
+    block_on(async { write(&new_file(name, chosen).await?).await })
 }

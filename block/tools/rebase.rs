@@ -7,7 +7,6 @@ use super::args::common::{CACHE, FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET, SH
 use super::args::{Args, Command, flag, value};
 use super::progress::Progress;
 use super::{Failure, Outcome, Output};
-use crate::driver::ZeroFlags;
 use crate::engine::block_on;
 use crate::format::driver_names;
 use crate::node::{Node, Role};
@@ -156,10 +155,7 @@ impl Rebase<'_> {
                 }
                 let piece = &before[from..end.min(before.len())];
                 let start = at + from as u64;
-                if piece.iter().all(|&byte| byte == 0) {
-                    let len = piece.len() as u64;
-                    self.node.write_zeroes(start, len, ZeroFlags::default()).await?;
-                } else if self.compress {
+                if self.compress {
                     self.node.write_compressed(start, Vector::from(piece)).await?;
                 } else {
                     self.node.write(start, Vector::from(piece)).await?;

@@ -74,7 +74,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         ));
     }
     block_on(async {
-        node.truncate(after.next_multiple_of(512), preallocation).await?;
+        node.truncate(after, preallocation).await?;
         node.close().await
     })?;
     if !args.has("quiet") {

@@ -132,15 +132,19 @@ fn now() -> SnapshotTime {
 pub(crate) fn table(node: &Node) -> Result<String> {
     let Some(snapshots) = node.driver().snapshots() else { return Ok(String::new()) };
     let list = block_on(snapshots.list())?;
-    if list.is_empty() {
-        return Ok(String::new());
+    match list.is_empty() {
+        true => Ok(String::new()),
+        false => Ok(format!("Snapshot list:\n{}", rows(&list))),
     }
+}
+
+/// Snapshots, a line each, below what the columns are.
+pub(crate) fn rows(list: &[Snapshot]) -> String {
     let head = format!(
         "{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}\n",
         "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"
     );
-    let lines: String = list.iter().map(line).collect();
-    Ok(format!("Snapshot list:\n{head}{lines}"))
+    head + &list.iter().map(line).collect::<String>()
 }
 
 fn line(snapshot: &Snapshot) -> String {

@@ -48,7 +48,7 @@ async fn create(format: &str, file: &Arc<Node>) {
         "vdi" => vdi::create(file, size, Default::default(), false).await.unwrap(),
         "parallels" => parallels::create(file, size, 1 << 16).await.unwrap(),
         "vpc" => vpc::create(file, size, false, true).await.unwrap(),
-        "qcow" => qcow1::create(file, size, None).await.unwrap(),
+        "qcow" => qcow1::create(file, size, None, false).await.unwrap(),
         "vhdx" => {
             let options = vhdx::CreateOptions {
                 size,

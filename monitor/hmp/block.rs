@@ -1,8 +1,10 @@
 //! Disks, as people see and change them.
 
+use std::sync::Arc;
+
 use base::options::{Keyval, ParsedOpts};
 use block::media::Snapshot;
-use block::node::Role;
+use block::node::{Node, Role};
 use block::schema::Form;
 use block::throttle::{Group, Kind, Limits};
 
@@ -66,6 +68,26 @@ pub(super) fn info(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Prin
         }
     }
     Ok(out)
+}
+
+/// `info snapshots`: of all disks that have a medium and are written.
+pub(super) fn snapshots(context: &Context<'_>, arguments: &mut Arguments<'_>) -> Printed {
+    arguments.end("snapshots")?;
+    let graph = context.vm.graph();
+    let drives = graph.backends().into_iter().filter_map(|drive| {
+        let node = drive.node()?;
+        let name = if drive.name().is_empty() { node.name() } else { drive.name() };
+        Some((name.to_owned(), node))
+    });
+    let mut disks: Vec<(String, Arc<Node>)> = drives.collect();
+    for node in graph.nodes().into_iter().filter(|node| graph.is_owned(node) && !node.is_used()) {
+        if !disks.iter().any(|(_, known)| Arc::ptr_eq(known, &node)) {
+            disks.push((node.name().to_owned(), node));
+        }
+    }
+    disks.retain(|(_, node)| !node.is_read_only());
+    // As QEMU has it, not as an error of the command.
+    Ok(block::info::snapshots_text(&disks).unwrap_or_else(|error| format!("{error}\n")))
 }
 
 /// The images of a node, as `qemu-img info` has them.

@@ -95,6 +95,7 @@ pub(super) const INFO: &[Command] = commands! {
         Ok(tree::devices(target, brief))
     };
     "registers" "[-a|vcpu]" "the processors' registers" registers;
+    "snapshots" "" "the snapshots inside the disks" block::snapshots;
     "status" "" "whether the guest runs" |target, _| {
         Ok(match target.vm.state() {
             RunState::Running => "VM status: running\n".into(),

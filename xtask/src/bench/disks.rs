@@ -130,8 +130,10 @@ fn write_mixed(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs `qemu-img` of a contender; returns its seconds.
+/// Runs `qemu-img` of a contender; returns its seconds. What others wrote has reached the disk before: else
+/// the first one waits for it.
 fn image(who: &Contender, args: &[&str]) -> Result<f64> {
+    ensure!(Command::new("sync").status()?.success(), "sync failed");
     let begun = Instant::now();
     let output = Command::new(who.program.with_file_name("qemu-img"))
         .args(args)

@@ -205,9 +205,10 @@ impl Shared {
     /// Takes what is done until the end has come, and nothing is in the kernel any more.
     fn reap(&self) {
         REAPED.set(self.id());
-        let (mut ended, mut last, mut idle) = (Vec::new(), false, false);
-        while !(last && idle) {
-            if self.ring.submit_and_wait(1).is_err() {
+        let (mut ended, mut last, mut idle, mut busy) = (Vec::new(), false, false, false);
+        while !(last && idle && !busy) {
+            // Those who are ready may wait for what has ended meanwhile.
+            if self.ring.submit_and_wait(usize::from(!busy)).is_err() {
                 std::thread::yield_now();
             }
             {
@@ -219,9 +220,11 @@ impl Shared {
                 }
                 idle = queue.flights.len() == queue.free.len();
             }
-            for (outcome, result) in ended.drain(..) {
-                Outcome::tell(&outcome, result);
-            }
+            busy = super::task::run_round(|| {
+                for (outcome, result) in ended.drain(..) {
+                    Outcome::tell(&outcome, result);
+                }
+            });
         }
     }
 

@@ -70,7 +70,6 @@ impl Bits {
     /// Sets bits of a chunk; one that is set as a whole takes no memory.
     fn mark_in_chunk(&mut self, index: usize, bits: Range<u64>) -> bool {
         let whole = bits == (0..self.chunk_bits());
-        let fresh = || vec![0; self.chunk as usize];
         match &mut self.chunks[index] {
             Chunk::Ones => false,
             chunk if whole => {
@@ -78,7 +77,7 @@ impl Bits {
                 !matches!(old, Chunk::Bytes(bytes) if bytes.iter().all(|byte| *byte == 0xff))
             }
             chunk @ Chunk::Zeroes => {
-                let mut bytes = fresh();
+                let mut bytes = vec![0; self.chunk as usize];
                 set(&mut bytes, bits);
                 *chunk = Chunk::Bytes(bytes);
                 true

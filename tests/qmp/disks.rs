@@ -85,6 +85,69 @@ fn answers_about_bitmaps_are_qemus() -> Result<()> {
     dialogue(dir.path(), &devices, include_str!("bitmaps.jsonl"))
 }
 
+/// Snapshots that every disk has, and those that only some have.
+#[test]
+fn snapshots_are_listed_as_qemus() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    std::fs::File::create(dir.path().join("r.raw"))?.set_len(1 << 20)?;
+    for name in ["a.qcow2", "b.qcow2"] {
+        image_tool(&["create", "-q", "-f", "qcow2", &in_dir(&dir, name), "1M"])?;
+    }
+    let (raw, a, b) = (
+        "if=none,id=r,file=r.raw,format=raw",
+        "if=none,id=a,file=a.qcow2,format=qcow2",
+        "if=none,id=b,file=b.qcow2,format=qcow2",
+    );
+    let listed = |drives: &[&str]| -> Result<String> {
+        let mut vm = Launch::new(testbed::program())
+            .args(["-M", "none", "-display", "none"])
+            .args(drives.iter().flat_map(|drive| ["-drive", drive]))
+            .in_dir(dir.path())
+            .qmp()
+            .spawn()?;
+        let line = json!({"command-line": "info snapshots"});
+        let reply = vm.qmp().execute_with("human-monitor-command", line)?;
+        Ok(without_moments(reply.as_str().context("text")?))
+    };
+    let unable = "no block device can store vmstate for snapshot\r\n";
+    ensure!(listed(&[raw])? == unable && listed(&[&format!("{a},readonly=on")])? == unable);
+    ensure!(listed(&[raw, a, b])? == "There is no snapshot available.\r\n");
+    for (image, name) in [("a", "both"), ("b", "both"), ("b", "one"), ("a", "mine")] {
+        let image = in_dir(&dir, &format!("{image}.qcow2"));
+        image_tool(&["snapshot", "-c", name, &image])?;
+    }
+    let head =
+        "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT\r\n";
+    let row = |id: &str, tag: &str| {
+        format!("{id:<8}{tag:<22}0 B ....-..-.. ..:..:..  0000:00:00.000          0\r\n")
+    };
+    let all = "List of snapshots present on all disks:\r\n";
+    let some = "\r\nList of partial (non-loadable) snapshots on";
+    let [mine, one] = [row("2", "mine"), row("2", "one")];
+    let two = listed(&[a, b])?;
+    let expected = format!(
+        "{all}{head}{}{some} 'a':\r\n{head}{mine}{some} 'b':\r\n{head}{one}",
+        row("--", "both")
+    );
+    ensure!(two == expected, "{two}");
+    let beside_raw = listed(&[raw, a])?;
+    let expected = format!("{all}None\r\n{some} 'a':\r\n{head}{}{mine}", row("1", "both"));
+    ensure!(beside_raw == expected, "{beside_raw}");
+    Ok(())
+}
+
+/// Dots for the day and the time of each row.
+fn without_moments(text: &str) -> String {
+    let is_moment = |word: &str| {
+        let separator = |at, mark| word.as_bytes().get(at) == Some(&mark);
+        (word.len() == 10 && separator(4, b'-') && separator(7, b'-'))
+            || (word.len() == 8 && separator(2, b':') && separator(5, b':'))
+    };
+    let dots = |word: &str| word.replace(|c: char| c.is_ascii_digit(), ".");
+    let words = text.split(' ').map(|word| if is_moment(word) { dots(word) } else { word.into() });
+    words.collect::<Vec<String>>().join(" ")
+}
+
 fn in_dir(dir: &tempfile::TempDir, name: &str) -> String {
     dir.path().join(name).to_string_lossy().into_owned()
 }

@@ -63,6 +63,8 @@ mod timer {
         LEVEL | INTERRUPT | PERIODIC | SET_ACCUMULATOR | NARROW | ROUTE | FSB_ENABLE;
     /// A change of these makes the comparator look at the counter anew.
     pub const REARMING: u64 = INTERRUPT | PERIODIC | NARROW;
+    /// A match has consequences with one of these: it interrupts, or is noted in the status register.
+    pub const HEARD: u64 = LEVEL | INTERRUPT;
 }
 
 /// Interrupts of the first two timers with legacy replacement.
@@ -246,10 +248,10 @@ impl Hpet {
         self.st.counter(self.clocks.now_virtual())
     }
 
-    /// Waits on the clock for a timer's next match.
+    /// Waits on the clock for a timer's next match, unless nobody would hear of it.
     fn wait(&self, n: usize) {
-        let running = self.st.enabled();
-        match self.st.timers[n].target.filter(|_| running) {
+        let heard = self.st.enabled() && self.st.timers[n].has(timer::HEARD);
+        match self.st.timers[n].target.filter(|_| heard) {
             Some(target) => {
                 let ticks = i64::try_from(target.wrapping_sub(self.st.counter)).unwrap_or(i64::MAX);
                 self.matches[n].set(self.st.started.saturating_add(ticks.saturating_mul(TICK)));
@@ -266,14 +268,29 @@ impl Hpet {
         }
     }
 
-    fn matched(&mut self, n: usize) {
+    /// Lets matches pass that were due. Whether there were any.
+    fn catch_up(&mut self, n: usize) -> bool {
         let counter = self.counter();
-        // The callback may have been on its way when the timer was changed.
         let due = self.st.timers[n].target.is_some_and(|at| counter.wrapping_sub(at) as i64 >= 0);
         if !due || !self.st.enabled() {
-            return;
+            return false;
         }
         self.st.timers[n].advance(counter);
+        true
+    }
+
+    /// The same, for a timer that nobody waits for on the clock.
+    fn catch_up_unheard(&mut self, n: usize) {
+        if !self.st.timers[n].has(timer::HEARD) {
+            self.catch_up(n);
+        }
+    }
+
+    fn matched(&mut self, n: usize) {
+        // The callback may have been on its way when the timer was changed.
+        if !self.catch_up(n) {
+            return;
+        }
         self.wait(n);
         if self.st.timers[n].has(timer::LEVEL) {
             self.st.status |= 1 << n;
@@ -300,6 +317,7 @@ impl Hpet {
     }
 
     fn write_config(&mut self, value: u64) {
+        (0..TIMERS).for_each(|n| self.catch_up_unheard(n));
         let now = self.clocks.now_virtual();
         let (old, new) = (self.st.config, value & (ENABLE | LEGACY));
         self.st.counter = self.st.counter(now);
@@ -319,6 +337,7 @@ impl Hpet {
     }
 
     fn write_timer(&mut self, n: usize, register: u64, merge: impl Fn(u64) -> u64) {
+        self.catch_up_unheard(n);
         let timer = &mut self.st.timers[n];
         match register {
             reg::TIMER_CONFIG => {
@@ -366,7 +385,10 @@ impl Device for Hpet {
             reg::COUNTER => self.counter(),
             _ => match timer_at(register) {
                 Some((n, reg::TIMER_CONFIG)) => self.st.timers[n].config,
-                Some((n, reg::TIMER_COMPARATOR)) => self.st.timers[n].comparator,
+                Some((n, reg::TIMER_COMPARATOR)) => {
+                    self.catch_up_unheard(n);
+                    self.st.timers[n].comparator
+                }
                 Some((n, reg::TIMER_FSB_ROUTE)) => self.st.timers[n].fsb_route,
                 _ => 0,
             },
@@ -527,6 +549,27 @@ mod tests {
         assert_eq!(bed.read(0xf0), 0x1234_5678_0000_0000);
         bed.write(0x100, timer::NARROW);
         assert_eq!(bed.read(0x108), 0xffff_ffff);
+    }
+
+    /// Linux leaves it so when it has found a better timer: it must not wake anybody.
+    #[test]
+    fn a_periodic_timer_that_interrupts_nobody_goes_on_unseen() {
+        let bed = bed();
+        bed.write(0x100, timer::PERIODIC | timer::SET_ACCUMULATOR | timer::INTERRUPT | ROUTE_2);
+        bed.write(0x108, 1000);
+        bed.write(0x108, 1000);
+        bed.write(0x10, ENABLE);
+        bed.clocks.step_to(1_500 * TICK);
+        assert_eq!((bed.edges(2), bed.read(0x108)), (1, 2000));
+        bed.write(0x100, timer::PERIODIC | ROUTE_2);
+        assert!(bed.hpet.lock().matches[0].deadline().is_none());
+        bed.clocks.step_to(6_500 * TICK);
+        assert_eq!((bed.edges(2), bed.read(0x108)), (1, 7000));
+        bed.clocks.step_to(9_500 * TICK);
+        bed.write(0x100, timer::PERIODIC | timer::INTERRUPT | ROUTE_2);
+        assert_eq!(bed.edges(2), 1, "what passed unheard is not made up for");
+        bed.clocks.step_to(10_500 * TICK);
+        assert_eq!((bed.edges(2), bed.read(0x108)), (2, 11000));
     }
 
     #[test]

@@ -35,10 +35,9 @@ const RELEASE_1_0: u8 = 0x10;
 
 /// Nanoseconds of a frame.
 const FRAME: i64 = 1_000_000;
-/// After so many frames in which nobody said anything, several are walked at once.
-const QUIET: u32 = 64;
-/// How many.
-const BATCH: i64 = 8;
+/// After more than so many frames in which nobody said anything, how many are walked at once: a driver
+/// that has a new wish waits for that long, once.
+const BATCHES: [(u32, i64); 2] = [(1024, 32), (64, 8)];
 
 const IDENTITY: Identity = Identity {
     vendor: ids::INTEL,
@@ -231,7 +230,8 @@ impl Uhci {
     /// Calls itself for the next frame.
     fn plan(&mut self) {
         if self.runs() {
-            let ahead = if self.st.quiet > QUIET { BATCH - 1 } else { 0 };
+            let batch = BATCHES.iter().find(|(quiet, _)| self.st.quiet > *quiet);
+            let ahead = batch.map_or(0, |(_, frames)| frames - 1);
             self.attention.call_at(self.st.next_frame + ahead * FRAME);
         } else {
             self.attention.cancel();

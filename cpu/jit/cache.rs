@@ -4,6 +4,7 @@
 //! one is needed, what it holds is taken back; it is used again once every processor has been seen
 //! outside of translated code since. The other regions stay as they are.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ const MOST_RECIPES: u8 = 3;
 const MANY_MISSES: u32 = 256;
 /// Most guest addresses of a block that are remembered.
 const MOST_ENTRIES: usize = 8;
+/// How often control comes to a place by jumps back until a trace is made from there.
+const HOT: u8 = 32;
 
 /// The number of a block: of its region and in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,6 +93,8 @@ struct CodePage {
     lines: u64,
     /// Stores that hit none of them since one was made.
     misses: u32,
+    /// How often control came to these places by jumps back that were not linked yet.
+    heads: Vec<(u16, u8)>,
 }
 
 /// The lines of 64 bytes that `bytes` of a page lie in.
@@ -99,6 +104,18 @@ fn lines(bytes: &Range<u32>) -> u64 {
 }
 
 impl CodePage {
+    /// Control comes to `at` by a jump back, for the so-manieth time.
+    fn warm(&mut self, at: u16) -> u8 {
+        let known = self.heads.iter().position(|(head, _)| *head == at);
+        let index = known.unwrap_or_else(|| {
+            self.heads.push((at, 0));
+            self.heads.len() - 1
+        });
+        let count = &mut self.heads[index].1;
+        *count = count.saturating_add(1);
+        *count
+    }
+
     /// A store hit none of the pieces. If there were many of that kind, the lines that pieces are
     /// about are the only ones whose stores are reported from here on. Whether there is any piece, or
     /// may soon be one again.
@@ -198,8 +215,10 @@ pub struct Report {
     pub evictions: u64,
     /// Blocks taken back because their bytes were written.
     pub invalidated: u64,
-    /// Blocks made since the beginning.
+    /// Blocks made since the beginning, and those of them that follow jumps.
     pub translated: u64,
+    /// See `translated`.
+    pub traces: u64,
     /// How often a block was executed in lock-step, and how often one could not be.
     pub checked: [u64; 2],
 }
@@ -228,6 +247,28 @@ impl Place<'_> {
     }
 }
 
+/// What is known about how often a jump back is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heat {
+    /// Not often, so far.
+    Cold,
+    /// From now on it is worth a trace, of this variant, from where it leads.
+    Hot(Variant),
+    /// It has been, for some time.
+    Known,
+}
+
+/// A jump that may be linked.
+#[derive(Clone, Copy)]
+pub struct Jump {
+    /// The block that it belongs to.
+    pub from: BlockId,
+    /// Address of its distance.
+    pub site: usize,
+    /// It is not linked yet, so that it is counted.
+    pub cold: bool,
+}
+
 /// The cache proper; see [`super::Translator`] for who may use it when.
 pub struct Cache {
     memory: CodeMemory,
@@ -236,10 +277,13 @@ pub struct Cache {
     current: usize,
     map: Map<(usize, Variant), BlockId>,
     pages: Map<usize, CodePage>,
+    /// See [`HOT`].
+    pub hot: u8,
     /// Counts for [`Cache::report`].
     evictions: u64,
     invalidated: u64,
     translated: u64,
+    traces: u64,
 }
 
 /// What making a translation takes beside the place.
@@ -291,9 +335,11 @@ impl Cache {
             current: 0,
             map: Map::default(),
             pages: Map::default(),
+            hot: HOT,
             evictions: 0,
             invalidated: 0,
             translated: 0,
+            traces: 0,
         };
         Ok((cache, thunks))
     }
@@ -342,9 +388,7 @@ impl Cache {
         place.watch();
         let mut bytes = vec![0; MAX_BYTES.min(PAGE - start)];
         place.ram.read(place.offset, &mut bytes);
-        let block = BlockId::new(self.current, self.regions[self.current].blocks.len());
-        let (start, model) = (start as u16, context.model);
-        let source = Source { bytes: &bytes, next_page: None, start, block, variant, model };
+        let source = self.source(&bytes, start as u16, variant, context);
         let mut translation = self.translate(&source, context.thunks);
         // An instruction that goes on in the next page is a block of its own.
         let crossing = bytes.len() < LONGEST;
@@ -355,15 +399,22 @@ impl Cache {
             next.ram.read(next.offset, &mut rest);
             bytes.extend(rest);
             let next_page = Some(next.host());
-            let source = Source { bytes: &bytes, next_page, start, block, variant, model };
+            let source =
+                Source { next_page, ..self.source(&bytes, start as u16, variant, context) };
             translation = self.translate(&source, context.thunks);
         }
         let found = match translation {
             Ok(translation) => {
                 let next_page = next.map(|next| next.host());
-                let source = Source { bytes: &bytes, next_page, start, block, variant, model };
+                let source =
+                    Source { next_page, ..self.source(&bytes, start as u16, variant, context) };
                 self.show(&source, &translation, context.rip);
-                self.enter(place, next, variant, translation)
+                let variant = variant.made(&translation);
+                match self.map.get(&(place.host(), variant)) {
+                    // The same code as without a recipe.
+                    Some(id) => self.found(*id),
+                    None => self.enter(place, next, variant, translation),
+                }
             }
             Err(found) => found,
         };
@@ -373,6 +424,77 @@ impl Cache {
             }
         }
         found
+    }
+
+    /// What the next block is translated from: `bytes` from `start` of a page on.
+    fn source<'a>(
+        &self,
+        bytes: &'a [u8],
+        start: u16,
+        variant: Variant,
+        context: &Context<'a>,
+    ) -> Source<'a> {
+        let block = BlockId::new(self.current, self.regions[self.current].blocks.len());
+        let (origin, model) = (start, context.model);
+        Source { bytes, origin, next_page: None, start, path: &[], block, variant, model }
+    }
+
+    /// Has `target` been jumped back to, out of block `from`, often enough? To be asked whenever that
+    /// is done by way of the dispatcher.
+    pub fn warm(&mut self, from: BlockId, target: Target) -> Heat {
+        let Some(block) = self.block(from).filter(|block| !block.variant.apart) else {
+            return Heat::Known;
+        };
+        let (page, variant) = (block.guest & !(PAGE - 1), block.variant);
+        let Some(page) = self.pages.get_mut(&page) else { return Heat::Known };
+        match page.warm(target.at).cmp(&self.hot) {
+            Ordering::Less => Heat::Cold,
+            Ordering::Equal => Heat::Hot(Variant { arrival: target.arrival, ..variant }),
+            Ordering::Greater => Heat::Known,
+        }
+    }
+
+    /// Makes a trace from `place` along `path`, which takes the place of the block there, unless it
+    /// would be no more than that. What jump tables must forget.
+    pub fn trace(
+        &mut self,
+        place: Place<'_>,
+        variant: Variant,
+        path: &[u16],
+        context: &Context<'_>,
+    ) -> Option<Targets> {
+        let start = (place.offset as usize % PAGE) as u16;
+        let first = path.iter().fold(start, |first, at| first.min(*at));
+        let last = path.iter().fold(start, |last, at| last.max(*at));
+        if !self.pages.contains_key(&(place.host() & !(PAGE - 1))) {
+            return None;
+        }
+        let mut bytes = vec![0; PAGE.min(usize::from(last) + MAX_BYTES) - usize::from(first)];
+        place.ram.read(place.offset - u64::from(start - first), &mut bytes);
+        let source = Source { origin: first, path, ..self.source(&bytes, start, variant, context) };
+        if !source.turns() {
+            return None;
+        }
+        let translation = self.translate(&source, context.thunks).ok()?;
+        self.show(&source, &translation, context.rip);
+        let variant = variant.made(&translation);
+        let old = self.map.get(&(place.host(), variant)).copied();
+        let Found::Code(code) = self.enter(place, None, variant, translation) else { return None };
+        self.traces += 1;
+        // Nothing leads to the old block any more, but it may be executed for a while.
+        let (mut incoming, mut targets) = (Vec::new(), Vec::new());
+        if let Some(old) = old.and_then(|old| self.block_mut(old)) {
+            incoming = std::mem::take(&mut old.incoming);
+            let from = old.code.start;
+            targets.extend(std::mem::take(&mut old.entered).into_iter().map(|rip| (rip, from)));
+        }
+        for (site, _) in &incoming {
+            self.memory.patch(*site, code);
+        }
+        if let Some(new) = self.block_at(code).and_then(|new| self.block_mut(new)) {
+            new.incoming.extend(incoming);
+        }
+        Some(if targets.len() > MOST_ENTRIES { Targets::All } else { Targets::These(targets) })
     }
 
     /// Translates into the free areas, which are renewed if they are too small.
@@ -412,17 +534,10 @@ impl Cache {
         &mut self,
         place: Place<'_>,
         next: Option<Place<'_>>,
-        mut variant: Variant,
+        variant: Variant,
         translation: Translation,
     ) -> Found {
         let guest = place.host();
-        if variant.arrival.in_host() && translation.recipe != RecipeUse::Used {
-            // The same code as without a recipe.
-            variant.arrival = Arrival::Host(None);
-            if let Some(id) = self.map.get(&(guest, variant)) {
-                return self.found(*id);
-            }
-        }
         let (hot, cold) = translation.code.split_at(translation.hot_len);
         let region = &mut self.regions[self.current];
         let address = self.memory.start() + region.areas[0].at;
@@ -440,7 +555,7 @@ impl Cache {
             recipes: 0,
             code: address..address + translation.hot_len,
             host_len: translation.code.len() as u32,
-            guest_len: translation.guest_len as u16,
+            guest_len: translation.guest.iter().map(|run| run.len() as u16).sum(),
             crosses: next.is_some(),
             linked: 0,
             records: translation.records,
@@ -450,11 +565,11 @@ impl Cache {
         });
         self.translated += 1;
         self.map.insert((guest, variant), id);
-        let start = (place.offset as usize % PAGE) as u32;
-        let end = start + translation.guest_len as u32;
-        self.note_piece(place, id, start..end.min(PAGE as u32));
-        if let Some(next) = next {
-            self.note_piece(next, id, 0..end.saturating_sub(PAGE as u32));
+        for run in translation.guest {
+            self.note_piece(place, id, run.start..run.end.min(PAGE as u32));
+            if let Some(next) = next {
+                self.note_piece(next, id, 0..run.end.saturating_sub(PAGE as u32));
+            }
         }
         Found::Code(address)
     }
@@ -467,6 +582,7 @@ impl Cache {
             pieces: Vec::new(),
             lines: 0,
             misses: 0,
+            heads: Vec::new(),
         });
         page.lines |= lines(&range);
         page.pieces.push((id, range));
@@ -501,12 +617,11 @@ impl Cache {
         Some((block.guest % PAGE) as u16)
     }
 
-    /// Leads the jump at `site`, which belongs to block `from`, to the block at `target` of the same
-    /// page. The block's address, if it can be executed.
+    /// Leads a jump to the block at `target` of the same page. The block's address, if it can be
+    /// executed.
     pub fn link(
         &mut self,
-        from: BlockId,
-        site: usize,
+        Jump { from, site, cold }: Jump,
         target: Target,
         next: Option<Place<'_>>,
         context: &Context<'_>,
@@ -521,6 +636,7 @@ impl Cache {
         let found = self.find_arrival(place, next, wanted, context);
         // A block that was taken back meanwhile is not executed again.
         if let Found::Code(code) = found
+            && !cold
             && !variant.apart
             && self.map.get(&(guest, variant)) == Some(&from)
             && let Some(to) = self.block_at(code)
@@ -610,6 +726,8 @@ impl Cache {
                 !hit
             });
             page.lines = left;
+            // Other code may come.
+            page.heads.clear();
         }
         self.invalidated += (before - page.pieces.len()) as u64;
         let any = page.pieces.len() != before;
@@ -682,6 +800,7 @@ impl Cache {
             evictions: self.evictions,
             invalidated: self.invalidated,
             translated: self.translated,
+            traces: self.traces,
             ..Report::default()
         };
         for block in self.map.values().filter_map(|id| self.block(*id)) {
@@ -727,7 +846,7 @@ mod tests {
         let from = BlockId::new(0, 0);
         let links =
             cache.block(from).unwrap().records.iter().find_map(|record| match record.kind {
-                Kind::Link { target, site } => Some((target, site)),
+                Kind::Link { target, site, .. } => Some((target, site)),
                 _ => None,
             });
         let (target, site) = links.unwrap();
@@ -736,7 +855,7 @@ mod tests {
         // Another processor has left by the jump before it was linked.
         let context =
             Context { model: &bed.cpu.model, thunks: &translator.thunks, rip: bed.cpu.state.rip };
-        let found = cache.link(from, site, target, None, &context);
+        let found = cache.link(Jump { from, site, cold: false }, target, None, &context);
         assert_eq!(found, Found::Code(linked));
         let page = bed.ram.host() as usize + CODE as usize;
         assert!(cache.invalidate(page, &(2..3), &translator.quiet).is_some());

@@ -201,8 +201,10 @@ impl Cpu {
         let bytes = read(MAX_BYTES.min(4096 - usize::from(start)));
         let source = Source {
             bytes: &bytes,
+            origin: start,
             next_page: None,
             start,
+            path: &[],
             block: BlockId::default(),
             variant: Self::variant(key, false),
             model: &self.model,
@@ -384,7 +386,7 @@ impl Cpu {
             Ok(Next::Block(_)) if self.state.rip == rip && target != rip => Ran::Partly,
             // It was made when what is there now was not, and what was there was not whole.
             Ok(Next::Block(_)) if self.state.rip != target && is_cut(self.state.rip) => Ran::Partly,
-            Ok(Next::Block(_)) => Ran::Whole(Way::On),
+            Ok(Next::Block(_) | Next::Trace(_)) => Ran::Whole(Way::On),
             Ok(Next::Interpret) | Err(Left::Interpret) => {
                 let on_the_way = self.state.rip != target && before(rip, self.state.rip);
                 if on_the_way { Ran::Partly } else { Ran::Whole(Way::Left) }

@@ -37,7 +37,7 @@ impl Cpu {
     pub(super) fn take_state(&mut self, frame: &Frame, record: &Record) {
         self.state.flags.arith = Self::flags_at(frame, record);
         frame.store_registers(self);
-        let start = frame.page_rip.get().wrapping_add(record.start.into());
+        let start = frame.page_rip.get().wrapping_add(record.origin.into());
         self.state.regs[CODE] = start & self.mode.linear_mask;
     }
 

@@ -36,6 +36,7 @@ use base::memory::{CodeWatcher, RamBlock};
 use base::trace_event;
 use parking_lot::Mutex;
 
+use crate::cpuid::Model;
 use crate::interp::decode::{End, Key};
 use crate::interp::{Cache as Decoded, Left as Ended, RunExit};
 use crate::mmu::CodePage;
@@ -44,7 +45,7 @@ use crate::signals::Signals;
 use crate::state::Seg;
 use crate::{Cpu, Trap};
 pub use cache::Report;
-use cache::{Cache, Context, Found, Place, Targets};
+use cache::{Cache, Context, Found, Heat, Jump, Place, Targets};
 use check::Checker;
 use frame::{BIAS, Frame, Left, pack, unpack};
 use memory::ClosedPage;
@@ -56,6 +57,9 @@ use translate::{Arrival, LONGEST, Variant};
 
 /// Bytes of code kept unless told otherwise.
 pub const DEFAULT_SIZE: usize = 128 << 20;
+
+/// Most blocks that a trace leads through.
+const MAX_STEPS: usize = 16;
 
 /// Why there is no translator.
 #[derive(Debug, thiserror::Error)]
@@ -209,13 +213,7 @@ impl Translator {
         let mut cache = self.cache.lock();
         if let Some(targets) = cache.invalidate(page, range, &self.quiet) {
             trace_event!(jit_invalidate, "page:{page:#x}, bytes:{range:#x?}");
-            for processor in self.processors() {
-                match &targets {
-                    Targets::These(targets) => processor.tables.remove(targets),
-                    Targets::All => processor.tables.clear(),
-                }
-                processor.frame.epoch.fetch_add(1, Ordering::Relaxed);
-            }
+            self.forget(&targets);
         }
     }
 
@@ -274,6 +272,27 @@ impl Translator {
                 Found::Full if self.make_room(&mut cache) => {}
                 Found::Full | Found::Interpret => return None,
             }
+        }
+    }
+
+    /// Makes a trace from `place` along `path`, if that is worth while: see [`Cache::trace`]. It begins at
+    /// guest address `rip`.
+    fn trace(&self, place: Place<'_>, variant: Variant, path: &[u16], model: &Model, rip: u64) {
+        let context = Context { model, thunks: &self.thunks, rip };
+        let mut cache = self.cache.lock();
+        if let Some(targets) = cache.trace(place, variant, path, &context) {
+            self.forget(&targets);
+        }
+    }
+
+    /// Takes `targets` out of all jump tables.
+    fn forget(&self, targets: &Targets) {
+        for processor in self.processors() {
+            match targets {
+                Targets::These(targets) => processor.tables.remove(targets),
+                Targets::All => processor.tables.clear(),
+            }
+            processor.frame.epoch.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -369,6 +388,8 @@ enum Next {
     Chained(Entry),
     /// Where a jump table led to [`Thunks::land`]; `state.rip` is left to who made it do so.
     Landed,
+    /// At `state.rip`, from where a trace is worth while: the head of a loop.
+    Trace(Variant),
 }
 
 impl Cpu {
@@ -468,6 +489,7 @@ impl Cpu {
                 Ok(Next::Chained(entry)) => next = Some(entry),
                 Ok(Next::Interpret) | Err(Left::Interpret) => return self.run_chain(decoded, true),
                 Ok(Next::Block(End::System)) => return self.deliver_traps(),
+                Ok(Next::Trace(variant)) => return self.trace(jit, decoded, variant),
                 Ok(Next::Block(_) | Next::Landed) | Err(Left::End) => {}
                 Err(Left::Fault) => return self.take_fault(),
                 Err(Left::Shutdown) => return Ended::Shutdown,
@@ -477,6 +499,35 @@ impl Cpu {
                 return self.deliver_traps();
             }
         }
+    }
+
+    /// Executes a turn of a loop by the interpreter, from its head on, and makes a trace of the way it
+    /// took.
+    fn trace(&mut self, jit: &Vcpu, decoded: &mut Decoded, variant: Variant) -> Ended {
+        let (head, mut path) = (self.state.rip, Vec::new());
+        loop {
+            match self.run_chain(decoded, true) {
+                Ended::End => {}
+                ended => return ended,
+            }
+            let rip = self.state.rip;
+            if (rip ^ head) & !0xfff != 0 || path.len() == MAX_STEPS {
+                break;
+            }
+            path.push((rip & 0xfff) as u16);
+            if rip == head {
+                break;
+            }
+            let same = self.translatable() == Some(variant.key) && !self.steps_singly();
+            if !same || self.reason_to_stop().is_some() {
+                return Ended::End;
+            }
+        }
+        if let Some((ram, offset)) = self.code_page_of(head) {
+            let place = Place { ram: &ram, offset: offset + (head & 0xfff) };
+            jit.translator.trace(place, variant, &path, &self.model, head);
+        }
+        Ended::End
     }
 
     /// The translation at `state.rip`; `None` if the interpreter is to go on.
@@ -506,12 +557,16 @@ impl Cpu {
         crosses.then(|| self.next_code_page(rip)).flatten()
     }
 
-    /// The page of code after that of `rip`, if it may be executed and is RAM. The fetch TLB knows of
-    /// it then.
+    /// The page of code after that of `rip`: see [`Cpu::code_page_of`].
     fn next_code_page(&mut self, rip: u64) -> Option<(Arc<RamBlock>, u64)> {
-        let next = (rip & !0xfff).wrapping_add(0x1000) & self.mode.linear_mask;
+        self.code_page_of((rip & !0xfff).wrapping_add(0x1000) & self.mode.linear_mask)
+    }
+
+    /// The page of code that `address` lies in, if it may be executed and is RAM. The fetch TLB knows of
+    /// it then.
+    fn code_page_of(&mut self, address: u64) -> Option<(Arc<RamBlock>, u64)> {
         let (cr2, fault) = (self.state.cr2, self.fault);
-        let page = self.code_address(next).and_then(|_| self.fetch_page(next));
+        let page = self.code_address(address).and_then(|_| self.fetch_page(address));
         match page {
             Ok(CodePage::Ram { block, offset, .. }) => Some((block, offset)),
             Ok(CodePage::Other { .. }) => None,
@@ -639,7 +694,7 @@ impl Cpu {
                 let there = page.map(|(ram, offset)| ram.host() as usize + offset as usize);
                 Ok(if there == Some(host) { Next::Block(End::Branch) } else { Next::Interpret })
             }
-            Kind::Link { target, site } => {
+            Kind::Link { target, site, back } => {
                 self.state.rip = self.rip_at(frame, target.at.into());
                 if !target.alone && frame.apart.get() {
                     return Ok(Next::Block(End::Branch));
@@ -650,8 +705,13 @@ impl Cpu {
                 let context =
                     Context { model: &self.model, thunks: &translator.thunks, rip: self.state.rip };
                 let mut cache = translator.cache.lock();
+                let heat = if back { cache.warm(record.block, target) } else { Heat::Known };
+                if let Heat::Hot(variant) = heat {
+                    return Ok(Next::Trace(variant));
+                }
+                let jump = Jump { from: record.block, site, cold: heat == Heat::Cold };
                 loop {
-                    match cache.link(record.block, site, target, next, &context) {
+                    match cache.link(jump, target, next, &context) {
                         Found::Code(code) => {
                             let host_flags = target.arrival.in_host();
                             return Ok(Next::Chained(Entry { code, host_flags }));

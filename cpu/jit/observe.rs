@@ -74,7 +74,11 @@ pub fn translated(
         return;
     }
     let bits = source.variant.key.code_bits() as u8;
-    log_code(&source.bytes[..translation.guest_len], rip, bits, translation.marks.len());
+    for run in &translation.guest {
+        let bytes = run.start as usize - usize::from(source.origin);
+        let bytes = &source.bytes[bytes..bytes + run.len()];
+        log_code(bytes, page + u64::from(run.start), bits, run.len());
+    }
     if base::log::enabled(base::log::OP) {
         base::log::write(format_args!("OP:\n{}\n", describe(source)));
     }
@@ -113,7 +117,8 @@ impl Report {
              Statistics:\n\
              TB flush count      {}\n\
              TB invalidate count {}\n\
-             TB translate count  {}\n{}",
+             TB translate count  {}\n\
+             TB trace count      {}\n{}",
             if one_insn_per_tb { "on" } else { "off" },
             self.used,
             self.room,
@@ -130,6 +135,7 @@ impl Report {
             self.evictions,
             self.invalidated,
             self.translated,
+            self.traces,
             match self.checked {
                 [0, 0] => String::new(),
                 [agreed, skipped] => format!("TB check count      {agreed} (skipped {skipped})\n"),

@@ -19,8 +19,8 @@ pub struct Record {
     pub touches_x87: bool,
     /// The block in the cache.
     pub block: BlockId,
-    /// Where in its page the block begins.
-    pub start: u16,
+    /// Where in its page the block's bytes begin.
+    pub origin: u16,
     /// The instruction, for the interpreter's handlers.
     pub op: Option<Box<Op>>,
 }
@@ -54,6 +54,8 @@ pub enum Kind {
         target: Target,
         /// Address of the jump's distance.
         site: usize,
+        /// It leads back, as at the end of a loop.
+        back: bool,
     },
     /// The only instruction of the block goes on in the next page, which does not lie, or is not known
     /// to lie, where it lay when the block was made.

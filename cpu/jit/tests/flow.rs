@@ -4,7 +4,7 @@
 use iced_x86::{Decoder, DecoderOptions};
 
 use super::generate::{Rng, generate, generate_vector, is_safe, is_safe_vector};
-use super::{CODE, DATA, compare_at, pair, random_start, repeatable, rotates};
+use super::{CODE, DATA, compare_at, pair, random_start, repeatable, rotates, translator};
 use crate::interp::RunExit;
 use crate::state::gpr;
 
@@ -13,10 +13,11 @@ const COUNTER: u32 = DATA as u32 + 0x1ff0;
 /// Between the two pages of data.
 const EDGE: u64 = DATA + 0x1000;
 
-/// An instruction, or a conditional jump to another one by its number.
+/// An instruction, or a jump to another one by its number, maybe on a condition.
 enum Item {
     Bytes(Vec<u8>),
     Jump(u8, usize),
+    Always(usize),
 }
 
 impl Item {
@@ -24,6 +25,7 @@ impl Item {
         match self {
             Item::Bytes(bytes) => bytes.len(),
             Item::Jump(..) => 6,
+            Item::Always(_) => 5,
         }
     }
 }
@@ -75,7 +77,8 @@ fn program(rng: &mut Rng) -> Vec<u8> {
         .map(|number| match rng.below(10) {
             0 | 1 => {
                 let condition = rng.next() as u8 & 15;
-                Item::Jump(condition, number + 1 + rng.below(count - number))
+                let target = number + 1 + rng.below(count - number);
+                if rng.below(4) == 0 { Item::Always(target) } else { Item::Jump(condition, target) }
             }
             2..6 => Item::Bytes(stack(rng)),
             _ => Item::Bytes(other(rng)),
@@ -100,6 +103,11 @@ fn program(rng: &mut Rng) -> Vec<u8> {
             Item::Jump(condition, target) => {
                 let distance = starts[*target] as i32 - (code.len() as i32 + 6);
                 code.extend([0x0f, 0x80 | condition]);
+                code.extend(distance.to_le_bytes());
+            }
+            Item::Always(target) => {
+                let distance = starts[*target] as i32 - (code.len() as i32 + 5);
+                code.push(0xe9);
                 code.extend(distance.to_le_bytes());
             }
         }
@@ -132,4 +140,6 @@ fn random_programs_agree() {
         }
     }
     assert!(halted > 3_000, "{halted} ran to their end");
+    let traces = translator(&beds).report().traces;
+    assert!(traces > 1_000, "{traces} traces");
 }

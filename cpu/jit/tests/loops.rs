@@ -2,7 +2,7 @@
 //! boundaries and out of what is mapped.
 
 use super::generate::Rng;
-use super::{CODE, DATA, END, compare_at, pair, random_start};
+use super::{CODE, DATA, END, compare_at, pair, random_start, translator};
 use crate::interp::RunExit;
 use crate::state::gpr;
 
@@ -75,9 +75,33 @@ fn item(rng: &mut Rng) -> Vec<u8> {
     }
 }
 
-/// A loop of so many instructions, and a halt.
+fn items(rng: &mut Rng, most: usize) -> Vec<u8> {
+    let count = 1 + rng.below(most);
+    (0..count).flat_map(|_| item(rng)).collect()
+}
+
+/// Either of two ways, or one that may be left out, as a bit of RAX has it.
+fn fork(rng: &mut Rng) -> Vec<u8> {
+    let (mut one, other) = (items(rng, 3), items(rng, 3));
+    if rng.below(2) == 0 {
+        one.push(0xe9);
+        one.extend((other.len() as u32).to_le_bytes());
+        one.extend(other);
+    }
+    let condition = 0x84 | rng.next() as u8 & 1;
+    let mut code = vec![0xa8, 1 << rng.below(8), 0x0f, condition];
+    code.extend((one.len() as u32).to_le_bytes());
+    code.extend(one);
+    code
+}
+
+/// A loop of about so many instructions, and a halt.
 fn program(rng: &mut Rng, count: usize) -> Vec<u8> {
     let mut code: Vec<u8> = (0..count).flat_map(|_| item(rng)).collect();
+    for _ in 0..rng.below(3) {
+        code.extend(fork(rng));
+        code.extend(items(rng, 2));
+    }
     if rng.below(3) == 0 {
         // cmp byte [rdi], 7; je to the halt
         let rest: Vec<u8> = (0..3).flat_map(|_| item(rng)).collect();
@@ -124,7 +148,9 @@ fn random_loops_agree() {
             halted += u32::from(exit == RunExit::Halted);
         }
     }
-    assert!(halted > 6_000, "{halted} ran to their end");
+    assert!(halted > 5_000, "{halted} ran to their end");
+    let traces = translator(&beds).report().traces;
+    assert!(traces > 2_000, "{traces} traces");
 }
 
 #[test]

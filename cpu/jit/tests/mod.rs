@@ -35,7 +35,14 @@ const END: u64 = 1 << 30;
 fn pair() -> [Testbed; 2] {
     let mut beds = [Testbed::new().unwrap(), Testbed::new().unwrap()];
     beds[1].translate().unwrap();
+    // Loops of a few turns are to be followed too.
+    translator(&beds).cache.lock().hot = 2;
     beds
+}
+
+/// That of the one that translates.
+fn translator(beds: &[Testbed; 2]) -> &Translator {
+    &beds[1].cpu.jit.as_ref().unwrap().translator
 }
 
 /// What must agree.

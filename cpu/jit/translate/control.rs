@@ -146,7 +146,7 @@ impl Emitter<'_> {
                     Way::Call => {
                         let from = self.asm.label();
                         let site = self.asm.patchable_call(from);
-                        self.link_later(from, site, target);
+                        self.link_later(from, site, target, false);
                     }
                 }
             }
@@ -172,14 +172,16 @@ impl Emitter<'_> {
         if again.is_some() {
             self.loops.push((site, from));
         }
-        self.link_later(from, site, target);
+        let back = self.place().is_some_and(|place| u64::from(target.at) <= place);
+        self.link_later(from, site, target, back && !target.alone);
     }
 
     /// The stub at `from` through which the jump at `site` is linked.
-    fn link_later(&mut self, from: Label, site: usize, target: Target) {
+    fn link_later(&mut self, from: Label, site: usize, target: Target, back: bool) {
         let save_flags = target.arrival.in_host();
         let flags = if save_flags { FlagsAt::Slot } else { self.flags.at_trap() };
-        let record = self.record(plain_record(self.source, Kind::Link { target, site }, flags));
+        let kind = Kind::Link { target, site, back };
+        let record = self.record(plain_record(self.source, kind, flags));
         self.stubs.push(Stub::Exit { from, record, save_flags });
     }
 
@@ -216,8 +218,7 @@ impl Emitter<'_> {
     /// A conditional jump. Where it is not taken, the block goes on.
     pub fn branch(&mut self, index: usize, condition: u8) {
         let condition = self.decide(condition);
-        let raw = &self.units[index].raw;
-        let target = raw.near_branch_target() as i32;
+        let target = self.units[index].way_out() as i32;
         match u16::try_from(target) {
             Ok(at) if at < 4096 => {
                 let target = Target { at, arrival: self.departure(index), alone: false };

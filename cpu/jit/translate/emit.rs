@@ -170,11 +170,7 @@ impl<'a> Emitter<'a> {
 
     /// Makes the head of the block: a loop looks whether somebody wants attention.
     pub fn begin(&mut self) {
-        let loops = self.units.iter().any(|unit| {
-            matches!(unit.class, Class::Jump | Class::Branch(_) | Class::Call)
-                && unit.raw.near_branch_target() <= unit.raw.ip()
-        });
-        if loops {
+        if self.units.iter().any(Unit::leads_back) {
             self.poll();
         }
         if self.windows.any() {
@@ -246,14 +242,19 @@ impl<'a> Emitter<'a> {
         let touches_flags = effect.reads | effect.modifies != 0 || matches!(kind, Kind::Last(_));
         let touches_x87 = unit::touches_x87(&unit.raw);
         let op = Some(Box::new(self.source.lower(unit)));
-        let Source { block, start, .. } = *self.source;
-        self.record(Record { kind, flags, touches_flags, touches_x87, block, start, op })
+        let Source { block, origin, .. } = *self.source;
+        self.record(Record { kind, flags, touches_flags, touches_x87, block, origin, op })
     }
 
     /// `mov r14, record`.
     fn load_record(&mut self, record: usize) {
         let at = self.asm.mov_imm64(R14, 0);
         self.record_sites.push((at, record));
+    }
+
+    /// Where in its page the instruction lies that code is being made for.
+    pub fn place(&self) -> Option<u64> {
+        self.marks.last().map(|(_, ip)| *ip)
     }
 
     /// Makes code for unit `index`.
@@ -865,7 +866,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Makes the code off the straight line, and resolves labels.
-    pub fn finish(mut self, guest_len: usize, cold: usize) -> Translation {
+    pub fn finish(mut self, guest: Vec<Range<u32>>, cold: usize) -> Translation {
         self.asm.go_cold(cold);
         while !self.stubs.is_empty() {
             for stub in std::mem::take(&mut self.stubs) {
@@ -886,7 +887,7 @@ impl<'a> Emitter<'a> {
             hot_len,
             code,
             recipe: self.recipe,
-            guest_len,
+            guest,
             records,
             traps: self.traps,
             loops,

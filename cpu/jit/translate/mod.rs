@@ -32,7 +32,7 @@ use unit::{Class, Unit};
 
 /// Most instructions of a block.
 const MAX_UNITS: usize = 64;
-/// Most conditional jumps in a block: it goes on where they are not taken.
+/// Most conditional jumps in a block: it goes on where they are not taken. Traces may have more.
 const MAX_BRANCHES: usize = 3;
 /// Most bytes of an instruction.
 pub const LONGEST: usize = 15;
@@ -49,6 +49,15 @@ pub struct Variant {
     pub alone: bool,
     /// It is never led to another block directly: somebody looks at what lies between blocks.
     pub apart: bool,
+}
+
+impl Variant {
+    /// That of what was made to be this one: flags that no recipe was used for arrive in the same way
+    /// as without.
+    pub fn made(self, translation: &Translation) -> Self {
+        let plain = self.arrival.in_host() && translation.recipe != RecipeUse::Used;
+        Variant { arrival: if plain { Arrival::Host(None) } else { self.arrival }, ..self }
+    }
 }
 
 /// Where the arithmetic flags are when a block begins.
@@ -77,8 +86,8 @@ pub struct Translation {
     pub hot_len: usize,
     /// What use it makes of the recipe that flags came with.
     pub recipe: RecipeUse,
-    /// Guest bytes it was made from.
-    pub guest_len: usize,
+    /// Guest bytes it was made from, in its page.
+    pub guest: Vec<Range<u32>>,
     /// Places where it can be left, whose addresses stand in the code.
     pub records: Box<[Record]>,
     /// Where in the code host instructions lie that may trap, and the record for it.
@@ -103,13 +112,17 @@ pub enum RecipeUse {
 
 /// What is to be translated.
 pub struct Source<'a> {
-    /// Bytes from the block's beginning: to the end of its page at most, or of one instruction that
-    /// goes on in the next page.
+    /// Bytes from `origin`: to the end of its page at most, or of one instruction that goes on in the
+    /// next page.
     pub bytes: &'a [u8],
+    /// Where in its page the bytes begin: with the block, unless a trace goes back to what lies before.
+    pub origin: u16,
     /// Host address of the next page, if the instruction goes on there.
     pub next_page: Option<usize>,
     /// Where in its page it begins.
     pub start: u16,
+    /// If it is to be a trace: the places in the page that control came to from there, in order.
+    pub path: &'a [u16],
     /// The number that the block will have in the cache.
     pub block: BlockId,
     /// How it is to be understood.
@@ -120,25 +133,35 @@ pub struct Source<'a> {
 
 impl Source<'_> {
     /// Takes the instructions apart, as far as they are whole and belong to one block.
-    fn units(&self) -> (Vec<Unit>, usize) {
+    fn units(&self) -> Vec<Unit> {
         let key = self.variant.key;
         let options = DecoderOptions::NONE;
         let start = u64::from(self.start);
-        let mut decoder = Decoder::with_ip(key.code_bits(), self.bytes, start, options);
+        let mut decoder =
+            Decoder::with_ip(key.code_bits(), self.bytes, self.origin.into(), options);
+        let mut path = self.path.iter().map(|place| u64::from(*place)).peekable();
         let mut units = Vec::with_capacity(16);
-        let (mut len, mut branches, mut x87_live) = (0, 0, false);
+        let (mut branches, mut x87_live) = (0, false);
         let most = if self.next_page.is_some() { 1 } else { MAX_UNITS };
-        while units.len() < most && decoder.can_decode() {
+        let mut next = Some(start);
+        while let Some(place) = next.take().filter(|_| units.len() < most) {
+            path.next_if_eq(&place);
+            if !self.go_to(&mut decoder, place) {
+                break;
+            }
             let Some(raw) = decode::take_apart(&mut decoder) else { break };
             let mut unit = Unit::of(raw, key, self.model);
             x87_live = unit.follow_x87(x87_live);
-            len = decoder.position();
             branches += usize::from(unit.goes_on());
-            let last = unit.ends_block() && !(unit.goes_on() && branches < MAX_BRANCHES);
+            // A trace goes the way that control went, until it has come back to its beginning.
+            next = match path.peek() {
+                Some(&next) if next != start && unit.turn_to(next) => Some(next),
+                Some(&next) if unit.goes_on() && raw.next_ip() == next => Some(next),
+                _ if !unit.ends_block() => Some(raw.next_ip()),
+                _ => Some(raw.next_ip()).filter(|_| unit.goes_on() && branches < MAX_BRANCHES),
+            };
+            next = next.filter(|next| self.path.is_empty() || *next != start);
             units.push(unit);
-            if last {
-                break;
-            }
         }
         // What comes after an STI or its like is to be at hand.
         if let Some(last) = units.last_mut()
@@ -146,14 +169,26 @@ impl Source<'_> {
         {
             last.class = Class::Last(decode::ends_block(&last.raw));
         }
-        (units, len)
+        units
+    }
+
+    /// Has `decoder` go on at `place` of the page. Whether there is anything.
+    fn go_to(&self, decoder: &mut Decoder<'_>, place: u64) -> bool {
+        let at = place.wrapping_sub(self.origin.into());
+        decoder.set_ip(place);
+        usize::try_from(at).is_ok_and(|at| decoder.set_position(at).is_ok()) && decoder.can_decode()
+    }
+
+    /// Whether a trace along its path is more than a block.
+    pub fn turns(&self) -> bool {
+        self.units().iter().any(|unit| unit.turned)
     }
 
     /// What the decoder wants to know about `unit`.
     fn insn<'a>(&'a self, unit: &'a Unit) -> Insn<'a> {
-        let at = unit.raw.ip() as usize - usize::from(self.start);
+        let at = unit.raw.ip() as usize - usize::from(self.origin);
         let bytes = &self.bytes[at..at + unit.raw.len()];
-        Insn { raw: &unit.raw, key: self.variant.key, start: self.start.into(), bytes }
+        Insn { raw: &unit.raw, key: self.variant.key, start: self.origin.into(), bytes }
     }
 
     /// The operation that the interpreter has for `unit`.
@@ -164,13 +199,12 @@ impl Source<'_> {
 
 /// The instructions of the block at `source`, with the operations that the interpreter has for them.
 pub fn operations(source: &Source<'_>) -> Vec<(Instruction, Op)> {
-    let (units, _) = source.units();
-    units.iter().map(|unit| (unit.raw, source.lower(unit))).collect()
+    source.units().iter().map(|unit| (unit.raw, source.lower(unit))).collect()
 }
 
 /// How each instruction of the block at `source` is translated, a line each.
 pub fn describe(source: &Source<'_>) -> String {
-    let (mut units, _) = source.units();
+    let mut units = source.units();
     let windows = window::find(&mut units, source);
     let groups = group::find(&mut units, source.variant, &windows);
     unit::find_needed(&mut units);
@@ -187,6 +221,9 @@ pub fn describe(source: &Source<'_>) -> String {
         if let Some(place) = windows.place(index) {
             let _ = write!(text, ", window {}", place.window);
         }
+        if unit.turned {
+            text.push_str(", taken");
+        }
         text.push('\n');
     }
     text
@@ -199,7 +236,7 @@ pub fn translate(
     (address, cold): (usize, usize),
     thunks: &Thunks,
 ) -> Option<Translation> {
-    let (mut units, guest_len) = source.units();
+    let mut units = source.units();
     if units.is_empty() {
         return None;
     }
@@ -215,7 +252,20 @@ pub fn translate(
     if !last.ends_block() || last.goes_on() {
         emitter.leave_to(last.raw.next_ip() as i32, Way::Jump);
     }
-    Some(emitter.finish(guest_len, cold))
+    Some(emitter.finish(runs(&units), cold))
+}
+
+/// The bytes of the page that `units` lie in, each run in the order of its first one.
+fn runs(units: &[Unit]) -> Vec<Range<u32>> {
+    let mut runs: Vec<Range<u32>> = Vec::new();
+    for Unit { raw, .. } in units {
+        let (start, end) = (raw.ip() as u32, raw.next_ip() as u32);
+        match runs.last_mut() {
+            Some(run) if run.end == start => run.end = end,
+            _ => runs.push(start..end),
+        }
+    }
+    runs
 }
 
 /// Where the guest's flags are while code is made.
@@ -254,6 +304,6 @@ impl Flags {
 
 /// A record for something that is not an instruction.
 fn plain_record(source: &Source<'_>, kind: Kind, flags: FlagsAt) -> Record {
-    let Source { block, start, .. } = *source;
-    Record { kind, flags, touches_flags: false, touches_x87: false, block, start, op: None }
+    let Source { block, origin, .. } = *source;
+    Record { kind, flags, touches_flags: false, touches_x87: false, block, origin, op: None }
 }

@@ -76,6 +76,8 @@ pub struct Unit {
     pub needed: u8,
     /// Whether it must make sure that the guest's x87 registers are the host's.
     pub loads_x87: bool,
+    /// A jump that a trace goes along: what comes next in the trace is where it leads.
+    pub turned: bool,
 }
 
 impl Unit {
@@ -93,7 +95,33 @@ impl Unit {
             Class::Step | Class::Look | Class::Last(_) => !0,
             _ => changed_registers(&raw),
         };
-        Unit { raw, class, effect, visible, changes, needed: 0, loads_x87: class == Class::Fpu }
+        let loads_x87 = class == Class::Fpu;
+        Unit { raw, class, effect, visible, changes, needed: 0, loads_x87, turned: false }
+    }
+
+    /// Makes it one that a trace goes along, if it jumps to `next`. Whether it does.
+    pub fn turn_to(&mut self, next: u64) -> bool {
+        let class = match self.class {
+            Class::Branch(condition) => Class::Branch(condition ^ 1),
+            Class::Jump => Class::Nothing,
+            _ => return false,
+        };
+        self.turned = self.raw.near_branch_target() == next;
+        if self.turned {
+            self.class = class;
+        }
+        self.turned
+    }
+
+    /// Where a jump leads to if it leaves the straight line.
+    pub fn way_out(&self) -> u64 {
+        if self.turned { self.raw.next_ip() } else { self.raw.near_branch_target() }
+    }
+
+    /// Whether it is a jump or a call that leads back, or to itself.
+    pub fn leads_back(&self) -> bool {
+        let jumps = matches!(self.class, Class::Jump | Class::Branch(_) | Class::Call);
+        (jumps || self.turned) && self.raw.near_branch_target() <= self.raw.ip()
     }
 
     /// Takes into account whether an instruction before made the guest's x87 registers the host's;

@@ -154,7 +154,7 @@ impl Windows {
 fn end_of_loop(units: &[Unit], start: u16) -> Option<usize> {
     let back = |(index, unit): (usize, &Unit)| {
         let jumps = matches!(unit.class, Class::Jump | Class::Branch(_));
-        (jumps && unit.raw.near_branch_target() == u64::from(start)).then_some(index)
+        (jumps && unit.way_out() == u64::from(start)).then_some(index)
     };
     let mut all = units.iter().enumerate().filter_map(back);
     let first = all.next()?;

@@ -513,6 +513,7 @@ impl Cache {
                 let area = region.areas[number];
                 if area.at + len > area.end {
                     region.areas[number] = region.new_area().ok_or(Found::Full)?;
+                    self.memory.settle(region.start..region.used);
                     fits = false;
                 }
             }
@@ -831,6 +832,20 @@ mod tests {
         assert_eq!(lines(&(4095..4096)), 1 << 63);
         assert_eq!(lines(&(0..4096)), !0);
         assert_eq!(lines(&(128..192)), 4);
+    }
+
+    #[test]
+    fn what_was_written_stays_when_pages_are_let_go() {
+        let mut memory = CodeMemory::new(16 << 12).unwrap();
+        assert!(memory.write(0, &[7; 5 << 12]));
+        memory.settle(100..4 << 12);
+        let mut bytes = vec![0; 5 << 12];
+        memory.read(0, &mut bytes);
+        assert!(bytes.iter().all(|byte| *byte == 7));
+        assert!(memory.write(8192, &[8; 4096]));
+        memory.settle(0..16 << 12);
+        memory.read(8192, &mut bytes[..4096]);
+        assert_eq!(bytes[..4096], [8; 4096]);
     }
 
     #[test]

@@ -6,12 +6,13 @@
 // lie within aligned words of 8 bytes each and are replaced in one piece.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 /// Both mappings.
 pub struct CodeMemory {
@@ -62,6 +63,23 @@ impl CodeMemory {
             std::ptr::copy_nonoverlapping(code.as_ptr(), to, code.len());
         }
         true
+    }
+
+    /// Lets go of the pages of `range` in the mapping to write, where little is to be expected from now on.
+    /// What was written stays; whoever writes there again takes the page back.
+    pub fn settle(&self, range: Range<usize>) {
+        const PAGE: usize = 4096;
+        let (start, end) =
+            (range.start.next_multiple_of(PAGE), range.end.min(self.len) & !(PAGE - 1));
+        if start < end {
+            // If the kernel does not like it, pages go on being counted twice.
+            // SAFETY: within the mapping, as just checked. It is a shared one of a file, which keeps what
+            // its pages hold (madvise(2), MADV_DONTNEED).
+            let _ = unsafe {
+                let from = self.writable.add(start).cast();
+                madvise(from, end - start, MmapAdvise::MADV_DONTNEED)
+            };
+        }
     }
 
     /// Reads what was written, as far as it is there.

@@ -109,6 +109,8 @@ impl Cpu {
     }
 
     fn debug_trap(&mut self, causes: u64) -> Result<(), Trap> {
+        // HLT is stepped like any other.
+        self.state.halted = false;
         self.note_debug(causes);
         self.deliver(Fault { vector: vector::DB, ..Fault::default() }, false, EventKind::Exception)
     }

@@ -117,7 +117,7 @@ impl Cpu {
         Ok(())
     }
 
-    /// For instructions of which decode assists tell `found` in EXITINFO1 (APM vol. 2, 15.33).
+    /// For instructions of which decode assists tell `found` in EXITINFO1 (APM vol. 2, 15.8.4).
     pub(crate) fn intercept_decoded(&mut self, code: u64, found: u64) -> Result<(), Trap> {
         if !self.intercepts(code) {
             return Ok(());

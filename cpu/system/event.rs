@@ -96,7 +96,7 @@ impl Cpu {
         self.deliver(Fault { vector: vector::NMI, ..Fault::default() }, false, EventKind::Nmi)
     }
 
-    /// Delivers the exception that INIT becomes (APM vol. 2, 8.2.20).
+    /// Delivers the exception that INIT becomes (APM vol. 2, 15.30.1).
     pub(crate) fn deliver_redirected_init(&mut self) -> Result<(), Trap> {
         const REDIRECTED_INIT: u32 = 1;
         self.state.halted = false;

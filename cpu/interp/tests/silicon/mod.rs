@@ -214,7 +214,7 @@ impl Pair {
     }
 
     fn compare_case(&mut self, at: u64, case: &Case, state: &mut State) {
-        if self.group == Group::Areas && looks_initial(state) {
+        while self.group == Group::Areas && looks_initial(state) {
             // Whether such registers count as in use is the processor's own.
             *state = self.generator.state();
         }

@@ -46,6 +46,7 @@ pub mod vector {
     pub const AC: u8 = 17;
     pub const MC: u8 = 18;
     pub const XM: u8 = 19;
+    pub const SX: u8 = 30;
 }
 
 /// An exception on its way to be delivered.

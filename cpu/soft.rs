@@ -194,9 +194,13 @@ impl SoftEngine {
             after_delivery(self.cpu.exit_between(exit::INIT))?;
         }
         if signals.take(request::INIT & self.cpu.signal_mask) != 0 {
-            self.cpu.init();
-            self.apic.init();
-            self.wait_for_startup();
+            if self.cpu.redirects_init() {
+                after_delivery(self.cpu.deliver_redirected_init())?;
+            } else {
+                self.cpu.init();
+                self.apic.init();
+                self.wait_for_startup();
+            }
         }
         self.start_up();
         if self.waiting_for_startup {

@@ -14,6 +14,7 @@ use super::tlb::{Base, PAGE, ReadEntry, WriteEntry, hit};
 use super::{Access, CodePage, Context};
 use crate::core::{Cpu, Trap, vector};
 use crate::int::Int;
+use crate::state::Seg;
 
 /// An integer at any alignment.
 #[repr(C, packed)]
@@ -516,6 +517,30 @@ impl Cpu {
             Some(page) => CodePage::Ram { block: page.block.clone(), offset: page.offset, phys },
             None => CodePage::Other { phys },
         })
+    }
+
+    /// Up to `count` bytes of code at the instruction pointer, as far as they may be executed and lie
+    /// in RAM.
+    pub(crate) fn fetch_ahead(&mut self, count: u64) -> Vec<u8> {
+        let rip = self.state.rip;
+        let limit = u64::from(self.state.seg[Seg::Cs as usize].limit);
+        let within = match self.mode.code_bits {
+            64 => count,
+            _ => count.min((limit + 1).saturating_sub(rip)),
+        };
+        let mut bytes = vec![0; within as usize];
+        let mut done = 0;
+        while done < bytes.len() {
+            let linear = rip.wrapping_add(done as u64 + self.mode.base[Seg::Cs as usize]);
+            let linear = linear & self.mode.linear_mask;
+            let Ok(CodePage::Ram { block, offset, .. }) = self.fetch_page(linear) else { break };
+            let in_page = (linear & !PAGE) as usize;
+            let here = (bytes.len() - done).min(4096 - in_page);
+            block.read(offset + in_page as u64, &mut bytes[done..done + here]);
+            done += here;
+        }
+        bytes.truncate(done);
+        bytes
     }
 
     /// Fetches code bytes from wherever they are, up to the page's end; the number fetched.

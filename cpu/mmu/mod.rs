@@ -154,8 +154,12 @@ impl Cpu {
                 }
                 Ok(walked)
             }
-            Err(Refused::Nested(fault)) => Err(self.nested_fault(fault)),
+            Err(Refused::Nested(fault)) => {
+                self.state.svm.fetch_faulted = access.fetch;
+                Err(self.nested_fault(fault))
+            }
             Err(Refused::Page(code)) => {
+                self.state.svm.fetch_faulted = access.fetch;
                 // A fault forgets the entry it may have come from (SDM vol. 3, 4.10.4.1).
                 self.mmu.tlb.flush_page(linear);
                 Err(self.page_fault(linear, code))

@@ -1,7 +1,7 @@
 //! The instructions of SVM (APM vol. 3, system instruction reference).
 
 use super::vmcb::{Vmcb, save};
-use super::{exit, virq};
+use super::{NestedFault, Purpose, exit, virq};
 use crate::core::{Cpu, Trap};
 use crate::cpuid::feature;
 use crate::mmu::walk::sign_extend;
@@ -51,11 +51,30 @@ impl Cpu {
         self.enter_guest(at)
     }
 
+    /// The same for VMLOAD and VMSAVE, whose exit is `code`. Where their blocks are virtual, the host's
+    /// tables translate the address (APM vol. 2, 15.33.1), which takes long mode.
+    fn moved_block(&mut self, address_bits: u8, code: u64, purpose: Purpose) -> Result<u64, Trap> {
+        self.require_svm()?;
+        self.intercept(code)?;
+        let svm = &self.state.svm;
+        let nested = svm.nested.filter(|_| svm.guest && svm.virtual_blocks);
+        if nested.is_some() && !self.mode.long {
+            return Err(self.exit_to_host(code, 0, 0));
+        }
+        let address = self.block_address(address_bits)?;
+        let Some(paging) = nested else { return Ok(address) };
+        match self.nested_walk(paging, address, purpose) {
+            Ok(page) => Ok(page.phys),
+            Err(info) => {
+                self.state.svm.fetch_faulted = false;
+                Err(self.nested_fault(NestedFault { info, address }))
+            }
+        }
+    }
+
     /// VMLOAD.
     pub fn vmload(&mut self, address_bits: u8) -> Result<(), Trap> {
-        self.require_svm()?;
-        self.intercept(exit::VMLOAD)?;
-        let at = self.block_address(address_bits)?;
+        let at = self.moved_block(address_bits, exit::VMLOAD, Purpose::Read)?;
         let vmcb = Vmcb::read(self, at);
         self.state.seg[Seg::Fs as usize] = self.guest_segment(&vmcb, save::FS);
         self.state.seg[Seg::Gs as usize] = self.guest_segment(&vmcb, save::GS);
@@ -73,9 +92,7 @@ impl Cpu {
 
     /// VMSAVE.
     pub fn vmsave(&mut self, address_bits: u8) -> Result<(), Trap> {
-        self.require_svm()?;
-        self.intercept(exit::VMSAVE)?;
-        let at = self.block_address(address_bits)?;
+        let at = self.moved_block(address_bits, exit::VMSAVE, Purpose::Write)?;
         let mut vmcb = Vmcb::read(self, at);
         vmcb.set_segment(save::FS, &self.state.seg[Seg::Fs as usize]);
         vmcb.set_segment(save::GS, &self.state.seg[Seg::Gs as usize]);
@@ -112,8 +129,9 @@ impl Cpu {
     /// INVLPGA: a page is forgotten in all address spaces.
     pub fn invlpga(&mut self) -> Result<(), Trap> {
         self.require_svm()?;
-        self.intercept(exit::INVLPGA)?;
-        self.mmu.tlb.flush_page_everywhere(self.state.regs[gpr::RAX] & self.mode.linear_mask);
+        let linear = self.state.regs[gpr::RAX] & self.mode.linear_mask;
+        self.intercept_decoded(exit::INVLPGA, linear)?;
+        self.mmu.tlb.flush_page_everywhere(linear);
         self.exit_block = true;
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::Exit;
 use crate::core::{Fault, Trap};
+use crate::cpuid::feature;
 use crate::{Cpu, core::vector};
 
 /// Exit codes (APM vol. 2, appendix C); those below C0h are also the numbers of intercept bits.
@@ -71,6 +72,9 @@ pub(crate) enum EventKind {
     Software = 4,
 }
 
+/// EXITINFO1 of a control register's intercept: a MOV, whose general register the low bits name.
+const IS_MOV_CR: u64 = 1 << 63;
+
 /// Fields of EVENTINJ and EXITINTINFO.
 pub(super) mod event {
     pub const VECTOR: u64 = 0xff;
@@ -113,15 +117,35 @@ impl Cpu {
         Ok(())
     }
 
-    /// MOV to CR0, LMSW: the selective intercept ignores changes of TS and MP.
-    pub(crate) fn intercept_cr0_write(&mut self, value: u64, is_mov: bool) -> Result<(), Trap> {
+    /// For instructions of which decode assists tell `found` in EXITINFO1 (APM vol. 2, 15.8.4).
+    pub(crate) fn intercept_decoded(&mut self, code: u64, found: u64) -> Result<(), Trap> {
+        if !self.intercepts(code) {
+            return Ok(());
+        }
+        let found = if self.model.has(feature::DECODE_ASSISTS) { found } else { 0 };
+        Err(self.exit_to_host(code, found, 0))
+    }
+
+    /// MOV of control register `number` from or to a general one; `base` is the code for CR0.
+    pub(crate) fn intercept_cr(&mut self, base: u64, number: u8, register: u8) -> Result<(), Trap> {
+        self.intercept_decoded(base + u64::from(number & 15), IS_MOV_CR | u64::from(register & 15))
+    }
+
+    /// What is going to write `value` to CR0: MOV from a general register, or LMSW. The selective
+    /// intercept ignores changes of TS and MP.
+    pub(crate) fn intercept_cr0_write(
+        &mut self,
+        value: u64,
+        register: Option<u8>,
+    ) -> Result<(), Trap> {
         const UNINTERESTING: u64 = crate::state::cr0::TS | crate::state::cr0::MP;
         let changed = (self.state.cr0 ^ value) & !UNINTERESTING != 0;
+        let found = register.map_or(0, |register| IS_MOV_CR | u64::from(register & 15));
         // LMSW is intercepted whatever it changes.
-        if self.intercepts(exit::CR0_SELECTIVE) && (changed || !is_mov) {
-            return Err(self.exit_to_host(exit::CR0_SELECTIVE, 0, 0));
+        if changed || register.is_none() {
+            self.intercept_decoded(exit::CR0_SELECTIVE, found)?;
         }
-        self.intercept(exit::WRITE_CR0)
+        self.intercept_decoded(exit::WRITE_CR0, found)
     }
 
     /// RDMSR and WRMSR: by the permission map.
@@ -171,14 +195,24 @@ impl Cpu {
         Err(trap)
     }
 
-    /// PAUSE: intercepted when the filter has counted down.
+    /// PAUSE: intercepted when the filter has counted down. With a threshold, it begins again where
+    /// more time than that has passed since the last one (APM vol. 2, 15.14.4).
     pub(crate) fn intercept_pause(&mut self) -> Result<(), Trap> {
         if !self.intercepts(exit::PAUSE) {
             return Ok(());
         }
-        match self.state.svm.pause_count.checked_sub(1) {
-            Some(count) if count > 0 => {
-                self.state.svm.pause_count = count;
+        let now = self.own_tsc();
+        let pauses = &mut self.state.svm.pauses;
+        let rested = now.wrapping_sub(std::mem::replace(&mut pauses.last, now));
+        if pauses.threshold != 0 && rested > pauses.threshold.into() {
+            pauses.left = pauses.filter;
+            if pauses.left > 0 {
+                return Ok(());
+            }
+        }
+        match pauses.left.checked_sub(1) {
+            Some(left) if left > 0 => {
+                pauses.left = left;
                 Ok(())
             }
             _ => Err(self.exit_to_host(exit::PAUSE, 0, 0)),

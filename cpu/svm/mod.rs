@@ -25,6 +25,8 @@ use crate::state::{LastBranches, Segment, TableReg};
 pub(crate) mod vm_cr {
     /// EFER.SVME cannot be set.
     pub const SVM_DISABLE: u64 = 1 << 4;
+    /// INIT is an exception.
+    pub const REDIRECT_INIT: u64 = 1 << 1;
     /// SVM_DISABLE is read-only.
     pub const LOCK: u64 = 1 << 3;
     pub const WRITABLE: u64 = 0x1f;
@@ -59,6 +61,19 @@ pub(crate) struct Exit {
     pub event: u64,
     /// Address of the next instruction, where the exit is an instruction's.
     pub next_rip: u64,
+}
+
+/// Which PAUSE is intercepted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pauses {
+    /// So many until one is.
+    pub left: u16,
+    /// What `left` begins with.
+    pub filter: u16,
+    /// More time stamps than these between two, and it begins again; 0 if time does not matter.
+    pub threshold: u16,
+    /// When the last one was executed.
+    pub last: u64,
 }
 
 /// What VMRUN keeps of the host.
@@ -106,14 +121,17 @@ pub(crate) struct Svm {
     /// The guest has NMIs of its own, which that word tells of.
     pub own_nmi: bool,
     pub nested: Option<NestedPaging>,
-    /// PAUSEs until one is intercepted.
-    pub pause_count: u16,
+    pub pauses: Pauses,
+    /// VMLOAD and VMSAVE take guest-physical addresses.
+    pub virtual_blocks: bool,
     pub exit: Exit,
     /// The event that an instruction asked for and whose delivery raised the fault that comes next,
     /// in EXITINTINFO's format.
     pub asked: u64,
     /// Linear address of the last page fault, which an intercepted one does not leave in CR2.
     pub fault_linear: u64,
+    /// It was a fetch that faulted last, by the guest's tables or the host's.
+    pub fetch_faulted: bool,
 }
 
 impl Default for Svm {
@@ -132,10 +150,12 @@ impl Default for Svm {
             virq: 0,
             own_nmi: false,
             nested: None,
-            pause_count: 0,
+            pauses: Pauses::default(),
+            virtual_blocks: false,
             exit: Exit::default(),
             asked: 0,
             fault_linear: 0,
+            fetch_faulted: false,
         }
     }
 }

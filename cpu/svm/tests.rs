@@ -213,6 +213,40 @@ fn an_intercepted_page_fault_leaves_cr2_alone() {
 }
 
 #[test]
+fn exits_tell_what_was_decoded() {
+    let is_mov = 1 << 63;
+    for (code, bytes, info) in [
+        (exit::READ_CR0 + 3, &[0x41, 0x0f, 0x20, 0xdd][..], is_mov | 13),
+        (exit::WRITE_CR0 + 4, &[0x0f, 0x22, 0xe6], is_mov | 6),
+        (exit::READ_CR0, &[0x0f, 0x01, 0xe1], 0),
+        (exit::WRITE_DR0 + 2, &[0x0f, 0x23, 0xd3], 3),
+        (exit::SOFT_INT, &[0xcd, 0x93], 0x93),
+        (exit::INVLPG, &[0x0f, 0x01, 0x7b, 0x10], 0x7010),
+        (exit::CPUID, &[0x0f, 0xa2], 0),
+    ] {
+        let mut m = host(bytes);
+        m.state.regs[gpr::RBX] = 0x7000;
+        intercept(&m, code);
+        assert_eq!(run(&mut m), code, "{bytes:x?}");
+        assert_eq!(field(&m, control::EXIT_INFO1), info, "{bytes:x?}");
+        assert_eq!(field(&m, control::INSTRUCTION), 0, "{bytes:x?}");
+    }
+    // mov [rbx], eax, two bytes before what is not mapped.
+    let mut m = host(&[]);
+    let last = (1 << 30) - 2;
+    m.poke(TABLES + 0x2000 + 8 * 511, 0x20_0000 | LARGE | PRESENT_ALL);
+    m.ram.write(0x40_0000 - 2, &[0x89, 0x03]);
+    m.state.regs[gpr::RBX] = 1 << 40;
+    set_field(&m, save::RIP, last);
+    set_field(&m, save::CR2, 7);
+    intercept(&m, exit::EXCEPTION + u64::from(vector::PF));
+    assert_eq!(run(&mut m), exit::EXCEPTION + u64::from(vector::PF));
+    assert_eq!(field(&m, control::EXIT_INFO2), 1 << 40);
+    assert_eq!(field(&m, control::INSTRUCTION), 0x03_8902);
+    assert_eq!(field(&m, save::CR2), 7);
+}
+
+#[test]
 fn what_is_not_consistent_does_not_run() {
     type Spoil = fn(&Machine);
     let cases: [(&str, Spoil); 6] = [

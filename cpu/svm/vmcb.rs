@@ -8,6 +8,7 @@ use crate::state::{LastBranches, Segment, TableReg};
 pub(super) mod control {
     /// Six doublewords, a bit for each exit code.
     pub const INTERCEPTS: usize = 0;
+    pub const PAUSE_THRESHOLD: usize = 0x3c;
     pub const PAUSE_COUNT: usize = 0x3e;
     pub const IO_MAP: usize = 0x40;
     pub const MSR_MAP: usize = 0x48;
@@ -26,6 +27,8 @@ pub(super) mod control {
     pub const NESTED_CR3: usize = 0xb0;
     pub const LBR: usize = 0xb8;
     pub const NEXT_RIP: usize = 0xc8;
+    /// How many bytes of the instruction follow, and these.
+    pub const INSTRUCTION: usize = 0xd0;
 }
 
 /// Offsets in the state save area, from the beginning of the block.
@@ -87,7 +90,7 @@ impl Vmcb {
     }
 
     /// Bytes of the control area that an exit writes.
-    pub const CONTROL: std::ops::Range<usize> = control::VIRQ..control::NEXT_RIP + 8;
+    pub const CONTROL: std::ops::Range<usize> = control::VIRQ..control::INSTRUCTION + 16;
     /// The state save area.
     pub const SAVE: std::ops::Range<usize> = save::ES..SIZE;
 
@@ -121,6 +124,14 @@ impl Vmcb {
 
     pub fn set(&mut self, offset: usize, value: u64) {
         self.0[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Up to fifteen bytes of code.
+    pub fn set_instruction(&mut self, bytes: &[u8]) {
+        let field = &mut self.0[control::INSTRUCTION..control::INSTRUCTION + 16];
+        field.fill(0);
+        field[0] = bytes.len() as u8;
+        field[1..=bytes.len()].copy_from_slice(bytes);
     }
 
     pub fn cpl(&self) -> u8 {

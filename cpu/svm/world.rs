@@ -2,7 +2,7 @@
 
 use super::intercept::{EventKind, event};
 use super::vmcb::{Vmcb, control, save};
-use super::{Exit, Host, NestedPaging, exit, virq};
+use super::{Exit, Host, NestedPaging, Pauses, exit, virq, vm_cr};
 use crate::core::{Fault, Trap, vector};
 use crate::flags::bit;
 use crate::mmu::tlb::Controls;
@@ -21,6 +21,9 @@ const DR7_AT_EXIT: u64 = 0x400;
 /// The guest has its own DEBUGCTL and last branches.
 const LBR_ENABLE: u64 = 1;
 
+/// VMLOAD and VMSAVE of the guest take its own physical addresses.
+const VIRTUAL_BLOCKS_ENABLE: u64 = 2;
+
 /// TLB_CONTROL (APM vol. 2, table 15-9).
 mod tlb_control {
     pub const FLUSH_ALL: u8 = 1;
@@ -33,6 +36,7 @@ impl Cpu {
     /// VMRUN of the block at `at`, with the checks of privilege done. `state.rip` is the next
     /// instruction: the host goes on there.
     pub(super) fn enter_guest(&mut self, at: u64) -> Result<(), Trap> {
+        base::log_item!(base::log::IN_ASM, "vmrun! {:016x}", at);
         let vmcb = Vmcb::read(self, at);
         self.state.svm.vmcb = at;
         self.state.svm.host = self.host_state();
@@ -138,6 +142,14 @@ impl Cpu {
             cr4: host.cr4,
             efer: host.efer,
         });
+        let filter = vmcb.u16(control::PAUSE_COUNT);
+        let threshold = match self.model.has(feature::PAUSE_THRESHOLD) {
+            true => vmcb.u16(control::PAUSE_THRESHOLD),
+            false => 0,
+        };
+        let pauses = Pauses { left: filter, filter, threshold, last: self.own_tsc() };
+        let virtual_blocks = vmcb.u64(control::LBR) & VIRTUAL_BLOCKS_ENABLE != 0
+            && self.model.has(feature::VIRTUAL_BLOCKS);
         let svm = &mut self.state.svm;
         svm.intercepts = std::array::from_fn(|i| vmcb.u32(control::INTERCEPTS + 4 * i));
         svm.io_map = vmcb.u64(control::IO_MAP) & !0xfff;
@@ -145,7 +157,8 @@ impl Cpu {
         svm.tsc_offset = vmcb.u64(control::TSC_OFFSET);
         svm.virq = vmcb.u64(control::VIRQ);
         svm.own_nmi = own_nmi;
-        svm.pause_count = vmcb.u16(control::PAUSE_COUNT);
+        svm.pauses = pauses;
+        svm.virtual_blocks = virtual_blocks;
         svm.nested = nested;
         svm.asid = vmcb.u32(control::ASID);
     }
@@ -231,15 +244,24 @@ impl Cpu {
         if skips && self.model.has(feature::NRIP_SAVE) {
             self.state.rip = next_rip;
         }
-        self.deliver_injected(fault, kind, rip)
+        log_injected(info, kind);
+        let delivered = self.deliver_injected(fault, kind, rip);
+        if kind == EventKind::Interrupt {
+            base::log_item!(base::log::IN_ASM, " {:#x} {:x}", vector, error.unwrap_or(0));
+        }
+        delivered
     }
 
     /// #VMEXIT: what `state.svm.exit` tells, with `state.rip` where the guest stands.
     pub(crate) fn leave_guest(&mut self) -> Result<(), Trap> {
         let left = self.translation_controls();
         let at = self.state.svm.vmcb;
+        let bytes = self.instruction_of_exit();
         let mut vmcb = Vmcb::read(self, at);
         self.save_guest(&mut vmcb);
+        if self.model.has(feature::DECODE_ASSISTS) {
+            vmcb.set_instruction(&bytes);
+        }
         self.record_exit(vmcb, true);
         let host = std::mem::take(&mut self.state.svm.host);
         let state = &mut self.state;
@@ -281,6 +303,23 @@ impl Cpu {
         Ok(())
     }
 
+    /// What was to be executed when an access to data was refused, as far as it can be fetched: decode
+    /// assists tell the host of it.
+    fn instruction_of_exit(&mut self) -> Vec<u8> {
+        let Exit { code, event, .. } = self.state.svm.exit;
+        let page_fault = exit::EXCEPTION + u64::from(vector::PF);
+        let of_data = matches!(code, exit::NESTED_FAULT) || code == page_fault;
+        let wanted = of_data && event == 0 && !self.state.svm.fetch_faulted;
+        if !wanted || !self.model.has(feature::DECODE_ASSISTS) {
+            return Vec::new();
+        }
+        // What stands in the way of the rest is not to be seen.
+        let kept = (self.state.cr2, self.fault, self.state.svm.exit, self.state.svm.fault_linear);
+        let bytes = self.fetch_ahead(15);
+        (self.state.cr2, self.fault, self.state.svm.exit, self.state.svm.fault_linear) = kept;
+        bytes
+    }
+
     fn save_guest(&mut self, vmcb: &mut Vmcb) {
         let state = &self.state;
         for (seg, offset) in SEGMENTS {
@@ -319,6 +358,14 @@ impl Cpu {
     /// Writes an exit's reasons, and with `whole` the guest's registers, to the block.
     fn record_exit(&mut self, mut vmcb: Vmcb, whole: bool) {
         let Exit { code, info1, info2, event: before, next_rip } = self.state.svm.exit;
+        base::log_item!(
+            base::log::IN_ASM,
+            "vmexit({:08x}, {:016x}, {:016x}, {:016x})!",
+            code as u32,
+            info1,
+            info2,
+            self.state.rip
+        );
         vmcb.set(control::EXIT_CODE, code);
         vmcb.set(control::EXIT_INFO1, info1);
         vmcb.set(control::EXIT_INFO2, info2);
@@ -341,6 +388,11 @@ impl Cpu {
         self.leave_guest()
     }
 
+    /// Whether VM_CR makes INIT an exception.
+    pub(crate) fn redirects_init(&self) -> bool {
+        self.state.svm.vm_cr & vm_cr::REDIRECT_INIT != 0
+    }
+
     /// Takes the virtual NMI or interrupt that waits.
     pub(crate) fn take_virtual_event(&mut self) -> Result<(), Trap> {
         let svm = &mut self.state.svm;
@@ -354,7 +406,7 @@ impl Cpu {
             let svm = &mut self.state.svm;
             svm.virq &= !virq::PENDING;
             let vector = (svm.virq >> virq::VECTOR_SHIFT) as u8;
-            self.deliver_interrupt(vector)
+            self.deliver_virtual_interrupt(vector)
         } else {
             self.update_signal_mask();
             Ok(())
@@ -397,6 +449,23 @@ impl Cpu {
     }
 }
 
+/// Begins the log's line of an event that VMRUN injects, in QEMU's words.
+fn log_injected(info: u64, kind: EventKind) {
+    if base::log::enabled(base::log::IN_ASM) {
+        let name = match kind {
+            EventKind::Interrupt => "INTR",
+            EventKind::Nmi => "NMI",
+            EventKind::Exception => "EXEPT",
+            EventKind::Software => "SOFT",
+        };
+        let error = match info & event::ERROR_VALID {
+            0 => "0".to_owned(),
+            valid => format!("{valid:#x}"),
+        };
+        base::log::write(format_args!("Injecting({error}): {name}"));
+    }
+}
+
 /// Whether EVENTINJ asks for nothing, or for something that can happen.
 fn is_legal_event(info: u64) -> bool {
     const REAL_EXCEPTIONS: u32 = 1 << vector::DE
@@ -415,7 +484,8 @@ fn is_legal_event(info: u64) -> bool {
         | 1 << vector::MF
         | 1 << vector::AC
         | 1 << vector::MC
-        | 1 << vector::XM;
+        | 1 << vector::XM
+        | 1 << vector::SX;
     if info & event::VALID == 0 {
         return true;
     }

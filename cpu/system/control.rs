@@ -40,10 +40,33 @@ const CR4_FLUSHES: u64 = cr4::PSE
     | cr4::PKS;
 
 impl Cpu {
-    /// MOV from CRn.
+    /// MOV from CRn to a general register.
+    pub fn mov_from_cr(&mut self, number: u8, register: u8) -> Result<u64, Trap> {
+        self.require_cpl0()?;
+        self.intercept_cr(exit::READ_CR0, number, register)?;
+        self.read_cr(number)
+    }
+
+    /// MOV to CRn from a general register.
+    pub fn mov_to_cr(&mut self, number: u8, register: u8) -> Result<(), Trap> {
+        self.require_cpl0()?;
+        let value = self.control_operand(register);
+        match number {
+            0 => self.intercept_cr0_write(value, Some(register))?,
+            _ => self.intercept_cr(exit::WRITE_CR0, number, register)?,
+        }
+        self.write_cr(number, value)
+    }
+
+    /// What a MOV to a control or debug register takes from a general one.
+    fn control_operand(&self, register: u8) -> u64 {
+        let value = self.state.regs[usize::from(register & 15)];
+        if self.mode.code_bits == 64 { value } else { value & 0xffff_ffff }
+    }
+
+    /// What CRn reads as.
     pub fn read_cr(&mut self, number: u8) -> Result<u64, Trap> {
         self.require_cpl0()?;
-        self.intercept(exit::READ_CR0 + u64::from(number & 15))?;
         match number {
             0 => Ok(self.state.cr0),
             2 => Ok(self.state.cr2),
@@ -55,16 +78,11 @@ impl Cpu {
         }
     }
 
-    /// MOV to CRn.
+    /// Writes CRn.
     pub fn write_cr(&mut self, number: u8, value: u64) -> Result<(), Trap> {
         self.require_cpl0()?;
-        let value = if self.mode.code_bits == 64 { value } else { value & 0xffff_ffff };
         if matches!(number, 0 | 3 | 4) {
             base::log_item!(base::log::MMU, "CR{} update: CR{}={:#010x}", number, number, value);
-        }
-        match number {
-            0 => self.intercept_cr0_write(value, true)?,
-            _ => self.intercept(exit::WRITE_CR0 + u64::from(number & 15))?,
         }
         match number {
             0 => self.write_cr0(value),
@@ -245,7 +263,7 @@ impl Cpu {
         let settable = 0xf;
         let sticky = self.state.cr0 & cr0::PE;
         let value = self.state.cr0 & !settable | u64::from(value) & settable | sticky;
-        self.intercept_cr0_write(value, false)?;
+        self.intercept_cr0_write(value, None)?;
         self.write_cr0(value)
     }
 
@@ -280,16 +298,32 @@ impl Cpu {
         self.state.msr.debugctl & super::msr::debugctl::BTF != 0
     }
 
-    /// MOV from DRn.
+    /// MOV from DRn to a general register.
+    pub fn mov_from_dr(&mut self, number: u8, register: u8) -> Result<u64, Trap> {
+        self.intercept_dr(number, exit::READ_DR0, register)?;
+        self.read_dr(number)
+    }
+
+    /// MOV to DRn from a general register.
+    pub fn mov_to_dr(&mut self, number: u8, register: u8) -> Result<(), Trap> {
+        self.intercept_dr(number, exit::WRITE_DR0, register)?;
+        self.write_dr(number, self.control_operand(register))
+    }
+
+    fn intercept_dr(&mut self, number: u8, base: u64, register: u8) -> Result<(), Trap> {
+        let number = self.dr_number(number)? as u64;
+        self.intercept_decoded(base + number, u64::from(register & 15))
+    }
+
+    /// What DRn reads as.
     pub fn read_dr(&mut self, number: u8) -> Result<u64, Trap> {
-        let number = self.check_dr(number, exit::READ_DR0)?;
+        let number = self.check_dr(number)?;
         Ok(self.state.dr[number])
     }
 
-    /// MOV to DRn.
+    /// Writes DRn.
     pub fn write_dr(&mut self, number: u8, value: u64) -> Result<(), Trap> {
-        let number = self.check_dr(number, exit::WRITE_DR0)?;
-        let value = if self.mode.code_bits == 64 { value } else { value & 0xffff_ffff };
+        let number = self.check_dr(number)?;
         if number >= 6 && value >> 32 != 0 {
             return Err(self.gp(0));
         }
@@ -305,7 +339,8 @@ impl Cpu {
         Ok(())
     }
 
-    fn check_dr(&mut self, number: u8, exit: u64) -> Result<usize, Trap> {
+    /// Which debug register is meant by `number`, if it may be reached.
+    fn dr_number(&mut self, number: u8) -> Result<usize, Trap> {
         let number = match number {
             4 | 5 if self.cr4_has(cr4::DE) => return Err(self.undefined()),
             4 | 5 => number + 2,
@@ -313,18 +348,22 @@ impl Cpu {
             _ => return Err(self.undefined()),
         };
         self.require_cpl0()?;
-        self.intercept(exit + u64::from(number))?;
+        Ok(number.into())
+    }
+
+    fn check_dr(&mut self, number: u8) -> Result<usize, Trap> {
+        let number = self.dr_number(number)?;
         if self.state.dr[7] & dr7::GD != 0 {
             self.note_debug(dr6::BD);
             return Err(self.raise(vector::DB, None));
         }
-        Ok(number.into())
+        Ok(number)
     }
 
     /// INVLPG.
     pub fn invlpg(&mut self, linear: u64) -> Result<(), Trap> {
         self.require_cpl0()?;
-        self.intercept(exit::INVLPG)?;
+        self.intercept_decoded(exit::INVLPG, linear)?;
         self.mmu.tlb.flush_page(linear & self.mode.linear_mask);
         self.exit_block = true;
         Ok(())

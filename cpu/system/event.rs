@@ -74,8 +74,18 @@ impl Cpu {
 
     /// Delivers an external interrupt.
     pub fn deliver_interrupt(&mut self, vector: u8) -> Result<(), Trap> {
-        self.state.halted = false;
         base::log_item!(base::log::INT, "Servicing hardware INT=0x{:02x}", vector);
+        self.interrupt(vector)
+    }
+
+    /// Delivers a guest's virtual interrupt.
+    pub(crate) fn deliver_virtual_interrupt(&mut self, vector: u8) -> Result<(), Trap> {
+        base::log_item!(base::log::INT, "Servicing virtual hardware INT=0x{:02x}", vector);
+        self.interrupt(vector)
+    }
+
+    fn interrupt(&mut self, vector: u8) -> Result<(), Trap> {
+        self.state.halted = false;
         self.deliver(Fault { vector, ..Fault::default() }, false, EventKind::Interrupt)
     }
 
@@ -84,6 +94,14 @@ impl Cpu {
         self.state.halted = false;
         self.block_nmis();
         self.deliver(Fault { vector: vector::NMI, ..Fault::default() }, false, EventKind::Nmi)
+    }
+
+    /// Delivers the exception that INIT becomes (APM vol. 2, 15.30.1).
+    pub(crate) fn deliver_redirected_init(&mut self) -> Result<(), Trap> {
+        const REDIRECTED_INIT: u32 = 1;
+        self.state.halted = false;
+        let fault = Fault { vector: vector::SX, error: Some(REDIRECTED_INIT), ..Fault::default() };
+        self.deliver(fault, false, EventKind::Exception)
     }
 
     /// Delivers the debug traps that gathered during the last instruction; without effect if there
@@ -109,6 +127,8 @@ impl Cpu {
     }
 
     fn debug_trap(&mut self, causes: u64) -> Result<(), Trap> {
+        // HLT is stepped like any other.
+        self.state.halted = false;
         self.note_debug(causes);
         self.deliver(Fault { vector: vector::DB, ..Fault::default() }, false, EventKind::Exception)
     }
@@ -133,7 +153,7 @@ impl Cpu {
 
     /// INT n.
     pub fn soft_int(&mut self, vector: u8) -> Result<(), Trap> {
-        self.intercept(exit::SOFT_INT)?;
+        self.intercept_decoded(exit::SOFT_INT, vector.into())?;
         self.stepping = false;
         if self.mode.v86 && self.v86_interrupt(vector)? {
             return Ok(());
@@ -178,9 +198,11 @@ impl Cpu {
             return Err(trap);
         }
         if base::log::enabled(base::log::INT) {
-            // The log shows the instruction itself.
-            let next = std::mem::replace(&mut self.state.rip, self.insn_rip);
-            self.log_event(&fault, true);
+            // The log shows the instruction itself, but of INT1, which it takes for a trap.
+            let asked = source != Source::Processor;
+            let next = self.state.rip;
+            self.state.rip = if asked { self.insn_rip } else { next };
+            self.log_event(&fault, asked);
             self.state.rip = next;
         }
         let delivered = self.deliver_once(fault, source, false);

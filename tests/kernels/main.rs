@@ -159,6 +159,7 @@ kernels! {
     smm
     smp
     svm
+    svm_assists
     svm_events
     svm_intercepts
     svm_nested

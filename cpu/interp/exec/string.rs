@@ -243,6 +243,7 @@ pub fn repeated<T: Word, S: Step>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 fn repeat<T: Word, S: Step>(cpu: &mut Cpu, op: &Op, elements: &mut u64) -> Result<(), Trap> {
     let mut steps = 0;
     let mut bytes = 0;
+    cpu.state.flags.set_system(bit::RF, false);
     let most = cpu.counter.as_ref().map_or(u64::MAX, |counter| counter.left());
     loop {
         let count = cpu.state.regs[RCX] & mask(op);
@@ -256,6 +257,9 @@ fn repeat<T: Word, S: Step>(cpu: &mut Cpu, op: &Op, elements: &mut u64) -> Resul
             || cpu.exit_block
             || cpu.stepping;
         if steps > 0 && pause {
+            // What comes between two iterations returns to the second without meeting the
+            // instruction's breakpoint again (SDM vol. 3, 18.3.1.1).
+            cpu.state.flags.set_system(bit::RF, true);
             cpu.state.rip = cpu.this_rip(op);
             return Ok(());
         }

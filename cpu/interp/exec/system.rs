@@ -218,20 +218,20 @@ plain! {
     };
     /// MOV from a control register.
     ReadCr = |cpu, op| {
-        let value = cpu.read_cr(op.src)?;
+        let value = cpu.mov_from_cr(op.src, op.dst)?;
         value.set(cpu, op.dst);
         Ok(())
     };
     /// MOV to a control register.
-    WriteCr = |cpu, op| cpu.write_cr(op.dst, u64::get(cpu, op.src));
+    WriteCr = |cpu, op| cpu.mov_to_cr(op.dst, op.src);
     /// MOV from a debug register.
     ReadDr = |cpu, op| {
-        let value = cpu.read_dr(op.src)?;
+        let value = cpu.mov_from_dr(op.src, op.dst)?;
         value.set(cpu, op.dst);
         Ok(())
     };
     /// MOV to a debug register.
-    WriteDr = |cpu, op| cpu.write_dr(op.dst, u64::get(cpu, op.src));
+    WriteDr = |cpu, op| cpu.mov_to_dr(op.dst, op.src);
     /// UD0, UD1, UD2, and bytes that are no instruction.
     Undefined = |cpu, _| Err(cpu.undefined());
     /// More than fifteen bytes.

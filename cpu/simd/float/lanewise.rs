@@ -86,7 +86,8 @@ impl Unit {
         let holds = SATISFYING[usize::from(predicate & 15)] & outcome != 0;
         if holds { F::ones() } else { F::zero(false) }
     }
-    /// DPPS and DPPD: the selected products, summed up pairwise, in the selected lanes.
+    /// DPPS and DPPD: the selected products, summed up pairwise, in the selected lanes. Which of several
+    /// NaNs a sum is, no manual says; it is the one that the host's processor takes.
     fn dot_product<F: Native>(&mut self, a: u128, b: u128, imm: u8) -> u128 {
         let zero = F::zero(false);
         let mut lane = 0;
@@ -94,14 +95,40 @@ impl Unit {
             lane += 1;
             if imm >> (3 + lane) & 1 != 0 { self.mul(a, b) } else { zero }
         });
-        for _ in 0..F::split(0).as_ref().len().ilog2() {
+        let count = F::split(0).as_ref().len();
+        for step in 0..count.ilog2() {
             if self.end_step() {
                 return 0;
             }
-            sums = F::pairs(sums, sums, |a, b| self.add(a, b));
+            let lanes = F::split(sums);
+            let distance = 1 << step;
+            sums = F::build(|lane| {
+                let first = match sums_lanes_apart() {
+                    true if count == 4 && step == 0 => lane ^ distance,
+                    true => lane,
+                    false => lane & !distance,
+                };
+                self.add(lanes.as_ref()[first], lanes.as_ref()[first ^ distance])
+            });
         }
-        F::build(|i| if imm >> i & 1 != 0 { low(sums) } else { zero })
+        let lanes = F::split(sums);
+        F::build(|i| if imm >> i & 1 != 0 { lanes.as_ref()[i] } else { zero })
     }
+}
+
+/// Whether the host adds its own product first, or second, in each lane of a dot product: as observed on
+/// Intel's processors. AMD's have the same sum in all lanes.
+#[cfg(target_arch = "x86_64")]
+fn sums_lanes_apart() -> bool {
+    use std::sync::LazyLock;
+    static APART: LazyLock<bool> =
+        LazyLock::new(|| std::arch::x86_64::__cpuid(0).ebx == u32::from_le_bytes(*b"Genu"));
+    *APART
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn sums_lanes_apart() -> bool {
+    false
 }
 
 /// An operation on all lanes, in both packed formats, and on the lowest lane, in both scalar ones.

@@ -110,6 +110,8 @@ matches_silicon! {
     "hsubpd xmm0, xmm1" => Hsubpd 0,
     "addsubps xmm0, xmm1" => Addsubps 0,
     "dpps xmm0, xmm1, 0xf1" => Dpps 0xf1,
+    "dpps xmm0, xmm1, 0xff" => Dpps 0xff,
+    "dpps xmm0, xmm1, 0x5e" => Dpps 0x5e,
     "dppd xmm0, xmm1, 0x33" => Dppd 0x33,
     "roundps xmm0, xmm1, 4" => Roundps 4,
     "roundpd xmm0, xmm1, 9" => Roundpd 9,

@@ -189,6 +189,10 @@ pub mod feature {
     pub const NPT: Feature = Feature(0x8000_000a, 0, 3, 0);
     pub const NRIP_SAVE: Feature = Feature(0x8000_000a, 0, 3, 3);
     pub const TSC_SCALE: Feature = Feature(0x8000_000a, 0, 3, 4);
+    pub const DECODE_ASSISTS: Feature = Feature(0x8000_000a, 0, 3, 7);
+    pub const PAUSE_FILTER: Feature = Feature(0x8000_000a, 0, 3, 10);
+    pub const PAUSE_THRESHOLD: Feature = Feature(0x8000_000a, 0, 3, 12);
+    pub const VIRTUAL_BLOCKS: Feature = Feature(0x8000_000a, 0, 3, 15);
     pub const VNMI: Feature = Feature(0x8000_000a, 0, 3, 25);
 }
 

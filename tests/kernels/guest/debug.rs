@@ -131,6 +131,12 @@ fn single_step() {
         list(&[(5, BS), (5, BS), (5, BS), (7, BS)]),
         "REP is stepped once an iteration"
     );
+    let resume = |at: usize| seen[at].2 & flag::RF != 0;
+    check!(resume(1) && resume(2) && !resume(3), "and RF tells that more are to come");
+    frame = kernel(code!(64, "hlt", "nop", "int 0x80"));
+    frame.rflags = trap::STEP;
+    let (_, seen) = trace(&frame);
+    check_eq!(places(seen), list(&[(1, BS), (2, BS)]), "HLT is stepped, which ends it");
     frame = kernel(code!(64, "xor ecx, ecx", "rep stosb", "int 0x80"));
     frame.rflags = trap::STEP;
     let (_, seen) = trace(&frame);
@@ -215,6 +221,13 @@ fn code_breakpoints() {
     set_dr7(0);
     let (_, seen) = trace(&frame);
     check!(seen.is_empty(), "not enabled");
+    // As long as it takes, with interrupts between.
+    let mut long = kernel(code!(64, "mov ecx, 200000", "rep stosb", "int 0x80"));
+    long.rdi = &raw mut ROOM as u64;
+    set_dr0(long.rip + 5);
+    set_dr7(1);
+    let (_, seen) = trace(&long);
+    check_eq!(places(seen), list(&[(5, 1)]), "a breakpoint at REP is met once");
     let mut with_rf = frame;
     set_dr0(frame.rip);
     set_dr7(1);
@@ -252,6 +265,7 @@ fn code_breakpoints() {
 }
 
 static mut WATCHED: [u64; 4] = [0; 4];
+static mut ROOM: [u8; 200_000] = [0; 200_000];
 
 fn data_breakpoints() {
     let at = &raw mut WATCHED as u64 + 8;

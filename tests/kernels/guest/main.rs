@@ -31,6 +31,7 @@ mod registers;
 mod smm;
 mod smp;
 mod svm;
+mod svm_assists;
 mod svm_intercepts;
 mod svm_nested;
 mod svm_smp;
@@ -72,6 +73,7 @@ const KERNELS: &[(&str, Kernel)] = &[
     ("smm", smm::run),
     ("smp", smp::run),
     ("svm", svm::run),
+    ("svm_assists", svm_assists::run),
     ("svm_events", svm_state::events),
     ("svm_intercepts", svm_intercepts::run),
     ("svm_nested", svm_nested::run),

@@ -16,6 +16,7 @@ pub fn run() {
     time();
     ratio();
     nmis();
+    redirected_init();
     ends();
 }
 
@@ -98,6 +99,34 @@ fn note(frame: &mut Frame) {
 
 fn seen() -> [u64; 2] {
     unsafe { core::mem::take(&mut SEEN) }
+}
+
+/// VM_CR.R_INIT makes an exception of INIT (APM vol. 2, 15.30.1).
+fn redirected_init() {
+    const VM_CR: u32 = 0xc001_0114;
+    const REDIRECT: u64 = 2;
+    const SX: u64 = 30;
+    if fault_of(|| wrmsr(VM_CR, REDIRECT)).0 == GP || rdmsr(VM_CR) & REDIRECT == 0 {
+        return crate::tap::skip("redirection of INIT");
+    }
+    trap::set_handler(SX, Some(note_error));
+    apic::write(reg::ICR2, apic::read(reg::ID));
+    apic::write(reg::ICR, 1 << 14 | 5 << 8);
+    apic::breathe();
+    check_eq!(seen(), [1, 1], "INIT is an exception");
+    trap::set_handler(SX, None);
+    wrmsr(VM_CR, 0);
+    prepare(nothing);
+    set(at::EVENT, 1 << 31 | 3 << 8 | 1 << 11 | SX | 1 << 32);
+    intercept(code::EXCEPTION + SX);
+    trap::set_handler(SX, Some(note_error));
+    check_eq!(enter(), code::VMMCALL, "which can be injected");
+    check_eq!(seen(), [1, 1], "with its error code");
+    trap::set_handler(SX, None);
+}
+
+fn note_error(frame: &mut Frame) {
+    unsafe { SEEN = [frame.error, SEEN[1] + 1] };
 }
 
 guest!(nothing, "nop", "nop");

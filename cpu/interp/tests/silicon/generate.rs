@@ -21,6 +21,8 @@ pub enum Group {
     Crypto,
     Areas,
     Flow,
+    /// What is the supervisor's: refused, and in which order.
+    Privileged,
 }
 
 /// The group of an instruction that may run; `None` of others.
@@ -50,21 +52,14 @@ fn group(insn: &Instruction) -> Option<Group> {
                 Group::Integer
             }
             C::FPU | C::FPU287 | C::FPU387 | C::FPU287XL_ONLY => Group::X87,
-            C::MMX
-            | C::SSE
-            | C::SSE2
-            | C::SSE3
-            | C::SSSE3
-            | C::SSE4_1
-            | C::SSE4_2
-            | C::SSE4A
-            | C::FXSR => {
+            C::MMX | C::SSE | C::SSE2 | C::SSE3 | C::SSSE3 | C::SSE4_1 | C::SSE4_2 | C::FXSR => {
                 if insn.mnemonic() == M::Crc32 {
                     Group::Bmi
                 } else {
                     Group::Sse
                 }
             }
+            C::SSE4A if std::arch::is_x86_feature_detected!("sse4a") => Group::Sse,
             C::AVX | C::AVX2 | C::FMA | C::F16C => Group::Avx,
             C::AVX_VNNI if std::arch::is_x86_feature_detected!("avxvnni") => Group::Avx,
             C::XSAVE | C::XSAVEOPT => Group::Areas,
@@ -175,6 +170,21 @@ fn is_flow(insn: &Instruction, bytes: &[u8], bits: u32) -> bool {
         && prefixes(bytes).any(|byte| matches!(byte, 0xf2 | 0xf3));
     let far_away = bits != 16 && prefixes(bytes).any(|byte| byte == 0x66);
     flags || near && !far_away && !conditional
+}
+
+/// What processors of all makers refuse to the user in the same way.
+fn is_privileged(insn: &Instruction, bits: u32) -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    match insn.mnemonic() {
+        M::Hlt | M::Cli | M::Sti | M::In | M::Out | M::Lldt | M::Ltr | M::Lgdt | M::Lidt => true,
+        M::Lmsw | M::Invlpg | M::Clts | M::Invd | M::Wbinvd | M::Rdmsr | M::Wrmsr | M::Rsm => true,
+        M::Swapgs | M::Clac | M::Stac | M::Xsetbv => true,
+        M::Mov => (0..2).any(|n| insn.op_register(n).is_cr() || insn.op_register(n).is_dr()),
+        // Of other code, only some know it.
+        M::Sysret | M::Sysretq => bits == 64,
+        M::Xsaves | M::Xsaves64 | M::Xrstors | M::Xrstors64 => has!("xsaves"),
+        _ => false,
+    }
 }
 
 /// A piece of code: instructions, the first of which may reach memory.
@@ -327,6 +337,7 @@ impl Generator {
                 }
             }
             Group::Flow => self.flow(bytes),
+            Group::Privileged => self.privileged(bytes),
             Group::Areas => {
                 if self.bits == 64 && self.chance(2) {
                     bytes.push(0x48);
@@ -402,6 +413,45 @@ impl Generator {
         }
     }
 
+    /// Everything up to the ModRM byte of what only the supervisor may do.
+    fn privileged(&mut self, bytes: &mut Vec<u8>) {
+        const OPCODES: &[&[u8]] = &[
+            &[0xf4],
+            &[0xfa],
+            &[0xfb],
+            &[0xe4],
+            &[0xe5],
+            &[0xe6],
+            &[0xe7],
+            &[0xec],
+            &[0xed],
+            &[0xee],
+            &[0xef],
+            &[0x0f, 0x00],
+            &[0x0f, 0x01],
+            &[0x0f, 0x01, 0xca],
+            &[0x0f, 0x01, 0xcb],
+            &[0x0f, 0x01, 0xd1],
+            &[0x0f, 0x01, 0xf8],
+            &[0x0f, 0x06],
+            &[0x0f, 0x07],
+            &[0x0f, 0x08],
+            &[0x0f, 0x09],
+            &[0x0f, 0x20],
+            &[0x0f, 0x21],
+            &[0x0f, 0x22],
+            &[0x0f, 0x23],
+            &[0x0f, 0x30],
+            &[0x0f, 0x32],
+            &[0x0f, 0xaa],
+            &[0x0f, 0xc7],
+            &[0x0f, 0x38, 0x82],
+        ];
+        self.legacy(bytes, true, false);
+        let opcode = self.pick(OPCODES);
+        bytes.extend(opcode);
+    }
+
     /// Bytes that look like an instruction of the group.
     fn bytes(&mut self, may_reach_memory: bool) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -439,6 +489,7 @@ impl Generator {
             }
             let fits = match self.group {
                 Group::Flow => is_flow(&insn, &bytes, self.bits),
+                Group::Privileged => is_privileged(&insn, self.bits),
                 _ => group(&insn) == Some(self.group) && is_fit(&insn),
             };
             let elsewhere = match self.bits {
@@ -466,7 +517,7 @@ impl Generator {
     pub fn case(&mut self, at: u64) -> Case {
         let at = at - code_origin(self.bits);
         let mut case = Case { code: Vec::new(), insns: Vec::new(), place: None, landing: 0 };
-        let alone = matches!(self.group, Group::Areas | Group::Flow);
+        let alone = matches!(self.group, Group::Areas | Group::Flow | Group::Privileged);
         let further = if !alone && self.chance(4) { self.below(3) } else { 0 };
         let count = 1 + further;
         for i in 0..count {
@@ -488,7 +539,7 @@ impl Generator {
                 .push(Decoder::with_ip(self.bits, &bytes, next, DecoderOptions::NONE).decode());
             case.code.extend(bytes);
             // What follows must not depend on what is undefined.
-            if invalid || insn.rflags_undefined() != 0 {
+            if invalid || super::undefined_flags(&insn) != 0 {
                 break;
             }
         }

@@ -53,6 +53,7 @@ pub mod image {
     pub const STATUS: usize = 2;
     pub const TAGS: usize = 4;
     pub const OPCODE: usize = 6;
+    pub const OPERAND: usize = 16;
     pub const MXCSR: usize = 24;
     pub const MXCSR_MASK: usize = 28;
     pub const X87: usize = 32;

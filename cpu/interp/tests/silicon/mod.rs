@@ -11,7 +11,7 @@ mod sandbox;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use iced_x86::{Instruction, Mnemonic as M, OpKind, RflagsBits};
+use iced_x86::{Instruction, Mnemonic as M, OpKind, Register, RflagsBits};
 
 use crate::flags::bit;
 use crate::state::gpr;
@@ -30,7 +30,17 @@ fn undefined_flags(insn: &Instruction) -> u64 {
         (RflagsBits::CF, bit::CF),
         (RflagsBits::PF, bit::PF),
     ];
-    let mask = insn.rflags_undefined();
+    let mut mask = insn.rflags_undefined();
+    let size = insn.op0_register().size().max(insn.memory_size().size()) as u32;
+    let count = u32::from(insn.immediate8()) & 31;
+    if matches!(insn.mnemonic(), M::Rcl | M::Rcr)
+        && insn.op1_kind() == OpKind::Immediate8
+        && size < 4
+        && count > 1
+    {
+        // Also where the count is that of a whole turn.
+        mask |= RflagsBits::OF;
+    }
     pairs.iter().filter(|(iced, _)| mask & iced != 0).fold(0, |set, (_, bit)| set | bit)
 }
 
@@ -48,6 +58,46 @@ fn undefined_result(insn: &Instruction, before: &State) -> bool {
         }
         _ => false,
     }
+}
+
+/// CMPS, which reads two operands and whose flags a repetition changes again and again; and SCAS.
+fn is_comparison(insn: &Instruction) -> bool {
+    use M::{Cmpsb, Cmpsq, Cmpsw, Scasb, Scasd, Scasq, Scasw};
+    let two = insn.op0_kind() != OpKind::Register && insn.op1_kind() != OpKind::Register;
+    match insn.mnemonic() {
+        Cmpsb | Cmpsw | Cmpsq | Scasb | Scasw | Scasd | Scasq => true,
+        M::Cmpsd => two,
+        _ => false,
+    }
+}
+
+/// Whether elements of the operand are stored each by itself, so that any may be the one that faults.
+fn by_element(insn: &Instruction) -> bool {
+    use M::{Vmaskmovdqu, Vmaskmovpd, Vmaskmovps, Vpmaskmovd, Vpmaskmovq};
+    matches!(
+        insn.mnemonic(),
+        M::Maskmovq
+            | M::Maskmovdqu
+            | Vmaskmovdqu
+            | Vmaskmovps
+            | Vmaskmovpd
+            | Vpmaskmovd
+            | Vpmaskmovq
+    )
+}
+
+/// Whether a fault in the second part of the operand may leave the first one stored.
+fn in_pieces(insn: &Instruction) -> bool {
+    let ten_bytes = matches!(insn.mnemonic(), M::Fstp | M::Fbstp);
+    ten_bytes && insn.memory_size().size() == 10
+        || matches!(insn.mnemonic(), M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64)
+        || matches!(insn.mnemonic(), M::Xsavec | M::Xsavec64)
+}
+
+/// Whether a component of the state has the values that it is initialized to.
+fn looks_initial(state: &State) -> bool {
+    let vectors = |half: usize| (0..16).all(|n| state.vector(n)[half] == 0);
+    state.word(image::CONTROL) as u16 == 0x37f || vectors(0) || vectors(1)
 }
 
 /// Both sides, with the memory they share the contents of.
@@ -115,11 +165,27 @@ impl Pair {
     }
 
     /// Puts something into memory where the first instruction's operand is; `false` if it should not run.
-    fn prepare_memory(&mut self, case: &Case, place: u64) -> bool {
+    fn prepare_memory(&mut self, case: &Case, place: u64, state: &mut State) -> bool {
         let insn = &case.insns[0];
         let within = place.clamp(DATA, HOLE - 64);
         if within != place && matches!(insn.mnemonic(), M::Ldmxcsr | M::Vldmxcsr) {
             // Of what lies there, the processor may know more bits.
+            return false;
+        }
+        let end = place + insn.memory_size().size() as u64;
+        if self.group == Group::X87 && state.word(image::CONTROL) & 0x3f != 0x3f {
+            // Of an exception that keeps a number from being stored, and a page fault, which comes first
+            // is open.
+            let readable = self.bits == 64 || insn.memory_segment() != Register::CS;
+            if place < DATA || end > HOLE || !readable {
+                return false;
+            }
+        }
+        // The same of the first bound and a second one that is not there; and which part of an operand
+        // in two pages is met first.
+        let ends_elsewhere = end > HOLE && insn.mnemonic() == M::Bound;
+        let in_two = place >= HOLE && (place & 0xfff) + 32 > 0x1000 && by_element(insn);
+        if ends_elsewhere || in_two {
             return false;
         }
         let operand = self.generator.operand(insn, case.landing);
@@ -130,7 +196,14 @@ impl Pair {
             return (DATA..CONSTANT - 8).contains(&place);
         }
         self.write(within, &operand);
-        if self.group == Group::Areas && place <= HOLE - 832 {
+        if self.group == Group::Areas && place > HOLE - IMAGE as u64 {
+            // Of what is not mapped and what may not be restored, which comes first is open.
+            let mut good = State { image: [0; IMAGE], ..state.clone() };
+            good.set(image::MXCSR, &0x1f80_u32.to_le_bytes());
+            good.image[image::HEADER] = 7;
+            state.regs[gpr::RAX] = 7;
+            self.write(place, &good.image[..(HOLE - place.min(HOLE)) as usize]);
+        } else if self.group == Group::Areas {
             let (mxcsr, header) = self.generator.area();
             self.write(place + image::MXCSR as u64, &mxcsr.to_le_bytes());
             for (i, word) in header.into_iter().enumerate() {
@@ -141,8 +214,8 @@ impl Pair {
     }
 
     fn compare_case(&mut self, at: u64, case: &Case, state: &mut State) {
-        if self.group == Group::Areas && (0..16).all(|n| state.vector(n)[0] == 0) {
-            // Whether registers that are all zero count as in use is the processor's own.
+        while self.group == Group::Areas && looks_initial(state) {
+            // Whether such registers count as in use is the processor's own.
             *state = self.generator.state();
         }
         let Some(place) = self.generator.aim(case, state) else { return };
@@ -154,7 +227,11 @@ impl Pair {
         if self.bits != 64 {
             state.regs.iter_mut().for_each(|reg| *reg &= 0xffff_ffff);
         }
-        if !self.prepare_memory(case, place) {
+        if is_comparison(&case.insns[0]) {
+            // Which of two operands faults first is open.
+            state.flags &= !bit::AC;
+        }
+        if !self.prepare_memory(case, place, state) {
             return;
         }
         let before = state.clone();
@@ -164,7 +241,12 @@ impl Pair {
         let (expected, got) = match case.insns[0].mnemonic() {
             // Reached in pieces: the address is that of any.
             M::Fldenv | M::Fnstenv | M::Fnsave | M::Frstor => (expected.page(), got.page()),
-            _ if self.group == Group::Areas => (expected.page(), got.page()),
+            _ if self.group == Group::Areas || by_element(&case.insns[0]) => {
+                (expected.page(), got.page())
+            }
+            _ if is_comparison(&case.insns[0]) => {
+                (Outcome { address: 0, ..expected }, Outcome { address: 0, ..got })
+            }
             _ => (expected, got),
         };
         self.compared += case.insns.len();
@@ -175,6 +257,14 @@ impl Pair {
             *self.faults.entry(vector).or_default() += 1;
         }
         forgive(case, state, &mut ours);
+        if expected.vector.is_some() && expected == got {
+            let page_fault = expected.vector == Some(crate::vector::PF);
+            forgive_after_fault(&case.insns[0], page_fault, state, &mut ours);
+            if page_fault && in_pieces(&case.insns[0]) {
+                let theirs = self.sandbox.bytes(DATA, DATA_LEN).to_vec();
+                self.guest.write(DATA, &theirs);
+            }
+        }
         if self.group == Group::Areas && (DATA..HOLE - 32).contains(&place) {
             // Which bits of MXCSR exist is the processor's own.
             let mask = self.sandbox.bytes(place + image::MXCSR_MASK as u64, 4).to_vec();
@@ -204,6 +294,10 @@ fn forgive(case: &Case, theirs: &State, ours: &mut State) {
     };
     copy(image::MXCSR_MASK..image::MXCSR_MASK + 4);
     copy(image::UNUSED..image::YMM);
+    if case.insns.len() > 1 {
+        // Some keep the address of the last operand, others that of an exception's.
+        copy(image::OPERAND..image::MXCSR);
+    }
     if theirs.word(image::STATUS) & 0x80 == 0 {
         // Some note where an exception came from, others where any operation was.
         copy(image::OPCODE..image::MXCSR);
@@ -211,6 +305,41 @@ fn forgive(case: &Case, theirs: &State, ours: &mut State) {
         // How wide the pointers are, and what becomes of one from memory when an operation on registers
         // fails, is open.
         copy(image::OPCODE..image::MXCSR);
+    }
+}
+
+/// The same of an instruction that a fault has kept from being completed.
+fn forgive_after_fault(insn: &Instruction, page_fault: bool, theirs: &State, ours: &mut State) {
+    if is_comparison(insn) {
+        // The flags are those of the last element, or those from before (SDM vol. 2, REP).
+        ours.flags = ours.flags & !bit::ARITH | theirs.flags & bit::ARITH;
+    }
+    if (0..insn.op_count()).any(|n| insn.op_register(n).is_mm()) {
+        // The x87 registers are MMX registers already, or not yet.
+        ours.image[..image::XMM].copy_from_slice(&theirs.image[..image::XMM]);
+    }
+    if !page_fault {
+        return;
+    }
+    if insn.mnemonic() == M::Vcvtps2ph {
+        // Exceptions of the conversion are noted before it is stored, or not.
+        ours.set(image::MXCSR, &theirs.image[image::MXCSR..image::MXCSR + 4]);
+    }
+    if insn.is_vsib() && insn.op2_kind() == OpKind::Register {
+        // Elements of the mask count by their signs, which some spread before they begin.
+        let size = if insn.memory_size().element_size() == 8 { 8 } else { 4 };
+        let mask = insn.op2_register().number();
+        let signs = |[low, high]: [u128; 2]| {
+            let mut bytes = [low.to_le_bytes(), high.to_le_bytes()].concat();
+            for element in bytes.chunks_mut(size) {
+                let sign = element[size - 1] >> 7;
+                element.fill(0_u8.wrapping_sub(sign));
+            }
+            bytes
+        };
+        if signs(ours.vector(mask)) == signs(theirs.vector(mask)) {
+            ours.set_vector(mask, theirs.vector(mask));
+        }
     }
 }
 
@@ -362,4 +491,7 @@ groups! {
     integer_16 integer_16_long: Integer 16, 80 mnemonics;
     x87_16 x87_16_long: X87 16, 60 mnemonics;
     sse_16 sse_16_long: Sse 16, 200 mnemonics;
+    privileged privileged_long: Privileged 64, 20 mnemonics;
+    privileged_32 privileged_32_long: Privileged 32, 18 mnemonics;
+    privileged_16 privileged_16_long: Privileged 16, 18 mnemonics;
 }

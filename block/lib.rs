@@ -21,6 +21,7 @@ pub mod formats;
 pub mod graph;
 pub mod info;
 pub mod job;
+mod lock;
 pub mod luks;
 pub mod media;
 mod name;

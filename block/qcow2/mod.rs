@@ -36,7 +36,6 @@ mod zero;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use async_lock::RwLock;
 use parking_lot::Mutex;
 
 pub use amend::AmendOptions;
@@ -53,6 +52,7 @@ pub use settings::{OnCorruption, Purpose, Settings};
 
 use crate::driver::Repair;
 use crate::engine::block_on;
+use crate::lock::RwLock;
 use crate::luks::Volume;
 use crate::node::Node;
 use crate::{Error, Result};

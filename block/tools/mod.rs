@@ -16,6 +16,7 @@ mod dd;
 mod formats;
 mod info;
 pub mod io;
+mod line;
 mod map;
 mod measure;
 mod output;

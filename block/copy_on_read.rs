@@ -169,6 +169,8 @@ mod tests {
             no_backing: false,
             no_io: false,
             secrets: Default::default(),
+            throttle_groups: Default::default(),
+            checks: false,
             io: Arc::new(Inline),
         };
         block_on(async {

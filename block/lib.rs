@@ -27,6 +27,7 @@ pub mod media;
 mod name;
 pub mod node;
 pub mod null;
+pub mod objects;
 pub mod open;
 pub mod options;
 pub mod preallocate;

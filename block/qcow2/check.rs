@@ -141,6 +141,7 @@ impl Qcow2 {
             Repair::Leaks if references.broken => {
                 report.messages.push("ERROR need to rebuild refcount structures".to_owned());
                 report.failure = Some(libc::EIO);
+                meta.found.lock().take();
                 return Ok(report);
             }
             Repair::All if references.broken => {

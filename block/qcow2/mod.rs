@@ -178,6 +178,9 @@ impl Qcow2 {
                 return Err(Error::new(libc::EIO, "Could not repair dirty image"));
             }
         }
+        if !repairs {
+            self.mark_bitmaps().await?;
+        }
         Ok(())
     }
 

@@ -534,3 +534,27 @@ fn damaged_records_of_snapshots_are_mended() {
         bench.theirs("qemu-io", &["-c", "read -P 1 0 64k", &name]);
     }
 }
+
+#[test]
+fn bitmaps_of_who_has_not_closed_are_inconsistent() {
+    let Some(bench) = Bench::new() else { return };
+    bench.theirs("qemu-img", &["create", "-q", "-f", "qcow2", "b.qcow2", "4M"]);
+    bench.theirs("qemu-img", &["bitmap", "--add", "b.qcow2", "on"]);
+    bench.theirs("qemu-img", &["bitmap", "--add", "--disable", "b.qcow2", "off"]);
+    let inconsistent = || {
+        let said = bench.theirs("qemu-img", &["info", "-U", "b.qcow2"]);
+        said.matches("in-use").count()
+    };
+    let node = bench.open("b.qcow2", None);
+    assert_eq!(inconsistent(), 2, "while it is open");
+    block_on(node.close()).unwrap();
+    assert_eq!(inconsistent(), 0, "they are stored");
+    fill(&node, 0, 512, 1);
+    assert_eq!(inconsistent(), 2, "one has changed again");
+    block_on(node.close()).unwrap();
+    drop(node);
+    bench.theirs("qemu-img", &["check", "b.qcow2"]);
+    // Whoever dies leaves them as they are.
+    std::mem::forget(bench.open("b.qcow2", None));
+    assert_eq!(inconsistent(), 2);
+}

@@ -34,7 +34,8 @@ pub enum Form {
 fn set(target: &mut u64, name: &str, value: &Value, form: Form) -> Result<(), String> {
     *target = match (form, value) {
         (Form::Keyval, Value::String(text)) => {
-            let number = parse_int(text).ok_or(format!("Parameter '{name}' expects integer"))?;
+            let wrong = || format!("Parameter '{name}' expects integer");
+            let number = parse_int(text).ok_or_else(wrong)?;
             u64::try_from(number).map_err(|_| "Property values cannot be negative".to_owned())?
         }
         _ => value

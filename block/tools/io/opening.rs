@@ -35,7 +35,9 @@ fn check_cache(mode: &str) -> Result<()> {
 }
 
 /// Options that an open image can get.
-const CHANGEABLE: [&str; 12] = [
+const CHANGEABLE: [&str; 14] = [
+    "cache.direct",
+    "cache.no-flush",
     "lazy-refcounts",
     "pass-discard-request",
     "pass-discard-snapshot",
@@ -132,6 +134,11 @@ impl Opening {
         }
         if let Some(writable) = change.writable.or(read_only.map(|only| !only)) {
             changed.read_only = !writable;
+        }
+        if change.cache.is_some()
+            && ["cache.direct", "cache.no-flush"].iter().any(|key| options.has(key))
+        {
+            return Err(Error::invalid("Cannot set both -c and the cache options"));
         }
         for key in CHANGEABLE {
             if let Some(value) = options.text(key) {

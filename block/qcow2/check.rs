@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::draft::NewState;
 use super::entry::{COPIED, Entry, OFFSET_MASK, Shape, hex};
-use super::header::{CORRUPT, DIRTY, Encryption};
+use super::header::{CORRUPT, DIRTY, Encryption, MAX_SNAPSHOTS};
 use super::meta::{Meta, read_u64s};
 use super::overlap::{Corruption, Place};
 use super::snapshot::{self, Snapshot};
@@ -127,8 +127,9 @@ impl Qcow2 {
             meta.write_refcounts().await?;
         }
         let mut report = CheckReport::default();
-        if let Some(fault) = meta.snapshot_fault.as_ref().filter(|_| repair != Repair::All) {
-            let text = format!("qemu-img: ERROR failed to read the snapshot table: {fault}");
+        let mends = repair == Repair::All && meta.header.has_place_for_snapshots();
+        if let Some(fault) = meta.snapshot_fault.as_ref().filter(|_| !mends) {
+            let text = format!("qemu-img: ERROR {fault}");
             (report.messages, report.failure) = (vec![text], Some(fault.errno()));
             return Ok(report);
         }
@@ -201,6 +202,12 @@ async fn check_snapshots(
 ) -> Result<Option<Vec<Snapshot>>> {
     let mut changed = false;
     if meta.snapshot_fault.is_some() {
+        let over = meta.header.snapshots.saturating_sub(MAX_SNAPSHOTS);
+        if over > 0 {
+            report.messages.push(format!("Discarding {over} overhanging snapshots"));
+            report.corruptions_fixed += u64::from(over);
+            meta.header.snapshots = MAX_SNAPSHOTS;
+        }
         let table = snapshot::load(&meta.file, &meta.header, true).await?;
         for (index, len) in &table.cut {
             report.messages.push(format!(

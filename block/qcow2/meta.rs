@@ -88,9 +88,12 @@ impl Meta {
         let reftable = read_u64s(&file, header.reftable_offset, entries as usize).await;
         let reftable =
             reftable.map_err(|error| error.context("Could not initialize refcount handling"))?;
-        let (table, snapshot_fault) = match snapshot::load(&file, &header, false).await {
-            Err(error) if checks => (snapshot::Table::default(), Some(error)),
-            table => (table?, None),
+        let (table, snapshot_fault) = match checks {
+            false => (snapshot::load(&file, &header, false).await?, None),
+            true => match snapshot::try_load(&file, &header).await {
+                Ok(table) => (table, None),
+                Err(fault) => (snapshot::Table::default(), Some(fault)),
+            },
         };
         let blank_from = file.len()?;
         let published = Arc::new(Mutex::new(Arc::new(header.clone())));

@@ -108,6 +108,13 @@ impl Qcow2 {
         if purpose == Purpose::Write {
             refuse_corrupt(&header)?;
         }
+        if !settings.checks {
+            header.refuse_broken()?;
+        }
+        let raw = header.autoclear & header::RAW_DATA_FILE != 0;
+        if raw && !header.has_data_file() && !settings.no_data {
+            return Err(Error::invalid("data-file-raw requires a data file"));
+        }
         if header.has_data_file() && settings.data_file.is_none() && !settings.no_data {
             return Err(Error::invalid("'data-file' is required for this image"));
         }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::Qcow2;
 use super::draft::NewState;
-use super::header::{Header, MAX_L1_BYTES};
+use super::header::{Header, MAX_L1_BYTES, MAX_SNAPSHOTS};
 use super::meta::{Meta, Why, read_u64s};
 use crate::driver::{Snapshot as Listed, SnapshotTime};
 use crate::node::Node;
@@ -81,6 +81,23 @@ pub(super) struct Table {
     pub(super) bytes: u64,
     /// Records of which something had to be left out, and how long that would have been.
     pub(super) cut: Vec<(u32, u32)>,
+}
+
+/// Reads the table, or says what a check says of it.
+pub(super) async fn try_load(file: &Node, header: &Header) -> Result<Table> {
+    if !header.has_place_for_snapshots() {
+        return Err(Error::invalid("snapshot table offset invalid"));
+    }
+    if header.snapshots > MAX_SNAPSHOTS {
+        let text = format!(
+            "snapshot table too large\nYou can force-remove all {} overhanging snapshots with qemu-img \
+             check -r all",
+            header.snapshots - MAX_SNAPSHOTS
+        );
+        return Err(Error::new(libc::EFBIG, text));
+    }
+    let failed = |error: Error| error.context("failed to read the snapshot table");
+    load(file, header, false).await.map_err(failed)
 }
 
 /// Reads the table. Records may have too much extra data only if that is to be left out.
@@ -273,7 +290,7 @@ impl Qcow2 {
                 meta.snapshots.iter().filter_map(|snapshot| snapshot.listed.id.parse::<u64>().ok());
             (ids.max().unwrap_or(0), meta.snapshots.len())
         };
-        if count >= super::header::MAX_SNAPSHOTS as usize {
+        if count >= MAX_SNAPSHOTS as usize {
             return Err(Error::from_errno(libc::EFBIG));
         }
         let listed = Listed {

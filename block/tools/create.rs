@@ -131,6 +131,8 @@ fn settle_backing(
     let path = full_backing_name(name, &file);
     if !unopened {
         let access = Access::new(Purpose::Read, &chosen.objects).format(format.as_deref());
+        // Only its length is wanted.
+        let access = Access { no_io: true, ..access };
         let node = access.open_plain(&path, output);
         let node = node.map_err(|error| format!("{error}\nCould not open backing image."))?;
         if chosen.text("size").is_none() {

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use async_lock::{RwLock, RwLockReadGuard};
-
 use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
+use crate::lock::{ReadGuard, RwLock};
 use crate::node::{Claim, Node, Permissions, Role};
 use crate::vector::Vector;
 use crate::{Error, Result};
@@ -18,7 +17,7 @@ pub struct Copier {
 
 impl Copier {
     /// Held by whoever changes the image.
-    pub async fn writing(&self) -> RwLockReadGuard<'_, ()> {
+    pub async fn writing(&self) -> ReadGuard<'_, ()> {
         self.order.read().await
     }
 
@@ -170,6 +169,8 @@ mod tests {
             no_backing: false,
             no_io: false,
             secrets: Default::default(),
+            throttle_groups: Default::default(),
+            checks: false,
             io: Arc::new(Inline),
         };
         block_on(async {

@@ -248,6 +248,13 @@ impl Node {
         enabled: bool,
         persistent: bool,
     ) -> Result<()> {
+        if persistent && name.len() > MAX_NAME {
+            let node = self.name();
+            return Err(Error::invalid(format!(
+                "Can't make bitmap '{name}' persistent in '{node}': Name length exceeds maximum \
+                 ({MAX_NAME} characters)"
+            )));
+        }
         check_new(name, granularity)?;
         if self.dirty_bitmap(name).is_ok() {
             return Err(Error::invalid(format!("Bitmap already exists: {name}")));

@@ -204,9 +204,11 @@ fn open_throttle<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Openi
         let name = builder.options.text("throttle-group");
         let name = name.ok_or_else(|| Error::invalid("Please specify a throttle group"))?;
         let missing = || Error::invalid(format!("Throttle group '{name}' does not exist"));
-        let graph = builder.graph().ok_or_else(missing)?;
-        let group = graph.throttle_group(&name).ok_or_else(missing)?;
-        let helper = graph.helper().clone();
+        let (group, helper) = match builder.graph() {
+            Some(graph) => (graph.throttle_group(&name), graph.helper().clone()),
+            None => (builder.how().throttle_groups.get(&name), Helper::new()?),
+        };
+        let group = group.ok_or_else(missing)?;
         Ok(Box::new(Throttle::new(file, group, helper)) as Box<dyn Driver>)
     })
 }

@@ -118,6 +118,8 @@ impl Graph {
             no_backing: false,
             no_io: false,
             secrets: self.secrets.clone(),
+            throttle_groups: Default::default(),
+            checks: false,
             io: self.io.clone(),
         }
     }

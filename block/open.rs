@@ -12,6 +12,7 @@ use crate::format::{self, FORMATS, PROTOCOLS};
 use crate::graph::Graph;
 use crate::name;
 use crate::node::{self, Child, Claim, DetectZeroes, Manner, Node, Role};
+use crate::objects::ThrottleGroups;
 use crate::options::{ChildOptions, Options};
 use crate::qcow2::{self, CreateOptions, Purpose, Qcow2, Settings};
 use crate::secret::Secrets;
@@ -33,8 +34,12 @@ pub struct OpenOptions {
     pub no_backing: bool,
     /// Nobody will read or write the disk: passwords and data files are not needed.
     pub no_io: bool,
+    /// Its metadata is about to be checked: that some is wrong is no reason to refuse it.
+    pub checks: bool,
     /// Passwords.
     pub secrets: Secrets,
+    /// Limits for `throttle`, where no graph has them.
+    pub throttle_groups: ThrottleGroups,
     /// Who does the I/O.
     pub io: Arc<dyn HostIo>,
 }
@@ -48,7 +53,9 @@ impl Default for OpenOptions {
             force_share: false,
             no_backing: false,
             no_io: false,
+            checks: false,
             secrets: Secrets::default(),
+            throttle_groups: ThrottleGroups::default(),
             io: Arc::new(Inline),
         }
     }

@@ -3,11 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use base::options::{Keyval, OptionError, check_id, json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use parking_lot::RwLock;
-use serde_json::Value;
 
 use crate::luks::decrypt_padded;
 use crate::{Error, Result};
@@ -95,38 +93,6 @@ impl Secrets {
                 Ok(())
             }
         }
-    }
-
-    /// Adds what the argument of an `--object` option describes.
-    pub fn define(&self, text: &str) -> Result<()> {
-        let mut tree = match text.starts_with('{') {
-            false => Keyval::parse(text, Some("qom-type"))?.tree,
-            true => match json::parse(text).map_err(|error| Error::invalid(error.to_string()))? {
-                Value::Object(tree) => tree,
-                _ => return Err(Error::invalid("Invalid JSON object given")),
-            },
-        };
-        let missing = |key: &str| Error::from(OptionError::Missing(key.into()));
-        let mut take =
-            |key: &str| tree.remove(key).and_then(|value| value.as_str().map(str::to_owned));
-        let kind = take("qom-type").ok_or_else(|| missing("qom-type"))?;
-        if kind != "secret" {
-            let text = format!("Parameter 'qom-type' does not accept value '{kind}'");
-            return Err(Error::invalid(text));
-        }
-        let id = take("id").ok_or_else(|| missing("id"))?;
-        check_id(&id).map_err(|_| OptionError::NotAnIdentifier("id".into()))?;
-        let options = SecretOptions {
-            data: take("data"),
-            file: take("file"),
-            format: take("format"),
-            keyid: take("keyid"),
-            iv: take("iv"),
-        };
-        if let Some(key) = tree.keys().next() {
-            return Err(Error::invalid(format!("Parameter '{key}' is unexpected")));
-        }
-        self.add(&id, &options)
     }
 
     /// Removes a secret.

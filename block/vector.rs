@@ -183,10 +183,22 @@ impl Vector {
 
     /// Whether all bytes are zero.
     pub fn is_zero(&self) -> bool {
+        self.is_zero_at(0, self.len)
+    }
+
+    /// Whether all bytes of a part are zero.
+    pub fn is_zero_at(&self, at: usize, len: usize) -> bool {
+        let end = at.saturating_add(len).min(self.len);
+        // Where there is data, most of it shows in its first bytes.
+        let mut first = [0; 16];
+        let looked = self.read(at, &mut first).min(end.saturating_sub(at));
+        if first[..looked].iter().any(|byte| *byte != 0) {
+            return false;
+        }
         let mut buffer = [0; 4096];
-        (0..self.len).step_by(buffer.len()).all(|at| {
-            let got = self.read(at, &mut buffer);
-            buffer[..got].iter().all(|byte| *byte == 0)
+        (at..end).step_by(buffer.len()).all(|at| {
+            let got = self.read(at, &mut buffer).min(end - at);
+            buffer[..got] == [0; 4096][..got]
         })
     }
 
@@ -255,6 +267,16 @@ impl std::fmt::Debug for Vector {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeroes_are_found_in_parts() {
+        let parts: Vec<Vector> = (0..3).map(|_| Vector::zeroed(5000)).collect();
+        let whole = Vector::concat(&parts);
+        assert!(whole.is_zero() && whole.is_zero_at(14_999, 100) && whole.is_zero_at(20_000, 1));
+        whole.write(9000, &[1]);
+        assert!(!whole.is_zero() && !whole.is_zero_at(9000, 1) && !whole.is_zero_at(100, 8901));
+        assert!(whole.is_zero_at(0, 9000) && whole.is_zero_at(9001, 5999));
+    }
 
     #[test]
     fn slices_share_memory_and_stop_at_the_end() {

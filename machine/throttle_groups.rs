@@ -5,42 +5,14 @@ use std::sync::{Arc, Weak};
 use base::object::{Object, Property};
 use base::options::number::parse_int;
 use base::props::PropSpec;
-use block::throttle::{Group, Kind, Limits};
-use serde_json::{Map, Value};
+use block::throttle::options::{self, Form, number, set_members};
+use block::throttle::{Group, Limits};
+use serde_json::Value;
 
 use crate::config::PropList;
 
 /// The type.
 pub const THROTTLE_GROUP: &str = "throttle-group";
-
-/// The number of a name (`bps-total`, `bps-total-max`, `bps-total-max-length`, `iops-size`).
-fn number<'a>(limits: &'a mut Limits, name: &str) -> Option<&'a mut u64> {
-    if name == "iops-size" {
-        return Some(&mut limits.iops_size);
-    }
-    let stem = name.strip_suffix("-length").unwrap_or(name);
-    let stem = stem.strip_suffix("-max").unwrap_or(stem);
-    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == stem)?;
-    let limit = limits.of_mut(kind);
-    match name.strip_prefix(stem)? {
-        "" => Some(&mut limit.rate),
-        "-max" => Some(&mut limit.burst),
-        "-max-length" => Some(&mut limit.burst_length),
-        _ => None,
-    }
-}
-
-/// Lays the members of `limits` over what there is.
-fn set_members(limits: &mut Limits, members: &Map<String, Value>) -> Result<(), String> {
-    for (name, value) in members {
-        let target = number(limits, name)
-            .ok_or_else(|| format!("Parameter 'limits.{name}' is unexpected"))?;
-        *target = value.as_u64().ok_or_else(|| {
-            format!("Invalid parameter type for 'limits.{name}', expected: integer")
-        })?;
-    }
-    Ok(())
-}
 
 /// The limits that properties describe.
 pub(crate) fn limits(props: &PropList) -> Result<Limits, String> {
@@ -56,20 +28,7 @@ pub(crate) fn limits(props: &PropList) -> Result<Limits, String> {
                     number.ok_or_else(|| format!("Parameter '{name}' expects an int64 value"))?;
             }
         }
-        PropList::Json(members) => {
-            for (name, value) in members {
-                if let ("limits", Value::Object(members)) = (name.as_str(), value) {
-                    set_members(&mut limits, members)?;
-                    continue;
-                }
-                let stem = name.strip_prefix("x-");
-                let target = stem.and_then(|stem| number(&mut limits, stem));
-                let target = target.ok_or_else(|| format!("Parameter '{name}' is unexpected"))?;
-                *target = value.as_u64().ok_or_else(|| {
-                    format!("Invalid parameter type for '{name}', expected: integer")
-                })?;
-            }
-        }
+        PropList::Json(members) => return options::limits(members, Form::Json),
     }
     limits.check().map_err(|error| error.to_string())?;
     Ok(limits)
@@ -128,7 +87,7 @@ pub(crate) fn object(group: &Arc<Group>) -> Object {
         };
         let Some(group) = changed.upgrade() else { return Ok(()) };
         let mut limits = group.limits();
-        set_members(&mut limits, members)?;
+        set_members(&mut limits, members, Form::Json)?;
         limits.check().map_err(|error| error.to_string())?;
         group.set_limits(limits);
         Ok(())

@@ -12,6 +12,7 @@ pub use rules::{EVENTS, KINDS};
 use rules::{Kind, Rules};
 
 use crate::driver::{Breakpoints, Driver, Extent, Io, Pass, Preallocation, ZeroFlags};
+use crate::lock::RwLock;
 use crate::node::{Claim, Node, Permissions, Role};
 use crate::open::Builder;
 use crate::options::Options;
@@ -27,7 +28,7 @@ pub struct Blkdebug {
     take: Permissions,
     unshare: Permissions,
     /// Held alone while the rest of a block is read and written with a part.
-    parts: async_lock::RwLock<()>,
+    parts: RwLock<()>,
 }
 
 /// What requests to the image must be like.
@@ -92,7 +93,7 @@ pub async fn open(builder: &mut Builder<'_, '_>) -> Result<(String, Box<dyn Driv
     let take = permissions(&mut builder.options, "take-child-perms")?;
     let unshare = permissions(&mut builder.options, "unshare-child-perms")?;
     let name = name::of(&described, config.as_deref(), &image);
-    let parts = async_lock::RwLock::new(());
+    let parts = RwLock::new(());
     let rules = Mutex::new(rules);
     Ok((name, Box::new(Blkdebug { image, rules, limits, take, unshare, parts })))
 }

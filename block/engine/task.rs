@@ -36,8 +36,8 @@ pub(super) fn run<T>(act: impl FnOnce() -> T) -> T {
 }
 
 /// Does something that may wake tasks, and runs those that are ready then, each once. Whether others
-/// are ready now: for threads that tasks wait for. Readers of a lock wake each other while they wait for
-/// its writer, who may wait for this very thread.
+/// are ready now: for threads that tasks wait for. Tasks may wake each other for as long as one of them
+/// waits for this very thread.
 pub(super) fn run_round(act: impl FnOnce()) -> bool {
     RUNNING.set(true);
     let leave = Leave;
@@ -209,6 +209,7 @@ mod tests {
 
     fn take_turns(io: Arc<dyn HostIo>) {
         let file = Arc::new(tempfile::tempfile().unwrap());
+        // Its readers wake each other while they wait for a writer.
         let lock = Arc::new(async_lock::RwLock::new(0_u64));
         let (send, receive) = std::sync::mpsc::channel();
         for i in 0..1000_u64 {

@@ -21,6 +21,9 @@ use crate::{Error, Result};
 
 /// Requests in the kernel at a time; the others wait here.
 const DEPTH: u32 = 128;
+/// What follows from completions goes to the kernel by so many: one call for several requests, but the disk
+/// has something to do while others are being worked out.
+const BATCH: usize = 4;
 /// The request that ends the thread.
 const END: u64 = u64::MAX;
 
@@ -167,7 +170,7 @@ impl Shared {
 
     /// Puts an entry where the kernel finds it, and tells. The queue is locked.
     fn push(&self, entry: &squeue::Entry) {
-        {
+        let held_back = {
             // SAFETY: who calls this holds the queue's lock, so nobody else has the submission queue.
             let mut submission = unsafe { self.ring.submission_shared() };
             // SAFETY: memory, iovecs and file of the entry are kept in `flights` until its completion
@@ -177,9 +180,10 @@ impl Shared {
                 submission.sync();
                 let _ = self.ring.submit();
             }
-        }
-        // The thread that takes completions tells of all that followed from them when it waits again.
-        if REAPED.get() == self.id() {
+            submission.len()
+        };
+        // The thread that takes completions tells of what is left when it waits again.
+        if REAPED.get() == self.id() && held_back < BATCH {
             return;
         }
         // Out of memory, for the moment.

@@ -4,10 +4,9 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use async_lock::RwLock;
-
 use super::HostFile;
 use crate::engine::HostOp;
+use crate::lock::RwLock;
 use crate::vector::Vector;
 use crate::{Error, Result};
 

@@ -6,9 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use async_lock::RwLock;
-
 use crate::driver::{CheckReport, Driver, Extent, Io, Preallocation, Repair, ZeroFlags};
+use crate::lock::RwLock;
 use crate::node::Node;
 use crate::vector::Vector;
 use crate::{Error, Result};

@@ -223,9 +223,8 @@ impl Qcow2 {
         let mut meta = self.meta.write().await;
         let shape = meta.shape;
         for snapshot in meta.snapshots.clone() {
-            let l1 =
-                super::meta::read_u64s(&meta.file, snapshot.l1_offset, snapshot.l1_size as usize);
-            for table in l1.await?.iter().map(|entry| entry & OFFSET_MASK).filter(|&at| at != 0) {
+            let l1 = snapshot.l1(&meta).await?;
+            for table in l1.iter().map(|entry| entry & OFFSET_MASK).filter(|&at| at != 0) {
                 let bytes = meta.file.read_bytes(table, shape.cluster() as usize).await?;
                 let zeroes = (0..shape.entries() as usize).any(|index| {
                     shape.get(&bytes, index).is_some_and(|entry| shape.is_zero(entry))

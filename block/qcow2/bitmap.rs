@@ -188,7 +188,8 @@ impl LiveBitmaps {
     /// As `Qcow2BitmapInfo` has it.
     pub(super) fn info(&self) -> Vec<Value> {
         let to_json = |info: BitmapInfo| {
-            let flags = [("in-use", info.inconsistent), ("auto", info.enabled)];
+            let in_use = info.inconsistent || self.marked.load(Ordering::Acquire);
+            let flags = [("in-use", in_use), ("auto", info.enabled)];
             let flags: Vec<_> = flags.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
             json!({"flags": flags, "name": info.name, "granularity": info.granularity})
         };
@@ -223,13 +224,7 @@ impl Qcow2 {
         if !bitmaps.recording.load(Ordering::Acquire) {
             return Ok(());
         }
-        if !bitmaps.marked.load(Ordering::Acquire) {
-            let _alone = bitmaps.marking.lock().await;
-            if !bitmaps.marked.load(Ordering::Acquire) {
-                self.mark_in_use().await?;
-                bitmaps.marked.store(true, Ordering::Release);
-            }
-        }
+        self.mark_bitmaps().await?;
         let mut state = bitmaps.state.lock();
         for live in state.all.iter_mut().filter(|live| live.records()) {
             live.changed |= live.bits.mark(at..at + len);
@@ -237,19 +232,27 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Says in the image that what it has of recording bitmaps is not true any more.
+    /// Says in the image, once until they are stored, that what it has of bitmaps may not be true any
+    /// more: of all that are worth something, as soon as it can be written.
+    pub(super) async fn mark_bitmaps(&self) -> Result<()> {
+        let bitmaps = &self.bitmaps;
+        if bitmaps.marked.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _alone = bitmaps.marking.lock().await;
+        let has_some = bitmaps.state.lock().all.iter().any(|live| !live.is_inconsistent());
+        if has_some && !bitmaps.marked.load(Ordering::Acquire) {
+            self.mark_in_use().await?;
+            bitmaps.marked.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
     async fn mark_in_use(&self) -> Result<()> {
         let meta = self.meta.write().await;
         let mut stored = load(&meta.file, &meta.header).await?;
-        let recording: Vec<String> = {
-            let mut state = self.bitmaps.state.lock();
-            state.changed = true;
-            let names = state.all.iter().filter(|live| live.records());
-            names.map(|live| live.stored.name.clone()).collect()
-        };
-        for bitmap in stored.iter_mut().filter(|bitmap| recording.contains(&bitmap.name)) {
-            bitmap.flags |= IN_USE;
-        }
+        self.bitmaps.state.lock().changed = true;
+        stored.iter_mut().for_each(|bitmap| bitmap.flags |= IN_USE);
         if let Some(directory) = meta.header.bitmaps.filter(|_| !stored.is_empty()) {
             meta.file.write(directory.at, Vector::from(&to_bytes(&stored)[..])).await?;
             meta.file.flush().await?;

@@ -191,13 +191,13 @@ pub async fn create_with_data(
     match &options.encryption {
         NewEncryption::None => {}
         NewEncryption::Aes(password) => {
-            let mut meta = Meta::load(file.clone(), None, header.clone(), (8, 8)).await?;
+            let mut meta = Meta::load(file.clone(), None, header.clone(), (8, 8), false).await?;
             meta.header.encryption = Encryption::Aes;
             meta.write_header().await?;
             settings.password = Some(password.clone());
         }
         NewEncryption::Luks(luks, password) => {
-            let mut meta = Meta::load(file.clone(), None, header.clone(), (8, 8)).await?;
+            let mut meta = Meta::load(file.clone(), None, header.clone(), (8, 8), false).await?;
             let (draft, _) = LuksHeader::create(luks, 1000)?;
             let len = Volume::len_of_keys(&draft);
             let at = meta.allocate(len.div_ceil(header.cluster_size())).await?;
@@ -259,7 +259,7 @@ async fn write_tables(file: &Arc<Node>, options: &CreateOptions) -> Result<()> {
     file.write(0, Vector::from(&first[..])).await?;
     file.flush().await?;
     if !fits {
-        let mut meta = Meta::load(file.clone(), None, header, (8, 8)).await?;
+        let mut meta = Meta::load(file.clone(), None, header, (8, 8), false).await?;
         meta.grow_l1(l1_entries).await?;
         meta.header.size = size;
         meta.write_header().await?;

@@ -59,7 +59,8 @@ impl Meta {
         (self.first_free, self.packed_end) = (0, 0);
         self.freed.clear();
         self.unlinked.clear();
-        (self.snapshots, self.snapshot_bytes) = snapshot::load(&self.file, &self.header).await?;
+        let table = snapshot::load(&self.file, &self.header, false).await?;
+        (self.snapshots, self.snapshot_bytes) = (table.snapshots, table.bytes);
         self.survey();
         Ok(())
     }

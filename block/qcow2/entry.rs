@@ -67,6 +67,11 @@ impl Entry {
         self.word & COPIED != 0 && self.word & COMPRESSED == 0
     }
 
+    /// The place that it names, whether or not a cluster can be there.
+    pub fn place(self) -> u64 {
+        self.word & OFFSET_MASK
+    }
+
     /// Whether it is a compressed cluster.
     pub fn is_compressed(self) -> bool {
         self.word & COMPRESSED != 0

@@ -309,26 +309,37 @@ impl Header {
         Ok(())
     }
 
+    /// Refuses what is of no use but to who checks it.
+    pub(super) fn refuse_broken(&self) -> Result<()> {
+        if self.reftable_clusters == 0 {
+            return Err(Error::invalid("Image does not contain a reference count table"));
+        }
+        if self.snapshots > MAX_SNAPSHOTS {
+            return Err(Error::new(libc::EFBIG, "Snapshot table too large"));
+        }
+        match self.has_place_for_snapshots() {
+            true => Ok(()),
+            false => Err(Error::invalid("Snapshot table offset invalid")),
+        }
+    }
+
+    /// Whether a table of snapshots can be where it is said to be.
+    pub(super) fn has_place_for_snapshots(&self) -> bool {
+        self.snapshots_offset & (self.cluster_size() - 1) == 0
+            && (self.snapshots == 0 || self.snapshots_offset < 1 << 62)
+    }
+
     fn check_tables(&self) -> Result<()> {
         let in_cluster = self.cluster_size() - 1;
         let reftable = u64::from(self.reftable_clusters) << self.cluster_bits;
         if reftable > MAX_REFTABLE_BYTES {
             return Err(Error::invalid("Reference count table too large"));
         }
-        if self.reftable_clusters == 0 {
-            return Err(Error::invalid("Image does not contain a reference count table"));
-        }
         let fits = |at: u64, len: u64| {
             at & in_cluster == 0 && at.checked_add(len).is_some_and(|end| end < 1 << 62)
         };
         if !fits(self.reftable_offset, reftable) {
             return Err(Error::invalid("Reference count table offset invalid"));
-        }
-        if self.snapshots > MAX_SNAPSHOTS {
-            return Err(Error::new(libc::EFBIG, "Snapshot table too large"));
-        }
-        if !fits(self.snapshots_offset, 0) {
-            return Err(Error::invalid("Snapshot table offset invalid"));
         }
         if u64::from(self.l1_size) * 8 > MAX_L1_BYTES {
             return Err(Error::new(libc::EFBIG, "Active L1 table too large"));
@@ -439,7 +450,7 @@ impl Header {
 
     fn parse_backing(&mut self, bytes: &[u8], length: usize, cluster: u64) -> Result<()> {
         let (offset, len) = (u64_at(bytes, 8), u64::from(u32_at(bytes, 16)));
-        if offset == 0 {
+        if offset == 0 || len == 0 && offset <= cluster {
             return Ok(());
         }
         if offset < length as u64 || offset > cluster {

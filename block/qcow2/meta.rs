@@ -14,7 +14,7 @@ use super::draft::Draft;
 use super::entry::{COPIED, Entry, OFFSET_MASK, Shape, hex};
 use super::header::{DIRTY, Header, MAX_L1_BYTES};
 use super::overlap::{Corruption, Place, Places, Protected};
-use super::snapshot::Snapshot;
+use super::snapshot::{self, Snapshot};
 use crate::node::Node;
 use crate::vector::Vector;
 use crate::{Error, Result};
@@ -42,6 +42,8 @@ pub struct Meta {
     pub(super) snapshots: Vec<Snapshot>,
     /// Bytes of the table of snapshots.
     pub(super) snapshot_bytes: u64,
+    /// Why that could not be read, where it is about to be checked.
+    pub(super) snapshot_fault: Option<Error>,
     pub(super) l2: Cache,
     pub(super) refblocks: Cache,
     pub(super) l1_dirty: bool,
@@ -71,12 +73,14 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Reads the tables that stay in memory. `limits`: L2 tables and refcount blocks in memory.
+    /// Reads the tables that stay in memory. `limits`: L2 tables and refcount blocks in memory; `checks`:
+    /// what is wrong is about to be looked for.
     pub async fn load(
         file: Arc<Node>,
         data_file: Option<Arc<Node>>,
         header: Header,
         limits: (usize, usize),
+        checks: bool,
     ) -> Result<Self> {
         let l1 = read_u64s(&file, header.l1_offset, header.l1_size as usize).await?;
         let entries = (u64::from(header.reftable_clusters) << header.cluster_bits) / 8;
@@ -84,7 +88,13 @@ impl Meta {
         let reftable = read_u64s(&file, header.reftable_offset, entries as usize).await;
         let reftable =
             reftable.map_err(|error| error.context("Could not initialize refcount handling"))?;
-        let (snapshots, snapshot_bytes) = super::snapshot::load(&file, &header).await?;
+        let (table, snapshot_fault) = match checks {
+            false => (snapshot::load(&file, &header, false).await?, None),
+            true => match snapshot::try_load(&file, &header).await {
+                Ok(table) => (table, None),
+                Err(fault) => (snapshot::Table::default(), Some(fault)),
+            },
+        };
         let blank_from = file.len()?;
         let published = Arc::new(Mutex::new(Arc::new(header.clone())));
         let mut meta = Self {
@@ -94,8 +104,9 @@ impl Meta {
             header,
             l1,
             reftable,
-            snapshots,
-            snapshot_bytes,
+            snapshots: table.snapshots,
+            snapshot_bytes: table.bytes,
+            snapshot_fault,
             l2: Cache::new(limits.0),
             refblocks: Cache::new(limits.1),
             l1_dirty: false,
@@ -202,7 +213,7 @@ impl Meta {
             Some(newer) => newer.to_vec(),
             None => bytes,
         };
-        let table = self.allocate(1).await?;
+        let table = self.allocate_for("L2 table", 1).await?;
         self.file.event("l2_alloc_write").await;
         self.make_room().await?;
         self.l2.insert(table, bytes, true);

@@ -26,6 +26,7 @@ mod map;
 mod meta;
 mod open;
 mod overlap;
+mod rebuild;
 mod refcount;
 mod resize;
 mod settings;
@@ -36,7 +37,6 @@ mod zero;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use async_lock::RwLock;
 use parking_lot::Mutex;
 
 pub use amend::AmendOptions;
@@ -53,6 +53,7 @@ pub use settings::{OnCorruption, Purpose, Settings};
 
 use crate::driver::Repair;
 use crate::engine::block_on;
+use crate::lock::RwLock;
 use crate::luks::Volume;
 use crate::node::Node;
 use crate::{Error, Result};
@@ -107,6 +108,13 @@ impl Qcow2 {
         if purpose == Purpose::Write {
             refuse_corrupt(&header)?;
         }
+        if !settings.checks {
+            header.refuse_broken()?;
+        }
+        let raw = header.autoclear & header::RAW_DATA_FILE != 0;
+        if raw && !header.has_data_file() && !settings.no_data {
+            return Err(Error::invalid("data-file-raw requires a data file"));
+        }
         if header.has_data_file() && settings.data_file.is_none() && !settings.no_data {
             return Err(Error::invalid("'data-file' is required for this image"));
         }
@@ -118,7 +126,8 @@ impl Qcow2 {
         let (volume, crypt) = encrypted::open_keys(&file, &header, &settings).await?;
         let limits = settings.limits(&header);
         let data_file = settings.data_file.clone();
-        let mut meta = Meta::load(file.clone(), data_file.clone(), header.clone(), limits).await?;
+        let (data, checks) = (data_file.clone(), settings.checks);
+        let mut meta = Meta::load(file.clone(), data, header.clone(), limits, checks).await?;
         let lazy =
             settings.lazy_refcounts.unwrap_or(header.compatible & header::LAZY_REFCOUNTS != 0);
         meta.lazy = lazy && header.version >= 3;
@@ -176,6 +185,9 @@ impl Qcow2 {
                 return Err(Error::new(libc::EIO, "Could not repair dirty image"));
             }
         }
+        if !repairs {
+            self.mark_bitmaps().await?;
+        }
         Ok(())
     }
 
@@ -205,11 +217,10 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Looks at why a request failed. When the image cannot be right, it is marked, so that nobody
-    /// makes it worse, and somebody is told.
+    /// Looks at why a request failed, or at what it came upon. When the image cannot be right, it is
+    /// marked, so that nobody makes it worse, and somebody is told.
     async fn judge<T>(&self, result: Result<T>) -> Result<T> {
-        let Err(error) = result else { return result };
-        let Some(mut corruption) = self.found.lock().take() else { return Err(error) };
+        let Some(mut corruption) = self.found.lock().take() else { return result };
         let writable = self.is_writable() && !self.file.is_read_only();
         corruption.fatal &= writable;
         if !self.complained.swap(true, Ordering::Relaxed) {
@@ -226,7 +237,7 @@ impl Qcow2 {
                 let _ = meta.write_header().await;
             }
         }
-        Err(error)
+        result
     }
 
     /// Writes back what is in memory; what is free on the disk then can be used again.

@@ -97,6 +97,7 @@ pub(crate) fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Ope
             Arc::new(tell) as OnCorruption
         });
         settings.no_data = builder.how().no_io;
+        settings.checks = builder.how().checks;
         check_encryption(&header, builder.options.text("encrypt.format").as_deref())?;
         if let Some(id) = builder.options.text("encrypt.key-secret") {
             settings.password = Some(builder.how().secrets.get(&id)?.to_vec());

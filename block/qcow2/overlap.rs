@@ -137,13 +137,18 @@ pub struct Corruption {
 impl Corruption {
     /// Says it on standard error.
     pub fn announce(&self) {
+        eprintln!("{}", self.text());
+    }
+
+    /// What is said of it, once.
+    pub(super) fn text(&self) -> String {
         let text = &self.message;
         match self.fatal {
-            true => eprintln!(
+            true => format!(
                 "qcow2: Marking image as corrupt: {text}; further corruption events will be \
                  suppressed"
             ),
-            false => eprintln!(
+            false => format!(
                 "qcow2: Image is corrupt: {text}; further non-fatal corruption events will be \
                  suppressed"
             ),
@@ -193,7 +198,7 @@ impl Meta {
         let (bits, header) = (self.header.cluster_bits, &self.header);
         let cluster = header.cluster_size();
         let mut places = Places::default();
-        for snapshot in &self.snapshots {
+        for snapshot in self.snapshots.iter().filter(|one| one.l1_fault(header).is_none()) {
             let len = u64::from(snapshot.l1_size) * 8;
             places.add(bits, snapshot.l1_offset, len, Place::InactiveL1);
         }

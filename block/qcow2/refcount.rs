@@ -129,6 +129,11 @@ impl Meta {
 
     /// A run of clusters that nobody uses, each with refcount 1. Returns the host offset.
     pub async fn allocate(&mut self, count: u64) -> Result<u64> {
+        self.allocate_for("data cluster", count).await
+    }
+
+    /// The same, for what has a name.
+    pub(super) async fn allocate_for(&mut self, what: &str, count: u64) -> Result<u64> {
         self.file.event("cluster_alloc").await;
         let bits = self.header.cluster_bits;
         loop {
@@ -146,8 +151,8 @@ impl Meta {
                 continue;
             }
             if start == 0 {
-                let text = "Preventing invalid allocation of data cluster at offset 0";
-                return Err(self.damage(text, None, true));
+                let text = format!("Preventing invalid allocation of {what} at offset 0");
+                return Err(self.damage(&text, None, true));
             }
             self.may_write(start << bits, count << bits, None)?;
             for cluster in start..start + count {
@@ -332,8 +337,9 @@ mod tests {
         block_on(async {
             let file = create_file(file.path().to_str().unwrap(), Arc::new(Inline)).await.unwrap();
             create(&file, &options).await.unwrap();
-            let mut meta =
-                Meta::load(file.clone(), None, options.header().unwrap(), (8, 8)).await.unwrap();
+            let mut meta = Meta::load(file.clone(), None, options.header().unwrap(), (8, 8), false)
+                .await
+                .unwrap();
             meta.protected = Default::default();
             meta.survey();
             let run = meta.allocate(2000).await.unwrap();

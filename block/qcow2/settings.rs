@@ -35,6 +35,8 @@ pub struct Settings {
     pub password: Option<Vec<u8>>,
     /// Nobody will read or write data, so that no password is needed.
     pub no_data: bool,
+    /// The metadata is about to be checked: that some is wrong is no reason to refuse the image.
+    pub checks: bool,
     /// `l2-cache-size`: memory for L2 tables in bytes.
     pub l2_cache: Option<u64>,
     /// `refcount-cache-size`: memory for refcounts in bytes.
@@ -65,6 +67,7 @@ impl Default for Settings {
             data_file: None,
             password: None,
             no_data: false,
+            checks: false,
             l2_cache: None,
             refcount_cache: None,
             cache: None,

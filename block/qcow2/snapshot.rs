@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::Qcow2;
 use super::draft::NewState;
-use super::header::{Header, MAX_L1_BYTES};
+use super::header::{Header, MAX_L1_BYTES, MAX_SNAPSHOTS};
 use super::meta::{Meta, Why, read_u64s};
 use crate::driver::{Snapshot as Listed, SnapshotTime};
 use crate::node::Node;
@@ -34,12 +34,78 @@ fn number(bytes: &[u8], from: usize, len: usize) -> u64 {
     bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
-/// The table and its length in bytes.
-pub(super) async fn load(file: &Node, header: &Header) -> Result<(Vec<Snapshot>, u64)> {
+impl Snapshot {
+    /// What is wrong with where the L1 table is said to be: the error of who wants to use it, and what a
+    /// check says.
+    pub(super) fn l1_fault(&self, header: &Header) -> Option<(Error, String)> {
+        let Self { l1_offset, l1_size, .. } = *self;
+        let (error, what) = if l1_offset & (header.cluster_size() - 1) != 0 || l1_offset >> 56 != 0
+        {
+            let error = Error::invalid("Snapshot L1 table offset invalid");
+            (error, format!("l1_offset={l1_offset:#x}: L1 table is not cluster aligned"))
+        } else if u64::from(l1_size) * 8 > MAX_L1_BYTES {
+            let error = Error::new(libc::EFBIG, "Snapshot L1 table too large");
+            (error, format!("l1_size={l1_size:#x}: L1 table is too large"))
+        } else {
+            return None;
+        };
+        let Listed { id, name, .. } = &self.listed;
+        let text = format!("ERROR snapshot {id} ({name}) {what}; snapshot table entry corrupted");
+        Some((error, text))
+    }
+
+    /// The L1 table.
+    pub(super) async fn l1(&self, meta: &Meta) -> Result<Vec<u64>> {
+        match self.l1_fault(&meta.header) {
+            Some((error, _)) => Err(error),
+            None => read_u64s(&meta.file, self.l1_offset, self.l1_size as usize).await,
+        }
+    }
+
+    /// Whether the record lacks what each has in version 3.
+    pub(super) fn is_incomplete(&self) -> bool {
+        !self.has_len
+    }
+
+    /// The record with all that it should have.
+    pub(super) fn completed(&self) -> Self {
+        Self { has_len: true, ..self.clone() }
+    }
+}
+
+/// The table.
+#[derive(Default)]
+pub(super) struct Table {
+    pub(super) snapshots: Vec<Snapshot>,
+    /// Its length in bytes.
+    pub(super) bytes: u64,
+    /// Records of which something had to be left out, and how long that would have been.
+    pub(super) cut: Vec<(u32, u32)>,
+}
+
+/// Reads the table, or says what a check says of it.
+pub(super) async fn try_load(file: &Node, header: &Header) -> Result<Table> {
+    if !header.has_place_for_snapshots() {
+        return Err(Error::invalid("snapshot table offset invalid"));
+    }
+    if header.snapshots > MAX_SNAPSHOTS {
+        let text = format!(
+            "snapshot table too large\nYou can force-remove all {} overhanging snapshots with qemu-img \
+             check -r all",
+            header.snapshots - MAX_SNAPSHOTS
+        );
+        return Err(Error::new(libc::EFBIG, text));
+    }
+    let failed = |error: Error| error.context("failed to read the snapshot table");
+    load(file, header, false).await.map_err(failed)
+}
+
+/// Reads the table. Records may have too much extra data only if that is to be left out.
+pub(super) async fn load(file: &Node, header: &Header, cuts: bool) -> Result<Table> {
     let mut at = header.snapshots_offset;
     let end = file.len()?;
-    let mut snapshots = Vec::new();
-    for _ in 0..header.snapshots {
+    let mut table = Table::default();
+    for index in 0..header.snapshots {
         if at >= end {
             return Err(Error::invalid(
                 "Snapshot table is damaged: it goes beyond the end of the file",
@@ -48,22 +114,24 @@ pub(super) async fn load(file: &Node, header: &Header) -> Result<(Vec<Snapshot>,
         let fixed = file.read_bytes(at, FIXED).await?;
         let extra = number(&fixed, 36, 4) as u32;
         if extra > MAX_EXTRA {
-            return Err(Error::new(libc::EFBIG, "Too much extra metadata in snapshot table entry"));
+            if !cuts {
+                let text = format!(
+                    "Too much extra metadata in snapshot table entry {index}\nYou can force-remove \
+                     this extra metadata with qemu-img check -r all"
+                );
+                return Err(Error::new(libc::EFBIG, text));
+            }
+            table.cut.push((index, extra));
         }
         let (id, name) = (number(&fixed, 12, 2) as usize, number(&fixed, 14, 2) as usize);
-        let extra = extra as usize;
-        let more = file.read_bytes(at + FIXED as u64, extra + id + name).await?;
+        let whole = u64::from(extra);
+        let extra = extra.min(MAX_EXTRA) as usize;
+        let mut more = file.read_bytes(at + FIXED as u64, extra).await?;
+        more.extend(file.read_bytes(at + FIXED as u64 + whole, id + name).await?);
         let text = |from: usize, len: usize| {
             String::from_utf8_lossy(more.get(from..from + len).unwrap_or(&[])).into_owned()
         };
-        let (l1_offset, l1_size) = (number(&fixed, 0, 8), number(&fixed, 8, 4));
-        let in_cluster = header.cluster_size() - 1;
-        if l1_offset & in_cluster != 0 || l1_offset >> 56 != 0 {
-            return Err(Error::invalid("Snapshot L1 table offset invalid"));
-        }
-        if l1_size * 8 > MAX_L1_BYTES {
-            return Err(Error::new(libc::EFBIG, "Snapshot L1 table too large"));
-        }
+        let (l1_offset, l1_size) = (number(&fixed, 0, 8), number(&fixed, 8, 4) as u32);
         let known = |from: usize| (extra >= from + 8).then(|| number(&more, from, 8));
         let listed = Listed {
             id: text(extra, id),
@@ -78,12 +146,12 @@ pub(super) async fn load(file: &Node, header: &Header) -> Result<(Vec<Snapshot>,
             disk_size: known(8).unwrap_or(header.size),
         };
         let rest = more.get(KNOWN_EXTRA..extra).unwrap_or(&[]).to_vec();
-        let l1_size = l1_size as u32;
         let has_len = extra >= 16;
-        snapshots.push(Snapshot { l1_offset, l1_size, listed, has_len, rest });
-        at += (FIXED + extra + id + name).next_multiple_of(8) as u64;
+        table.snapshots.push(Snapshot { l1_offset, l1_size, listed, has_len, rest });
+        at += ((FIXED + id + name) as u64 + whole).next_multiple_of(8);
     }
-    Ok((snapshots, at - header.snapshots_offset))
+    table.bytes = at - header.snapshots_offset;
+    Ok(table)
 }
 
 /// The table as it is in the file.
@@ -137,7 +205,7 @@ impl Meta {
     async fn draft_delete(&mut self, index: usize) -> Result<Vec<u64>> {
         let mut snapshots = self.snapshots.clone();
         let gone = snapshots.remove(index);
-        let old = read_u64s(&self.file, gone.l1_offset, gone.l1_size as usize).await?;
+        let old = gone.l1(self).await?;
         self.count_tree(&old, false).await?;
         let len = (u64::from(gone.l1_size) * 8).div_ceil(self.shape.cluster());
         self.release_run(gone.l1_offset, len).await?;
@@ -149,7 +217,7 @@ impl Meta {
     async fn draft_apply(&mut self, index: usize) -> Result<Vec<u64>> {
         let snapshots = self.snapshots.clone();
         let wanted = &snapshots[index];
-        let mut l1 = read_u64s(&self.file, wanted.l1_offset, wanted.l1_size as usize).await?;
+        let mut l1 = wanted.l1(self).await?;
         if wanted.has_len {
             self.header.size = wanted.listed.disk_size;
         }
@@ -222,7 +290,7 @@ impl Qcow2 {
                 meta.snapshots.iter().filter_map(|snapshot| snapshot.listed.id.parse::<u64>().ok());
             (ids.max().unwrap_or(0), meta.snapshots.len())
         };
-        if count >= super::header::MAX_SNAPSHOTS as usize {
+        if count >= MAX_SNAPSHOTS as usize {
             return Err(Error::from_errno(libc::EFBIG));
         }
         let listed = Listed {
@@ -252,8 +320,7 @@ impl Qcow2 {
         let _gate = self.gate.write().await;
         let mut meta = self.meta.write().await;
         let index = position(&meta.snapshots, id_or_name)?;
-        let (at, len) = (meta.snapshots[index].l1_offset, meta.snapshots[index].l1_size as usize);
-        meta.l1 = read_u64s(&meta.file, at, len).await?;
+        meta.l1 = meta.snapshots[index].l1(&meta).await?;
         meta.l2.clear();
         Ok(())
     }

@@ -20,10 +20,15 @@ impl Meta {
             // The bytes end inside the last sector that is counted.
             let clusters = host >> bits..=(host + len - 1) >> bits;
             self.freed.extend(clusters.map(|cluster| (cluster << bits, why)));
-        } else if let Some(host) = self.shape.host(entry)?
-            && !self.shape.data_file
-        {
-            self.freed.push((host, why));
+        } else if !self.shape.data_file {
+            match self.shape.host(entry) {
+                Ok(host) => self.freed.extend(host.map(|host| (host, why))),
+                Err(_) => {
+                    let text = format!("Cannot free unaligned cluster {:#x}", entry.place());
+                    // Told of when the request has ended; it need not fail.
+                    drop(self.damage(&text, None, false));
+                }
+            }
         }
         Ok(())
     }

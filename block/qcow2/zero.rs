@@ -125,9 +125,12 @@ impl Qcow2 {
         let shape = self.shape();
         let cluster = at & !(shape.cluster() - 1);
         let old = meta.entry(at).await?;
-        // Errors for what cannot be there.
-        shape.kind(old, 0)?;
-        let host = shape.host(old)?;
+        // What has no place that can be is dropped; the rest cannot be there.
+        let misplaced = shape.host(old).is_err();
+        if !misplaced {
+            shape.kind(old, 0)?;
+        }
+        let host = shape.host(old).unwrap_or(None);
         let own = host.filter(|_| old.is_copied());
         let zero = |host| if shape.zero_flag { shape.zero(host) } else { Entry::default() };
         let new = match change {
@@ -138,14 +141,16 @@ impl Qcow2 {
                 return self.zero_part(meta, old, from, to).await;
             }
             Change::Zero { flags, .. } => match own.filter(|_| shape.zero_flag) {
-                _ if shape.is_zero(old) && (host.is_none() || !flags.unmap) => return Ok(()),
+                _ if shape.is_zero(old) && !misplaced && (host.is_none() || !flags.unmap) => {
+                    return Ok(());
+                }
                 Some(host) if !flags.unmap || self.settings.discard_no_unref || shape.data_file => {
                     zero(Some(host))
                 }
                 _ => zero(None),
             },
             Change::Discard => match own.filter(|_| shape.zero_flag) {
-                _ if shape.is_zero(old) && host.is_none() => return Ok(()),
+                _ if shape.is_zero(old) && !misplaced && host.is_none() => return Ok(()),
                 _ if shape.is_empty(old) && self.backing.get().is_none() => return Ok(()),
                 Some(host) if self.settings.discard_no_unref => zero(Some(host)),
                 _ => zero(None),

@@ -79,6 +79,8 @@ impl Bench {
             no_backing: false,
             no_io: false,
             secrets,
+            throttle_groups: Default::default(),
+            checks: false,
             io: Arc::new(Inline),
         };
         block_on(open(&name, &options)).unwrap().node
@@ -473,4 +475,86 @@ fn requests_run_side_by_side() {
         block_on(node.close()).unwrap();
         sound(&node);
     }
+}
+
+/// Runs `qemu-img` as it is here: its code, and what it says on both streams.
+fn ours(args: &[&str]) -> (u8, String) {
+    let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = block::tools::run(&args, &mut out, &mut err, false);
+    (code, String::from_utf8([err, out].concat()).unwrap())
+}
+
+/// Texts as QEMU 10.0.2 has them.
+#[test]
+fn damaged_records_of_snapshots_are_mended() {
+    let Some(bench) = Bench::new() else { return };
+    for (extra, code, said, mended) in [
+        (
+            0_u32,
+            2,
+            "ERROR snapshot table entry 2 is incomplete\n",
+            "Repairing snapshot table entry 2 is incomplete\n",
+        ),
+        (
+            2048,
+            1,
+            "qemu-img: ERROR failed to read the snapshot table: Too much extra metadata in snapshot \
+             table entry 2\nYou can force-remove this extra metadata with qemu-img check -r all\n\
+             qemu-img: Check failed: File too large\n",
+            "Discarding too much extra metadata in snapshot table entry 2 (2048 > 1024)\n",
+        ),
+    ] {
+        let name = format!("{extra}.qcow2");
+        bench.theirs("qemu-img", &["create", "-q", "-f", "qcow2", &name, "1M"]);
+        bench.theirs("qemu-io", &["-c", "write -P 1 0 64k", &name]);
+        for snapshot in ["one", "two", "three"] {
+            bench.theirs("qemu-img", &["snapshot", "-c", snapshot, &name]);
+        }
+        let path = bench.path(&name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let table = u64::from_be_bytes(bytes[64..72].try_into().unwrap()) as usize;
+        // docs/interop/qcow2, "Snapshots": each record is 72 bytes with names as short as these.
+        let field = table + 2 * 72 + 36;
+        assert_eq!(bytes[field..field + 4], 24_u32.to_be_bytes());
+        bytes[field..field + 4].copy_from_slice(&extra.to_be_bytes());
+        // The table has all of its cluster.
+        bytes.resize(bytes.len().next_multiple_of(65536), 0);
+        std::fs::write(&path, bytes).unwrap();
+        let (found, text) = ours(&["check", &path]);
+        assert!(found == code && text.contains(said), "{found}: {text}");
+        let (found, text) = ours(&["check", "-r", "all", &path]);
+        assert!(found == 0 && text.starts_with(mended), "{found}: {text}");
+        assert!(text.contains("    0 leaked clusters\n    1 corruptions\n"), "{text}");
+        bench.theirs("qemu-img", &["check", &name]);
+        let listed = bench.theirs("qemu-img", &["snapshot", "-l", &name]);
+        assert!(listed.contains(" one ") && listed.contains(" two "), "{listed}");
+        assert_eq!(listed.lines().count(), 5, "{listed}");
+        bench.theirs("qemu-img", &["snapshot", "-a", "one", &name]);
+        bench.theirs("qemu-io", &["-c", "read -P 1 0 64k", &name]);
+    }
+}
+
+#[test]
+fn bitmaps_of_who_has_not_closed_are_inconsistent() {
+    let Some(bench) = Bench::new() else { return };
+    bench.theirs("qemu-img", &["create", "-q", "-f", "qcow2", "b.qcow2", "4M"]);
+    bench.theirs("qemu-img", &["bitmap", "--add", "b.qcow2", "on"]);
+    bench.theirs("qemu-img", &["bitmap", "--add", "--disable", "b.qcow2", "off"]);
+    let inconsistent = || {
+        let said = bench.theirs("qemu-img", &["info", "-U", "b.qcow2"]);
+        said.matches("in-use").count()
+    };
+    let node = bench.open("b.qcow2", None);
+    assert_eq!(inconsistent(), 2, "while it is open");
+    block_on(node.close()).unwrap();
+    assert_eq!(inconsistent(), 0, "they are stored");
+    fill(&node, 0, 512, 1);
+    assert_eq!(inconsistent(), 2, "one has changed again");
+    block_on(node.close()).unwrap();
+    drop(node);
+    bench.theirs("qemu-img", &["check", "b.qcow2"]);
+    // Whoever dies leaves them as they are.
+    std::mem::forget(bench.open("b.qcow2", None));
+    assert_eq!(inconsistent(), 2);
 }

@@ -143,6 +143,8 @@ fn an_image_that_backs_itself_is_refused() {
         no_backing: false,
         no_io: false,
         secrets: Default::default(),
+        throttle_groups: Default::default(),
+        checks: false,
         io: Arc::new(Inline),
     };
     let error = block_on(open(&path, &options)).err().unwrap();

@@ -60,6 +60,8 @@ fn writing(io: Arc<dyn HostIo>) -> OpenOptions {
         no_backing: false,
         no_io: false,
         secrets: Default::default(),
+        throttle_groups: Default::default(),
+        checks: false,
         io,
     }
 }

@@ -79,6 +79,11 @@ fn checks_of_other_formats() {
 }
 
 #[test]
+fn damaged_metadata() {
+    compare(include_str!("beside/scripts/damage"));
+}
+
+#[test]
 fn places_in_files() {
     compare(include_str!("beside/scripts/places"));
 }

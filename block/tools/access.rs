@@ -8,10 +8,10 @@ use super::{Failure, Outcome};
 use crate::Result;
 use crate::engine::{HostIo, Inline, block_on};
 use crate::node::Node;
+use crate::objects::Objects;
 use crate::open::{OpenOptions, open_tree};
 use crate::options::Options;
 use crate::qcow2::Purpose;
-use crate::secret::Secrets;
 
 const CACHE_MODES: [&str; 7] =
     ["none", "off", "directsync", "writeback", "writethrough", "unsafe", "auto"];
@@ -37,15 +37,17 @@ pub(super) struct Access {
     pub(super) no_backing: bool,
     /// Who does the I/O, if not this thread.
     pub(super) io: Option<Arc<dyn HostIo>>,
-    pub(super) secrets: Secrets,
+    pub(super) objects: Objects,
     /// Nobody looks at the disk itself.
     pub(super) no_io: bool,
+    /// The metadata is about to be checked.
+    pub(super) checks: bool,
     /// More options of the image.
     pub(super) more: Vec<(&'static str, String)>,
 }
 
 impl Access {
-    pub(super) fn new(purpose: Purpose, secrets: &Secrets) -> Self {
+    pub(super) fn new(purpose: Purpose, objects: &Objects) -> Self {
         Self {
             format: None,
             image_opts: false,
@@ -53,8 +55,9 @@ impl Access {
             share: false,
             no_backing: false,
             io: None,
-            secrets: secrets.clone(),
+            objects: objects.clone(),
             no_io: false,
+            checks: false,
             more: Vec::new(),
         }
     }
@@ -85,7 +88,7 @@ impl Access {
             return Err(Failure::new("--image-opts and --format are mutually exclusive"));
         }
         let share = args.has("force-share");
-        let access = Self { image_opts, share, ..Self::new(purpose, &args.secrets) };
+        let access = Self { image_opts, share, ..Self::new(purpose, &args.objects) };
         Ok(access.format(args.get("format")))
     }
 
@@ -103,7 +106,9 @@ impl Access {
             force_share: self.share,
             no_backing: self.no_backing,
             no_io: self.no_io,
-            secrets: self.secrets.clone(),
+            checks: self.checks,
+            secrets: self.objects.secrets.clone(),
+            throttle_groups: self.objects.throttle_groups.clone(),
             io: self.io.clone().unwrap_or_else(|| Arc::new(Inline)),
         };
         let (name, mut tree) = match self.image_opts {

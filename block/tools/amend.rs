@@ -118,7 +118,7 @@ fn open_and_change(
     }
     let descs = options_of(format)?;
     let mut chosen = Chosen::only(descs);
-    chosen.secrets = args.secrets.clone();
+    chosen.objects = args.objects.clone();
     refuse_others(format, descs, list)?;
     chosen.apply(list)?;
     let shown = args.has("progress") && !args.has("quiet");

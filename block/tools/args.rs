@@ -1,7 +1,7 @@
 //! Arguments as getopt_long reads them: options and operands in any order.
 
 use super::{Outcome, Output};
-use crate::secret::Secrets;
+use crate::objects::Objects;
 
 /// One option: its short and long name (either may be missing), what its value is called, if it takes one.
 pub(super) struct Opt {
@@ -79,14 +79,14 @@ pub(super) struct Args {
     /// What is not an option.
     pub(super) operands: Vec<String>,
     /// What `--object` has defined.
-    pub(super) secrets: Secrets,
+    pub(super) objects: Objects,
 }
 
 impl Args {
     /// The error is getopt's message, without a program's name.
     pub(super) fn parse(options: &'static [Opt], args: &[String]) -> Result<Self, String> {
         let mut parsed =
-            Self { options: Vec::new(), operands: Vec::new(), secrets: Secrets::default() };
+            Self { options: Vec::new(), operands: Vec::new(), objects: Objects::default() };
         let table = || [&HELP].into_iter().chain(options);
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
-use async_lock::RwLock;
 use parking_lot::Mutex;
 
 use base::options::number::{SizeError, parse_size};
@@ -14,6 +13,7 @@ use super::args::common::{CACHE, FORMAT, IMAGE_OPTS, QUIET, SHARE};
 use super::args::{Args, Command, flag, value};
 use super::{Failure, Outcome, Output};
 use crate::engine::{Pool, Uring, block_on, spawn};
+use crate::lock::RwLock;
 use crate::node::Node;
 use crate::qcow2::Purpose;
 use crate::vector::Vector;

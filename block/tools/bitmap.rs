@@ -59,7 +59,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     let source = match args.get("source-file") {
         None => None,
         Some(file) => {
-            let access = Access::new(Purpose::Read, &args.secrets).without_backing();
+            let access = Access::new(Purpose::Read, &args.objects).without_backing();
             let access = access.format(args.get("source-format"));
             Some(access.open(file, output)?)
         }

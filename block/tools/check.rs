@@ -44,7 +44,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         return Err(Failure::usage("Expecting one image file name"));
     };
     let purpose = if repair == Repair::Nothing { Purpose::Read } else { Purpose::Repair };
-    let access = Access::from_args(args, purpose)?;
+    let access = Access { checks: true, ..Access::from_args(args, purpose)? };
     check_cache(args, "cache", "source ")?;
     let node = access.open(name, output)?;
     let check = |repair| {
@@ -81,8 +81,10 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     } else if !quiet {
         output.print(&human(&report));
     }
+    if report.errors > 0 {
+        return Err(Failure::new("Check failed"));
+    }
     Ok(match report {
-        _ if report.errors > 0 => 1,
         _ if report.corruptions > 0 => 2,
         _ if report.leaks > 0 => 3,
         _ => 0,
@@ -131,6 +133,10 @@ fn human(report: &CheckReport) -> String {
              harm to data.\n",
             report.leaks
         );
+    }
+    if report.errors > 0 {
+        let errors = report.errors;
+        out += &format!("\n{errors} internal errors have occurred during the check.\n");
     }
     let (total, allocated) = (report.total_clusters, report.allocated_clusters);
     if total > 0 && allocated > 0 {

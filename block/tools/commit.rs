@@ -52,13 +52,13 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     {
         let missing = format!("Did not find '{wanted}' in the backing chain of '{name}'");
         let access =
-            Access::new(Purpose::Read, &args.secrets).format(format.as_deref()).without_backing();
+            Access::new(Purpose::Read, &args.objects).format(format.as_deref()).without_backing();
         let layer = access.open(&below, output)?;
         let next = next_layer(&layer).ok_or_else(|| Failure::new(missing))?;
         layers.push(layer);
         (below, format) = next;
     }
-    let base = Access::new(Purpose::Write, &args.secrets).format(format.as_deref());
+    let base = Access::new(Purpose::Write, &args.objects).format(format.as_deref());
     let base = base.open(&below, output)?;
     let len = top.len()?;
     if base.len()? < len {

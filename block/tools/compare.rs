@@ -53,7 +53,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         let access = Access {
             image_opts,
             share: args.has("force-share"),
-            ..Access::new(Purpose::Read, &args.secrets)
+            ..Access::new(Purpose::Read, &args.objects)
         };
         access
             .format(format)

@@ -240,7 +240,7 @@ fn open_sources(
         return fail("--image-opts and --format are mutually exclusive");
     }
     let share = args.has("force-share");
-    let access = Access { image_opts, share, ..Access::new(Purpose::Read, &args.secrets) };
+    let access = Access { image_opts, share, ..Access::new(Purpose::Read, &args.objects) };
     let access = access.format(format).cache(args.get("source-cache"));
     let mut sources = Vec::new();
     for name in names {
@@ -268,7 +268,7 @@ fn create_target(
         Err(false) => return fail(format!("Unknown file format '{format}'")),
     };
     let mut chosen = Chosen::defaults(creator.options);
-    chosen.secrets = args.secrets.clone();
+    chosen.objects = args.objects.clone();
     chosen.apply(list).map_err(|error| Failure::new(error.to_string()))?;
     chosen.set("size", &job.len.to_string())?;
     for (option, key, what) in [
@@ -311,7 +311,7 @@ fn open_target(
     output: &mut Output<'_>,
 ) -> Result<Arc<Node>, Failure> {
     let cache = args.get("target-cache").or(Some("unsafe"));
-    let mut access = Access::new(Purpose::Write, &args.secrets).cache(cache);
+    let mut access = Access::new(Purpose::Write, &args.objects).cache(cache);
     access.image_opts = args.has("target-image-opts");
     for key in ["key-secret", "encrypt.key-secret"] {
         let id = created.and_then(|created| created.text(key));

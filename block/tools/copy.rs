@@ -3,14 +3,16 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
+use super::line::Line;
 use super::progress::Progress;
 use super::{Failure, Output};
-use crate::driver::ZeroFlags;
+use crate::driver::{Packed, ZeroFlags};
 use crate::engine::block_on;
 use crate::node::{Node, Role};
 use crate::vector::Vector;
@@ -177,9 +179,27 @@ impl Cursor<'_> {
     }
 
     fn next(&mut self) -> Result<Option<Chunk>> {
-        if self.at >= self.job.len {
-            return Ok(None);
+        loop {
+            if self.at >= self.job.len {
+                return Ok(None);
+            }
+            let (range, kind) = self.cut()?;
+            self.at = range.end;
+            let idle = match kind {
+                Kind::Data => false,
+                Kind::Zero => self.plan.fresh && (self.plan.sparse > 0 || self.plan.compress),
+                Kind::Below => true,
+            };
+            if !idle {
+                let number = self.number;
+                self.number += 1;
+                return Ok(Some(Chunk { number, range, kind }));
+            }
         }
+    }
+
+    /// What comes next, and is done at once.
+    fn cut(&mut self) -> Result<(Range<u64>, Kind)> {
         let (mut range, mut kind) = self.look()?;
         if self.plan.compress {
             let whole = range.end == self.job.len || range.end % self.cluster == 0;
@@ -194,32 +214,7 @@ impl Cursor<'_> {
         } else if kind == Kind::Data {
             range.end = range.end.min(range.start + CHUNK);
         }
-        let number = self.number;
-        self.number += 1;
-        self.at = range.end;
-        Ok(Some(Chunk { number, range, kind }))
-    }
-}
-
-/// Lets writers in one after the other, by the numbers of their chunks.
-#[derive(Default)]
-struct Turn {
-    next: Mutex<u64>,
-    changed: Condvar,
-}
-
-impl Turn {
-    /// Waits until all chunks before have been written.
-    fn wait(&self, number: u64) {
-        let mut next = self.next.lock();
-        while *next != number {
-            self.changed.wait(&mut next);
-        }
-    }
-
-    fn done(&self, number: u64) {
-        *self.next.lock() = number + 1;
-        self.changed.notify_all();
+        Ok((range, kind))
     }
 }
 
@@ -235,9 +230,16 @@ struct Work<'a> {
     to: &'a Node,
     plan: &'a Plan,
     cursor: Mutex<Option<Cursor<'a>>>,
-    turn: Turn,
+    /// What is ready, where it is written in order.
+    line: Option<Line<Ready>>,
+    /// Memory of chunks that have been written.
+    memory: Mutex<Vec<Vector>>,
     began: Instant,
     moved: Mutex<u64>,
+    /// Somebody sees the progress.
+    tells_all: bool,
+    /// Bytes that are done and were not told of.
+    untold: AtomicU64,
 }
 
 /// Copies a disk.
@@ -255,9 +257,12 @@ pub(super) fn copy(
         to,
         plan,
         cursor: Mutex::new(Some(cursor)),
-        turn: Turn::default(),
+        line: plan.in_order.then(|| Line::new(plan.parallel)),
+        memory: Mutex::default(),
         began: Instant::now(),
         moved: Mutex::new(0),
+        tells_all: progress.is_shown(),
+        untold: AtomicU64::new(0),
     };
     // Only what will be read counts; looking for it costs as much as finding it later.
     progress.set_total(if progress.is_shown() { job.data(plan)? } else { job.len });
@@ -283,17 +288,18 @@ pub(super) fn copy(
     failed.map_or(Ok(()), Err)
 }
 
-const ZEROES: [u8; 4096] = [0; 4096];
-
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.chunks(ZEROES.len()).all(|chunk| *chunk == ZEROES[..chunk.len()])
+/// A chunk that only has to be written.
+struct Ready {
+    chunk: Chunk,
+    data: Vector,
+    /// The memory that `data` is a part of.
+    memory: Vector,
+    packed: Option<Packed>,
 }
 
 impl Work<'_> {
     /// Copies chunks until there are no more, or somebody has failed.
     fn run(&self, reports: &Sender<Report>) {
-        let buffer = Vector::aligned(CHUNK as usize);
-        let mut bytes = Vec::new();
         loop {
             let mut cursor = self.cursor.lock();
             let next = cursor.as_mut().map_or(Ok(None), Cursor::next);
@@ -306,80 +312,88 @@ impl Work<'_> {
                     return self.fail(Failure::new(text), reports);
                 }
             };
+            let write = |ready| self.write(ready, reports);
             let number = chunk.number;
-            let result = self.copy_chunk(&chunk, &buffer, &mut bytes, reports);
+            let result = self.prepare(chunk, reports).and_then(|ready| match &self.line {
+                Some(line) => line.enter(number, ready, write),
+                None => write(ready),
+            });
             if let Err(failure) = result {
-                self.fail(failure, reports);
-            }
-            // Also after a failure, or the others would wait for ever.
-            if self.plan.in_order {
-                self.turn.wait(number);
-                self.turn.done(number);
+                return self.fail(failure, reports);
             }
         }
     }
 
     fn fail(&self, failure: Failure, reports: &Sender<Report>) {
         *self.cursor.lock() = None;
+        self.line.iter().for_each(Line::close);
         // Who listens has not gone before all workers have.
         let _ = reports.send(Report::Failed(failure));
     }
 
-    fn copy_chunk(
+    /// Memory for a chunk; those that are larger than usual, of large clusters, are rare.
+    fn memory(&self, len: u64) -> Vector {
+        let old = if len <= CHUNK { self.memory.lock().pop() } else { None };
+        old.unwrap_or_else(|| Vector::aligned(len.max(CHUNK) as usize))
+    }
+
+    /// Reads a chunk, and compresses it.
+    fn prepare(
         &self,
-        chunk: &Chunk,
-        buffer: &Vector,
-        bytes: &mut Vec<u8>,
+        chunk: Chunk,
         reports: &Sender<Report>,
-    ) -> std::result::Result<(), Failure> {
+    ) -> std::result::Result<Ready, Failure> {
         let Range { start, end } = chunk.range;
-        let len = end - start;
-        let mut data = Vector::zeroed(0);
-        if chunk.kind == Kind::Data {
-            // Clusters larger than the buffer are rare.
-            data = if len <= CHUNK {
-                buffer.slice(0, len as usize)
-            } else {
-                Vector::zeroed(len as usize)
-            };
-            match self.job.read(start, &data) {
-                Ok(()) => {}
-                Err(_) if self.plan.salvage => self.job.salvage(start, &data, reports),
-                Err(error) => {
-                    let text = format!("error while reading at byte {start}: {error}");
-                    return Err(Failure::new(text));
-                }
+        if chunk.kind != Kind::Data {
+            let nothing = Vector::zeroed(0);
+            return Ok(Ready { chunk, data: nothing.clone(), memory: nothing, packed: None });
+        }
+        let memory = self.memory(end - start);
+        let data = memory.slice(0, (end - start) as usize);
+        match self.job.read(start, &data) {
+            Ok(()) => {}
+            Err(_) if self.plan.salvage => self.job.salvage(start, &data, reports),
+            Err(error) => {
+                let text = format!("error while reading at byte {start}: {error}");
+                return Err(Failure::new(text));
             }
-            bytes.resize(len as usize, 0);
-            data.read(0, bytes);
-            self.slow_down(len);
         }
-        let mut packed = None;
-        if self.plan.compress
-            && chunk.kind == Kind::Data
-            && !(self.plan.sparse > 0 && is_zero(bytes))
-        {
-            // Before it is this one's turn: others do it at the same time.
-            packed = Some(self.to.driver().pack(&data)?);
-        }
-        if self.plan.in_order {
-            self.turn.wait(chunk.number);
-        }
-        let written = match chunk.kind {
-            Kind::Below => Ok(()),
-            Kind::Zero => self.zero(start, len),
-            Kind::Data => match packed {
-                Some(packed) => block_on(self.to.write_packed(start, data.clone(), packed)),
-                None => self.store(start, &data, bytes),
-            },
+        self.slow_down(end - start);
+        let packs = self.plan.compress && !(self.plan.sparse > 0 && data.is_zero());
+        let packed = if packs { Some(self.to.driver().pack(&data)?) } else { None };
+        Ok(Ready { chunk, data, memory, packed })
+    }
+
+    fn write(&self, ready: Ready, reports: &Sender<Report>) -> std::result::Result<(), Failure> {
+        let Ready { chunk, data, memory, packed } = ready;
+        let Range { start, end } = chunk.range;
+        let written = match (chunk.kind, packed) {
+            (Kind::Below, _) => Ok(()),
+            (Kind::Zero, _) => self.zero(start, end - start),
+            (Kind::Data, Some(packed)) => {
+                block_on(self.to.write_packed(start, data.clone(), packed))
+            }
+            (Kind::Data, None) => self.store(start, &data),
         };
         written.map_err(|error| {
             Failure::new(format!("error while writing at byte {start}: {error}"))
         })?;
         if counts(chunk.kind, self.plan) {
-            let _ = reports.send(Report::Done(len));
+            self.tell(end - start, reports);
+        }
+        if memory.len() as u64 == CHUNK {
+            self.memory.lock().push(memory);
         }
         Ok(())
+    }
+
+    /// Bytes are done. Who listens is woken for each, so less often if nobody sees it.
+    fn tell(&self, bytes: u64, reports: &Sender<Report>) {
+        let untold = self.untold.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if self.tells_all || untold >= self.job.len / 100 {
+            let bytes = self.untold.swap(0, Ordering::Relaxed);
+            let _ = reports.send(Report::Done(bytes));
+        }
     }
 
     /// Keeps to the rate.
@@ -412,23 +426,23 @@ impl Work<'_> {
     }
 
     /// Writes a chunk, leaving out its runs of zeroes.
-    fn store(&self, at: u64, data: &Vector, bytes: &[u8]) -> Result<()> {
+    fn store(&self, at: u64, data: &Vector) -> Result<()> {
         if self.plan.compress {
-            return self.zero(at, bytes.len() as u64);
+            return self.zero(at, data.len() as u64);
         }
         if self.plan.sparse == 0 {
             return block_on(self.to.write(at, data.clone()));
         }
         let grain = self.plan.sparse as usize;
-        let zero_at = |from: usize| is_zero(&bytes[from..(from + grain).min(bytes.len())]);
+        let zero_at = |from: usize| data.is_zero_at(from, grain);
         let mut from = 0;
-        while from < bytes.len() {
+        while from < data.len() {
             let zeroes = zero_at(from);
             let mut end = from + grain;
-            while end < bytes.len() && zero_at(end) == zeroes {
+            while end < data.len() && zero_at(end) == zeroes {
                 end += grain;
             }
-            let end = end.min(bytes.len());
+            let end = end.min(data.len());
             let len = end - from;
             match zeroes {
                 true => self.zero(at + from as u64, len as u64)?,

@@ -70,7 +70,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         Err(false) => return Err(fail(format!("Unknown file format '{format}'"))),
     };
     let mut chosen = Chosen::defaults(creator.options);
-    chosen.secrets = args.secrets.clone();
+    chosen.objects = args.objects.clone();
     chosen.apply(&list).map_err(|error| fail(error.to_string()))?;
     if let Some((protocol, _)) = name.split_once(':').filter(|(p, _)| !p.contains('/'))
         && protocol != "file"
@@ -130,7 +130,9 @@ fn settle_backing(
     let format = chosen.text("backing_fmt").map(str::to_owned);
     let path = full_backing_name(name, &file);
     if !unopened {
-        let access = Access::new(Purpose::Read, &chosen.secrets).format(format.as_deref());
+        let access = Access::new(Purpose::Read, &chosen.objects).format(format.as_deref());
+        // Only its length is wanted.
+        let access = Access { no_io: true, ..access };
         let node = access.open_plain(&path, output);
         let node = node.map_err(|error| format!("{error}\nCould not open backing image."))?;
         if chosen.text("size").is_none() {

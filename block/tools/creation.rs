@@ -4,7 +4,7 @@ use base::options::number::{SizeError, parse_int, parse_size};
 use base::options::{OptionError, ParsedOpts, is_help};
 
 use super::Failure;
-use crate::secret::Secrets;
+use crate::objects::Objects;
 use crate::{Error, Result};
 
 /// What an option's value is.
@@ -94,7 +94,7 @@ pub(super) struct Chosen {
     /// Which of them were given, not defaults.
     given: Vec<bool>,
     /// Where passwords are found.
-    pub(super) secrets: Secrets,
+    pub(super) objects: Objects,
 }
 
 /// All `-o` arguments as one. An empty option is an accident in quoting.
@@ -158,7 +158,7 @@ impl Chosen {
     fn of(descs: Vec<&'static Desc>) -> Self {
         let values = descs.iter().map(|desc| desc.default.map(str::to_owned)).collect();
         let given = vec![false; descs.len()];
-        Self { descs, values, given, secrets: Secrets::default() }
+        Self { descs, values, given, objects: Objects::default() }
     }
 
     /// Says what a list of options says.
@@ -203,7 +203,7 @@ impl Chosen {
 
     /// The secret whose id was said.
     pub(super) fn secret(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        let secret = |id| self.secrets.get(id).map(|bytes| bytes.to_vec());
+        let secret = |id| self.objects.secrets.get(id).map(|bytes| bytes.to_vec());
         self.text(key).map(secret).transpose()
     }
 

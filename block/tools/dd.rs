@@ -78,7 +78,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         Failure::new(format!("{target}: error while creating output image: {error}"))
     })?;
     let to =
-        Access::new(Purpose::Write, &args.secrets).format(Some(format)).open(target, output)?;
+        Access::new(Purpose::Write, &args.objects).format(Some(format)).open(target, output)?;
     if begin > len {
         output.report(&format!("{input}: cannot skip to specified offset"));
     }

@@ -77,7 +77,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     })?;
     let list = join(args.all("options"))?;
     let mut chosen = Chosen::defaults(creator.options);
-    chosen.secrets = args.secrets.clone();
+    chosen.objects = args.objects.clone();
     if let Err(error) = chosen.apply(&list) {
         output.report(&error.to_string());
         return Err(Failure::new(format!("Invalid options for file format '{format}'")));

@@ -16,6 +16,7 @@ mod dd;
 mod formats;
 mod info;
 pub mod io;
+mod line;
 mod map;
 mod measure;
 mod output;
@@ -117,7 +118,7 @@ fn define_objects(command: &Command, args: &mut Args) -> Outcome {
     for object in objects {
         // Of the codes of `compare`, 1 means that images differ.
         let code = if command.name == "compare" { 2 } else { 1 };
-        args.secrets.define(&object).map_err(|error| Failure::from(error).with_code(code))?;
+        args.objects.define(&object).map_err(|error| Failure::from(error).with_code(code))?;
     }
     Ok(0)
 }

@@ -66,7 +66,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
             "" => None,
             _ => {
                 let path = full_backing_name(node.location(), new_name);
-                let mut access = Access::new(Purpose::Read, &args.secrets).format(new_format);
+                let mut access = Access::new(Purpose::Read, &args.objects).format(new_format);
                 access.share = args.has("force-share");
                 let fail = |error| format!("Could not open new backing file '{new_name}': {error}");
                 Some(access.open_plain(&path, output).map_err(|e| Failure::new(fail(e)))?)

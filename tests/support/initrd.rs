@@ -15,7 +15,7 @@ pub const READY: &str = "rhea-guest: ready";
 /// The line that `/init` prints before it hands the console to a shell.
 pub const SHELL: &str = "rhea-guest: shell";
 
-const SCRIPTS: [(&str, &str); 23] = [
+const SCRIPTS: [(&str, &str); 24] = [
     ("adapter", include_str!("guest/adapter")),
     ("desktop", include_str!("guest/desktop")),
     ("login", include_str!("guest/login")),
@@ -27,6 +27,7 @@ const SCRIPTS: [(&str, &str); 23] = [
     ("reboot", include_str!("guest/reboot")),
     ("modules", include_str!("guest/modules")),
     ("disk", include_str!("guest/disk")),
+    ("disk-bench", include_str!("guest/disk-bench")),
     ("hotplug", include_str!("guest/hotplug")),
     ("journal", include_str!("guest/journal")),
     ("display", include_str!("guest/display")),

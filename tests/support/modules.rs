@@ -31,6 +31,31 @@ const VIRTIO: Set = Set {
     place: "modules",
 };
 
+/// Drivers of disks, for the kernel of any machine; `guest/disk-bench` loads them.
+const DISKS: Set = Set {
+    kernel: "linux-image-amd64",
+    modules: &[
+        "virtio_ring",
+        "virtio",
+        "virtio_pci_modern_dev",
+        "virtio_pci_legacy_dev",
+        "virtio_pci",
+        "virtio_blk",
+        "crct10dif_common",
+        "crct10dif_generic",
+        "crc-t10dif",
+        "crc64",
+        "crc64-rocksoft",
+        "t10-pi",
+        "scsi_common",
+        "scsi_mod",
+        "libata",
+        "ata_piix",
+        "sd_mod",
+    ],
+    place: "disk-modules",
+};
+
 /// Drivers of network cards, for the kernel of any machine.
 const NETWORK: Set = Set {
     kernel: "linux-image-amd64",
@@ -124,7 +149,15 @@ pub fn network() -> Result<Modular> {
 
 /// The same with a program of our own.
 pub fn network_with(program: &Path) -> Result<Modular> {
-    let modular = network()?;
+    with(network()?, program)
+}
+
+/// The kernel and the guest with drivers of disks, and with a program of our own.
+pub fn disks_with(program: &Path) -> Result<Modular> {
+    with(prepare(&DISKS)?, program)
+}
+
+fn with(modular: Modular, program: &Path) -> Result<Modular> {
     let name = program.file_name().unwrap_or_default().to_string_lossy();
     let initrd = modular.initrd.with_file_name(format!("initrd-{name}.cpio"));
     let busybox = assets::get()?.busybox();

@@ -31,7 +31,8 @@ pub(super) struct Command {
 
 impl Command {
     pub(super) fn usage(&self, called: &str) -> String {
-        let gap = if self.args.is_empty() { "" } else { " " };
+        // That of `map` is there, but empty.
+        let gap = if self.args.is_empty() && self.name != "map" { "" } else { " " };
         format!("{called}{gap}{} -- {}\n", self.args, self.about)
     }
 

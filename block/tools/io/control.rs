@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base::options::number::parse_int;
+
 use super::command::{COMMANDS, Command, Done, Failed, Given, find};
 use super::opening::{Opening, Reopen};
 use super::{Session, text};
@@ -147,7 +149,6 @@ pub(super) const OPEN: Command = Command {
  -t, -- use the given cache mode for the image
  -d, -- use the given discard mode for the image
  -o, -- options to be given to the block driver
-
 ",
     options: "snCro:ki:t:d:U",
     ..plain("open", open)
@@ -407,8 +408,8 @@ fn map(session: &mut Session<'_>, _: &Command, _: &Given) -> Done {
 
 fn sleep(session: &mut Session<'_>, _: &Command, given: &Given) -> Done {
     let arg = &given.operands[0];
-    let time = arg.trim_start().parse::<u64>();
-    let Ok(time) = time else { return session.fail(&format!("{arg} is not a valid number")) };
+    let time = parse_int(arg).and_then(|time| u64::try_from(time).ok());
+    let Some(time) = time else { return session.fail(&format!("{arg} is not a valid number")) };
     std::thread::sleep(Duration::from_millis(time));
     Ok(())
 }

@@ -4,10 +4,10 @@ use super::super::args::Args;
 use super::super::output::Output;
 use crate::engine::block_on;
 use crate::node::Manner;
+use crate::objects::Objects;
 use crate::open::{OpenOptions, Opened, open_tree, snapshot_overlay};
 use crate::options::Options;
 use crate::qcow2::Purpose;
-use crate::secret::Secrets;
 use crate::{Error, Result};
 
 /// How a file is to be opened.
@@ -22,7 +22,7 @@ pub(super) struct Opening {
     pub(super) copy_on_read: bool,
     pub(super) cache: Option<String>,
     pub(super) aio: Option<String>,
-    pub(super) secrets: Secrets,
+    pub(super) objects: Objects,
 }
 
 const CACHE_MODES: [&str; 6] = ["none", "off", "directsync", "writeback", "writethrough", "unsafe"];
@@ -35,7 +35,9 @@ fn check_cache(mode: &str) -> Result<()> {
 }
 
 /// Options that an open image can get.
-const CHANGEABLE: [&str; 12] = [
+const CHANGEABLE: [&str; 14] = [
+    "cache.direct",
+    "cache.no-flush",
     "lazy-refcounts",
     "pass-discard-request",
     "pass-discard-snapshot",
@@ -103,7 +105,8 @@ impl Opening {
             format: self.format.clone(),
             purpose,
             force_share: self.force_share,
-            secrets: self.secrets.clone(),
+            secrets: self.objects.secrets.clone(),
+            throttle_groups: self.objects.throttle_groups.clone(),
             ..OpenOptions::default()
         };
         let mut options = self.options.clone();
@@ -131,6 +134,11 @@ impl Opening {
         }
         if let Some(writable) = change.writable.or(read_only.map(|only| !only)) {
             changed.read_only = !writable;
+        }
+        if change.cache.is_some()
+            && ["cache.direct", "cache.no-flush"].iter().any(|key| options.has(key))
+        {
+            return Err(Error::invalid("Cannot set both -c and the cache options"));
         }
         for key in CHANGEABLE {
             if let Some(value) = options.text(key) {
@@ -205,7 +213,7 @@ pub(super) fn from_args(
         return Err(Some("--image-opts and -f are mutually exclusive".into()));
     }
     for object in args.all("object") {
-        said(opening.secrets.define(object))?;
+        said(opening.objects.define(object))?;
     }
     let Some(name) = args.operands.first() else { return Ok(None) };
     if args.has("image-opts") {

@@ -1,15 +1,16 @@
-//! Rows about disks: the tools on images, and a guest's fio through virtio and IDE.
+//! Rows about disks: the tools on images, and a guest's requests through virtio and IDE.
 
 use super::machine::Contender;
 use super::results::{Measured, Metric, Unit};
+use super::workloads;
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Instant;
-use testbed::media;
+use testbed::modules;
 
 /// Bytes that are converted.
 const LEN: u64 = 1 << 30;
@@ -19,6 +20,8 @@ const STEP: u32 = 65_536 * 33 + 4096;
 /// Places in the fragmented image that are written, and its length.
 const PLACES: u64 = 8192;
 const FRAGMENTED: u64 = 1 << 40;
+/// A guest's disk.
+const GUEST_LEN: u64 = 256 << 20;
 /// Images on top of each other.
 const CHAIN: usize = 5;
 
@@ -239,52 +242,37 @@ pub fn random(who: &Contender) -> Result<Measured> {
     Ok(measured)
 }
 
-/// What fio does in the guest: (name, arguments, bytes of a request).
-const JOBS: [(&str, &str, f64); 4] = [
-    ("read", "--rw=read --bs=1M --iodepth=4", 1048576.0),
-    ("write", "--rw=write --bs=1M --iodepth=4", 1048576.0),
-    ("random-read", "--rw=randread --bs=4k --iodepth=32", 4096.0),
-    ("random-write", "--rw=randwrite --bs=4k --iodepth=32", 4096.0),
+/// What `tests/bench/disk.rs` does: (name, what that is).
+const LOADS: [(&str, &str); 4] = [
+    ("read", "a MiB read in turn, 4 at a time"),
+    ("write", "a MiB written in turn, 4 at a time"),
+    ("random-read", "4 KiB read anywhere, 32 at a time"),
+    ("random-write", "4 KiB written anywhere, 32 at a time"),
 ];
 
-/// fio in Debian, on a second disk behind an interface (`virtio`, `ide`).
+/// Requests of a guest to a disk behind an interface (`virtio`, `ide`). The host has all of the disk in its
+/// cache, so that it is the emulator that is measured.
 pub fn guest(who: &Contender, interface: &str) -> Result<Measured> {
-    let system = media::debian_disk()?;
-    let scratch = tempfile::NamedTempFile::new()?;
-    scratch.as_file().set_len(LEN)?;
-    let system = format!("file={},format=raw,if=none,id=system,snapshot=on", system.display());
-    let data = format!("file={},format=raw,if={interface},cache=none", scratch.path().display());
+    let guest = modules::disks_with(&workloads::build("disk-load")?)?;
+    let mut disk = tempfile::NamedTempFile::new()?;
+    io::copy(&mut io::repeat(0xa5).take(GUEST_LEN), disk.as_file_mut())?;
+    disk.as_file().sync_all()?;
+    let drive = format!("file={},format=raw,if={interface}", disk.path().display());
     let mut vm = who
         .headless()
-        .args(["-m", "1024", "-smp", "2", "-drive", &system, "-drive", &data])
-        .args(["-device", "virtio-blk-pci,drive=system,bootindex=0"])
+        .args(["-m", "512", "-smp", "2", "-drive", &drive])
+        .kernel(&guest.kernel, &guest.initrd, "disk-bench,poweroff")
         .spawn()?;
-    vm.expect("login: ")?;
-    vm.send("root\n")?;
-    vm.expect("# ")?;
-    let disk = if interface == "virtio" { "/dev/vdb" } else { "/dev/sda" };
     let mut measured = Vec::new();
-    for (name, args, request) in JOBS {
-        vm.send(&format!(
-            "fio --name=x --filename={disk} --ioengine=libaio --direct=1 --runtime=8 --time_based \
-             --minimal {args} | cut -d';' -f7,48 | sed 's/^/fio: /; s/$/ :end/'\n"
-        ))?;
-        vm.expect("fio: ")?;
-        // The echo of the command has the same word.
-        let said = vm.expect(" :end\r")?;
-        let numbers = said.rsplit("fio: ").next().unwrap_or_default().replace(" :end\r", "");
-        // KiB a second, of reads and of writes.
-        let rate: f64 = numbers.trim().split(';').filter_map(|n| n.parse::<f64>().ok()).sum();
-        ensure!(rate > 0.0, "fio said {said:?}");
-        let time = request / 1024.0 / rate * 1e9;
-        let metric = Metric::new(
-            &format!("disk-{interface}/{name}"),
-            "a request of fio in a guest",
-            Unit::Nanoseconds,
-        );
-        measured.push((metric, time));
+    for (name, what) in LOADS {
+        vm.expect(&format!("disk: {name} "))?;
+        let time = vm.expect("\n")?.trim().parse()?;
+        let what = format!("{interface}: {what}");
+        measured.push((
+            Metric::new(&format!("disk-{interface}/{name}"), &what, Unit::Nanoseconds),
+            time,
+        ));
     }
-    vm.send("poweroff -f\n")?;
     vm.finish()?;
     Ok(measured)
 }

@@ -114,7 +114,7 @@ impl<'a> Bench<'a> {
 
     fn workloads(&self, names: &[String], results: &mut Results) -> Result<()> {
         let limit = self.options.limit;
-        let program = workloads::build()?;
+        let program = workloads::build("workloads")?;
         let scratch = tempfile::tempdir()?;
         let initrd = scratch.path().join("initrd.cpio");
         fs::write(&initrd, testbed::initrd::build_with_program(&self.assets.busybox(), &program)?)?;

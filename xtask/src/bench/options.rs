@@ -19,6 +19,8 @@ system, code, smp; or single workloads, as in integer/sieve. Without any, all.
   --without WHO     leave out `native` or `qemu`
   --limit MS        time for the rounds of one workload (300)
   --json FILE       write every number there
+
+Images are made where TMPDIR says: TMPDIR=/dev/shm leaves the disk out of the measure.
 ";
 
 /// The row in which passt takes part for itself.

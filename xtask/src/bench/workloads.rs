@@ -12,8 +12,8 @@ use testbed::assets::Assets;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PREFIX: &str = "workload: ";
 
-/// Builds the program, static, so that it runs in a guest without libraries.
-pub fn build() -> Result<PathBuf> {
+/// Builds a program of the package, static, so that it runs in a guest without libraries.
+pub fn build(program: &str) -> Result<PathBuf> {
     let mut command = process::cargo(&["build", "--release", "--target", TARGET]);
     command.args(["--package", "rhea-workloads"]);
     command.env(
@@ -21,7 +21,7 @@ pub fn build() -> Result<PathBuf> {
         "-C target-feature=+crt-static -C strip=symbols",
     );
     process::run(&mut command)?;
-    Ok(process::target().join(TARGET).join("release/workloads"))
+    Ok(process::target().join(TARGET).join("release").join(program))
 }
 
 /// The group of a workload, or the group itself.

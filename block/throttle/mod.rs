@@ -4,6 +4,8 @@
 //! when its buckets are not fuller than their capacity; it reserves its part at once, so that the
 //! order is kept.
 
+pub mod options;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;

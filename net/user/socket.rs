@@ -1,14 +1,15 @@
 //! Sockets of the host. None of them ever waits.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, Shutdown, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
-    connect, getsockopt, recv, setsockopt, shutdown, socket, sockopt,
+    AddressFamily, MsgFlags, MultiHeaders, Shutdown, SockFlag, SockProtocol, SockType, SockaddrIn,
+    SockaddrIn6, SockaddrStorage, connect, getsockopt, recv, recvmmsg, setsockopt, shutdown,
+    socket, sockopt,
 };
 
 /// Flags of every send.
@@ -74,6 +75,53 @@ pub fn udp(at: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(at)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+/// What datagrams are received into, several by one call.
+pub struct Inbox(Vec<Box<[u8]>>);
+
+impl Default for Inbox {
+    fn default() -> Self {
+        // Memory that no datagram ever reached does not count.
+        Inbox((0..Self::MOST).map(|_| vec![0; Self::LONGEST].into()).collect())
+    }
+}
+
+impl Inbox {
+    /// As many at once.
+    pub const MOST: usize = 16;
+    /// Largest datagram.
+    const LONGEST: usize = 65536;
+
+    /// Receives up to `most` datagrams that are there, at least one, and has `take` look at each and its sender.
+    /// Returns how many there were: fewer than `most` if there are no more.
+    pub fn receive(
+        &mut self,
+        socket: &UdpSocket,
+        most: usize,
+        mut take: impl FnMut(SocketAddr, &[u8]),
+    ) -> Result<usize, Errno> {
+        let mut places: Vec<_> =
+            self.0.iter_mut().take(most).map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(places.len(), None);
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let received = recvmmsg(socket.as_raw_fd(), &mut headers, &mut places, flags, None)?;
+        let mut count = 0;
+        for datagram in received {
+            count += 1;
+            let from = datagram.address.as_ref().and_then(address_of);
+            if let Some(from) = from {
+                take(from, datagram.iovs().next().unwrap_or_default());
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// An address of the Internet.
+fn address_of(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
+    v4.or_else(|| Some(SocketAddr::V6((*address.as_sockaddr_in6()?).into())))
 }
 
 /// A socket for echo requests to an address, if the host allows them to this user.

@@ -78,31 +78,38 @@ pub fn udp(at: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// What datagrams are received into, several by one call.
-pub struct Inbox(Vec<Box<[u8]>>);
+pub struct Inbox {
+    buffers: Vec<Box<[u8]>>,
+    /// As many are asked for next: preparing for more than come costs more than another call.
+    ask: usize,
+}
 
 impl Default for Inbox {
     fn default() -> Self {
         // Memory that no datagram ever reached does not count.
-        Inbox((0..Self::MOST).map(|_| vec![0; Self::LONGEST].into()).collect())
+        let buffers = (0..Self::MOST).map(|_| vec![0; Self::LONGEST].into()).collect();
+        Inbox { buffers, ask: Self::FEWEST }
     }
 }
 
 impl Inbox {
-    /// As many at once.
-    pub const MOST: usize = 16;
+    /// As many at once. With two, one that comes alone is known to be the last.
+    const FEWEST: usize = 2;
+    const MOST: usize = 16;
     /// Largest datagram.
     const LONGEST: usize = 65536;
 
     /// Receives up to `most` datagrams that are there, at least one, and has `take` look at each and its sender.
-    /// Returns how many there were: fewer than `most` if there are no more.
+    /// Returns how many there were, and whether there may be more.
     pub fn receive(
         &mut self,
         socket: &UdpSocket,
         most: usize,
         mut take: impl FnMut(SocketAddr, &[u8]),
-    ) -> Result<usize, Errno> {
-        let mut places: Vec<_> =
-            self.0.iter_mut().take(most).map(|buffer| [IoSliceMut::new(buffer)]).collect();
+    ) -> Result<(usize, bool), Errno> {
+        let asked = most.min(self.ask);
+        let buffers = self.buffers.iter_mut().take(asked);
+        let mut places: Vec<_> = buffers.map(|buffer| [IoSliceMut::new(buffer)]).collect();
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(places.len(), None);
         let flags = MsgFlags::MSG_DONTWAIT;
         let received = recvmmsg(socket.as_raw_fd(), &mut headers, &mut places, flags, None)?;
@@ -114,7 +121,8 @@ impl Inbox {
                 take(from, datagram.iovs().next().unwrap_or_default());
             }
         }
-        Ok(count)
+        self.ask = (2 * count).clamp(Self::FEWEST, Self::MOST);
+        Ok((count, count == asked))
     }
 }
 
@@ -178,5 +186,35 @@ pub fn raise_descriptor_limit() {
         && soft < hard.min(MOST_DESCRIPTORS)
     {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(MOST_DESCRIPTORS), hard);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datagrams_come_several_at_a_time_and_none_stays() {
+        let socket = udp((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let peer = udp((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let (at, from) = (socket.local_addr().unwrap(), peer.local_addr().unwrap());
+        let sent: Vec<Vec<u8>> = (0..40).map(|n| vec![n; usize::from(n) * 10]).collect();
+        sent.iter().for_each(|bytes| assert_eq!(peer.send_to(bytes, at).unwrap(), bytes.len()));
+        let (mut inbox, mut got, mut calls) = (Inbox::default(), Vec::new(), Vec::new());
+        loop {
+            let most = if calls.len() == 3 { 3 } else { 64 };
+            let received = inbox.receive(&socket, most, |sender, bytes| {
+                assert_eq!(sender, from);
+                got.push(bytes.to_vec());
+            });
+            let (count, more) = received.unwrap();
+            calls.push(count);
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(got, sent);
+        assert_eq!(calls, [2, 4, 8, 3, 6, 12, 5]);
+        assert_eq!(inbox.receive(&socket, 64, |_, _| unreachable!()), Err(Errno::EAGAIN));
     }
 }

@@ -209,7 +209,7 @@ impl Table {
             let Some(flow) = self.flows.get_mut(token) else { continue };
             let mut turn = 0;
             loop {
-                let most = (TURN - turn).min(enough - total).min(Inbox::MOST);
+                let most = (TURN - turn).min(enough - total);
                 if most == 0 {
                     self.active.push_back(token);
                     break;
@@ -222,15 +222,15 @@ impl Table {
                     }
                     give(Datagram { guest: flow.guest, from, from_name_server, payload });
                 });
-                // An error is one that an earlier datagram has met; it counts as a datagram, as there is no end to
-                // some of them.
-                let count = match received {
-                    Err(Errno::EAGAIN) => 0,
-                    received => received.map_or(most, |count| count),
+                let (count, more) = match received {
+                    Ok(received) => received,
+                    Err(Errno::EAGAIN) => (0, false),
+                    // One that an earlier datagram has met; it counts as one, as there is no end to some of them.
+                    Err(_) => (1, true),
                 };
                 turn += count;
                 total += count;
-                if count < most {
+                if !more {
                     // Less than was asked for is all there is, and more will be told (epoll(7)).
                     flow.active = false;
                     break;

@@ -119,6 +119,14 @@ impl HostNetworks {
         *self.hub.lock() = ports;
     }
 
+    /// The number of the hub that a back end is connected to.
+    pub fn hub_of(&self, network: &Netdev) -> Option<i64> {
+        let card = network.cable.card();
+        let port = card.and_then(|card| self.networks.get(&card));
+        let by_port = port.and_then(|port| hub_number(&port));
+        by_port.or_else(|| is_at_hub(&self.hub.lock(), network.id()).then_some(0))
+    }
+
     /// What is odd about the connections.
     pub fn warnings(&self) -> Vec<String> {
         let hub = self.hub.lock();
@@ -197,9 +205,11 @@ impl HostNetworks {
             }
         }
         let at_hub = |name: &str| is_at_hub(&hub, name);
+        let mut rows: Vec<(u64, String)> = Vec::new();
         for network in networks.iter().filter(|network| network.cable.card().is_none()) {
             if !at_hub(network.id()) && hub_number(network).is_none() {
-                (0..network.cable.lanes()).for_each(|lane| text += &network_row(network, lane));
+                let row = |lane| network_row(network, lane);
+                rows.push((network.cable.arrival(), (0..network.cable.lanes()).map(row).collect()));
             }
         }
         for nic in nics.iter().filter(|nic| !at_hub(&nic.name)) {
@@ -207,13 +217,14 @@ impl HostNetworks {
             if peer.is_some_and(|peer| hub_number(peer).is_some()) {
                 continue;
             }
-            for lane in 0..nic.cable.lanes() {
-                text += &nic_row(nic, lane);
-                if let Some(network) = peer {
-                    text += &format!(" \\ {}", network_row(network, lane));
-                }
-            }
+            let row = |lane| {
+                let peer = peer.map(|network| format!(" \\ {}", network_row(network, lane)));
+                nic_row(nic, lane) + &peer.unwrap_or_default()
+            };
+            rows.push((nic.arrival, (0..nic.cable.lanes()).map(row).collect()));
         }
+        rows.sort_by_key(|(arrival, _)| *arrival);
+        rows.into_iter().for_each(|(_, row)| text += &row);
         text
     }
 }

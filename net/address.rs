@@ -35,7 +35,7 @@ pub(crate) fn read(values: &Values, key: &str) -> Result<Option<SocketAddress>, 
     let foreign =
         ADDRESS.iter().find(|known| address.has(known.name) && !allowed.contains(&known.name));
     if let Some(foreign) = foreign {
-        return Err(OptionError::InvalidParameter(format!("{key}.{}", foreign.name)).into());
+        return Err(NetError::Unexpected(format!("{key}.{}", foreign.name)));
     }
     let text = |name: &str| {
         let missing = || OptionError::Missing(format!("{key}.{name}"));

@@ -111,6 +111,9 @@ fn make(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetError
                     let passed = Datagrams { fd, to: To::Internet(group.into()) };
                     return finish(context, "dgram", id, passed, format!("mcast={group}"));
                 }
+                Some(SocketAddress::Unix { .. }) => {
+                    return Err(NetError::failed("only support inet or fd type for local"));
+                }
                 Some(local) => inet(local)?.map(|address| address.ip()),
                 None => None,
             };

@@ -51,7 +51,7 @@ mod tap;
 mod testbed;
 pub mod user;
 
-pub use cable::{Cable, Plug, Side};
+pub use cable::{Cable, Plug, Side, next_arrival};
 pub use end::{Backend, Delivery, End};
 pub use error::NetError;
 pub use frame::{Frame, Part};

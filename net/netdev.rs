@@ -74,6 +74,9 @@ pub const KINDS: &[&NetdevKind] = &[
     &crate::tap::BRIDGE,
 ];
 
+/// Kinds that other builds of QEMU have, or that are no back ends.
+const FOREIGN: [&str; 7] = ["none", "nic", "l2tpv3", "vde", "netmap", "vhost-user", "vhost-vdpa"];
+
 /// Checks what was given against the keys of a kind.
 type CheckValues = fn(&[Key], &Map<String, Value>) -> Result<Values, NetError>;
 
@@ -127,7 +130,10 @@ impl NetdevSpec {
     /// From keys whose values are text, as [`options::read_text`] gives them (`-nic` adds and takes
     /// away some).
     pub fn from_tree(tree: &Map<String, Value>) -> Result<NetdevSpec, NetError> {
-        Self::with(tree, Values::from_text)
+        Self::with(tree, |kind| match kind.dotted {
+            true => Values::from_dotted,
+            false => Values::from_text,
+        })
     }
 
     /// As [`Self::from_tree`], with an id that was made up: it may have signs that no given id has.
@@ -139,10 +145,13 @@ impl NetdevSpec {
 
     /// From the arguments of `netdev_add`.
     pub fn from_json(object: &Map<String, Value>) -> Result<NetdevSpec, NetError> {
-        Self::with(object, Values::from_json)
+        Self::with(object, |_| Values::from_json)
     }
 
-    fn with(given: &Map<String, Value>, values: CheckValues) -> Result<NetdevSpec, NetError> {
+    fn with(
+        given: &Map<String, Value>,
+        check: impl FnOnce(&NetdevKind) -> CheckValues,
+    ) -> Result<NetdevSpec, NetError> {
         let mut own = given.clone();
         let mut take = |name: &str| match own.remove(name) {
             Some(Value::String(text)) => Ok(text),
@@ -151,10 +160,16 @@ impl NetdevSpec {
         };
         let kind = take("type")?;
         let known = KINDS.iter().find(|known| known.name == kind).copied();
-        let kind = known.ok_or(NetError::NotAccepted { name: "type".into(), value: kind })?;
+        let foreign = |kind: String| match FOREIGN.contains(&&*kind) {
+            true => NetError::Failed(format!(
+                "network backend '{kind}' is not compiled into this binary"
+            )),
+            false => NetError::NotAccepted { name: "type".into(), value: kind },
+        };
+        let kind = known.ok_or_else(|| foreign(kind))?;
         let id = take("id")?;
         check_id(&id)?;
-        Ok(NetdevSpec { id, kind, values: values(kind.keys, &own)? })
+        Ok(NetdevSpec { id, kind, values: check(kind)(kind.keys, &own)? })
     }
 
     /// The name of the type.

@@ -58,6 +58,11 @@ impl Values {
         check(keys, tree, "", text_value, |key| OptionError::InvalidParameter(key).into())
     }
 
+    /// The same for keys that may have dots.
+    pub fn from_dotted(keys: &[Key], tree: &Map<String, Value>) -> Result<Values, NetError> {
+        check(keys, tree, "", text_value, NetError::Unexpected)
+    }
+
     /// From JSON.
     pub fn from_json(keys: &[Key], object: &Map<String, Value>) -> Result<Values, NetError> {
         check(keys, object, "", json_value, NetError::Unexpected)
@@ -84,7 +89,7 @@ impl Values {
     }
 
     /// All texts of a repeatable key.
-    pub fn texts<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a str> {
+    pub fn texts<'a>(&'a self, key: &str) -> impl DoubleEndedIterator<Item = &'a str> {
         let list = self.0.get(key).and_then(Value::as_array);
         list.into_iter().flatten().filter_map(Value::as_str)
     }
@@ -156,8 +161,7 @@ fn text_value(key: &Key, path: &str, value: &Value) -> Result<Value, NetError> {
         (Kind::Texts, _) => return Ok(all.to_vec().into()),
         (Kind::Object(_, keys), Value::Object(object)) => {
             let prefix = format!("{path}.");
-            let unknown = |key| OptionError::InvalidParameter(key).into();
-            return Ok(check(keys, object, &prefix, text_value, unknown)?.0.into());
+            return Ok(check(keys, object, &prefix, text_value, NetError::Unexpected)?.0.into());
         }
         (_, Value::Object(_)) => {
             return Err(OptionError::InvalidParameter(path.into()).into());
@@ -266,7 +270,8 @@ mod tests {
 
     fn text(text: &str, dotted: bool) -> Result<Values, String> {
         let tree = read_text(text, dotted).map_err(|error| error.to_string())?;
-        Values::from_text(KEYS, &tree).map_err(|error| error.to_string())
+        let values = if dotted { Values::from_dotted } else { Values::from_text };
+        values(KEYS, &tree).map_err(|error| error.to_string())
     }
 
     fn json(value: Value) -> Result<Values, String> {
@@ -304,7 +309,13 @@ mod tests {
         ] {
             assert_eq!(text(argument, false).unwrap_err(), words);
         }
-        assert_eq!(text("addr.port=1", true).unwrap_err(), "Parameter 'addr.host' is missing");
+        for (argument, words) in [
+            ("addr.port=1", "Parameter 'addr.host' is missing"),
+            ("addr.host=h,addr.foo=1", "Parameter 'addr.foo' is unexpected"),
+            ("foo=1", "Parameter 'foo' is unexpected"),
+        ] {
+            assert_eq!(text(argument, true).unwrap_err(), words);
+        }
         for (value, words) in [
             (json!({"foo": 1}), "Parameter 'foo' is unexpected"),
             (json!({"restrict": "on"}), "Invalid parameter type for 'restrict', expected: boolean"),

@@ -131,6 +131,8 @@ impl Bed {
     pub fn turn(&mut self) {
         let _delay = self.event_loop.handle().after(Duration::from_millis(2), || ());
         let clocks = self.context.clocks.clone();
+        // Whoever sets a delay wakes the loop: without this round it would not sleep.
+        self.event_loop.run_once(&clocks, false).unwrap();
         self.event_loop.run_once(&clocks, true).unwrap();
     }
 

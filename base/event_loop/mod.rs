@@ -6,10 +6,11 @@
 //! unwatch, schedule and quit as it likes.
 //!
 //! Descriptors behave as level-triggered ones: a handler is called again for as long as the
-//! descriptor is ready. Sleeping is precise to the nanosecond, through a timer descriptor.
+//! descriptor is ready. Those of [`Edges`] do not. Sleeping is precise to the nanosecond, through a timer descriptor.
 
 mod bottom_half;
 mod delay;
+mod edges;
 mod signals;
 #[cfg(test)]
 mod tests;
@@ -18,30 +19,33 @@ mod watch;
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 pub use bottom_half::BottomHalf;
 pub use delay::Delay;
+pub use edges::Edges;
 pub use signals::{Signal, SignalInfo, block_signals};
 pub use watch::{Ready, Watch};
 
 use bottom_half::Jobs;
 use delay::Delays;
+use edges::Groups;
 use wake::WakePending;
 use watch::Watches;
 
 use crate::clock::Clocks;
 
-const WAKE: Token = Token(usize::MAX);
-const TIMER: Token = Token(usize::MAX - 1);
+/// What the loop's own descriptors are called in its events. Nothing is to be done about them but to look again, so
+/// they report edges, and nobody reads them.
+const OWN: u64 = u64::MAX;
 const EVENTS_PER_ROUND: usize = 128;
 
 thread_local! {
@@ -81,8 +85,7 @@ impl Timers for Clocks {
 
 /// An event loop; see the module's documentation.
 pub struct EventLoop {
-    poll: Poll,
-    events: Events,
+    events: Vec<EpollEvent>,
     timer: TimerFd,
     /// When the timer expires.
     timer_armed: Option<Instant>,
@@ -94,12 +97,13 @@ pub struct EventLoop {
 pub struct LoopHandle(Arc<Shared>);
 
 struct Shared {
-    registry: Registry,
-    waker: Waker,
+    epoll: Epoll,
+    waker: EventFd,
     wake_pending: WakePending,
     quit: AtomicBool,
     asleep: AtomicBool,
     watches: Watches,
+    groups: Groups,
     jobs: Jobs,
     delays: Delays,
 }
@@ -107,27 +111,28 @@ struct Shared {
 impl EventLoop {
     /// Makes a loop; it does nothing before [`run`](Self::run).
     pub fn new() -> io::Result<EventLoop> {
-        let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKE)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let timer = TimerFd::new(
             ClockId::CLOCK_MONOTONIC,
             TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK,
         )?;
-        let raw = timer.as_fd().as_raw_fd();
-        poll.registry().register(&mut SourceFd(&raw), TIMER, Interest::READABLE)?;
+        let edges = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        epoll.add(&waker, EpollEvent::new(edges, OWN))?;
+        epoll.add(&timer, EpollEvent::new(edges, OWN))?;
         let shared = Shared {
-            registry: poll.registry().try_clone()?,
+            epoll,
             waker,
             wake_pending: WakePending::default(),
             quit: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             watches: Watches::default(),
+            groups: Groups::default(),
             jobs: Jobs::default(),
             delays: Delays::default(),
         };
         Ok(EventLoop {
-            poll,
-            events: Events::with_capacity(EVENTS_PER_ROUND),
+            events: vec![EpollEvent::empty(); EVENTS_PER_ROUND],
             timer,
             timer_armed: None,
             handle: LoopHandle(Arc::new(shared)),
@@ -155,45 +160,42 @@ impl EventLoop {
         let shared = self.handle.0.clone();
         let _running = Running::enter(&shared);
 
-        let timeout = self.prepare_sleep(timers, may_block)?;
-        shared.asleep.store(timeout.is_none(), Ordering::Relaxed);
-        let polled = self.poll.poll(&mut self.events, timeout);
+        let sleeps = self.prepare_sleep(timers, may_block)?;
+        let timeout = if sleeps { EpollTimeout::NONE } else { EpollTimeout::ZERO };
+        shared.asleep.store(sleeps, Ordering::Relaxed);
+        let waited = shared.epoll.wait(&mut self.events, timeout);
         shared.asleep.store(false, Ordering::Relaxed);
-        if let Err(error) = polled {
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-            self.events.clear();
-        }
+        let count = match waited {
+            Err(Errno::EINTR) => 0,
+            result => result?,
+        };
         shared.wake_pending.seen();
 
-        for event in self.events.iter().filter(|e| e.token() != WAKE && e.token() != TIMER) {
-            shared.watches.dispatch(&shared.registry, event);
+        for event in self.events[..count].iter().filter(|event| event.data() != OWN) {
+            if !shared.groups.dispatch(event) {
+                shared.watches.dispatch(event);
+            }
         }
-        shared.watches.dispatch_always_ready(&shared.registry);
+        shared.watches.dispatch_always_ready();
         shared.delays.run_expired();
         timers.run_expired();
         shared.jobs.run();
         Ok(())
     }
 
-    /// Arms the timer descriptor for the earliest deadline; returns the timeout for the poll.
-    fn prepare_sleep(
-        &mut self,
-        timers: &dyn Timers,
-        may_block: bool,
-    ) -> io::Result<Option<Duration>> {
+    /// Arms the timer descriptor for the earliest deadline; returns whether the loop may sleep until then.
+    fn prepare_sleep(&mut self, timers: &dyn Timers, may_block: bool) -> io::Result<bool> {
         let shared = &self.handle.0;
         let busy = !may_block
             || !shared.jobs.is_empty()
             || shared.watches.any_always_ready()
             || shared.quit.load(Ordering::Acquire);
         if busy {
-            return Ok(Some(Duration::ZERO));
+            return Ok(false);
         }
         let deadlines = [timers.next_deadline(), shared.delays.next_deadline()];
         match deadlines.into_iter().flatten().min() {
-            Some(Duration::ZERO) => return Ok(Some(Duration::ZERO)),
+            Some(Duration::ZERO) => return Ok(false),
             Some(wait) => self.arm(wait)?,
             None if self.timer_armed.is_some() => {
                 self.timer.unset()?;
@@ -201,7 +203,7 @@ impl EventLoop {
             }
             None => {}
         }
-        Ok(None)
+        Ok(true)
     }
 
     /// Has the timer expire after `wait` at the latest. One that expires before, for a deadline that has moved since,
@@ -227,7 +229,7 @@ impl LoopHandle {
         }
         // The only failure that an event descriptor knows here is "counter full", which means
         // that the loop is being woken anyway.
-        let _ = self.0.waker.wake();
+        let _ = self.0.waker.write(1);
     }
 
     /// Whether the caller runs on this loop's thread, inside the loop.

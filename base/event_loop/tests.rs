@@ -164,6 +164,43 @@ fn interest_can_be_dropped_and_taken_up_again() {
 }
 
 #[test]
+fn edges_are_told_once_each_and_until_the_descriptor_is_closed() {
+    use nix::sys::epoll::EpollFlags;
+    let (mut event_loop, handle) = new_loop();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    let edges = handle.edges(move |key, flags| log.lock().push((key, flags))).unwrap();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let key = (1 << Edges::KEY_BITS) - 2;
+    let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
+    edges.add(&ours, key, interest).unwrap();
+    let mut told = || {
+        event_loop.run_once(&(), false).unwrap();
+        std::mem::take(&mut *seen.lock())
+    };
+    assert_eq!(told(), [(key, EpollFlags::EPOLLOUT)], "it has room from the start");
+    assert_eq!(told(), []);
+    theirs.write_all(b"x").unwrap();
+    assert_eq!(told(), [(key, interest)]);
+    assert_eq!(told(), [], "though nobody has read it");
+    theirs.write_all(b"y").unwrap();
+    assert_eq!(told(), [(key, interest)]);
+    // Another group's are told to that one.
+    let others = Arc::new(AtomicUsize::new(0));
+    let count = others.clone();
+    let count_up = move |_, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+    };
+    let second = handle.edges(count_up).unwrap();
+    let (closed, _peer) = UnixStream::pair().unwrap();
+    second.add(&closed, 0, interest).unwrap();
+    assert_eq!((told(), others.load(Ordering::Relaxed)), (vec![], 1));
+    drop(ours);
+    theirs.write_all(b"z").unwrap_err();
+    assert_eq!(told(), []);
+}
+
+#[test]
 fn writable_is_reported_once_the_peer_reads() {
     let (mut event_loop, handle) = new_loop();
     let (ours, mut theirs) = UnixStream::pair().unwrap();

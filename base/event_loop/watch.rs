@@ -1,17 +1,13 @@
 //! Watching descriptors.
-//!
-//! The poller underneath reports edges. A source is therefore armed again after each call of its
-//! handler, which makes the poller look at the descriptor afresh: the handler sees levels.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use mio::event::Event;
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use parking_lot::Mutex;
 
 use super::LoopHandle;
@@ -27,10 +23,10 @@ pub struct Ready {
 
 #[derive(Default)]
 pub(super) struct Watches {
-    sources: Mutex<HashMap<usize, Arc<Source>>>,
-    next_token: AtomicUsize,
+    sources: Mutex<HashMap<u64, Arc<Source>>>,
+    next_token: AtomicU64,
     /// Wanted sources that the kernel cannot poll (regular files): those are always ready.
-    always_ready: Mutex<BTreeSet<usize>>,
+    always_ready: Mutex<BTreeSet<u64>>,
 }
 
 struct Source {
@@ -46,18 +42,15 @@ struct State {
     registered: bool,
     unpollable: bool,
     closed: bool,
-    /// Registered anew since the last event was taken from the poller.
-    armed: bool,
 }
 
 impl State {
-    fn interest(&self) -> Option<Interest> {
-        match (self.read, self.write) {
-            (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
-            (true, false) => Some(Interest::READABLE),
-            (false, true) => Some(Interest::WRITABLE),
-            (false, false) => None,
-        }
+    /// What is to be reported, as levels.
+    fn interest(&self) -> EpollFlags {
+        let mut interest = EpollFlags::empty();
+        interest.set(EpollFlags::EPOLLIN, self.read && !self.closed);
+        interest.set(EpollFlags::EPOLLOUT, self.write && !self.closed);
+        interest
     }
 }
 
@@ -71,27 +64,27 @@ impl Watches {
         !self.always_ready.lock().is_empty()
     }
 
-    pub(super) fn dispatch(&self, registry: &Registry, event: &Event) {
-        let failed = event.is_error() || event.is_read_closed() || event.is_write_closed();
+    pub(super) fn dispatch(&self, event: &EpollEvent) {
+        let flags = event.events();
+        let failed = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
         let ready = Ready {
-            readable: event.is_readable() || failed,
-            writable: event.is_writable() || failed,
+            readable: flags.contains(EpollFlags::EPOLLIN) || failed,
+            writable: flags.contains(EpollFlags::EPOLLOUT) || failed,
         };
-        self.call(registry, event.token(), ready);
+        self.call(event.data(), ready);
     }
 
-    pub(super) fn dispatch_always_ready(&self, registry: &Registry) {
-        let tokens: Vec<usize> = self.always_ready.lock().iter().copied().collect();
+    pub(super) fn dispatch_always_ready(&self) {
+        let tokens: Vec<u64> = self.always_ready.lock().iter().copied().collect();
         for token in tokens {
-            self.call(registry, Token(token), Ready { readable: true, writable: true });
+            self.call(token, Ready { readable: true, writable: true });
         }
     }
 
-    fn call(&self, registry: &Registry, token: Token, ready: Ready) {
-        let Some(source) = self.sources.lock().get(&token.0).cloned() else { return };
+    fn call(&self, token: u64, ready: Ready) {
+        let Some(source) = self.sources.lock().get(&token).cloned() else { return };
         let ready = {
-            let mut state = source.state.lock();
-            state.armed = false;
+            let state = source.state.lock();
             Ready {
                 readable: ready.readable && state.read,
                 writable: ready.writable && state.write,
@@ -100,49 +93,38 @@ impl Watches {
         if ready.readable || ready.writable {
             (source.handler)(ready);
         }
-        let mut state = source.state.lock();
-        if state.registered && !state.armed {
-            // A descriptor that could be armed before can be armed again.
-            let _ = self.apply(registry, &source, token, &mut state);
-        }
     }
 
-    /// Tells the poller what the source wants now.
+    /// Tells the kernel what the source wants now.
     fn apply(
         &self,
-        registry: &Registry,
+        epoll: &Epoll,
         source: &Source,
-        token: Token,
+        token: u64,
         state: &mut State,
     ) -> io::Result<()> {
-        let raw = source.fd.as_fd().as_raw_fd();
-        let mut fd = SourceFd(&raw);
-        let interest = state.interest().filter(|_| !state.closed);
-        if let Some(interest) = interest.filter(|_| !state.unpollable) {
-            let result = if state.registered {
-                registry.reregister(&mut fd, token, interest)
-            } else {
-                registry.register(&mut fd, token, interest)
+        let interest = state.interest();
+        let wanted = !interest.is_empty();
+        if wanted && !state.unpollable {
+            let mut event = EpollEvent::new(interest, token);
+            let result = match state.registered {
+                true => epoll.modify(&source.fd, &mut event),
+                false => epoll.add(&source.fd, event),
             };
             match result {
-                Ok(()) => {
-                    state.registered = true;
-                    state.armed = true;
-                }
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    state.unpollable = true;
-                }
-                Err(error) => return Err(error),
+                Ok(()) => state.registered = true,
+                Err(Errno::EPERM) => state.unpollable = true,
+                Err(error) => return Err(error.into()),
             }
         } else if state.registered {
             state.registered = false;
-            registry.deregister(&mut fd)?;
+            epoll.delete(&source.fd)?;
         }
         if state.unpollable {
             let mut always_ready = self.always_ready.lock();
-            match interest {
-                Some(_) => always_ready.insert(token.0),
-                None => always_ready.remove(&token.0),
+            match wanted {
+                true => always_ready.insert(token),
+                false => always_ready.remove(&token),
             };
         }
         Ok(())
@@ -154,7 +136,7 @@ impl Watches {
 pub struct Watch {
     handle: LoopHandle,
     source: Arc<Source>,
-    token: Token,
+    token: u64,
 }
 
 impl LoopHandle {
@@ -167,13 +149,13 @@ impl LoopHandle {
         handler: impl Fn(Ready) + Send + Sync + 'static,
     ) -> Watch {
         let watches = &self.0.watches;
-        let token = Token(watches.next_token.fetch_add(1, Ordering::Relaxed));
+        let token = watches.next_token.fetch_add(1, Ordering::Relaxed);
         let source = Arc::new(Source {
             fd: Box::new(fd),
             handler: Box::new(handler),
             state: Mutex::new(State::default()),
         });
-        watches.sources.lock().insert(token.0, source.clone());
+        watches.sources.lock().insert(token, source.clone());
         Watch { handle: self.clone(), source, token }
     }
 }
@@ -194,12 +176,8 @@ impl Watch {
         if !change(&mut state) {
             return Ok(());
         }
-        self.handle.0.watches.apply(
-            &self.handle.0.registry,
-            &self.source,
-            self.token,
-            &mut state,
-        )?;
+        let shared = &self.handle.0;
+        shared.watches.apply(&shared.epoll, &self.source, self.token, &mut state)?;
         let unpollable = state.unpollable;
         drop(state);
         if unpollable {
@@ -214,10 +192,10 @@ impl Drop for Watch {
         let shared = &self.handle.0;
         let mut state = self.source.state.lock();
         state.closed = true;
-        // Deregistering fails only for a descriptor that the poller has already forgotten.
-        let _ = shared.watches.apply(&shared.registry, &self.source, self.token, &mut state);
+        // Deregistering fails only for a descriptor that the kernel has already forgotten.
+        let _ = shared.watches.apply(&shared.epoll, &self.source, self.token, &mut state);
         drop(state);
-        let removed = shared.watches.sources.lock().remove(&self.token.0);
+        let removed = shared.watches.sources.lock().remove(&self.token);
         drop(removed);
     }
 }

@@ -124,6 +124,8 @@ pub struct NicEntry {
     pub path: String,
     /// Its cable.
     pub cable: Arc<Cable>,
+    /// When it came, among the back ends.
+    pub arrival: u64,
     /// The operator knows that its filter has changed.
     told: Arc<AtomicBool>,
     /// Queues that it has.
@@ -324,6 +326,7 @@ impl Socket {
             model: self.model,
             path: self.path.clone(),
             cable: self.cable.clone(),
+            arrival: net::next_arrival(),
             told: Arc::default(),
             lanes,
             card,

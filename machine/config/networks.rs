@@ -47,8 +47,6 @@ pub struct NicConfig {
     pub model: Option<String>,
     /// Its address, if one was given.
     pub mac: Option<MacAddr>,
-    /// Its place on the bus.
-    pub addr: Option<String>,
     /// How many MSI-X vectors it has.
     pub vectors: Option<u32>,
     /// What it is called.

@@ -40,6 +40,7 @@ use base::event_loop::LoopHandle;
 use base::fdset::FdSets;
 use base::memory::backend::Defaults;
 use base::props::{PropInput, Props};
+use base::report::Location;
 use block::backend::Interface;
 use block::engine::Pool;
 use block::graph::Graph;
@@ -216,12 +217,17 @@ fn machine_props<P: Props + Default>(
 
 /// Tells the operator about a piece of configuration.
 fn warn(warning: &Located<String>) {
-    let _place = match &warning.origin {
+    let _place = place(&warning.origin);
+    base::warn_report!("{}", warning.value);
+}
+
+/// While it lives, messages concern what was said there.
+fn place(origin: &Origin) -> Option<Location> {
+    match origin {
         Origin::None | Origin::Loader => None,
         Origin::CommandLine(typed) => Some(base::report::at_argument(typed)),
         Origin::File { name, line } => Some(base::report::at_line(name, *line)),
-    };
-    base::warn_report!("{}", warning.value);
+    }
 }
 
 /// A fault that is nobody's option's in particular.

@@ -4,7 +4,7 @@
 use hw::registry::{self, BusKind, Category};
 use serde_json::{Map, Value};
 
-use super::fault;
+use super::{fault, place};
 use crate::config::{
     ConfigError, DeviceConfig, LegacyNet, Located, MachineConfig, NetdevConfig, NetworkConfig,
     NicConfig, NicNetwork, Origin, PropList,
@@ -86,6 +86,7 @@ fn keys() -> Map<String, Value> {
 }
 
 fn make(host: &HostNetworks, netdev: &NetdevConfig, origin: &Origin) -> Result<(), ConfigError> {
+    let _place = place(origin);
     let made = netdev.spec().and_then(|spec| host.add(&spec));
     made.map_err(|error| match origin {
         Origin::None => fault(error),
@@ -109,6 +110,7 @@ fn own(
     tree.insert("id".into(), id.clone().into());
     match made_up {
         true => {
+            let _place = place(origin);
             let spec = net::netdev::NetdevSpec::from_tree_as(&tree, &id);
             let made = spec.and_then(|spec| host.add(&spec));
             made.map_err(|error| ConfigError::at(origin, error.to_string()))?;
@@ -153,7 +155,6 @@ impl Cards {
         };
         set("netdev", netdev);
         set("mac", nic.mac.map(|mac| mac.to_string()));
-        set("addr", nic.addr.clone());
         set("vectors", nic.vectors.map(|vectors| vectors.to_string()));
         let props = PropList::Text(props);
         let device = DeviceConfig { driver: kind.name.into(), id: None, bus: None, props };

@@ -5,12 +5,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use base::chardev::ChardevSpec;
+use base::options::is_help;
 use base::trace_event;
 use cpu::Mode;
 use machine::config::{DeviceConfig, ObjectConfig, OnWatchdog, PropList};
 use machine::networks::Announcement;
 use machine::run_state::Cause;
-use net::netdev::NetdevSpec;
+use net::netdev::{self, NetdevSpec};
 
 use super::block;
 use super::display;
@@ -240,9 +241,17 @@ const COMMANDS: &[Command] = commands! {
     "mouse_move" "dx dy [dz]" "move the mouse" input::mouse_move;
     "mouse_set" "index" "choose the mouse that gets events" input::mouse_set;
     "netdev_add" "[type],id=str[,prop=value][,...]" "make a network" |target, arguments| {
-        let text = arguments.word().ok_or("netdev_add: string expected".to_owned())?;
+        // Without any options the first thing that is missing is the id.
+        let text = arguments.word().unwrap_or_default();
         arguments.end("netdev_add")?;
-        let spec = NetdevSpec::parse(text).map_err(QmpError::from)?;
+        if is_help(text) {
+            return Ok(netdev::help_text());
+        }
+        let keys = netdev::read_keys(text).map_err(QmpError::from)?;
+        if !keys.contains_key("id") {
+            return refuse("Parameter 'id' is missing");
+        }
+        let spec = NetdevSpec::from_tree(&keys).map_err(QmpError::from)?;
         target.vm.networks().add(&spec).map_err(QmpError::from)?;
         silence()
     };
@@ -347,7 +356,7 @@ const COMMANDS: &[Command] = commands! {
         let up = match arguments.word() {
             Some("on") => true,
             Some("off") => false,
-            _ => return refuse("set_link: expected 'on' or 'off'"),
+            _ => return Err("Expected 'on' or 'off'".to_owned().into()),
         };
         arguments.end("set_link")?;
         target.vm.networks().set_link(name, up).map_err(QmpError::from)?;

@@ -7,6 +7,9 @@ use net::user::User;
 use super::command::{Context, Printed, silence};
 use super::words::Arguments;
 
+/// The number of the hub of those that are at none.
+const NO_HUB: i64 = -1;
+
 /// The user-mode networks, by id.
 fn networks(context: &Context<'_>) -> Vec<(String, Arc<User>)> {
     let all = context.vm.networks().networks().list();
@@ -58,7 +61,12 @@ pub(super) fn hostfwd_remove(context: &Context<'_>, arguments: &mut Arguments<'_
 }
 
 pub(super) fn info(context: &Context<'_>, _: &mut Arguments<'_>) -> Printed {
-    let networks = networks(context);
-    let show = |(id, user): &(String, Arc<User>)| format!("Hub -1 ({id}):\n{}", user.connections());
-    Ok(networks.iter().map(show).collect())
+    let host = context.vm.networks();
+    let mut text = String::new();
+    for network in host.networks().list() {
+        let Some(user) = network.downcast::<User>() else { continue };
+        let hub = host.hub_of(&network).unwrap_or(NO_HUB);
+        text += &format!("Hub {hub} ({}):\n{}", network.id(), user.connections());
+    }
+    Ok(text)
 }

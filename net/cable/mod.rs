@@ -45,9 +45,17 @@ pub trait Filter: Send + Sync {
     fn info(&self) -> String;
 }
 
+/// A number for a back end or a card that comes now, larger than those of all that came before: lists of both have
+/// them in that order.
+pub fn next_arrival() -> u64 {
+    static ARRIVALS: AtomicU64 = AtomicU64::new(0);
+    ARRIVALS.fetch_add(1, Ordering::Relaxed)
+}
+
 /// A cable. An end is attached by a weak reference: it lives as long as its owner lets it.
 pub struct Cable {
     id: String,
+    arrival: u64,
     lanes: RwLock<Vec<Arc<Lane>>>,
     /// In the order in which frames of the back end meet them; those of the card go backwards.
     filters: RwLock<Vec<(String, Arc<dyn Filter>)>>,
@@ -131,6 +139,7 @@ impl Cable {
     pub fn new(id: &str) -> Arc<Cable> {
         Arc::new(Cable {
             id: id.into(),
+            arrival: next_arrival(),
             lanes: RwLock::new(vec![Arc::default()]),
             filters: RwLock::default(),
             filtered: AtomicBool::new(false),
@@ -142,6 +151,11 @@ impl Cable {
     /// The id of the back end.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// When it came, see [`next_arrival`].
+    pub fn arrival(&self) -> u64 {
+        self.arrival
     }
 
     /// One side of a lane; lanes come to be as they are asked for.

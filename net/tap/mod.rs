@@ -187,7 +187,7 @@ fn check_vhost(values: &Values) -> Result<(), NetError> {
 fn passed(id: &str, number: &str) -> Result<OwnedFd, NetError> {
     let number = number
         .parse()
-        .map_err(|_| NetError::Failed(format!("File descriptor named '{number}' not found")))?;
+        .map_err(|_| NetError::Failed(format!("Invalid file descriptor number '{number}'")))?;
     dgram::passed(id, number)
 }
 

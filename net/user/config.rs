@@ -104,9 +104,9 @@ pub struct Config {
     pub bootfile: Option<String>,
     /// The directory that SMB shows.
     pub smb: Option<PathBuf>,
-    /// From host to guest.
+    /// From host to guest, the last one first.
     pub host_forwards: Vec<(String, HostForward)>,
-    /// From guest to host.
+    /// From guest to host, the last one first.
     pub guest_forwards: Vec<GuestForward>,
 }
 
@@ -130,6 +130,17 @@ impl Config {
         let tftp_server = limited("tftp-server-name", "tftp-server-name", MAX_OPTION)?;
         let bootfile = limited("bootfile", "bootfile", MAX_BOOTFILE)?;
         let guest = v4.map_or(Ipv4Addr::UNSPECIFIED, |v4| v4.dhcp_start);
+        // The last one first, as QEMU goes through them: that decides what it complains about.
+        let guest_forwards = values
+            .texts("guestfwd")
+            .rev()
+            .map(|rule| GuestForward::parse(rule, v4.as_ref()))
+            .collect::<Result<_, _>>()?;
+        let host_forwards = values
+            .texts("hostfwd")
+            .rev()
+            .map(|rule| Ok((rule.to_string(), HostForward::parse(rule, guest)?)))
+            .collect::<Result<_, NetError>>()?;
         let path = |key| values.text(key).filter(|text| !text.is_empty()).map(PathBuf::from);
         Ok(Config {
             restrict: values.bool("restrict").unwrap_or(false),
@@ -140,14 +151,8 @@ impl Config {
             tftp_server,
             bootfile,
             smb: values.text("smb").map(PathBuf::from),
-            host_forwards: values
-                .texts("hostfwd")
-                .map(|rule| Ok((rule.to_string(), HostForward::parse(rule, guest)?)))
-                .collect::<Result<_, NetError>>()?,
-            guest_forwards: values
-                .texts("guestfwd")
-                .map(|rule| GuestForward::parse(rule, v4.as_ref()))
-                .collect::<Result<_, _>>()?,
+            host_forwards,
+            guest_forwards,
             v4,
             v6,
         })

@@ -48,14 +48,14 @@ impl HostForward {
             text => loose_ipv4(text).ok_or_else(|| failed("Bad host address"))?,
         };
         let (port, rest) = rest.split_once('-').ok_or_else(|| failed("Bad host port separator"))?;
-        let host_port = number(port).ok_or_else(|| failed("Bad host port"))?;
+        let host_port = loose_number(port).ok_or_else(|| failed("Bad host port"))?;
         let (address, port) =
             rest.split_once(':').ok_or_else(|| failed("Missing guest address"))?;
         let guest_address = match address {
             "" => guest,
             text => loose_ipv4(text).ok_or_else(|| failed("Bad guest address"))?,
         };
-        let guest_port = number(port).filter(|&port| port > 0);
+        let guest_port = loose_number(port).filter(|&port| port > 0);
         let guest_port = guest_port.ok_or_else(|| failed("Bad guest port"))?;
         Ok(HostForward {
             udp,
@@ -72,8 +72,9 @@ impl HostForward {
             "" => Ipv4Addr::UNSPECIFIED,
             text => loose_ipv4(text)?,
         };
-        // A port that is none is found nowhere.
-        Some((udp, SocketAddrV4::new(address, number(port).unwrap_or(0))))
+        // A number that is no port's is found nowhere.
+        let port = port.parse::<i32>().ok()?.try_into().unwrap_or(0);
+        Some((udp, SocketAddrV4::new(address, port)))
     }
 }
 
@@ -84,6 +85,18 @@ fn protocol(rule: &str) -> Result<(bool, &str), &'static str> {
         "udp" => Ok((true, rest)),
         _ => Err("Bad protocol name"),
     }
+}
+
+/// A port as C's `strtol` reads it, which finds the base itself: nothing is made of what follows the digits.
+fn loose_number(text: &str) -> Option<u16> {
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let (radix, text) = match (text.strip_prefix("0x"), text.starts_with('0')) {
+        (Some(digits), _) => (16, digits),
+        (None, true) => (8, text),
+        (None, false) => (10, text),
+    };
+    let digits = text.split(|c: char| !c.is_digit(radix)).next().unwrap_or_default();
+    u16::from_str_radix(digits, radix).ok()
 }
 
 fn number(text: &str) -> Option<u16> {
@@ -133,7 +146,25 @@ mod tests {
         assert_eq!(parse("udp:127.0.0.1:5353-10.0.2.16:53"), full);
         let listener = Some((true, "127.0.0.1:5353".parse().unwrap()));
         assert_eq!(HostForward::parse_listener("udp:127.0.0.1:5353"), listener);
-        assert_eq!(HostForward::parse_listener("xx"), None);
+        for wrong in ["xx", "tcp::", "tcp::22x", "tcp::0x16"] {
+            assert_eq!(HostForward::parse_listener(wrong), None, "{wrong}");
+        }
+        let nowhere = Some((false, "0.0.0.0:0".parse().unwrap()));
+        assert_eq!(HostForward::parse_listener("tcp::99999"), nowhere);
+    }
+
+    /// As QEMU 10.0.2 takes them.
+    #[test]
+    fn ports_are_read_as_c_reads_numbers() {
+        let ports = |rule| {
+            let rule = HostForward::parse(rule, GUEST).unwrap();
+            (rule.host.port(), rule.guest.port())
+        };
+        assert_eq!(ports("tcp::0x1f91-:0x50"), (8081, 80));
+        assert_eq!(ports("tcp::010-:010"), (8, 8));
+        assert_eq!(ports("tcp::45609x-:10-"), (45609, 10));
+        assert_eq!(ports("tcp::+45678-:+3"), (45678, 3));
+        assert_eq!(ports("tcp::0-:3"), (0, 3));
     }
 
     #[test]
@@ -142,12 +173,17 @@ mod tests {
             ("tcp:x", "Missing : separator"),
             ("foo::1-:2", "Bad protocol name"),
             ("tcp::99999-:2", "Bad host port"),
+            ("tcp::-:2", "Bad host port"),
+            ("tcp::45678-:", "Bad guest port"),
+            ("tcp::45678-:0", "Bad guest port"),
+            ("tcp::45678-:65536", "Bad guest port"),
+            ("tcp::45678-::3", "Bad guest port"),
             ("tcp::22-:x", "Bad guest port"),
         ] {
             let error = HostForward::parse(rule, GUEST).unwrap_err().to_string();
             assert_eq!(error, format!("Invalid host forwarding rule '{rule}' ({why})"));
         }
-        for rule in ["tcp:1.2.3.4:80", "udp:10.0.2.100:80-cmd:cat"] {
+        for rule in ["tcp:1.2.3.4:80", "udp:10.0.2.100:80-cmd:cat", "tcp:10.0.2.100:0x50-cmd:cat"] {
             let error = GuestForward::parse(rule, None).unwrap_err().to_string();
             assert_eq!(error, format!("Invalid guest forwarding rule '{rule}'"));
         }

@@ -41,14 +41,14 @@ mod udp;
 mod wire;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use base::chardev::{ChardevError, Legacy};
 use base::clock::{ClockKind, Clocks, Timer};
-use base::event_loop::{BottomHalf, Watch};
-use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use base::event_loop::BottomHalf;
+use nix::sys::epoll::EpollFlags;
 use parking_lot::Mutex;
 
 use crate::netdev::{Context, NetdevKind};
@@ -93,7 +93,6 @@ struct Parts {
     timer: Timer,
     /// When the timer expires.
     armed: Mutex<Option<i64>>,
-    _watch: Watch,
 }
 
 fn make(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetError> {
@@ -108,9 +107,14 @@ impl User {
         let system =
             |error: String| NetError::Failed(format!("Could not set up networking: {error}"));
         socket::raise_descriptor_limit();
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC);
-        let epoll = Arc::new(epoll.map_err(|error| system(error.to_string()))?);
-        let watched = epoll.0.try_clone().map_err(|error| system(error.to_string()))?;
+        let owner = Arc::<OnceLock<Weak<User>>>::default();
+        let owned = owner.clone();
+        let edges = context.handle.edges(move |key, flags| {
+            if let Some(user) = owned.get().and_then(Weak::upgrade) {
+                user.on_event(key, flags);
+            }
+        });
+        let edges = edges.map_err(|error| system(error.to_string()))?;
         let forwards = config.host_forwards.clone();
         let servers = config.guest_forwards.clone();
         let share = config.smb.as_deref().map(|shared| Share::new(shared, config.v4.as_ref()));
@@ -118,21 +122,12 @@ impl User {
         let user = Arc::new(User {
             plug,
             clocks: context.clocks.clone(),
-            stack: Mutex::new(Stack::new(config, epoll)),
+            stack: Mutex::new(Stack::new(config, edges)),
             queue: Mutex::default(),
             pending: AtomicBool::new(false),
             parts: OnceLock::new(),
             share,
         });
-        for (text, rule) in forwards {
-            user.add_rule(&text, rule)?;
-        }
-        for forward in servers {
-            user.add_server(context, forward)?;
-        }
-        for (at, server) in user.share.iter().flat_map(Share::servers) {
-            user.stack.lock().forwards.add_server(at, server);
-        }
         let call = |what: fn(&User)| {
             let user = Arc::downgrade(&user);
             move || {
@@ -141,20 +136,35 @@ impl User {
                 }
             }
         };
-        let run = call(User::run);
-        let watch = context.handle.watch(watched, move |_| run());
-        watch.want_read(true).map_err(|error| system(error.to_string()))?;
         let parts = Parts {
             run: context.handle.bottom_half(call(User::run)),
             timer: context.clocks.timer(ClockKind::Virtual, call(User::on_timer)),
             armed: Mutex::default(),
-            _watch: watch,
         };
-        // Nobody else has set it.
+        // Nobody else has set them.
         let _ = user.parts.set(parts);
+        let _ = owner.set(Arc::downgrade(&user));
+        for forward in servers {
+            user.add_server(context, forward)?;
+        }
+        for (text, rule) in forwards {
+            user.add_rule(&text, rule)?;
+        }
+        for (at, server) in user.share.iter().flat_map(Share::servers) {
+            user.stack.lock().forwards.add_server(at, server);
+        }
         let end: Weak<dyn End> = Arc::<User>::downgrade(&user);
         user.plug.attach(end);
         Ok(user)
+    }
+
+    /// A socket has become ready for something; what comes of it is done when the loop has told of all that have.
+    fn on_event(&self, key: u64, flags: EpollFlags) {
+        let mut stack = self.stack.lock();
+        stack.shared.now = self.clocks.now_virtual();
+        stack.on_event(key, flags);
+        drop(stack);
+        self.schedule();
     }
 
     /// Does what there is to do on the host's side, and sends it to the guest. On the event loop.
@@ -166,7 +176,6 @@ impl User {
                 let mut stack = self.stack.lock();
                 stack.shared.now = self.clocks.now_virtual();
                 stack.end_burst();
-                stack.poll();
                 if room {
                     stack.produce(BATCH);
                     stack.take_frames(&mut self.queue.lock());
@@ -243,10 +252,16 @@ impl User {
     fn add_rule(&self, text: &str, rule: HostForward) -> Result<(), NetError> {
         let failed = || NetError::Failed(format!("Could not set up host forwarding rule '{text}'"));
         let at = SocketAddr::V4(rule.host);
+        // Port 0 is one that the host chooses.
+        let at_port = |bound: std::io::Result<SocketAddr>| {
+            let port = bound.map_or(rule.host.port(), |bound| bound.port());
+            HostForward { host: SocketAddrV4::new(*rule.host.ip(), port), ..rule }
+        };
         let mut stack = self.stack.lock();
         let Stack { forwards, udp, poller, .. } = &mut *stack;
         let added = if rule.udp {
             let socket = socket::udp(at).map_err(|_| failed())?;
+            let rule = at_port(socket.local_addr());
             let register = |socket: &_, token| poller.add(socket, Source::Udp, token).is_ok();
             let flow = udp.forward(SocketAddr::V4(rule.guest), socket, register);
             flow.is_some_and(|flow| {
@@ -254,6 +269,7 @@ impl User {
             })
         } else {
             let listener = socket::tcp_listen(at).map_err(|_| failed())?;
+            let rule = at_port(listener.local_addr());
             forwards.add(|token| {
                 poller.add(&listener, Source::Listener, token).ok()?;
                 Some(Forward { rule, listener: Listener::Tcp(listener) })
@@ -269,20 +285,28 @@ impl User {
             }
             ForwardTarget::Chardev(text) => {
                 let label = format!("guestfwd.tcp.{}", forward.server.port());
-                let failed = |error: Option<ChardevError>| {
-                    let why = error.map(|error| format!("{error}\n")).unwrap_or_default();
-                    let words = format!("{why}Could not open guest forwarding device '{label}'");
-                    NetError::Failed(words)
+                let failed = || {
+                    NetError::Failed(format!("Could not open guest forwarding device '{label}'"))
                 };
-                let chardev = match Legacy::parse(&label, &text).map_err(failed)? {
-                    Legacy::None => return Err(failed(None)),
-                    Legacy::Existing(id) => context.chardevs.get(&id),
-                    Legacy::New(spec) | Legacy::WithMonitor(spec) => context.chardevs.create(&spec),
+                // A message of its own, as QEMU has it.
+                let refused = |error: Option<ChardevError>| {
+                    if let Some(error) = error {
+                        base::error_report!("{error}");
+                    }
+                    failed()
                 };
-                let bridge = chardev
-                    .and_then(|chardev| Bridge::new(context.handle.clone(), &chardev))
-                    .map_err(|error| failed(Some(error)))?;
-                Server::Chardev(bridge)
+                let chardev = match Legacy::parse(&label, &text).map_err(refused)? {
+                    Legacy::None => {
+                        base::error_report!("'{text}' is not a valid char driver");
+                        return Err(failed());
+                    }
+                    Legacy::Existing(id) => context.chardevs.get(&id).map_err(|_| failed())?,
+                    Legacy::New(spec) | Legacy::WithMonitor(spec) => {
+                        context.chardevs.create(&spec).map_err(|error| refused(Some(error)))?
+                    }
+                };
+                let bridge = Bridge::new(context.handle.clone(), &chardev);
+                Server::Chardev(bridge.map_err(|error| refused(Some(error)))?)
             }
         };
         self.stack.lock().forwards.add_server(forward.server, server);

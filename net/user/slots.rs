@@ -1,21 +1,28 @@
 //! A table whose places are named by tokens that are never used twice.
 
-/// Names an entry. Fits the user data of an epoll event.
+/// Names an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     place: u32,
     generation: u32,
 }
 
+/// Bits of a place: tables are no larger.
+const PLACE_BITS: u32 = 14;
+
 impl Token {
+    /// As many bits [`Self::to_bits`] takes.
+    pub const BITS: u32 = PLACE_BITS + u32::BITS;
+
     /// As a number.
     pub fn to_bits(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.place)
+        u64::from(self.generation) << PLACE_BITS | u64::from(self.place)
     }
 
     /// From a number.
     pub fn from_bits(bits: u64) -> Token {
-        Token { place: bits as u32, generation: (bits >> 32) as u32 }
+        let place = bits & ((1 << PLACE_BITS) - 1);
+        Token { place: place as u32, generation: (bits >> PLACE_BITS) as u32 }
     }
 }
 
@@ -34,6 +41,7 @@ pub struct Slots<T> {
 impl<T> Slots<T> {
     /// A table for so many entries.
     pub fn new(limit: usize) -> Self {
+        debug_assert!(limit <= 1 << PLACE_BITS);
         Slots { slots: Vec::new(), free: Vec::new(), limit }
     }
 

@@ -1,14 +1,15 @@
 //! Sockets of the host. None of them ever waits.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, Shutdown, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
-    connect, getsockopt, recv, setsockopt, shutdown, socket, sockopt,
+    AddressFamily, MsgFlags, MultiHeaders, Shutdown, SockFlag, SockProtocol, SockType, SockaddrIn,
+    SockaddrIn6, SockaddrStorage, connect, getsockopt, recv, recvmmsg, setsockopt, shutdown,
+    socket, sockopt,
 };
 
 /// Flags of every send.
@@ -76,6 +77,61 @@ pub fn udp(at: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
+/// What datagrams are received into, several by one call.
+pub struct Inbox {
+    buffers: Vec<Box<[u8]>>,
+    /// As many are asked for next: preparing for more than come costs more than another call.
+    ask: usize,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        // Memory that no datagram ever reached does not count.
+        let buffers = (0..Self::MOST).map(|_| vec![0; Self::LONGEST].into()).collect();
+        Inbox { buffers, ask: Self::FEWEST }
+    }
+}
+
+impl Inbox {
+    /// As many at once. With two, one that comes alone is known to be the last.
+    const FEWEST: usize = 2;
+    const MOST: usize = 16;
+    /// Largest datagram.
+    const LONGEST: usize = 65536;
+
+    /// Receives up to `most` datagrams that are there, at least one, and has `take` look at each and its sender.
+    /// Returns how many there were, and whether there may be more.
+    pub fn receive(
+        &mut self,
+        socket: &UdpSocket,
+        most: usize,
+        mut take: impl FnMut(SocketAddr, &[u8]),
+    ) -> Result<(usize, bool), Errno> {
+        let asked = most.min(self.ask);
+        let buffers = self.buffers.iter_mut().take(asked);
+        let mut places: Vec<_> = buffers.map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(places.len(), None);
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let received = recvmmsg(socket.as_raw_fd(), &mut headers, &mut places, flags, None)?;
+        let mut count = 0;
+        for datagram in received {
+            count += 1;
+            let from = datagram.address.as_ref().and_then(address_of);
+            if let Some(from) = from {
+                take(from, datagram.iovs().next().unwrap_or_default());
+            }
+        }
+        self.ask = (2 * count).clamp(Self::FEWEST, Self::MOST);
+        Ok((count, count == asked))
+    }
+}
+
+/// An address of the Internet.
+fn address_of(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
+    v4.or_else(|| Some(SocketAddr::V6((*address.as_sockaddr_in6()?).into())))
+}
+
 /// A socket for echo requests to an address, if the host allows them to this user.
 pub fn ping(to: SocketAddr) -> Result<UdpSocket, Errno> {
     let (family, protocol) = match to.is_ipv6() {
@@ -130,5 +186,35 @@ pub fn raise_descriptor_limit() {
         && soft < hard.min(MOST_DESCRIPTORS)
     {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(MOST_DESCRIPTORS), hard);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datagrams_come_several_at_a_time_and_none_stays() {
+        let socket = udp((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let peer = udp((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let (at, from) = (socket.local_addr().unwrap(), peer.local_addr().unwrap());
+        let sent: Vec<Vec<u8>> = (0..40).map(|n| vec![n; usize::from(n) * 10]).collect();
+        sent.iter().for_each(|bytes| assert_eq!(peer.send_to(bytes, at).unwrap(), bytes.len()));
+        let (mut inbox, mut got, mut calls) = (Inbox::default(), Vec::new(), Vec::new());
+        loop {
+            let most = if calls.len() == 3 { 3 } else { 64 };
+            let received = inbox.receive(&socket, most, |sender, bytes| {
+                assert_eq!(sender, from);
+                got.push(bytes.to_vec());
+            });
+            let (count, more) = received.unwrap();
+            calls.push(count);
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(got, sent);
+        assert_eq!(calls, [2, 4, 8, 3, 6, 12, 5]);
+        assert_eq!(inbox.receive(&socket, 64, |_, _| unreachable!()), Err(Errno::EAGAIN));
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 
+use base::event_loop::Edges;
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::EpollFlags;
 
 use super::config::{Config, mac4, mac6};
 use super::forwards::Forwards;
@@ -26,13 +26,10 @@ use crate::{Frame, Offload, Part};
 /// As many answers may wait for the guest to take them; more are lost.
 const MAX_ANSWERS: usize = 1024;
 
-/// As many events are taken at once.
-const EVENTS: usize = 64;
-
 /// As many datagrams are received at once.
 const DATAGRAMS: usize = 64;
 
-/// Which table a token belongs to; the top bits of an event's number say it.
+/// Which table a token belongs to; the top bits of a key say it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     Tcp,
@@ -41,39 +38,41 @@ pub enum Source {
     Ping,
 }
 
-const SOURCE_SHIFT: u32 = 28;
+const SOURCE_SHIFT: u32 = Token::BITS;
+const _: () = assert!(SOURCE_SHIFT + 2 <= Edges::KEY_BITS);
 
 impl Source {
-    fn event(self, token: Token) -> u64 {
+    fn key(self, token: Token) -> u64 {
         token.to_bits() | (self as u64) << SOURCE_SHIFT
     }
 
-    fn of(event: u64) -> Option<(Source, Token)> {
-        let source = match (event as u32) >> SOURCE_SHIFT {
+    fn of(key: u64) -> Option<(Source, Token)> {
+        let source = match key >> SOURCE_SHIFT {
             0 => Source::Tcp,
             1 => Source::Udp,
             2 => Source::Listener,
             3 => Source::Ping,
             _ => return None,
         };
-        Some((source, Token::from_bits(event & !(0xf << SOURCE_SHIFT))))
+        Some((source, Token::from_bits(key & ((1 << SOURCE_SHIFT) - 1))))
     }
 }
 
 /// Tells when sockets become ready for more; each change once.
-pub struct Poller(Arc<Epoll>);
+pub struct Poller(Edges);
 
 impl Poller {
     /// Watches a socket as long as it is open.
     pub fn add(&self, fd: impl AsFd, source: Source, token: Token) -> Result<(), Errno> {
-        let both = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP;
-        let flags = match source {
-            Source::Tcp => both | EpollFlags::EPOLLPRI | EpollFlags::EPOLLET,
-            Source::Udp | Source::Listener | Source::Ping => {
-                EpollFlags::EPOLLIN | EpollFlags::EPOLLET
+        let read = EpollFlags::EPOLLIN;
+        let interest = match source {
+            Source::Tcp => {
+                read | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLPRI
             }
+            Source::Udp | Source::Listener | Source::Ping => read,
         };
-        self.0.add(fd, EpollEvent::new(flags, source.event(token)))
+        let added = self.0.add(fd, source.key(token), interest);
+        added.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
     }
 }
 
@@ -95,15 +94,15 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// A stack whose sockets are watched by `epoll`.
-    pub fn new(config: Config, epoll: Arc<Epoll>) -> Stack {
+    /// A stack whose sockets are among `edges`, which tell [`Self::on_event`].
+    pub fn new(config: Config, edges: Edges) -> Stack {
         Stack {
             config,
             shared: Shared::default(),
             tcp: tcp::Table::default(),
             udp: udp::Table::default(),
             forwards: Forwards::default(),
-            poller: Poller(epoll),
+            poller: Poller(edges),
             neighbours: Neighbours::default(),
             leases: dhcp::Leases::default(),
             assembly: Assembly::default(),
@@ -459,24 +458,9 @@ impl Stack {
 
     // The host's side.
 
-    /// Looks which sockets are ready. Costs little if none is.
-    pub fn poll(&mut self) {
-        let mut events = [EpollEvent::empty(); EVENTS];
-        loop {
-            // Without a timeout there is nothing to be interrupted.
-            let count = self.poller.0.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
-            for event in &events[..count] {
-                self.on_event(event);
-            }
-            if count < EVENTS {
-                return;
-            }
-        }
-    }
-
-    fn on_event(&mut self, event: &EpollEvent) {
-        let Some((source, token)) = Source::of(event.data()) else { return };
-        let flags = event.events();
+    /// A socket has become ready for something.
+    pub fn on_event(&mut self, key: u64, flags: EpollFlags) {
+        let Some((source, token)) = Source::of(key) else { return };
         match source {
             Source::Tcp => {
                 let ready = Ready {

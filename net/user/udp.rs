@@ -6,7 +6,10 @@ use std::net::{SocketAddr, UdpSocket};
 
 use base::clock::SECOND;
 
+use nix::errno::Errno;
+
 use super::slots::{Slots, Token};
+use super::socket::Inbox;
 
 /// As many ports of guests may be in use.
 const MAX_FLOWS: usize = 4096;
@@ -17,9 +20,6 @@ const IDLE: i64 = 240 * SECOND;
 const IDLE_DNS: i64 = 10 * SECOND;
 
 const DNS_PORT: u16 = 53;
-
-/// Largest datagram.
-const MAX_DATAGRAM: usize = 65536;
 
 /// As many datagrams one flow may receive before the next one gets its turn.
 const TURN: usize = 32;
@@ -62,7 +62,7 @@ pub struct Table {
     flows: Slots<Flow>,
     by_guest: HashMap<SocketAddr, Token>,
     active: VecDeque<Token>,
-    buffer: Box<[u8]>,
+    inbox: Inbox,
 }
 
 /// A datagram for a guest.
@@ -81,7 +81,7 @@ impl Default for Table {
             flows: Slots::new(MAX_FLOWS),
             by_guest: HashMap::new(),
             active: VecDeque::new(),
-            buffer: vec![0; MAX_DATAGRAM].into(),
+            inbox: Inbox::default(),
         }
     }
 }
@@ -209,32 +209,31 @@ impl Table {
             let Some(flow) = self.flows.get_mut(token) else { continue };
             let mut turn = 0;
             loop {
-                if turn == TURN || total == enough {
+                let most = (TURN - turn).min(enough - total);
+                if most == 0 {
                     self.active.push_back(token);
                     break;
                 }
-                match flow.socket.recv_from(&mut self.buffer) {
-                    Ok((len, from)) => {
-                        turn += 1;
-                        total += 1;
-                        let from_name_server = flow.name_server == Some(from);
-                        if let Some(expires) = &mut flow.expires {
-                            let idle = if from.port() == DNS_PORT { IDLE_DNS } else { IDLE };
-                            *expires = now + idle;
-                        }
-                        let payload = &self.buffer[..len];
-                        give(Datagram { guest: flow.guest, from, from_name_server, payload });
+                let received = self.inbox.receive(&flow.socket, most, |from, payload| {
+                    let from_name_server = flow.name_server == Some(from);
+                    if let Some(expires) = &mut flow.expires {
+                        let idle = if from.port() == DNS_PORT { IDLE_DNS } else { IDLE };
+                        *expires = now + idle;
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        flow.active = false;
-                        break;
-                    }
-                    // An error that an earlier datagram has met; it counts as one, as there is no end
-                    // to some of them.
-                    Err(_) => {
-                        turn += 1;
-                        total += 1;
-                    }
+                    give(Datagram { guest: flow.guest, from, from_name_server, payload });
+                });
+                let (count, more) = match received {
+                    Ok(received) => received,
+                    Err(Errno::EAGAIN) => (0, false),
+                    // One that an earlier datagram has met; it counts as one, as there is no end to some of them.
+                    Err(_) => (1, true),
+                };
+                turn += count;
+                total += count;
+                if !more {
+                    // Less than was asked for is all there is, and more will be told (epoll(7)).
+                    flow.active = false;
+                    break;
                 }
             }
         }

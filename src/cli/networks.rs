@@ -1,6 +1,6 @@
 //! `-netdev`, `-nic` and `-net`.
 
-use base::options::{Opts, is_help};
+use base::options::{OptionError, Opts, is_help};
 use base::props::MacAddr;
 use machine::config::{LegacyNet, Located, NetdevConfig, NicConfig, NicNetwork, Origin};
 use net::netdev;
@@ -26,7 +26,7 @@ pub(super) const OPTIONS: &[CliOption] = &[
     .with_group(&groups::NIC),
     CliOption::text(
         &["net"],
-        "none|nic[,model=type][,macaddr=addr][,netdev=id][,addr=place][,vectors=n]|type[,...]",
+        "none|nic[,model=type][,macaddr=addr][,netdev=id][,vectors=n]|type[,...]",
         "connect a card or a network to a hub that all of them share",
         net,
     )
@@ -84,7 +84,7 @@ fn nic(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
     check(&keys, origin)?;
     let network = Some(NicNetwork::Own(keys));
     // QEMU's -nic gives no vectors, -net does.
-    let nic = NicConfig { model, mac, id, network, vectors: Some(0), ..NicConfig::default() };
+    let nic = NicConfig { model, mac, id, network, vectors: Some(0) };
     networks.nics.push(Located::new(nic, origin));
     Ok(())
 }
@@ -99,13 +99,13 @@ fn check(keys: &Map<String, Value>, origin: &Origin) -> Done {
 
 fn net(builder: &mut Builder<'_, '_>, text: &str, origin: &Origin) -> Done {
     builder.config.networks.given = true;
-    if is_help(text) {
-        builder.list(netdev::help_text());
-        return Ok(());
-    }
     match text.split(',').next() {
         Some("none" | "type=none") => Ok(()),
         Some("nic" | "type=nic") => {
+            // Of a card there is no list of options.
+            if let Some(word) = text.split(',').find(|word| is_help(word)) {
+                return fault(origin, OptionError::InvalidParameter(word.into()));
+            }
             let opts = builder.parse_group(&groups::NET_NIC, text, origin)?;
             legacy_nic(builder, &opts, origin)
         }
@@ -132,11 +132,11 @@ fn legacy_nic(builder: &mut Builder<'_, '_>, opts: &Opts, origin: &Origin) -> Do
         return Ok(());
     }
     let mac = text("macaddr").map(|mac| parse_mac(&mac, origin)).transpose()?;
+    // A place (`addr=`) is taken, and made nothing of, as by QEMU 10.0.
     let vectors = opts.number("vectors").or_else(|error| fault(origin, error))?;
     let nic = NicConfig {
         model,
         mac,
-        addr: text("addr"),
         vectors: vectors.and_then(|vectors| u32::try_from(vectors).ok()),
         id: opts.id.clone(),
         network: text("netdev").map(NicNetwork::Named),

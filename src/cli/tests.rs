@@ -100,6 +100,16 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("-nic user,id=a -nic user,id=a", "-nic user,id=a: Duplicate ID 'a' for nic"),
     ("-net nic,name=x", "-net nic,name=x: Invalid parameter 'name'"),
+    ("-net nic,help", "-net nic,help: Invalid parameter 'help'"),
+    ("-net help", "-net help: Parameter 'type' does not accept value 'help'"),
+    (
+        "-netdev nic,id=n",
+        "-netdev nic,id=n: network backend 'nic' is not compiled into this binary",
+    ),
+    (
+        "-netdev stream,id=s,addr.type=unix,addr.path=p,addr.foo=1",
+        "-netdev stream,id=s,addr.type=unix,addr.path=p,addr.foo=1: Parameter 'addr.foo' is unexpected",
+    ),
     ("-netdev user", "-netdev user: Parameter 'id' is missing"),
     ("-netdev foo,id=n", "-netdev foo,id=n: Parameter 'type' does not accept value 'foo'"),
     ("-netdev user,id=n -netdev user,id=n", "-netdev user,id=n: Duplicate ID 'n' for netdev"),

@@ -1,7 +1,13 @@
 //! Networks and cards that come and go.
 
+use std::io::{IoSlice, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
 use anyhow::{Result, ensure};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::json;
+use testbed::qmp::Qmp;
 
 use super::machine;
 
@@ -22,6 +28,13 @@ fn networks_and_cards_come_and_go() -> Result<()> {
                 \\ n: index=0,type=user,net=10.0.2.0,restrict=off\n",
         "{shown}"
     );
+    // Those without a peer stand between cards in the order in which they came.
+    qmp.execute_with("netdev_add", json!({"type": "user", "id": "later"}))?;
+    qmp.execute_with("device_add", json!({"driver": "rtl8139", "id": "last"}))?;
+    let shown = qmp.hmp("info network")?;
+    let names: Vec<_> = shown.lines().filter_map(|row| row.split(':').next()).collect();
+    ensure!(names == ["c", r" \ n", "later", "last"], "{shown}");
+    qmp.execute_with("netdev_del", json!({"id": "later"}))?;
     let filters = qmp.execute("query-rx-filter")?;
     ensure!(filters[0]["main-mac"] == "52:54:00:12:34:56", "{filters}");
     ensure!(filters[0]["vlan-table"][0] == 4095, "{filters}");
@@ -31,6 +44,21 @@ fn networks_and_cards_come_and_go() -> Result<()> {
         ("query-rx-filter", json!({"name": "x"}), "GenericError: invalid net client name: x"),
         ("set_link", json!({"name": "x", "up": true}), "DeviceNotFound: Device 'x' not found"),
         ("netdev_del", json!({"id": "x"}), "DeviceNotFound: Device 'x' not found"),
+        (
+            "netdev_add",
+            json!({"type": "netmap", "id": "x", "ifname": "y"}),
+            "GenericError: network backend 'netmap' is not compiled into this binary",
+        ),
+        (
+            "netdev_add",
+            json!({"type": "tap", "id": "x", "fd": "y"}),
+            "GenericError: File descriptor named 'y' has not been found",
+        ),
+        (
+            "netdev_add",
+            json!({"type": "user", "id": "x", "guestfwd": [{"str": "tcp:10.0.2.100:80-foo"}]}),
+            "GenericError: Could not open guest forwarding device 'guestfwd.tcp.80'",
+        ),
     ] {
         let error = qmp.execute_with(command, arguments).unwrap_err().to_string();
         ensure!(error == words, "{error}");
@@ -113,6 +141,60 @@ fn filters_come_and_go() -> Result<()> {
     Ok(())
 }
 
+/// Gives the next descriptor a name.
+fn pass(qmp: &mut Qmp, name: &str, fd: OwnedFd) -> Result<()> {
+    let fds = [fd.as_raw_fd()];
+    let passed = [ControlMessage::ScmRights(&fds)];
+    let space = [IoSlice::new(b" ")];
+    sendmsg::<()>(qmp.stream().as_raw_fd(), &space, &passed, MsgFlags::empty(), None)?;
+    qmp.execute_with("getfd", json!({"fdname": name})).map(drop)
+}
+
+#[test]
+fn networks_find_descriptors_by_the_names_that_clients_gave_them() -> Result<()> {
+    let mut vm = machine(&["-M", "none"])?;
+    let qmp = vm.qmp();
+    let (mut ours, theirs) = UnixStream::pair()?;
+    pass(qmp, "wire", theirs.into())?;
+    let stream = json!({"type": "stream", "id": "s", "addr": {"type": "fd", "str": "wire"}});
+    qmp.execute_with("netdev_add", stream.clone())?;
+    let event = qmp.wait_event("NETDEV_STREAM_CONNECTED")?;
+    ensure!(event["data"]["netdev-id"] == "s", "{event}");
+    qmp.execute_with("netdev_del", json!({"id": "s"}))?;
+    ensure!(ours.read(&mut [0])? == 0, "nobody else has it");
+    Ok(())
+}
+
+/// As QEMU 10.0.2 shows them.
+#[test]
+fn forwards_are_shown_with_their_hubs() -> Result<()> {
+    let network = "user,id=u,hostfwd=tcp:127.0.0.1:0-:1,hostfwd=udp:127.0.0.1:0-:2,\
+                   hostfwd=tcp:127.0.0.1:0-:3,hostfwd=udp:127.0.0.1:0-:4";
+    let hub = ["-netdev", "hubport,id=h,hubid=4,netdev=u", "-netdev", "user,id=v"];
+    let mut vm = machine(&[&["-M", "none", "-netdev", network][..], &hub].concat())?;
+    let shown = vm.qmp().hmp("info usernet")?;
+    let mut rows = Vec::new();
+    for row in shown.lines().filter(|row| !row.contains("RecvQ")) {
+        let words: Vec<_> = row.split_whitespace().collect();
+        let [state, _, "127.0.0.1", port, "10.0.2.15", to, ..] = words[..] else {
+            rows.push(row.to_owned());
+            continue;
+        };
+        ensure!(port.parse::<u16>()? > 0, "a port was chosen: {row}");
+        rows.push(format!("{state} {to}"));
+    }
+    let expected = [
+        "Hub 4 (u):",
+        "TCP[HOST_FORWARD] 1",
+        "TCP[HOST_FORWARD] 3",
+        "UDP[HOST_FORWARD] 2",
+        "UDP[HOST_FORWARD] 4",
+        "Hub -1 (v):",
+    ];
+    ensure!(rows == expected, "{shown}");
+    Ok(())
+}
+
 /// As QEMU 10.0.2 shows it.
 #[test]
 fn hubs_are_shown_with_their_ports() -> Result<()> {
@@ -130,5 +212,16 @@ fn hubs_are_shown_with_their_ports() -> Result<()> {
                     \\ p1: u: index=0,type=user,net=10.0.2.0,restrict=off\n \
                     \\ p0: pcnet.0: index=0,type=nic,model=pcnet,macaddr=52:54:00:12:34:56\n";
     ensure!(shown == expected, "{shown}");
+    Ok(())
+}
+
+/// QEMU 10.0.2 looks at no place that `-net nic` names.
+#[test]
+fn a_place_of_the_boards_card_counts_for_nothing() -> Result<()> {
+    let args = ["-M", "pc", "-S", "-vga", "none", "-net", "nic,model=rtl8139,addr=zz"];
+    let mut vm = machine(&[&args[..], &["-net", "user,id=u"]].concat())?;
+    let shown = vm.qmp().hmp("info network")?;
+    let card = "hub0port0: rtl8139.0: index=0,type=nic,model=rtl8139,macaddr=52:54:00:12:34:56";
+    ensure!(shown.contains(card), "{shown}");
     Ok(())
 }

@@ -26,6 +26,11 @@ impl Qmp {
         Ok(qmp)
     }
 
+    /// The connection, for those who pass descriptors by it.
+    pub fn stream(&self) -> &UnixStream {
+        self.reader.get_ref()
+    }
+
     /// The server's greeting.
     pub fn greeting(&self) -> &Value {
         &self.greeting

@@ -121,6 +121,11 @@ pub struct NetProps {
     pub tx_queue_size: u16,
 }
 
+/// QEMU's words about one of the two queues have one.
+fn full_stop(queue: &str) -> &'static str {
+    if queue == "rx" { "." } else { "" }
+}
+
 /// Why a card could not be plugged.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
@@ -132,7 +137,8 @@ pub enum NetError {
     Pci(#[from] VirtioPciError),
     /// Descriptors of a queue.
     #[error(
-        "Invalid {name}_queue_size (= {size}), must be a power of 2 between {MIN_QUEUE} and {max}."
+        "Invalid {name}_queue_size (= {size}), must be a power of 2 between {MIN_QUEUE} and {max}{}",
+        full_stop(.name)
     )]
     QueueSize {
         /// Of which.

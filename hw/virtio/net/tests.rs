@@ -302,6 +302,11 @@ fn odd_properties_are_refused() {
             "100",
             "Invalid rx_queue_size (= 100), must be a power of 2 between 256 and 1024.",
         ),
+        (
+            "tx_queue_size",
+            "3",
+            "Invalid tx_queue_size (= 3), must be a power of 2 between 256 and 256",
+        ),
     ] {
         let mut props = NetProps::default();
         props.set("t", name, PropInput::Text(value)).unwrap();

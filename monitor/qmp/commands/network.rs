@@ -1,5 +1,7 @@
 //! Commands about networks and network cards.
 
+use std::os::fd::{AsRawFd, OwnedFd};
+
 use hw::net::card::{RxFilter, RxMode};
 use machine::networks::Announcement;
 use net::NetError;
@@ -75,8 +77,48 @@ fn key_type(key: &Key) -> Type {
 }
 
 pub(in crate::qmp) fn netdev_add(call: &Call<'_>, options: Netdev) -> Result<(), QmpError> {
-    let spec = NetdevSpec::from_json(&options.0)?;
-    Ok(call.target.vm.networks().add(&spec)?)
+    let Netdev(mut options) = options;
+    let passed = numbers_for_names(call, &mut options)?;
+    let spec = NetdevSpec::from_json(&options)?;
+    let added = call.target.vm.networks().add(&spec);
+    // The network has copies now.
+    drop(passed);
+    Ok(added?)
+}
+
+/// Puts numbers in the place of the names under which the client passed descriptors, which are forgotten then;
+/// returns the descriptors.
+fn numbers_for_names(
+    call: &Call<'_>,
+    options: &mut Map<String, Value>,
+) -> Result<Vec<OwnedFd>, QmpError> {
+    let mut passed = Vec::new();
+    let mut number = |name: &str| -> Result<String, QmpError> {
+        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+            return Ok(name.into());
+        }
+        let fd = call.session.fds.take(name)?;
+        let number = fd.as_raw_fd().to_string();
+        passed.push(fd);
+        Ok(number)
+    };
+    for (key, value) in options.iter_mut() {
+        match (key.as_str(), value) {
+            ("fd" | "fds" | "vhostfd" | "vhostfds", Value::String(text)) => {
+                let numbers: Result<Vec<_>, _> = text.split(':').map(&mut number).collect();
+                *text = numbers?.join(":");
+            }
+            ("addr" | "local" | "remote", Value::Object(address))
+                if address.get("type").is_some_and(|kind| kind == "fd") =>
+            {
+                if let Some(Value::String(text)) = address.get_mut("str") {
+                    *text = number(text)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(passed)
 }
 
 pub(in crate::qmp) fn netdev_del(

@@ -194,8 +194,10 @@ fn a_forwarded_port_takes_datagrams() {
     let mut buffer = [0; 100];
     let (len, from) = client.recv_from(&mut buffer).unwrap();
     assert_eq!((&buffer[..len], from.port()), (&b"answer"[..], port));
-    assert_eq!(world.user().remove_forward("udp:127.0.0.1:0"), Some(true));
+    let rule = format!("udp:127.0.0.1:{port}");
     assert_eq!(world.user().remove_forward("udp:127.0.0.1:0"), Some(false));
+    assert_eq!(world.user().remove_forward(&rule), Some(true));
+    assert_eq!(world.user().remove_forward(&rule), Some(false));
     assert!(UdpSocket::bind(("127.0.0.1", port)).is_ok());
 }
 

@@ -102,13 +102,17 @@ impl World {
         assert_eq!(delivery, Delivery::Taken);
     }
 
-    /// The loop runs until it has nothing to do, or for a moment.
+    /// The loop does what there is to do now; if the card gets nothing by it, the loop waits for a moment.
     pub fn turn(&mut self) {
-        let _delay = self.event_loop.handle().after(Duration::from_millis(2), || ());
-        self.event_loop.run_once(&self.clocks, true).unwrap();
-        for _ in 0..4 {
-            self.event_loop.run_once(&self.clocks, false).unwrap();
+        self.spin();
+        if !self.card.frames.lock().is_empty() {
+            return;
         }
+        let _delay = self.event_loop.handle().after(Duration::from_millis(2), || ());
+        // Whoever sets a delay wakes the loop: without this round it would not sleep.
+        self.event_loop.run_once(&self.clocks, false).unwrap();
+        self.event_loop.run_once(&self.clocks, true).unwrap();
+        self.spin();
     }
 
     /// The loop does what there is to do now.

@@ -3,7 +3,7 @@
 //! hub; passt has such a socket itself. So all three pay the same for their frames' way there.
 
 use super::machine::{Contender, cpu_seconds};
-use super::network::{Passt, nanoseconds, per_kib};
+use super::network::{Passt, nanoseconds};
 use super::packets::{self, ACK, Connection, FIN, SYN, Segment, Stream, TCP_HEADERS};
 use super::results::{Measured, Metric, Unit};
 use anyhow::{Result, ensure};
@@ -19,8 +19,9 @@ use testbed::vm::Launch;
 /// Bytes that go each way.
 const LEN: usize = 256 << 20;
 const PIECE: usize = 1 << 18;
-const ROUND_TRIPS: usize = 5000;
-const CONNECTIONS: usize = 1000;
+/// So many that the kernel's clock of CPU time, which ticks every 10 ms, tells something.
+const ROUND_TRIPS: usize = 20_000;
+const CONNECTIONS: usize = 5000;
 /// Data of a segment in a frame of 1,514 bytes.
 const MSS: usize = 1514 - TCP_HEADERS;
 /// As much is written to the socket at once.
@@ -52,25 +53,27 @@ pub fn by_passt() -> Result<Measured> {
 }
 
 fn measure(path: &Path, pid: u32) -> Result<Measured> {
+    type Work = fn(&mut Guest) -> Result<Duration>;
     let mut guest = Guest::connect(path)?;
     let mut measured = Vec::new();
-    let mut add = |which: &str, what: &str, value| {
-        let name = format!("network-frames/{which}");
-        measured.push((Metric::new(&name, what, Unit::Nanoseconds), value));
-    };
-    for (which, what, transfer) in [
-        ("download", "a KiB to the guest, TCP", download as fn(&mut Guest) -> Result<Duration>),
-        ("upload", "a KiB from the guest, TCP", upload),
+    for (which, what, work, count) in [
+        ("download", "a KiB to the guest, TCP", download as Work, LEN >> 10),
+        ("upload", "a KiB from the guest, TCP", upload, LEN >> 10),
+        ("address", "an answer of the network itself, ARP", addresses, ROUND_TRIPS),
+        ("echo", "a byte to the host and back, TCP", echo, ROUND_TRIPS),
+        ("datagram", "a datagram to the host and back, UDP", datagrams, ROUND_TRIPS),
+        ("connect", "a connection made and closed", connections, CONNECTIONS),
     ] {
         let before = cpu_seconds(pid)?;
-        let time = transfer(&mut guest)?;
+        let time = work(&mut guest)?;
         let cpu = Duration::from_secs_f64(cpu_seconds(pid)? - before);
-        add(which, what, per_kib(time, LEN));
-        add(&format!("{which}-cpu"), "CPU time for that", per_kib(cpu, LEN));
+        let mut add = |which: &str, what: &str, time: Duration| {
+            let metric = Metric::new(&format!("network-frames/{which}"), what, Unit::Nanoseconds);
+            measured.push((metric, nanoseconds(time) / count as f64));
+        };
+        add(which, what, time);
+        add(&format!("{which}-cpu"), "CPU time for that", cpu);
     }
-    add("echo", "a byte to the host and back, TCP", echo(&mut guest)?);
-    add("datagram", "a datagram to the host and back, UDP", datagrams(&mut guest)?);
-    add("connect", "a connection made and closed", connections(&mut guest)?);
     Ok(measured)
 }
 
@@ -239,8 +242,25 @@ fn upload(guest: &mut Guest) -> Result<Duration> {
     Ok(time)
 }
 
+/// Time of a round trip that leads to no socket: what the frames' way costs.
+fn addresses(guest: &mut Guest) -> Result<Duration> {
+    let begun = Instant::now();
+    for _ in 0..ROUND_TRIPS {
+        guest.out.put(&packets::ask_arp(), &[]);
+        guest.flush()?;
+        let mut answered = false;
+        while !answered {
+            guest.wait()?;
+            while let Some(frame) = guest.come.next() {
+                answered |= packets::is_arp_answer(frame);
+            }
+        }
+    }
+    Ok(begun.elapsed())
+}
+
 /// Time of a round trip.
-fn echo(guest: &mut Guest) -> Result<f64> {
+fn echo(guest: &mut Guest) -> Result<Duration> {
     let port = serve(|mut stream| {
         stream.set_nodelay(true)?;
         let mut byte = [0];
@@ -257,10 +277,10 @@ fn echo(guest: &mut Guest) -> Result<f64> {
     }
     let time = begun.elapsed();
     guest.close(flow)?;
-    Ok(nanoseconds(time) / ROUND_TRIPS as f64)
+    Ok(time)
 }
 
-fn datagrams(guest: &mut Guest) -> Result<f64> {
+fn datagrams(guest: &mut Guest) -> Result<Duration> {
     const PAYLOAD: usize = 100;
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -289,10 +309,10 @@ fn datagrams(guest: &mut Guest) -> Result<f64> {
             guest.flush()?;
         }
     }
-    Ok(nanoseconds(begun.elapsed()) / ROUND_TRIPS as f64)
+    Ok(begun.elapsed())
 }
 
-fn connections(guest: &mut Guest) -> Result<f64> {
+fn connections(guest: &mut Guest) -> Result<Duration> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
     thread::spawn(move || -> io::Result<()> {
@@ -303,5 +323,5 @@ fn connections(guest: &mut Guest) -> Result<f64> {
         let flow = guest.open(port)?;
         guest.close(flow)?;
     }
-    Ok(nanoseconds(begun.elapsed()) / CONNECTIONS as f64)
+    Ok(begun.elapsed())
 }

@@ -179,6 +179,6 @@ pub fn nanoseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e9
 }
 
-pub fn per_kib(time: Duration, len: usize) -> f64 {
+fn per_kib(time: Duration, len: usize) -> f64 {
     nanoseconds(time) / (len as f64 / 1024.0)
 }

@@ -108,6 +108,17 @@ pub fn read_datagram(frame: &[u8]) -> Option<&[u8]> {
         .flatten()
 }
 
+/// Asks for the hardware address of the gateway.
+pub fn ask_arp() -> Vec<u8> {
+    let start = [8, 6, 0, 1, 8, 0, 6, 4, 0, 1];
+    [&[0xff; 6][..], &GUEST_MAC, &start, &GUEST_MAC, &GUEST, &[0; 6], &GATEWAY].concat()
+}
+
+/// Whether a frame answers that.
+pub fn is_arp_answer(frame: &[u8]) -> bool {
+    frame.len() >= 42 && frame[12..14] == [8, 6] && frame[21] == 2 && frame[28..32] == GATEWAY
+}
+
 /// The guest's answer, if a frame asks for its hardware address.
 pub fn answer_arp(frame: &[u8]) -> Option<Vec<u8>> {
     let asks = frame.len() >= 42 && frame[12..14] == [8, 6] && frame[21] == 1;

@@ -293,6 +293,7 @@ fn elementary_functions() {
         let line = |x: F80| u128::from(x.sign_exp) << 63 | u128::from(x.sig & u64::MAX >> 1);
         line(a).abs_diff(line(b)) <= 1
     };
+    let smallest_normal = |a: &F80| a.sign_exp & 0x7fff == 1 && a.sig == 1 << 63;
     macro_rules! check {
         ($($instruction:literal => $model:ident,)*) => { $({
             let mut random = Random::new($instruction);
@@ -302,6 +303,14 @@ fn elementary_functions() {
                 let mut x87 = state;
                 x87.$model();
                 let ours = Outcome::new(x87.fnsave(LAYOUT), [0; 16], 0x44);
+                let underflows = |outcome: &Outcome| outcome.status & u16::from(flag::UE) != 0;
+                if underflows(&ours)
+                    && !underflows(&silicon)
+                    && silicon.registers.iter().any(smallest_normal)
+                {
+                    // The last bit decides.
+                    continue;
+                }
                 for (silicon, ours) in silicon.registers.iter_mut().zip(ours.registers) {
                     if within_an_ulp(*silicon, ours) {
                         *silicon = ours;

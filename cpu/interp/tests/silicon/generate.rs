@@ -642,7 +642,11 @@ impl Generator {
                 | OpKind::MemorySegDI
                 | OpKind::MemorySegEDI
                 | OpKind::MemorySegRDI => {
-                    state.regs[gpr::RDI] = self.target(size) - origin;
+                    let place = self.target(size);
+                    state.regs[gpr::RDI] = place - origin;
+                    if !insn.is_string_instruction() {
+                        return Some(place);
+                    }
                 }
                 _ => {}
             }

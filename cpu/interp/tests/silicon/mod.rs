@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register, RflagsBits};
 
 use crate::flags::bit;
+use crate::fpu::env::flag;
 use crate::state::gpr;
 use generate::{Case, Generator, Group};
 use guest::Guest;
@@ -289,6 +290,16 @@ impl Pair {
 fn forgive(case: &Case, theirs: &State, ours: &mut State) {
     let undefined = case.insns.iter().fold(0, |set, insn| set | undefined_flags(insn));
     ours.flags = ours.flags & !undefined | theirs.flags & undefined;
+    let exceptions = theirs.word(image::MXCSR);
+    let unmasked = exceptions & !(exceptions >> 7);
+    if case.insns.iter().any(|insn| insn.mnemonic() == M::Vcvtps2ph)
+        && unmasked & u32::from(flag::UE) != 0
+    {
+        // Some note of such an underflow too that it is inexact.
+        let inexact = u32::from(flag::PE);
+        let noted = ours.word(image::MXCSR) & !inexact | exceptions & inexact;
+        ours.set(image::MXCSR, &noted.to_le_bytes());
+    }
     let mut copy = |range: std::ops::Range<usize>| {
         ours.image[range.clone()].copy_from_slice(&theirs.image[range]);
     };

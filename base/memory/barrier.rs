@@ -33,6 +33,6 @@ pub(super) fn on_this_thread() {
 /// Returns after every running thread of the process has executed a full memory barrier.
 pub(super) fn on_all_threads() {
     // RAM blocks are only created where registration succeeded, after which the call cannot fail.
-    let done = membarrier(PRIVATE_EXPEDITED);
+    let done = available() && membarrier(PRIVATE_EXPEDITED);
     debug_assert!(done || !available());
 }

@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_watcher_is_told_until_it_releases_the_page() {
-        let tracking = four_pages();
+        let tracking = PageTracking::new(4 * PAGE_SIZE);
         let log = Arc::new(Log::default());
         tracking.watch_code(|| log.clone());
         let before = tracking.protect_code(1);
@@ -209,11 +209,6 @@ mod tests {
         assert_ne!(tracking.generation(1).load(Ordering::Relaxed), before);
     }
 
-    fn four_pages() -> PageTracking {
-        assert!(barrier::available());
-        PageTracking::new(4 * PAGE_SIZE)
-    }
-
     fn dirty(tracking: &PageTracking, client: Client) -> Vec<u64> {
         let mut pages = Vec::new();
         tracking.take_dirty(client, 0, 4 * PAGE_SIZE, |page| pages.push(page));
@@ -222,7 +217,7 @@ mod tests {
 
     #[test]
     fn clients_see_each_write_once() {
-        let tracking = four_pages();
+        let tracking = PageTracking::new(4 * PAGE_SIZE);
         assert_eq!(dirty(&tracking, Client::Display).len(), 4, "everything is new at first");
         assert_eq!(dirty(&tracking, Client::Display), [0_u64; 0]);
         assert_eq!(dirty(&tracking, Client::Migration).len(), 4);
@@ -234,7 +229,7 @@ mod tests {
 
     #[test]
     fn writing_code_changes_its_generation() {
-        let tracking = four_pages();
+        let tracking = PageTracking::new(4 * PAGE_SIZE);
         let before = tracking.protect_code(2);
         tracking.written(PAGE_SIZE, 16);
         assert_eq!(tracking.generation(2).load(Ordering::Relaxed), before);

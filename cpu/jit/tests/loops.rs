@@ -121,6 +121,31 @@ fn program(rng: &mut Rng, count: usize) -> Vec<u8> {
     code
 }
 
+/// However much there is before a jump and behind it: where a trace has to end, be it at a jump that it
+/// goes along, control is where it would be.
+#[test]
+fn a_loop_may_be_longer_than_a_trace() {
+    let mut beds = pair();
+    // jmp to behind a halt; and the same on a condition that holds, which a halt follows, too.
+    for jump in [vec![0xeb, 1, 0xf4], vec![0x84, 0xc0, 0x79, 1, 0xf4]] {
+        for before in 50..70 {
+            // and eax, 15; then inc rcx, and inc rbx behind the jump; dec edx; jnz
+            let mut code = vec![0x83, 0xe0, 15];
+            (0..before).for_each(|_| code.extend([0x48, 0xff, 0xc1]));
+            code.extend(&jump);
+            (0..20).for_each(|_| code.extend([0x48, 0xff, 0xc3]));
+            code.extend([0xff, 0xca, 0x0f, 0x85]);
+            code.extend((-(code.len() as i32 + 4)).to_le_bytes());
+            code.push(0xf4);
+            let exit = compare_at(&mut beds, CODE, &code, |bed| {
+                (bed.cpu.state.regs[gpr::RDX], bed.cpu.state.regs[gpr::RBX]) = (40, 0);
+            });
+            assert_eq!(exit, RunExit::Halted);
+            assert_eq!(beds[1].cpu.state.regs[gpr::RBX], 800, "{before}");
+        }
+    }
+}
+
 #[test]
 fn random_loops_agree() {
     let mut beds = pair();

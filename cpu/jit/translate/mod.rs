@@ -250,7 +250,7 @@ pub fn translate(
     }
     let last = units.last()?;
     if !last.ends_block() || last.goes_on() {
-        emitter.leave_to(last.raw.next_ip() as i32, Way::Jump);
+        emitter.leave_to(last.way_on() as i32, Way::Jump);
     }
     Some(emitter.finish(runs(&units), cold))
 }

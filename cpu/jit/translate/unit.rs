@@ -113,6 +113,11 @@ impl Unit {
         self.turned
     }
 
+    /// Where what comes next lies, if it is not left.
+    pub fn way_on(&self) -> u64 {
+        if self.turned { self.raw.near_branch_target() } else { self.raw.next_ip() }
+    }
+
     /// Where a jump leads to if it leaves the straight line.
     pub fn way_out(&self) -> u64 {
         if self.turned { self.raw.next_ip() } else { self.raw.near_branch_target() }

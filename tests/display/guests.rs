@@ -61,8 +61,9 @@ fn grub_menu() -> Result<()> {
     for adapter in ["std", "cirrus", "virtio"] {
         let args = args(&["-vga", adapter, "-cdrom", &cd, "-cpu", "qemu64"]);
         let name = |what: &str| format!("grub-{adapter}-{what}");
-        Guest { args: args.clone(), ..Guest::default() }.looks_the_same(&name("menu"))?;
-        let second = Guest { args, keys: &["down"], ..Guest::default() };
+        let first = Guest { args: args.clone(), graphical: true, ..Guest::default() };
+        first.looks_the_same(&name("menu"))?;
+        let second = Guest { args, keys: &["down"], graphical: true, ..Guest::default() };
         second.looks_the_same(&name("second-entry"))?;
     }
     Ok(())
@@ -75,7 +76,8 @@ fn memtest() -> Result<()> {
     let cd = media::graphical_cd(&assets::get()?.memtest())?.display().to_string();
     for adapter in ["std", "cirrus", "virtio"] {
         let args = args(&["-vga", adapter, "-cdrom", &cd, "-cpu", "qemu64"]);
-        let guest = Guest { args, keys: &["t"], masked: &masked, ..Guest::default() };
+        let guest =
+            Guest { args, keys: &["t"], masked: &masked, graphical: true, ..Guest::default() };
         guest.looks_the_same(&format!("memtest-{adapter}"))?;
     }
     Ok(())
@@ -88,8 +90,10 @@ fn syslinux_menu() -> Result<()> {
     for adapter in ["std", "cirrus", "virtio"] {
         let args = args(&["-vga", adapter, "-drive", &drive, "-boot", "a"]);
         let name = |what: &str| format!("vesamenu-{adapter}{what}");
-        Guest { args: args.clone(), ..Guest::default() }.looks_the_same(&name(""))?;
-        Guest { args, keys: &["down"], ..Guest::default() }.looks_the_same(&name("-second"))?;
+        let first = Guest { args: args.clone(), graphical: true, ..Guest::default() };
+        first.looks_the_same(&name(""))?;
+        let second = Guest { args, keys: &["down"], graphical: true, ..Guest::default() };
+        second.looks_the_same(&name("-second"))?;
     }
     Ok(())
 }

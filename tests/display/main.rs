@@ -22,6 +22,8 @@ use picture::{Picture, Rect};
 const POLL: Duration = Duration::from_millis(200);
 /// Looks that show the same before a screen counts as finished.
 const STEADY: usize = 12;
+/// Size of what firmware says in.
+const FIRMWARE_TEXT: (usize, usize) = (720, 400);
 
 /// A guest, as a command line, and what is typed when its first screen is there.
 #[derive(Default)]
@@ -35,6 +37,8 @@ pub struct Guest<'a> {
     /// What it says on its serial port when it has drawn its first screen; otherwise that is there when it
     /// does not change any more.
     pub says: Option<&'a str>,
+    /// Its first screen is not in the firmware's text mode, which may stay for long while a loader loads.
+    pub graphical: bool,
 }
 
 impl Guest<'_> {
@@ -64,7 +68,11 @@ impl Guest<'_> {
         while Instant::now() < deadline {
             sleep(POLL);
             let now = self.look(vm)?;
-            let is_new = before.is_none_or(|before| *before != now) && !now.is_black();
+            let awaited = match before {
+                Some(before) => *before != now,
+                None => !(self.graphical && (now.width, now.height) == FIRMWARE_TEXT),
+            };
+            let is_new = awaited && !now.is_black();
             // A cursor blinks on some screens: that is no change.
             seen = if is_new && now.differences(&last) < 512 { seen + 1 } else { 0 };
             last = now;

@@ -105,8 +105,8 @@ fn general() -> impl IntoIterator<Item = Piece> {
         true "LOCK INC": "lock inc dword ptr [rbx]";
         true "SHL": "shl qword ptr [rbx], cl", "setc dl", "test eax, eax";
         true "SAR": "sar dword ptr [rbx], 1", "setc dl", "test eax, eax";
-        true "ROL": "rol word ptr [rbx], 3";
-        true "RCR": "stc", "rcr byte ptr [rbx], cl";
+        true "ROL": "rol word ptr [rbx], 3", "setc dl", "test eax, eax";
+        true "RCR": "stc", "rcr byte ptr [rbx], cl", "setc dl", "test eax, eax";
         true "SHLD": "shld [rbx], rax, cl", "setc dl", "test eax, eax";
         true "SHRD": "shrd [rbx], eax, 7", "setc dl", "test eax, eax";
         true "IMUL": "imul rdx, [rbx]", "imul eax, [rbx + 8], 1000", "setc cl", "test eax, eax";

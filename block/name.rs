@@ -14,13 +14,17 @@ pub fn of_options(options: &Map<String, Value>) -> String {
 
 /// What is to be said of an image besides its format, in the order of QEMU's hash tables: before the
 /// format, behind it, and behind the file.
-const STRONG: [(&str, &str); 3] = [("raw", "offset"), ("raw", "size"), ("luks", "key-secret")];
+const STRONG: [&[(&str, &str)]; 3] = [
+    &[("raw", "offset"), ("throttle", "throttle-group")],
+    &[("raw", "size")],
+    &[("luks", "key-secret")],
+];
 
 /// The name of an image in a format, by its options: that of its file, where that says it all.
 pub fn of_layer(format: &str, file: &Node, options: &Options) -> String {
-    let [before, behind, last] = STRONG.map(|(of, key)| {
-        let value = options.get(key).filter(|_| of == format)?;
-        Some((key.to_owned(), value.clone()))
+    let [before, behind, last] = STRONG.map(|place| {
+        let (_, key) = place.iter().find(|(of, _)| *of == format)?;
+        Some(((*key).to_owned(), options.get(key)?.clone()))
     });
     let plain = [&before, &behind, &last].iter().all(|said| said.is_none());
     let is_filter = ["copy-on-read", "preallocate", "throttle"].contains(&format);

@@ -119,6 +119,9 @@ impl Pair {
         both.rewind().unwrap();
         both.read_to_end(&mut bytes).unwrap();
         let text = String::from_utf8_lossy(&bytes).replace("/usr/bin/qemu-", "qemu-");
+        // What is said of corruption as it is met goes to the stderr of this process here.
+        let text: String =
+            text.split_inclusive('\n').filter(|line| !line.starts_with("qcow2: ")).collect();
         (child.code().unwrap_or(-1), normal(&text))
     }
 }

@@ -119,9 +119,6 @@ impl Pair {
         both.rewind().unwrap();
         both.read_to_end(&mut bytes).unwrap();
         let text = String::from_utf8_lossy(&bytes).replace("/usr/bin/qemu-", "qemu-");
-        // What is said of corruption as it is met goes to the stderr of this process here.
-        let text: String =
-            text.split_inclusive('\n').filter(|line| !line.starts_with("qcow2: ")).collect();
         (child.code().unwrap_or(-1), normal(&text))
     }
 }
@@ -257,13 +254,14 @@ impl Drop for Pair {
     }
 }
 
-/// Without what no two runs have in common: times, numbers of nodes, who built it.
+/// Without what no two runs have in common: times, numbers of nodes, who built it. And without what
+/// images say of corruption as it is met, which goes to the stderr of this process here.
 fn normal(text: &str) -> String {
     let mut out = String::new();
     let builder = "\nSee <https://qemu.org/contribute/report-a-bug> for how to report bugs.\n\
                    More information on the QEMU project at <https://qemu.org>.\n";
     let text = text.replace(builder, "");
-    for line in text.split_inclusive('\n') {
+    for line in text.split_inclusive('\n').filter(|line| !line.starts_with("qcow2: ")) {
         if let Some(at) = line.find("Run completed in ") {
             out += &line[..at];
             out += "Run completed\n";

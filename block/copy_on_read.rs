@@ -129,6 +129,10 @@ impl Driver for CopyOnRead {
         self.file.status(at, len)
     }
 
+    fn cluster_size(&self) -> Option<u64> {
+        self.file.driver().cluster_size()
+    }
+
     /// Copying writes what is there already, even if nobody above writes.
     fn child_claim(&self, _: Role, above: Claim, _: bool) -> Claim {
         let copies = Permissions::WRITE_UNCHANGED;

@@ -164,6 +164,10 @@ impl Driver for Preallocate {
         self.file.driver().status(at, len)
     }
 
+    fn cluster_size(&self) -> Option<u64> {
+        self.file.driver().cluster_size()
+    }
+
     /// Who writes makes the file longer.
     fn child_claim(&self, _: Role, above: Claim, _: bool) -> Claim {
         let writes = above.needs.contains(Permissions::WRITE);

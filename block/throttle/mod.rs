@@ -346,6 +346,10 @@ impl Driver for Throttle {
         self.file.status(at, len)
     }
 
+    fn cluster_size(&self) -> Option<u64> {
+        self.file.driver().cluster_size()
+    }
+
     fn child_claim(&self, _: Role, above: Claim, _: bool) -> Claim {
         above
     }

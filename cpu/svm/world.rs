@@ -308,9 +308,9 @@ impl Cpu {
     fn instruction_of_exit(&mut self) -> Vec<u8> {
         let Exit { code, event, .. } = self.state.svm.exit;
         let page_fault = exit::EXCEPTION + u64::from(vector::PF);
-        let of_data = matches!(code, exit::NESTED_FAULT) || code == page_fault;
-        let wanted = of_data && event == 0 && !self.state.svm.fetch_faulted;
-        if !wanted || !self.model.has(feature::DECODE_ASSISTS) {
+        let refused = code == exit::NESTED_FAULT || code == page_fault;
+        let of_data = refused && event == 0 && !self.state.svm.fetch_faulted;
+        if !of_data || !self.model.has(feature::DECODE_ASSISTS) {
             return Vec::new();
         }
         // What stands in the way of the rest is not to be seen.

@@ -104,7 +104,7 @@ fn lines(bytes: &Range<u32>) -> u64 {
 }
 
 impl CodePage {
-    /// Control comes to `at` by a jump back, for the so-manieth time.
+    /// Control comes to `at` by a jump back. How often it has by now.
     fn warm(&mut self, at: u16) -> u8 {
         let known = self.heads.iter().position(|(head, _)| *head == at);
         let index = known.unwrap_or_else(|| {
@@ -464,8 +464,8 @@ impl Cache {
         context: &Context<'_>,
     ) -> Option<Targets> {
         let start = (place.offset as usize % PAGE) as u16;
-        let first = path.iter().fold(start, |first, at| first.min(*at));
-        let last = path.iter().fold(start, |last, at| last.max(*at));
+        let first = path.iter().copied().fold(start, u16::min);
+        let last = path.iter().copied().fold(start, u16::max);
         if !self.pages.contains_key(&(place.host() & !(PAGE - 1))) {
             return None;
         }
@@ -513,7 +513,7 @@ impl Cache {
                 let area = region.areas[number];
                 if area.at + len > area.end {
                     region.areas[number] = region.new_area().ok_or(Found::Full)?;
-                    self.memory.settle(region.start..region.used);
+                    self.memory.settle();
                     fits = false;
                 }
             }
@@ -838,12 +838,12 @@ mod tests {
     fn what_was_written_stays_when_pages_are_let_go() {
         let mut memory = CodeMemory::new(16 << 12).unwrap();
         assert!(memory.write(0, &[7; 5 << 12]));
-        memory.settle(100..4 << 12);
+        memory.settle();
         let mut bytes = vec![0; 5 << 12];
         memory.read(0, &mut bytes);
         assert!(bytes.iter().all(|byte| *byte == 7));
         assert!(memory.write(8192, &[8; 4096]));
-        memory.settle(0..16 << 12);
+        memory.settle();
         memory.read(8192, &mut bytes[..4096]);
         assert_eq!(bytes[..4096], [8; 4096]);
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::flags::FlagsAt;
 use super::frame::{BIAS, Frame, Left, pack, unpack};
-use super::record::{Kind, Record};
+use super::record::{Kind, Record, Step, Then};
 use crate::cpuid::feature;
 use crate::flags::Arith;
 use crate::interp::decode::End;
@@ -46,12 +46,11 @@ impl Cpu {
         frame.page_rip.get().wrapping_add_signed(distance) & self.mode.linear_mask
     }
 
-    /// Executes the instruction of `record` by the interpreter's handler. `None`: the block goes on
-    /// (or has ended, where the instruction does that).
-    pub(super) fn step_by_handler(&mut self, record: &Record) -> Option<Left> {
-        let op = record.op.as_ref()?;
+    /// Executes an instruction by the interpreter's handler. `None`: the block goes on (or has ended,
+    /// where the instruction does that).
+    pub(super) fn step_by_handler(&mut self, Step { op, then, .. }: &Step) -> Option<Left> {
         match (op.run)(self, op) {
-            Ok(()) if record.kind == Kind::Step && self.exit_block => {
+            Ok(()) if *then == Then::GoOn && self.exit_block => {
                 self.state.rip = self.next_rip(op);
                 Some(Left::End)
             }
@@ -64,7 +63,7 @@ impl Cpu {
                 Some(Left::Fault)
             }
             Err(Trap::Leave) => {
-                if record.kind == Kind::Step {
+                if *then == Then::GoOn {
                     self.state.rip = self.next_rip(op);
                 }
                 self.exit_block = true;
@@ -111,14 +110,12 @@ impl Cpu {
     }
 
     /// The same for an instruction that may change anything.
-    fn step_and_look(&mut self, record: &Record) -> Option<Left> {
+    fn step_and_look(&mut self, step: &Step) -> Option<Left> {
         let before = self.basis();
-        if let Some(left) = self.step_by_handler(record) {
+        if let Some(left) = self.step_by_handler(step) {
             return Some(left);
         }
-        let goes_on = self.may_go_on(&before)
-            && record.op.as_ref().is_some_and(|op| self.state.rip == self.next_rip(op));
-        if goes_on {
+        if self.may_go_on(&before) && self.state.rip == self.next_rip(&step.op) {
             return None;
         }
         // Debug traps are looked for.
@@ -126,10 +123,9 @@ impl Cpu {
         Some(Left::End)
     }
 
-    /// Leaves at the instruction of `record`.
-    pub(super) fn stop_before(&mut self, record: &Record) -> Option<Left> {
-        let op = record.op.as_ref()?;
-        self.state.rip = self.this_rip(op);
+    /// Leaves at the instruction of `step`.
+    pub(super) fn stop_before(&mut self, step: &Step) -> Option<Left> {
+        self.state.rip = self.this_rip(&step.op);
         Some(Left::Interpret)
     }
 
@@ -163,12 +159,13 @@ unsafe fn arguments<'a>(
 pub unsafe extern "sysv64" fn step(frame: *const u8, record: *const Record) -> u64 {
     // SAFETY: called by translated code.
     let (frame, cpu, record) = unsafe { arguments(frame, record) };
+    let Kind::Execute(step) = &record.kind else { return GO_ON };
     cpu.take_state(frame, record);
-    let x87_was_live = record.touches_x87 && cpu.save_x87(frame);
-    let left = match record.kind {
-        Kind::Look(End::System) if frame.checked.get() => cpu.stop_before(record),
-        Kind::Look(_) => cpu.step_and_look(record),
-        _ => cpu.step_by_handler(record),
+    let x87_was_live = step.touches_x87 && cpu.save_x87(frame);
+    let left = match step.then {
+        Then::Look(End::System) if frame.checked.get() => cpu.stop_before(step),
+        Then::Look(_) => cpu.step_and_look(step),
+        Then::GoOn | Then::Stop(_) => cpu.step_by_handler(step),
     };
     if let Some(left) = left {
         frame.left.set(left);
@@ -177,10 +174,10 @@ pub unsafe extern "sysv64" fn step(frame: *const u8, record: *const Record) -> u
     if x87_was_live {
         cpu.load_x87(frame);
     }
-    if let Kind::Look(_) = record.kind {
+    if let Then::Look(_) = step.then {
         frame.refresh_mode(cpu);
     }
-    if record.touches_flags {
+    if step.touches_flags {
         frame.flags.set(pack(cpu.state.flags.arith));
     }
     frame.load_registers(cpu);
@@ -282,7 +279,7 @@ pub mod brief {
 pub unsafe extern "sysv64" fn brief(frame: *const u8, record: *const Record) -> u64 {
     // SAFETY: called by translated code.
     let (frame, cpu, record) = unsafe { arguments(frame, record) };
-    let Some(op) = &record.op else { return brief::NOTHING };
+    let Kind::Execute(Step { op, .. }) = &record.kind else { return brief::NOTHING };
     // Where it might fault or leave the guest, more is needed than is at hand.
     if frame.checked.get() || cpu.mode.cpl != 0 || cpu.state.svm.guest {
         return brief::NOTHING;

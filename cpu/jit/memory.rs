@@ -6,7 +6,6 @@
 // lie within aligned words of 8 bytes each and are replaced in one piece.
 
 use std::num::NonZeroUsize;
-use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,21 +64,13 @@ impl CodeMemory {
         true
     }
 
-    /// Lets go of the pages of `range` in the mapping to write, where little is to be expected from now on.
-    /// What was written stays; whoever writes there again takes the page back.
-    pub fn settle(&self, range: Range<usize>) {
-        const PAGE: usize = 4096;
-        let (start, end) =
-            (range.start.next_multiple_of(PAGE), range.end.min(self.len) & !(PAGE - 1));
-        if start < end {
-            // If the kernel does not like it, pages go on being counted twice.
-            // SAFETY: within the mapping, as just checked. It is a shared one of a file, which keeps what
-            // its pages hold (madvise(2), MADV_DONTNEED).
-            let _ = unsafe {
-                let from = self.writable.add(start).cast();
-                madvise(from, end - start, MmapAdvise::MADV_DONTNEED)
-            };
-        }
+    /// Lets go of all pages of the mapping to write, so that they are not counted twice. What was written
+    /// stays; whoever writes again takes the page back.
+    pub fn settle(&self) {
+        // If the kernel does not like it, they go on being counted.
+        // SAFETY: the mapping, which is a shared one of a file: that keeps what its pages hold (madvise(2),
+        // MADV_DONTNEED).
+        let _ = unsafe { madvise(self.writable.cast(), self.len, MmapAdvise::MADV_DONTNEED) };
     }
 
     /// Reads what was written, as far as it is there.
@@ -93,30 +84,37 @@ impl CodeMemory {
         }
     }
 
-    /// The word that holds the distance at executable address `site`, and how far it is shifted there.
-    fn distance(&self, site: usize) -> Option<(&AtomicU64, usize)> {
+    /// The word that holds the distance at executable address `site`, as `mapping` shows it, and how far it
+    /// is shifted there.
+    fn distance(&self, mapping: NonNull<u8>, site: usize) -> Option<(&AtomicU64, usize)> {
         let offset = site.wrapping_sub(self.start());
         let (word, shift) = (offset & !7, 8 * (offset & 7));
         if shift > 32 || word >= self.len & !7 {
             return None;
         }
-        // SAFETY: within the mapping and aligned, as just checked.
-        Some((unsafe { AtomicU64::from_ptr(self.writable.as_ptr().add(word).cast()) }, shift))
+        // SAFETY: within the mapping and aligned, as just checked. Only what `patch` asks for is written.
+        Some((unsafe { AtomicU64::from_ptr(mapping.as_ptr().add(word).cast()) }, shift))
+    }
+
+    /// The word at executable address `site`. It is read where it is executed: reading it in the mapping to
+    /// write would bring pages there, the kernel being generous with those around.
+    fn word(&self, site: usize) -> Option<(u64, usize)> {
+        let (cell, shift) = self.distance(self.executable, site)?;
+        Some((cell.load(Ordering::Relaxed), shift))
     }
 
     /// Where the jump leads whose distance lies at executable address `site`.
     pub fn target(&self, site: usize) -> Option<usize> {
-        let (cell, shift) = self.distance(site)?;
-        let distance = (cell.load(Ordering::Relaxed) >> shift) as i32;
-        Some((site + 4).wrapping_add_signed(distance as isize))
+        let (word, shift) = self.word(site)?;
+        Some((site + 4).wrapping_add_signed((word >> shift) as i32 as isize))
     }
 
     /// Replaces the distance at executable address `site`, so that the jump it belongs to leads to
     /// `target`. One thread at a time.
     pub fn patch(&self, site: usize, target: usize) {
-        let Some((cell, shift)) = self.distance(site) else { return };
+        let Some((old, shift)) = self.word(site) else { return };
+        let Some((cell, _)) = self.distance(self.writable, site) else { return };
         let distance = target.wrapping_sub(site + 4) as u32;
-        let old = cell.load(Ordering::Relaxed);
         let new = old & !(u64::from(u32::MAX) << shift) | u64::from(distance) << shift;
         cell.store(new, Ordering::Release);
     }

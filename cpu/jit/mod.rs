@@ -51,7 +51,7 @@ use frame::{BIAS, Frame, Left, pack, unpack};
 use memory::ClosedPage;
 pub use observe::open_map;
 use quiet::Quiet;
-use record::{Kind, Record};
+use record::{Kind, Record, Then};
 use thunks::{AT_ZERO, BY_HELPER, Helpers, LANDED, TRAPPED, Thunks};
 use translate::{Arrival, LONGEST, Variant};
 
@@ -722,18 +722,20 @@ impl Cpu {
                 }
                 Ok(Next::Block(End::Branch))
             }
-            Kind::Last(End::System) if frame.checked.get() => {
-                self.stop_before(record);
-                Ok(Next::Interpret)
-            }
-            Kind::Last(end) => match self.step_by_handler(record) {
-                None => Ok(Next::Block(end)),
-                Some(left) => Err(left),
+            Kind::Execute(ref step) => match step.then {
+                Then::Stop(End::System) if frame.checked.get() => {
+                    self.stop_before(step);
+                    Ok(Next::Interpret)
+                }
+                Then::Stop(end) => match self.step_by_handler(step) {
+                    None => Ok(Next::Block(end)),
+                    Some(left) => Err(left),
+                },
+                // A helper serves these.
+                Then::GoOn | Then::Look(_) => Ok(Next::Block(End::Branch)),
             },
-            // Helpers serve these.
-            Kind::Step | Kind::Look(_) | Kind::Written { .. } | Kind::WrittenCall => {
-                Ok(Next::Block(End::Branch))
-            }
+            // So it does these.
+            Kind::Written { .. } | Kind::WrittenCall => Ok(Next::Block(End::Branch)),
         }
     }
 }

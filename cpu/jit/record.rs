@@ -13,28 +13,20 @@ pub struct Record {
     pub kind: Kind,
     /// Where the flags are.
     pub flags: FlagsAt,
-    /// Whether the instruction reads or changes arithmetic flags.
-    pub touches_flags: bool,
-    /// Whether the instruction reads or changes the state of the x87.
-    pub touches_x87: bool,
     /// The block in the cache.
     pub block: BlockId,
     /// Where in its page the block's bytes begin.
     pub origin: u16,
-    /// The instruction, for the interpreter's handlers.
-    pub op: Option<Box<Op>>,
 }
 
+// There are several for each block, hundreds of thousands in all.
+const _: () = assert!(size_of::<Record>() == 64);
+
 /// What happens at a [`Record`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub enum Kind {
-    /// The interpreter's handler executes the instruction, and the block goes on after it.
-    Step,
-    /// The same, and the block goes on only if what it relies on holds still. How the instruction ends
-    /// blocks of the interpreter.
-    Look(End),
-    /// The interpreter's handler executes the instruction, which ends the block.
-    Last(End),
+    /// The interpreter's handler executes an instruction.
+    Execute(Step),
     /// Stores have hit a page that somebody watches.
     Written {
         /// The next instruction, from the beginning of the page.
@@ -65,6 +57,31 @@ pub enum Kind {
         /// Host address of the next page when the block was made.
         host: usize,
     },
+}
+
+/// An instruction for the interpreter's handler.
+#[derive(Clone, Copy)]
+pub struct Step {
+    /// The instruction.
+    pub op: Op,
+    /// How the block goes on.
+    pub then: Then,
+    /// It reads or changes arithmetic flags.
+    pub touches_flags: bool,
+    /// It reads or changes the state of the x87.
+    pub touches_x87: bool,
+}
+
+/// How a block goes on after an instruction that the interpreter's handler executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// With the next one.
+    GoOn,
+    /// With the next one, if what it relies on holds still. How the instruction ends blocks of the
+    /// interpreter.
+    Look(End),
+    /// Not at all.
+    Stop(End),
 }
 
 /// A place in the same page, and how it is arrived at.

@@ -8,7 +8,7 @@ use super::unit;
 use crate::interp::decode::End;
 use crate::jit::asm::{Label, Mem, Width, cond, group, host::*, op};
 use crate::jit::frame::at;
-use crate::jit::record::Kind;
+use crate::jit::record::Then;
 use crate::jit::thunks::HOME;
 use crate::mmu::tlb;
 use crate::state::gpr;
@@ -138,7 +138,7 @@ impl Emitter<'_> {
     pub fn give_up(&mut self, index: usize) -> Label {
         let from = self.asm.label();
         let flags = self.flags.at_trap();
-        let record = self.record_of(index, Kind::Last(End::Branch), flags);
+        let record = self.record_of(index, Then::Stop(End::Branch), flags);
         self.stubs.push(Stub::Exit { from, record, save_flags: false });
         from
     }

@@ -4,12 +4,12 @@ use iced_x86::OpKind;
 
 use super::emit::{Emitter, Stub};
 use super::group::Member;
-use super::{Arrival, Flags, plain_record};
+use super::{Arrival, Flags};
 use crate::jit::asm::{Label, Mem, Width, cond, group, host::*, op};
 use crate::jit::flags::FlagsAt;
 use crate::jit::frame::at;
 use crate::jit::jump;
-use crate::jit::record::{Kind, Target};
+use crate::jit::record::{Kind, Target, Then};
 use crate::jit::thunks::{self, HOME};
 use crate::state::gpr;
 
@@ -86,7 +86,7 @@ impl Emitter<'_> {
     fn resume(&mut self, index: usize, slow: Label, at_fault: FlagsAt) {
         let back = self.asm.label();
         self.asm.bind(back);
-        let record = self.record_of(index, Kind::Step, at_fault);
+        let record = self.record_of(index, Then::GoOn, at_fault);
         self.stubs.push(Stub::Step { from: slow, record, back, restore_flags: false });
     }
 
@@ -156,7 +156,7 @@ impl Emitter<'_> {
                 self.asm.mem(self.wide(), op::LEA, R13, Mem::at(R13, target));
                 let miss = self.asm.label();
                 let kind = Kind::Goto(target.into());
-                let record = self.record(plain_record(self.source, kind, FlagsAt::Slot));
+                let record = self.record(kind, FlagsAt::Slot);
                 self.stubs.push(Stub::Exit { from: miss, record, save_flags: false });
                 self.find_target(miss);
                 self.go_to_target(way);
@@ -181,7 +181,7 @@ impl Emitter<'_> {
         let save_flags = target.arrival.in_host();
         let flags = if save_flags { FlagsAt::Slot } else { self.flags.at_trap() };
         let kind = Kind::Link { target, site, back };
-        let record = self.record(plain_record(self.source, kind, flags));
+        let record = self.record(kind, flags);
         self.stubs.push(Stub::Exit { from, record, save_flags });
     }
 

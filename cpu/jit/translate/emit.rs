@@ -9,14 +9,14 @@ use super::group::{Groups, Member};
 use super::unit::{self, Class, Unit};
 use super::window::{Loop, Place, Windows};
 use super::x87;
-use super::{Arrival, Flags, RecipeUse, Source, Translation, plain_record};
+use super::{Arrival, Flags, RecipeUse, Source, Translation};
 use crate::interp::decode;
 use crate::jit::asm::{Asm, Label, Mem, Width, cond, group as immediate, host::*, op};
 use crate::jit::flags::{FlagsAt, Recipe};
 use crate::jit::frame::{at, vectors};
 use crate::jit::helper::brief::GO_ON;
 use crate::jit::jump;
-use crate::jit::record::{Kind, Record, Target};
+use crate::jit::record::{Kind, Record, Step, Target, Then};
 use crate::jit::thunks::{self, Thunks};
 use crate::state::gpr;
 
@@ -194,11 +194,11 @@ impl<'a> Emitter<'a> {
             self.asm.compare_byte(Mem::at(R15, at::WANTED), 0);
             let from = self.asm.label();
             self.asm.jcc(cond::NE, from);
-            let record = self.record(plain_record(self.source, kind, flags));
+            let record = self.record(kind, flags);
             self.stubs.push(Stub::Exit { from, record, save_flags: false });
         } else {
             self.asm.load(R14, R15, at::POLL);
-            self.may_trap(plain_record(self.source, kind, self.flags.at_trap()));
+            self.may_trap(kind, self.flags.at_trap());
             self.asm.load(R14, R14, 0);
         }
     }
@@ -219,31 +219,32 @@ impl<'a> Emitter<'a> {
         self.asm.mem(Width::Q, op::CMP, R13, Mem::at(R14, 8));
         self.asm.jcc(cond::NE, from);
         let kind = Kind::Crossing { at: self.source.start, host };
-        let record = self.record(plain_record(self.source, kind, self.flags.at_trap()));
+        let record = self.record(kind, self.flags.at_trap());
         self.stubs.push(Stub::Exit { from, record, save_flags: false });
     }
 
     /// The next host instruction may trap.
-    fn may_trap(&mut self, record: Record) {
-        let record = self.record(record);
+    fn may_trap(&mut self, kind: Kind, flags: FlagsAt) {
+        let record = self.record(kind, flags);
         let at = self.asm.offset();
         self.traps.push((at..at + 1, record));
     }
 
-    pub fn record(&mut self, record: Record) -> usize {
-        self.records.push(record);
+    pub fn record(&mut self, kind: Kind, flags: FlagsAt) -> usize {
+        let Source { block, origin, .. } = *self.source;
+        self.records.push(Record { kind, flags, block, origin });
         self.records.len() - 1
     }
 
     /// A record for executing unit `index` by the interpreter's handler.
-    pub fn record_of(&mut self, index: usize, kind: Kind, flags: FlagsAt) -> usize {
+    pub fn record_of(&mut self, index: usize, then: Then, flags: FlagsAt) -> usize {
         let unit = &self.units[index];
         let effect = unit.effect;
-        let touches_flags = effect.reads | effect.modifies != 0 || matches!(kind, Kind::Last(_));
+        let touches_flags = effect.reads | effect.modifies != 0 || matches!(then, Then::Stop(_));
         let touches_x87 = unit::touches_x87(&unit.raw);
-        let op = Some(Box::new(self.source.lower(unit)));
-        let Source { block, origin, .. } = *self.source;
-        self.record(Record { kind, flags, touches_flags, touches_x87, block, origin, op })
+        let op = self.source.lower(unit);
+        let kind = Kind::Execute(Step { op, then, touches_flags, touches_x87 });
+        self.record(kind, flags)
     }
 
     /// `mov r14, record`.
@@ -276,11 +277,11 @@ impl<'a> Emitter<'a> {
             Class::Push => self.push(index),
             Class::Pop => self.pop(index),
             Class::Leave => self.leave_frame(index),
-            Class::Step => self.step(index, Kind::Step),
-            Class::Look => self.step(index, Kind::Look(decode::ends_block(&unit.raw))),
+            Class::Step => self.step(index, Then::GoOn),
+            Class::Look => self.step(index, Then::Look(decode::ends_block(&unit.raw))),
             Class::Last(end) => {
                 let flags = self.destroy_flags(index);
-                let record = self.record_of(index, Kind::Last(end), flags);
+                let record = self.record_of(index, Then::Stop(end), flags);
                 self.exit(record, false);
             }
             Class::Jump => self.leave_to(unit.raw.near_branch_target() as i32, Way::Jump),
@@ -405,9 +406,9 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    pub fn step(&mut self, index: usize, kind: Kind) {
+    pub fn step(&mut self, index: usize, then: Then) {
         let flags = self.destroy_flags(index);
-        let record = self.record_of(index, kind, flags);
+        let record = self.record_of(index, then, flags);
         self.load_record(record);
         self.asm.call(self.thunks.step);
         self.held = None;
@@ -426,7 +427,7 @@ impl<'a> Emitter<'a> {
         let (slow, back) = (self.asm.label(), self.asm.label());
         self.asm.jcc(cond::E, slow);
         self.asm.bind(back);
-        let record = self.record_of(index, Kind::Look(decode::ends_block(raw)), flags);
+        let record = self.record_of(index, Then::Look(decode::ends_block(raw)), flags);
         self.stubs.push(Stub::Step { from: slow, record, back, restore_flags: false });
     }
 
@@ -434,7 +435,7 @@ impl<'a> Emitter<'a> {
     fn brief(&mut self, index: usize) {
         let flags = self.destroy_flags(index);
         let raw = &self.units[index].raw;
-        let record = self.record_of(index, Kind::Look(decode::ends_block(raw)), flags);
+        let record = self.record_of(index, Then::Look(decode::ends_block(raw)), flags);
         self.load_record(record);
         self.asm.mov(R13, R14);
         self.asm.call(self.thunks.brief);
@@ -442,7 +443,7 @@ impl<'a> Emitter<'a> {
         self.asm.alu_imm(Width::D, immediate::CMP, R14, GO_ON as i32);
         self.asm.jcc(cond::NE, odd);
         self.asm.bind(back);
-        let next = self.record(plain_record(self.source, Kind::Goto(raw.next_ip() as i64), flags));
+        let next = self.record(Kind::Goto(raw.next_ip() as i64), flags);
         self.stubs.push(Stub::Brief { from: odd, record, next, back });
         self.held = None;
     }
@@ -483,7 +484,7 @@ impl<'a> Emitter<'a> {
         let unit = &self.units[index];
         if matches!(unit.class, Class::Vector | Class::Fpu) || unit::can_trap(unit.raw.mnemonic()) {
             let kind = Kind::Interpret(unit.raw.ip() as i64);
-            let record = self.record(plain_record(self.source, kind, flags));
+            let record = self.record(kind, flags);
             self.traps.push((from..self.asm.offset(), record));
         }
     }
@@ -517,7 +518,7 @@ impl<'a> Emitter<'a> {
         self.asm.compare_byte(Mem::at(R15, at::VECTORS_LIVE), level);
         self.asm.jcc(cond::B, from);
         let kind = Kind::Interpret(at as i64);
-        let record = self.record(plain_record(self.source, kind, flags));
+        let record = self.record(kind, flags);
         let helper = self.thunks.load_vectors;
         self.stubs.push(Stub::Call { from, record, helper, back: again });
     }
@@ -588,7 +589,7 @@ impl<'a> Emitter<'a> {
         }
         let back = self.asm.label();
         self.asm.bind(back);
-        let record = self.record_of(index, Kind::Step, at_fault);
+        let record = self.record_of(index, Then::GoOn, at_fault);
         let restore_flags = matches!(self.flags, Flags::Host(_) | Flags::Both);
         self.stubs.push(Stub::Step { from: slow, record, back, restore_flags });
     }
@@ -704,7 +705,7 @@ impl<'a> Emitter<'a> {
         self.asm.jcc(cond::NE, from);
         self.asm.bind(back);
         let kind = Kind::Written { next, len: group.span as u16 };
-        let record = self.record(plain_record(self.source, kind, flags));
+        let record = self.record(kind, flags);
         self.stubs.push(Stub::GroupWritten { from, record, back, group: number });
         if self.held != Some(number) {
             self.held = None;
@@ -720,7 +721,7 @@ impl<'a> Emitter<'a> {
         self.asm.jcc(cond::NE, from);
         let back = self.asm.label();
         self.asm.bind(back);
-        let record = self.record(plain_record(self.source, kind, self.flags.at_trap()));
+        let record = self.record(kind, self.flags.at_trap());
         self.stubs.push(Stub::Written { from, record, back });
     }
 

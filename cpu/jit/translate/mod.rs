@@ -21,7 +21,7 @@ use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use super::cache::BlockId;
 use super::flags::{FlagsAt, Recipe};
-use super::record::{Kind, Record, Target};
+use super::record::{Record, Target};
 use super::thunks::Thunks;
 use crate::cpuid::Model;
 use crate::interp::decode::{self, Insn, Key};
@@ -300,10 +300,4 @@ impl Flags {
             Flags::Recipe(recipe) => FlagsAt::Recipe(recipe),
         }
     }
-}
-
-/// A record for something that is not an instruction.
-fn plain_record(source: &Source<'_>, kind: Kind, flags: FlagsAt) -> Record {
-    let Source { block, origin, .. } = *source;
-    Record { kind, flags, touches_flags: false, touches_x87: false, block, origin, op: None }
 }

@@ -6,7 +6,7 @@ use super::emit::{Emitter, Stub};
 use crate::jit::asm::{Label, Mem, Width, cond, host::*, op};
 use crate::jit::frame::at;
 use crate::jit::gather::request;
-use crate::jit::record::Kind;
+use crate::jit::record::Then;
 
 /// A gather of the AVX2 kind, taken apart.
 struct Gather {
@@ -59,7 +59,7 @@ impl Emitter<'_> {
     pub fn gather(&mut self, index: usize) {
         let raw = &self.units[index].raw;
         let Some(Gather { result, mask, indices, wide, far, lanes }) = Gather::of(raw) else {
-            return self.step(index, Kind::Step);
+            return self.step(index, Then::GoOn);
         };
         self.want_vectors(index);
         let at_fault = self.destroy_flags(index);
@@ -86,7 +86,7 @@ impl Emitter<'_> {
         }
         let back = self.asm.label();
         self.asm.bind(back);
-        let record = self.record_of(index, Kind::Step, at_fault);
+        let record = self.record_of(index, Then::GoOn, at_fault);
         self.stubs.push(Stub::Step { from: slow, record, back, restore_flags: false });
     }
 

@@ -15,7 +15,7 @@
 use super::emit::{Emitter, Stub};
 use super::group::{self, Base};
 use super::unit::{self, Class, Unit};
-use super::{Flags, Source, Target, plain_record};
+use super::{Flags, Source, Target};
 use crate::jit::asm::{Label, Mem, Width, cond, group as immediate, host::*, op};
 use crate::jit::frame::at;
 use crate::jit::record::Kind;
@@ -385,7 +385,7 @@ impl Emitter<'_> {
         let next = self.units[index].raw.next_ip() as i64;
         let len = self.windows.windows[place.window].span() as u16;
         let kind = Kind::Written { next, len };
-        let record = self.record(plain_record(self.source, kind, flags));
+        let record = self.record(kind, flags);
         self.stubs.push(Stub::WindowWritten { from, record, back, place });
         self.held = None;
     }

@@ -3,7 +3,6 @@
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
 use super::emit::{Emitter, Stub};
-use super::plain_record;
 use super::unit;
 use crate::interp::decode;
 use crate::jit::asm::{Mem, Width, cond, host::*, op};
@@ -78,7 +77,7 @@ impl Emitter<'_> {
         self.asm.jcc(cond::E, from);
         self.asm.bind(back);
         let kind = Kind::Interpret(unit.raw.ip() as i64);
-        let record = self.record(plain_record(self.source, kind, flags));
+        let record = self.record(kind, flags);
         let helper = self.thunks.load_x87;
         self.stubs.push(Stub::Call { from, record, helper, back });
     }

@@ -91,6 +91,8 @@ pub struct Frame {
     pub x87_next_operand: Cell<u64>,
     /// Indices, mask and result of a gather.
     pub gathered: [Cell<[u64; 4]>; 3],
+    /// The end of a page and the beginning of the next one, for a load that lies in both.
+    pub astride: Astride,
     /// See [`super::quiet::Quiet`].
     pub quiet: Cell<*const AtomicU64>,
     /// Fetch TLB, as `read_table`.
@@ -106,6 +108,16 @@ pub struct Frame {
     pub apart: Cell<bool>,
     /// Counts translations that were taken back.
     pub epoch: AtomicUsize,
+}
+
+/// Bytes around the boundary of two pages, which lies in the middle. It is aligned as much as those of
+/// pages, as far as vector instructions look.
+#[repr(C, align(64))]
+pub struct Astride(pub Cell<[u64; 8]>);
+
+impl Astride {
+    /// Bytes of each page: as many as an access may have.
+    pub const HALF: i32 = 32;
 }
 
 // SAFETY: other threads touch the atomic fields only.
@@ -173,6 +185,7 @@ pub mod at {
         VECTORS_ALLOWED = vectors_allowed;
         HOST_MXCSR = host_mxcsr;
         GATHER_INDICES = gathered;
+        ASTRIDE = astride;
         X87_LIVE = x87_live;
         X87_SEGMENT = x87_segment;
         X87_LAST = x87_last;
@@ -255,6 +268,7 @@ impl Frame {
             x87_operand: Cell::new(0),
             x87_next_operand: Cell::new(0),
             gathered: [const { Cell::new([0; 4]) }; 3],
+            astride: Astride(Cell::new([0; 8])),
             quiet: Cell::new(std::ptr::null()),
             fetch_table: Cell::new(std::ptr::null()),
             groups: [const { Cell::new([0; 2]) }; GROUPS],

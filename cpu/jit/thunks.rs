@@ -3,7 +3,7 @@
 use base::memory::Client;
 
 use super::asm::{Asm, Mem, Width, cond, group, host::*, op};
-use super::frame::{at, vectors};
+use super::frame::{Astride, at, vectors};
 use super::gather::gather;
 use super::quiet;
 use crate::state::VecReg;
@@ -85,6 +85,10 @@ pub struct Thunks {
     /// distance from its page, which becomes the linear address: enters the page. Afterwards "not
     /// equal" means that another look is due. By whether the access is a store.
     pub fill: [usize; 2],
+    /// Called before `fill` where a look for a load found nothing: if the page is the right one and so is
+    /// what the TLB has for the next, brings what lies around their boundary to the frame, and R13 leads
+    /// to the operand there. Comes back with ZF clear, and nothing changed but flags, otherwise.
+    pub astride: usize,
     /// Called with the argument of [`super::helper::time`] in R13: reads the time stamp. Afterwards
     /// "equal" means that it could not be done so simply. R14 and the host's flags are lost.
     pub time: usize,
@@ -106,35 +110,48 @@ pub struct Thunks {
 
 const SAVED: [u8; 6] = [RBX, RBP, R12, R13, R14, R15];
 
-/// `movups` (or, for YMM registers, `vmovups`) to or from each of the state's vector registers, to
-/// whose first RAX points.
-fn move_vectors(asm: &mut Asm, opcode: u8, wide: bool) {
+/// How vector registers are moved.
+#[derive(Clone, Copy)]
+enum Move {
+    /// `movups` of XMM registers.
+    Legacy,
+    /// `vmovups` of XMM registers: loads clear what is above them.
+    Vex128,
+    /// `vmovups` of YMM registers.
+    Vex256,
+}
+
+/// Moves each of the state's vector registers, to whose first RAX points.
+fn move_vectors(asm: &mut Asm, opcode: u8, kind: Move) {
     for number in 0..16_u8 {
-        match (wide, number >= 8) {
-            (true, high) => asm.bytes.extend([0xc5, if high { 0x7c } else { 0xfc }]),
-            (false, true) => asm.bytes.extend([0x44, 0x0f]),
-            (false, false) => asm.bytes.push(0x0f),
+        match (kind, number >= 8) {
+            (Move::Legacy, true) => asm.bytes.extend([0x44, 0x0f]),
+            (Move::Legacy, false) => asm.bytes.push(0x0f),
+            (Move::Vex128, high) => asm.bytes.extend([0xc5, if high { 0x78 } else { 0xf8 }]),
+            (Move::Vex256, high) => asm.bytes.extend([0xc5, if high { 0x7c } else { 0xfc }]),
         }
         asm.bytes.extend([opcode, 0x80 | (number & 7) << 3]);
-        asm.bytes.extend((i32::from(number) * size_of::<VecReg>() as i32).to_le_bytes());
+        asm.bytes.extend(vector_at(number).to_le_bytes());
     }
 }
 const TO_REGISTERS: u8 = 0x10;
 const TO_MEMORY: u8 = 0x11;
 
-/// Moves the vector registers that `level`, a byte of the frame, names. RAX has their address.
-fn move_vectors_of(asm: &mut Asm, opcode: u8, level: i32) {
-    let (wide, done) = (asm.label(), asm.label());
-    asm.compare_byte(Mem::at(R15, level), vectors::AVX);
-    asm.jcc(cond::E, wide);
-    move_vectors(asm, opcode, false);
-    asm.jmp(done);
-    asm.bind(wide);
-    move_vectors(asm, opcode, true);
-    if opcode == TO_MEMORY {
-        asm.bytes.extend([0xc5, 0xf8, 0x77]); // vzeroupper
+/// Where the state has a vector register, from the first one on.
+fn vector_at(number: u8) -> i32 {
+    i32::from(number) * size_of::<VecReg>() as i32
+}
+
+/// Clears ZF if a YMM register of the state, to whose first RAX points, has a bit set in its upper half.
+fn test_uppers(asm: &mut Asm) {
+    const UPPER: i32 = 16;
+    const ORPS: u8 = 0x56;
+    for number in 0..16 {
+        // vmovups xmm0, [rax + …]; vorps xmm0, xmm0, [rax + …] …
+        asm.bytes.extend([0xc5, 0xf8, if number == 0 { TO_REGISTERS } else { ORPS }, 0x80]);
+        asm.bytes.extend((vector_at(number) + UPPER).to_le_bytes());
     }
-    asm.bind(done);
+    asm.bytes.extend([0xc4, 0xe2, 0x79, 0x17, 0xc0]); // vptest xmm0, xmm0
 }
 
 /// `ldmxcsr` or `stmxcsr` (by the number in the opcode's group).
@@ -146,21 +163,45 @@ const STORE_MXCSR: u8 = 3;
 
 /// Brings the vector registers to the state, if they are in the host's. RAX and flags are lost.
 fn spill_vectors(asm: &mut Asm) {
-    let done = asm.label();
+    let (wide, moved, done) = (asm.label(), asm.label(), asm.label());
     asm.compare_byte(Mem::at(R15, at::VECTORS_LIVE), vectors::NONE);
     asm.jcc(cond::E, done);
     asm.load(RAX, R15, at::VECTORS);
-    move_vectors_of(asm, TO_MEMORY, at::VECTORS_LIVE);
+    asm.compare_byte(Mem::at(R15, at::VECTORS_LIVE), vectors::AVX);
+    asm.jcc(cond::E, wide);
+    move_vectors(asm, TO_MEMORY, Move::Legacy);
+    asm.jmp(moved);
+    asm.bind(wide);
+    move_vectors(asm, TO_MEMORY, Move::Vex256);
+    asm.bytes.extend([0xc5, 0xf8, 0x77]); // vzeroupper
+    asm.bind(moved);
     asm.load(RAX, R15, at::MXCSR);
     mxcsr(asm, STORE_MXCSR, Mem::at(RAX, 0));
     mxcsr(asm, LOAD_MXCSR, Mem::at(R15, at::HOST_MXCSR));
     asm.bind(done);
 }
 
-/// Makes the state's vector registers the host's. RAX and flags are lost.
+/// Makes the vector registers of the state that `level`, a byte of the frame, names the host's. RAX and
+/// flags are lost.
+///
+/// Upper halves that are zero are not loaded: the processor would take them for being in use, and may
+/// need hundreds of cycles then whenever SSE's encodings and AVX's come after each other (Intel's
+/// optimization manual, "Mixing AVX code with SSE code").
 fn reload_vectors(asm: &mut Asm, level: i32) {
+    let (wide, full, moved) = (asm.label(), asm.label(), asm.label());
     asm.load(RAX, R15, at::VECTORS);
-    move_vectors_of(asm, TO_REGISTERS, level);
+    asm.compare_byte(Mem::at(R15, level), vectors::AVX);
+    asm.jcc(cond::E, wide);
+    move_vectors(asm, TO_REGISTERS, Move::Legacy);
+    asm.jmp(moved);
+    asm.bind(wide);
+    test_uppers(asm);
+    asm.jcc(cond::NE, full);
+    move_vectors(asm, TO_REGISTERS, Move::Vex128);
+    asm.jmp(moved);
+    asm.bind(full);
+    move_vectors(asm, TO_REGISTERS, Move::Vex256);
+    asm.bind(moved);
     asm.load(RAX, R15, at::MXCSR);
     mxcsr(asm, LOAD_MXCSR, Mem::at(RAX, 0));
 }
@@ -363,6 +404,39 @@ fn fill(asm: &mut Asm, function: usize) -> usize {
     address
 }
 
+/// See [`Thunks::astride`].
+fn astride(asm: &mut Asm) -> usize {
+    const PAGE: i32 = 4096;
+    let address = asm.address + asm.offset();
+    let (out, elsewhere) = (asm.label(), asm.label());
+    asm.alu_imm(Width::Q, group::CMP, R13, PAGE - 1);
+    asm.jcc(cond::A, elsewhere);
+    [RAX, RCX, RDX].iter().for_each(|reg| asm.push(*reg));
+    asm.mem(Width::Q, op::LOAD, RAX, Mem::at(R14, 0));
+    asm.alu_imm(Width::Q, group::ADD, RAX, PAGE);
+    asm.rorx(RCX, RAX, 12 - 4);
+    asm.mem(Width::D, op::AND, RCX, Mem::at(R15, at::READ_MASK));
+    asm.mem(Width::Q, op::ADD, RCX, Mem::at(R15, at::READ_TABLE));
+    asm.mem(Width::Q, op::CMP, RAX, Mem::at(RCX, 0));
+    asm.jcc(cond::NE, out);
+    for (entry, from, to) in [(R14, PAGE - Astride::HALF, 0), (RCX, 0, Astride::HALF)] {
+        asm.mem(Width::Q, op::LOAD, RAX, Mem::at(entry, 8));
+        for at in (0..Astride::HALF).step_by(8) {
+            asm.mem(Width::Q, op::LOAD, RDX, Mem::at(RAX, from + at));
+            asm.store(R15, at::ASTRIDE + to + at, RDX);
+        }
+    }
+    let operand =
+        Mem { base: Some(R15), index: Some((R13, 0)), disp: at::ASTRIDE + Astride::HALF - PAGE };
+    asm.mem(Width::Q, op::LEA, R13, operand);
+    asm.alu_imm(Width::D, group::AND, RAX, 0);
+    asm.bind(out);
+    [RDX, RCX, RAX].iter().for_each(|reg| asm.pop(*reg));
+    asm.bind(elsewhere);
+    asm.ret();
+    address
+}
+
 /// Calls a helper that has the frame and R13 as arguments, and may replace in the frame what guest
 /// registers have that called functions may change. Afterwards R14 has the lower half of what it
 /// returned, and ZF tells whether that is zero.
@@ -419,6 +493,7 @@ pub fn assemble(asm: &mut Asm, helpers: &Helpers) -> Thunks {
         beside: beside(asm),
         load_x87: helper(asm, helpers.load_x87),
         gather: [false, true].map(|wide| [gather(asm, wide, false), gather(asm, wide, true)]),
+        astride: astride(asm),
         fill: [fill(asm, helpers.fill_read), fill(asm, helpers.fill_write)],
         time: light_helper(asm, helpers.time),
         brief: light_helper(asm, helpers.brief),

@@ -1,5 +1,6 @@
 //! The translator against the interpreter, in lock-step.
 
+mod astride;
 mod calls;
 mod flow;
 mod generate;

@@ -7,7 +7,7 @@ use super::group::{Base, Group};
 use super::unit;
 use crate::interp::decode::End;
 use crate::jit::asm::{Label, Mem, Width, cond, group, host::*, op};
-use crate::jit::frame::at;
+use crate::jit::frame::{Astride, at};
 use crate::jit::record::Then;
 use crate::jit::thunks::HOME;
 use crate::mmu::tlb;
@@ -79,8 +79,13 @@ impl Emitter<'_> {
         self.asm.bind(again);
         self.compare_entry(size, write);
         self.asm.jcc(cond::A, from);
-        self.stubs.push(Stub::Fill { from, write, again, slow });
         self.asm.mem(Width::Q, op::ADD, R13, Mem::at(R14, 8));
+        let astride = (!write && (2..=Astride::HALF as usize).contains(&size)).then(|| {
+            let astride = self.asm.label();
+            self.asm.bind(astride);
+            astride
+        });
+        self.stubs.push(Stub::Fill { from, write, again, slow, astride });
     }
 
     /// Compares the linear address in R13, which becomes an offset in its page, with the TLB's entry

@@ -24,8 +24,9 @@ use crate::state::gpr;
 pub(super) enum Stub {
     /// The interpreter's handler executes the instruction instead.
     Step { from: Label, record: usize, back: Label, restore_flags: bool },
-    /// A look into the TLB found nothing.
-    Fill { from: Label, write: bool, again: Label, slow: Label },
+    /// A look into the TLB found nothing. If what is loaded lies in two pages, the block goes on at
+    /// `astride`, where R13 leads to it.
+    Fill { from: Label, write: bool, again: Label, slow: Label, astride: Option<Label> },
     /// The first entry of the jump table is for another address.
     OtherEntry { from: Label, back: Label, miss: Label },
     /// Leaves for good.
@@ -907,8 +908,12 @@ impl<'a> Emitter<'a> {
                 }
                 self.asm.jmp(back);
             }
-            Stub::Fill { from, write, again, slow } => {
+            Stub::Fill { from, write, again, slow, astride } => {
                 self.asm.bind(from);
+                if let Some(astride) = astride {
+                    self.asm.call(self.thunks.astride);
+                    self.asm.jcc(cond::E, astride);
+                }
                 self.asm.call(self.thunks.fill[usize::from(write)]);
                 self.asm.jcc(cond::NE, again);
                 self.asm.jmp(slow);

@@ -1,6 +1,7 @@
 //! Hubs: `-netdev hubport`. What one port of a hub sends, all others get.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use base::event_loop::BottomHalf;
@@ -22,7 +23,7 @@ pub static KIND: NetdevKind = NetdevKind {
 
 /// The number of the hub that a back end is a port of, if it is one.
 pub fn hub_number(netdev: &Netdev) -> Option<i64> {
-    netdev.downcast::<Port>().map(|port| port.hub.number)
+    netdev.downcast::<Member>().map(|member| member.port.hub.number)
 }
 
 /// As many frames wait at a port whose end has no room for them, while other ports have. More get lost.
@@ -31,18 +32,25 @@ const ROOM: usize = 64;
 /// What joins ports.
 struct Hub {
     number: i64,
-    /// Replaced as a whole, so that nobody who sends to them holds a lock.
-    ports: RwLock<Arc<[Weak<Port>]>>,
+    /// Replaced as a whole, so that nobody who sends to them holds a lock. A port is here until its back end
+    /// goes.
+    ports: RwLock<Arc<[Arc<Port>]>>,
+}
+
+/// `-netdev hubport` itself.
+struct Member {
+    id: String,
+    port: Arc<Port>,
 }
 
 /// A port: the host's end of its own cable, and perhaps the card's end of another back end's.
 struct Port {
-    id: String,
     hub: Arc<Hub>,
-    me: Weak<Port>,
     /// Where the frames of the hub go.
     plug: Plug,
     waiting: Mutex<Waiting>,
+    /// Something waits or is leaving, to look at without the lock.
+    behind: AtomicBool,
     /// Sends what waits.
     retry: BottomHalf,
 }
@@ -57,7 +65,8 @@ struct Waiting {
 fn make(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetError> {
     let number = values.int("hubid").unwrap_or(0);
     let ports = context.networks.list();
-    let mut hubs = ports.iter().filter_map(|netdev| Some(netdev.downcast::<Port>()?.hub.clone()));
+    let mut hubs =
+        ports.iter().filter_map(|netdev| Some(netdev.downcast::<Member>()?.port.hub.clone()));
     let hub = hubs.find(|hub| hub.number == number);
     let hub = hub.unwrap_or_else(|| Arc::new(Hub { number, ports: RwLock::new(Arc::new([])) }));
     let cable = Cable::new(id);
@@ -75,27 +84,27 @@ fn make(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetError
         None => (own, false),
     };
     let port = Arc::new_cyclic(|me: &Weak<Port>| Port {
-        id: id.into(),
         hub: hub.clone(),
-        me: me.clone(),
         plug,
         waiting: Mutex::default(),
+        behind: AtomicBool::new(false),
         retry: context.handle.bottom_half({
             let me = me.clone();
             move || me.upgrade().into_iter().for_each(|port| port.catch_up())
         }),
     });
-    hub.change_ports(|ports| ports.push(port.me.clone()));
-    port.plug.attach(port.me.clone());
+    hub.change_ports(|ports| ports.push(port.clone()));
+    let end: Weak<dyn End> = Arc::<Port>::downgrade(&port);
+    port.plug.attach(end.clone());
     if is_bridge {
         // No card can have this port any more.
-        card.attach(port.me.clone());
+        card.attach(end);
     }
-    Ok(Netdev { kind: KIND.name, cable, backend: port })
+    Ok(Netdev { kind: KIND.name, cable, backend: Arc::new(Member { id: id.into(), port }) })
 }
 
 impl Hub {
-    fn change_ports(&self, change: impl FnOnce(&mut Vec<Weak<Port>>)) {
+    fn change_ports(&self, change: impl FnOnce(&mut Vec<Arc<Port>>)) {
         let mut ports = self.ports.write();
         let mut changed = ports.to_vec();
         change(&mut changed);
@@ -104,25 +113,19 @@ impl Hub {
 }
 
 impl Port {
-    /// All ports of the hub but this one.
-    fn others(&self) -> impl Iterator<Item = Arc<Port>> {
-        let (ports, mut next) = (self.hub.ports.read().clone(), 0);
-        std::iter::from_fn(move || {
-            let port = ports.get(next)?;
-            next += 1;
-            Some(port.upgrade())
-        })
-        .flatten()
-        .filter(|port| !std::ptr::eq(&**port, self))
+    /// The ports of the hub as they are now.
+    fn ports(&self) -> Arc<[Arc<Port>]> {
+        self.hub.ports.read().clone()
+    }
+
+    /// Those of `ports` that are not this one.
+    fn others<'a>(&self, ports: &'a [Arc<Port>]) -> impl Iterator<Item = &'a Arc<Port>> {
+        ports.iter().filter(|port| !std::ptr::eq(&***port, self))
     }
 
     /// Gives the end of this port a frame of another one, unless it is behind.
     fn offer(&self, frame: &Frame<'_>) -> Delivery {
-        let behind = {
-            let waiting = self.waiting.lock();
-            waiting.leaving || !waiting.frames.is_empty()
-        };
-        if behind { Delivery::Full } else { self.plug.send(frame) }
+        if self.behind.load(Ordering::Acquire) { Delivery::Full } else { self.plug.send(frame) }
     }
 
     /// Keeps a frame that others have taken until the end has room.
@@ -130,6 +133,7 @@ impl Port {
         let mut waiting = self.waiting.lock();
         if waiting.frames.len() < ROOM {
             waiting.frames.push_back(frame.to_vec());
+            self.behind.store(true, Ordering::Release);
         }
         // The end may have had room again before the frame waited.
         self.retry.schedule();
@@ -140,7 +144,7 @@ impl Port {
         let all = self.send_waiting();
         self.plug.flush();
         if all {
-            self.others().for_each(|port| port.plug.ready());
+            self.others(&self.ports()).for_each(|port| port.plug.ready());
         }
     }
 
@@ -150,6 +154,7 @@ impl Port {
                 let mut waiting = self.waiting.lock();
                 let next = waiting.frames.pop_front();
                 waiting.leaving = next.is_some();
+                self.behind.store(waiting.leaving, Ordering::Release);
                 next
             };
             let Some(bytes) = next else { return true };
@@ -167,8 +172,9 @@ impl Port {
 impl End for Port {
     /// As long as one of the others takes frames they go on; those that do not may miss some.
     fn deliver(&self, frame: &Frame<'_>) -> Delivery {
+        let ports = self.ports();
         let (mut taken, mut behind) = (false, Vec::new());
-        for port in self.others() {
+        for port in self.others(&ports) {
             match port.offer(frame) {
                 Delivery::Taken => taken = true,
                 Delivery::Full => behind.push(port),
@@ -182,7 +188,7 @@ impl End for Port {
     }
 
     fn flush(&self) {
-        self.others().for_each(|port| port.plug.flush());
+        self.others(&self.ports()).for_each(|port| port.plug.flush());
     }
 
     fn wake(&self) {
@@ -194,19 +200,20 @@ impl End for Port {
     }
 }
 
-impl Backend for Port {
+impl Backend for Member {
     fn info(&self, _lane: usize) -> String {
-        format!("hub {}", self.hub.number)
+        format!("hub {}", self.port.hub.number)
     }
 }
 
-impl Drop for Port {
+impl Drop for Member {
     fn drop(&mut self) {
-        self.hub.change_ports(|ports| ports.retain(|port| !port.ptr_eq(&self.me)));
-        self.plug.detach();
-        if self.plug.cable().id() != self.id {
+        let (port, plug) = (&self.port, &self.port.plug);
+        port.hub.change_ports(|ports| ports.retain(|other| !Arc::ptr_eq(other, port)));
+        plug.detach();
+        if plug.cable().id() != self.id {
             // The card's place at the other back end's cable is free again.
-            self.plug.cable().set_card(None);
+            plug.cable().set_card(None);
         }
     }
 }

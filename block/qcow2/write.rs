@@ -11,6 +11,9 @@ use crate::{Error, Result};
 /// Clusters that are allocated in one go, in bytes.
 const MAX_RUN: u64 = 16 << 20;
 
+/// Most bytes that are read for nothing so that one request will do.
+const SPLICED: usize = 16 << 10;
+
 impl Meta {
     /// The pointer of an entry is gone; what it held becomes free when that is on the disk.
     pub(super) fn free_entry(&mut self, entry: Entry, why: Why) -> Result<()> {
@@ -46,6 +49,14 @@ struct Plan {
     kept: bool,
     /// The places read as zeroes.
     blank: bool,
+}
+
+/// Bytes of a cluster beside those of a write that get a place with them.
+struct Edge {
+    from: u64,
+    to: u64,
+    /// They are read from what was there before; otherwise they are zeroes.
+    stored: bool,
 }
 
 /// Whether any of a cluster is stored.
@@ -229,27 +240,56 @@ impl Qcow2 {
         tail: (u64, u64),
         data: Vector,
     ) -> Result<()> {
-        let (mut at, mut pieces) = (head.1, Vec::new());
-        let edges = [(head, plan.old.first()), (tail, plan.old.last())];
-        for (index, ((from, to), entry)) in edges.into_iter().enumerate() {
-            if from < to {
-                let void = entry.map_or(Ok(false), |&entry| self.is_void(entry, from, to))?;
-                if !(void && plan.blank && self.crypt.is_none()) {
-                    let piece = Vector::zeroed((to - from) as usize);
-                    if !void {
-                        self.file.event("cow_read").await;
-                        self.read_mapped(from, piece.clone()).await?;
-                    }
-                    pieces.push(piece);
-                    at = at.min(from);
-                }
-            }
-            if index == 0 {
-                pieces.push(data.clone());
-            }
-        }
+        let before = self.edge(plan, head, plan.old.first())?;
+        let after = self.edge(plan, tail, plan.old.last())?;
+        let read = match (&before, &after) {
+            (Some(before), Some(after)) if before.stored && after.stored => data.len() <= SPLICED,
+            _ => false,
+        };
+        let [before, after] = if read {
+            // Both with what lies between them, by one request.
+            let all = Vector::zeroed((tail.1 - head.0) as usize);
+            self.copied(head.0, all.clone()).await?;
+            let len = (tail.1 - tail.0) as usize;
+            [Some(all.slice(0, (head.1 - head.0) as usize)), Some(all.slice(all.len() - len, len))]
+        } else {
+            [self.fetch(before).await?, self.fetch(after).await?]
+        };
+        let at = if before.is_some() { head.0 } else { head.1 };
+        let pieces: Vec<Vector> = before.into_iter().chain([data.clone()]).chain(after).collect();
         let whole = if pieces.len() == 1 { data } else { Vector::concat(&pieces) };
         self.store(plan.host + (at - plan.start), at, whole).await
+    }
+
+    /// What becomes of an edge; `None`: it is empty, or reads as it shall already.
+    fn edge(
+        &self,
+        plan: &Plan,
+        (from, to): (u64, u64),
+        entry: Option<&Entry>,
+    ) -> Result<Option<Edge>> {
+        if from == to {
+            return Ok(None);
+        }
+        let void = entry.map_or(Ok(false), |&entry| self.is_void(entry, from, to))?;
+        let there = void && plan.blank && self.crypt.is_none();
+        Ok((!there).then_some(Edge { from, to, stored: !void }))
+    }
+
+    /// The bytes of an edge.
+    async fn fetch(&self, edge: Option<Edge>) -> Result<Option<Vector>> {
+        let Some(Edge { from, to, stored }) = edge else { return Ok(None) };
+        let piece = Vector::zeroed((to - from) as usize);
+        if stored {
+            self.copied(from, piece.clone()).await?;
+        }
+        Ok(Some(piece))
+    }
+
+    /// Reads what is copied on a write.
+    async fn copied(&self, from: u64, into: Vector) -> Result<()> {
+        self.file.event("cow_read").await;
+        self.read_mapped(from, into).await
     }
 
     /// A cluster in its compressed form.

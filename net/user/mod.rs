@@ -42,7 +42,6 @@ mod wire;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, SocketAddrV4};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use base::chardev::{ChardevError, Legacy};
@@ -80,8 +79,6 @@ pub struct User {
     stack: Mutex<Stack>,
     /// What is on its way to the guest; only the event loop uses it.
     queue: Mutex<VecDeque<OutFrame>>,
-    /// There is something to do since the last burst.
-    pending: AtomicBool,
     parts: OnceLock<Parts>,
     /// What `smb=` shares, as long as the network is there.
     share: Option<Share>,
@@ -124,7 +121,6 @@ impl User {
             clocks: context.clocks.clone(),
             stack: Mutex::new(Stack::new(config, edges)),
             queue: Mutex::default(),
-            pending: AtomicBool::new(false),
             parts: OnceLock::new(),
             share,
         });
@@ -169,7 +165,6 @@ impl User {
 
     /// Does what there is to do on the host's side, and sends it to the guest. On the event loop.
     fn run(&self) {
-        self.pending.store(false, Ordering::Release);
         for _ in 0..BATCHES {
             let room = self.send_queue();
             let more = {
@@ -328,30 +323,26 @@ impl User {
 impl End for User {
     fn deliver(&self, frame: &Frame<'_>) -> Delivery {
         let mut stack = self.stack.lock();
-        stack.shared.now = self.clocks.now_virtual();
-        stack.receive(frame);
-        if stack.has_work() {
-            self.pending.store(true, Ordering::Release);
+        if !stack.in_burst {
+            stack.in_burst = true;
+            stack.shared.now = self.clocks.now_virtual();
         }
-        self.arm(&mut stack);
+        stack.receive(frame);
         Delivery::Taken
     }
 
     fn flush(&self) {
-        if !self.pending.load(Ordering::Acquire) {
+        let mut stack = self.stack.lock();
+        if !std::mem::take(&mut stack.in_burst) {
             return;
         }
-        {
-            let mut stack = self.stack.lock();
-            stack.shared.now = self.clocks.now_virtual();
-            stack.end_burst();
-            self.arm(&mut stack);
-            if !stack.has_work() {
-                self.pending.store(false, Ordering::Release);
-                return;
-            }
+        stack.shared.now = self.clocks.now_virtual();
+        stack.end_burst();
+        self.arm(&mut stack);
+        if stack.has_work() {
+            drop(stack);
+            self.schedule();
         }
-        self.schedule();
     }
 
     fn wake(&self) {

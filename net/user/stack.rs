@@ -80,6 +80,8 @@ impl Poller {
 pub struct Stack {
     pub config: Config,
     pub shared: Shared,
+    /// Frames of the guest have come, and more are about to: what they lead to is done when all have.
+    pub in_burst: bool,
     pub tcp: tcp::Table,
     pub udp: udp::Table,
     pub forwards: Forwards,
@@ -99,6 +101,7 @@ impl Stack {
         Stack {
             config,
             shared: Shared::default(),
+            in_burst: false,
             tcp: tcp::Table::default(),
             udp: udp::Table::default(),
             forwards: Forwards::default(),

@@ -252,6 +252,9 @@ mod tests {
     #[test]
     fn in_a_child_process() {
         let Ok(role) = std::env::var(ROLE) else { return };
+        // A shell's jobs in the background ignore it.
+        // SAFETY: the default action needs no handler.
+        unsafe { signal::signal(Signal::SIGQUIT, SigHandler::SigDfl) }.unwrap();
         let event_loop = EventLoop::new().unwrap();
         let terminal = Terminal::take(&event_loop.handle(), false).unwrap();
         let raw = tcgetattr(stdin()).unwrap();

@@ -2,6 +2,7 @@
 
 use crate::machine;
 use anyhow::{Result, ensure};
+use std::time::Duration;
 use testbed::assets;
 use testbed::initrd::{READY, SHELL};
 use testbed::vm::{Finished, Launch};
@@ -63,7 +64,15 @@ fn the_engines_agree_about_a_whole_boot() -> Result<()> {
     let Some(machine) = with_engine("tcg,check=on") else { return Ok(()) };
     let assets = assets::get()?;
     let guest = machine.args(["-cpu", "max"]).guest(&assets.cloud_kernel(), &assets, "poweroff");
-    powers_off(guest, &[READY]).map(drop)
+    // Some hundred million blocks, each executed twice and compared.
+    const PATIENCE: Duration = Duration::from_secs(2 * 3600);
+    let mut vm = guest.spawn()?;
+    for text in [READY, "reboot: Power down"] {
+        vm.expect_within(text, PATIENCE)?;
+    }
+    let ended = vm.finish()?;
+    ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+    Ok(())
 }
 
 /// Each of these has the translator do without something.

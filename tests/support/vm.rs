@@ -193,8 +193,13 @@ impl Vm {
     /// Waits for `text` on standard output; returns what came with it since
     /// the last match.
     pub fn expect(&mut self, text: &str) -> Result<String> {
+        self.expect_within(text, DEADLINE)
+    }
+
+    /// The same for what takes its time.
+    pub fn expect_within(&mut self, text: &str, time: Duration) -> Result<String> {
         self.console
-            .expect(text, DEADLINE)
+            .expect(text, time)
             .with_context(|| format!("messages: {}", self.messages.text()))
     }
 

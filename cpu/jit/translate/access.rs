@@ -71,8 +71,9 @@ impl Emitter<'_> {
         }
     }
 
-    /// Looks into the TLB for `size` bytes at the linear address in R13, which becomes a host
-    /// address. R14 points to the entry then. On a miss, goes to `slow`. The host's flags are lost.
+    /// Looks into the TLB for `size` bytes at the linear address in R13, which becomes a host address: that
+    /// of a copy if they lie in two pages and are to be loaded. R14 points to the entry then. On a miss, goes
+    /// to `slow`. The host's flags are lost.
     pub fn look_up(&mut self, size: usize, write: bool, slow: Label) {
         self.held = None;
         let (again, from) = (self.asm.label(), self.asm.label());

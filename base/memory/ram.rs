@@ -6,6 +6,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
@@ -178,8 +179,32 @@ impl RamBlock {
         (self.len.saturating_sub(offset)).min(len as u64) as usize
     }
 
-    /// Copies content out. Bytes beyond the block's end are left as they are.
+    /// Where a number of `size` bytes lies, if it is one that is read and written in one access.
+    fn number(&self, offset: u64, size: usize) -> Option<Number<'_>> {
+        let whole = matches!(size, 1 | 2 | 4 | 8) && offset.is_multiple_of(size as u64);
+        if !whole || self.inside(offset, size) < size {
+            return None;
+        }
+        // SAFETY: inside the mapping, which lives as long as the block, begins at a page and is shared with
+        // others who take it for atomic: the guest's processors and the kernel.
+        unsafe {
+            let place = self.host().add(offset as usize);
+            Some(match size {
+                1 => Number::Byte(AtomicU8::from_ptr(place)),
+                2 => Number::Word(AtomicU16::from_ptr(place.cast())),
+                4 => Number::Double(AtomicU32::from_ptr(place.cast())),
+                _ => Number::Quad(AtomicU64::from_ptr(place.cast())),
+            })
+        }
+    }
+
+    /// Copies content out. Bytes beyond the block's end are left as they are. What can be one number is
+    /// read in one access: an index of a ring, say, which the guest changes meanwhile.
     pub fn read(&self, offset: u64, buf: &mut [u8]) {
+        if let Some(number) = self.number(offset, buf.len()) {
+            buf.copy_from_slice(&number.load().to_le_bytes()[..buf.len()]);
+            return;
+        }
         let count = self.inside(offset, buf.len());
         if count > 0 {
             // SAFETY: offset + count <= len, inside the mapping; `buf` is distinct memory.
@@ -190,15 +215,22 @@ impl RamBlock {
         }
     }
 
-    /// Copies content in and reports it to who watches. Bytes beyond the block's end are dropped.
+    /// Copies content in and reports it to who watches. Bytes beyond the block's end are dropped. What can
+    /// be one number is written in one access.
     pub fn write(&self, offset: u64, buf: &[u8]) {
         let count = self.inside(offset, buf.len());
-        if count > 0 {
+        if let Some(number) = self.number(offset, buf.len()) {
+            let mut bytes = [0; 8];
+            bytes[..buf.len()].copy_from_slice(buf);
+            number.store(u64::from_le_bytes(bytes));
+        } else if count > 0 {
             // SAFETY: offset + count <= len, inside the mapping; `buf` is distinct memory.
             unsafe {
                 let target = self.host().add(offset as usize);
                 std::ptr::copy_nonoverlapping(buf.as_ptr(), target, count);
             }
+        }
+        if count > 0 {
             self.tracking.written(offset, count as u64);
         }
     }
@@ -213,33 +245,51 @@ impl RamBlock {
         }
     }
 
-    /// Reads a little-endian number of 1 to 8 bytes; aligned powers of two are read in one access.
+    /// Reads a little-endian number of 1 to 8 bytes; what lies beyond the block's end is ones.
     pub fn read_uint(&self, offset: u64, size: u8) -> u64 {
-        if self.inside(offset, size.into()) < size.into() {
-            let mut bytes = [0xff; 8];
-            self.read(offset, &mut bytes[..usize::from(size.min(8))]);
-            return u64::from_le_bytes(bytes) & mask(size);
+        let size = size.min(8);
+        if let Some(number) = self.number(offset, size.into()) {
+            return number.load();
         }
-        // SAFETY: offset + size <= len, inside the mapping; unaligned reads are asked for as such.
-        unsafe {
-            let p = self.host().add(offset as usize);
-            match size {
-                1 => p.read_volatile().into(),
-                2 => u16::from_le(p.cast::<u16>().read_unaligned()).into(),
-                4 => u32::from_le(p.cast::<u32>().read_unaligned()).into(),
-                8 => u64::from_le(p.cast::<u64>().read_unaligned()),
-                _ => {
-                    let mut bytes = [0; 8];
-                    self.read(offset, &mut bytes[..usize::from(size.min(8))]);
-                    u64::from_le_bytes(bytes)
-                }
-            }
-        }
+        let mut bytes = [0xff; 8];
+        self.read(offset, &mut bytes[..usize::from(size)]);
+        u64::from_le_bytes(bytes) & mask(size)
     }
 
     /// Writes a little-endian number of 1 to 8 bytes.
     pub fn write_uint(&self, offset: u64, size: u8, value: u64) {
         self.write(offset, &value.to_le_bytes()[..usize::from(size.min(8))]);
+    }
+}
+
+/// A number in memory, in little-endian order, that is read and written in one access. The C library's
+/// `memcpy` is free to take two bytes apart, and does: between them, an index may come from 0xff to 0x100.
+enum Number<'a> {
+    Byte(&'a AtomicU8),
+    Word(&'a AtomicU16),
+    Double(&'a AtomicU32),
+    Quad(&'a AtomicU64),
+}
+
+impl Number<'_> {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        match self {
+            Number::Byte(cell) => cell.load(Ordering::Relaxed).into(),
+            Number::Word(cell) => u16::from_le(cell.load(Ordering::Relaxed)).into(),
+            Number::Double(cell) => u32::from_le(cell.load(Ordering::Relaxed)).into(),
+            Number::Quad(cell) => u64::from_le(cell.load(Ordering::Relaxed)),
+        }
+    }
+
+    #[inline(always)]
+    fn store(&self, value: u64) {
+        match self {
+            Number::Byte(cell) => cell.store(value as u8, Ordering::Relaxed),
+            Number::Word(cell) => cell.store((value as u16).to_le(), Ordering::Relaxed),
+            Number::Double(cell) => cell.store((value as u32).to_le(), Ordering::Relaxed),
+            Number::Quad(cell) => cell.store(value.to_le(), Ordering::Relaxed),
+        }
     }
 }
 
@@ -268,7 +318,31 @@ impl std::fmt::Debug for RamBlock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
+
+    #[test]
+    fn numbers_are_never_seen_half_written() {
+        const HALFWAY: [u16; 2] = [0xff, 0x100];
+        let block = RamBlock::anonymous("t", 0x1000).unwrap();
+        let block = &block;
+        let done = &AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    HALFWAY.iter().for_each(|value| block.write(0x10, &value.to_le_bytes()));
+                }
+            });
+            for _ in 0..3_000_000 {
+                let mut bytes = [0; 2];
+                block.read(0x10, &mut bytes);
+                let value = u16::from_le_bytes(bytes);
+                assert!(value == 0 || HALFWAY.contains(&value), "{value:#x}");
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
 
     #[test]
     fn accesses_stay_inside() {

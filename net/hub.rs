@@ -48,18 +48,12 @@ struct Port {
     hub: Arc<Hub>,
     /// Where the frames of the hub go.
     plug: Plug,
-    waiting: Mutex<Waiting>,
-    /// Something waits or is leaving, to look at without the lock.
+    waiting: Mutex<VecDeque<Vec<u8>>>,
+    /// Something waits or is being sent: what comes meanwhile goes behind. Changed under the lock, and looked
+    /// at without.
     behind: AtomicBool,
     /// Sends what waits.
     retry: BottomHalf,
-}
-
-#[derive(Default)]
-struct Waiting {
-    frames: VecDeque<Vec<u8>>,
-    /// Somebody is sending them: what comes meanwhile goes behind.
-    leaving: bool,
 }
 
 fn make(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetError> {
@@ -131,8 +125,8 @@ impl Port {
     /// Keeps a frame that others have taken until the end has room.
     fn keep(&self, frame: &Frame<'_>) {
         let mut waiting = self.waiting.lock();
-        if waiting.frames.len() < ROOM {
-            waiting.frames.push_back(frame.to_vec());
+        if waiting.len() < ROOM {
+            waiting.push_back(frame.to_vec());
             self.behind.store(true, Ordering::Release);
         }
         // The end may have had room again before the frame waited.
@@ -152,17 +146,14 @@ impl Port {
         loop {
             let next = {
                 let mut waiting = self.waiting.lock();
-                let next = waiting.frames.pop_front();
-                waiting.leaving = next.is_some();
-                self.behind.store(waiting.leaving, Ordering::Release);
+                let next = waiting.pop_front();
+                self.behind.store(next.is_some(), Ordering::Release);
                 next
             };
             let Some(bytes) = next else { return true };
             let parts = [Part::from(&bytes[..])];
             if self.plug.send(&Frame::new(&parts, Offload::default())) == Delivery::Full {
-                let mut waiting = self.waiting.lock();
-                waiting.frames.push_front(bytes);
-                waiting.leaving = false;
+                self.waiting.lock().push_front(bytes);
                 return false;
             }
         }

@@ -219,20 +219,21 @@ impl RamBlock {
     /// be one number is written in one access.
     pub fn write(&self, offset: u64, buf: &[u8]) {
         let count = self.inside(offset, buf.len());
+        if count == 0 {
+            return;
+        }
         if let Some(number) = self.number(offset, buf.len()) {
             let mut bytes = [0; 8];
             bytes[..buf.len()].copy_from_slice(buf);
             number.store(u64::from_le_bytes(bytes));
-        } else if count > 0 {
+        } else {
             // SAFETY: offset + count <= len, inside the mapping; `buf` is distinct memory.
             unsafe {
                 let target = self.host().add(offset as usize);
                 std::ptr::copy_nonoverlapping(buf.as_ptr(), target, count);
             }
         }
-        if count > 0 {
-            self.tracking.written(offset, count as u64);
-        }
+        self.tracking.written(offset, count as u64);
     }
 
     /// Fills a range with one byte.

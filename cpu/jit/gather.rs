@@ -2,6 +2,7 @@
 
 use super::asm::{Asm, Mem, Width, cond, group, host::*, op};
 use super::frame::at;
+use super::thunks::read_entry;
 
 /// How [`gather`] wants to be called: what R14 holds.
 pub fn request(lanes: u8, scale: u8) -> u64 {
@@ -34,9 +35,7 @@ pub fn gather(asm: &mut Asm, wide: bool, far: bool) -> usize {
     asm.mem(Width::Q, widen, RAX, lane(far, at::GATHER_INDICES));
     asm.shl_by_cl(RAX);
     asm.reg(Width::Q, op::ADD, RAX, R13);
-    asm.rorx(RDX, RAX, 12 - 4);
-    asm.mem(Width::D, op::AND, RDX, Mem::at(R15, at::READ_MASK));
-    asm.mem(Width::Q, op::ADD, RDX, Mem::at(R15, at::READ_TABLE));
+    read_entry(asm, RDX, RAX);
     asm.mem(Width::Q, op::SUB, RAX, Mem::at(RDX, 0));
     asm.alu_imm(Width::Q, group::CMP, RAX, if wide { 4096 - 8 } else { 4096 - 4 });
     asm.jcc(cond::A, out);

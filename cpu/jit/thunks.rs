@@ -404,6 +404,14 @@ fn fill(asm: &mut Asm, function: usize) -> usize {
     address
 }
 
+/// Lets `entry` point to the entry of the read table for the address in `linear`.
+pub(super) fn read_entry(asm: &mut Asm, entry: u8, linear: u8) {
+    // Entries are of 16 bytes.
+    asm.rorx(entry, linear, 12 - 4);
+    asm.mem(Width::D, op::AND, entry, Mem::at(R15, at::READ_MASK));
+    asm.mem(Width::Q, op::ADD, entry, Mem::at(R15, at::READ_TABLE));
+}
+
 /// See [`Thunks::astride`].
 fn astride(asm: &mut Asm) -> usize {
     const PAGE: i32 = 4096;
@@ -414,9 +422,7 @@ fn astride(asm: &mut Asm) -> usize {
     [RAX, RCX, RDX].iter().for_each(|reg| asm.push(*reg));
     asm.mem(Width::Q, op::LOAD, RAX, Mem::at(R14, 0));
     asm.alu_imm(Width::Q, group::ADD, RAX, PAGE);
-    asm.rorx(RCX, RAX, 12 - 4);
-    asm.mem(Width::D, op::AND, RCX, Mem::at(R15, at::READ_MASK));
-    asm.mem(Width::Q, op::ADD, RCX, Mem::at(R15, at::READ_TABLE));
+    read_entry(asm, RCX, RAX);
     asm.mem(Width::Q, op::CMP, RAX, Mem::at(RCX, 0));
     asm.jcc(cond::NE, out);
     for (entry, from, to) in [(R14, PAGE - Astride::HALF, 0), (RCX, 0, Astride::HALF)] {

@@ -64,7 +64,7 @@ fn the_engines_agree_about_a_whole_boot() -> Result<()> {
     let Some(machine) = with_engine("tcg,check=on") else { return Ok(()) };
     let assets = assets::get()?;
     let guest = machine.args(["-cpu", "max"]).guest(&assets.cloud_kernel(), &assets, "poweroff");
-    // Some hundred million blocks, each executed twice and compared.
+    // Every block is executed twice and compared.
     const PATIENCE: Duration = Duration::from_secs(2 * 3600);
     let mut vm = guest.spawn()?;
     for text in [READY, "reboot: Power down"] {

@@ -66,7 +66,7 @@ impl Raw {
         let front = Vector::zeroed(len);
         self.file.driver().read(self.offset, front.clone()).await?;
         let part = from.slice(0, len.saturating_sub(at as usize));
-        front.write(at as usize, &part.to_vec());
+        front.copy(at as usize, &part);
         match crate::format::probe_bytes(&front.to_vec()) {
             "raw" => Ok(()),
             _ => Err(Error::from_errno(libc::EPERM)),

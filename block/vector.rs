@@ -10,9 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
 use base::memory::RamPiece;
+use parking_lot::Mutex;
 
 /// What the kernel takes in one call.
 const MAX_PIECES: usize = libc::UIO_MAXIOV as usize;
+
+/// What the kernel moves past its cache begins at a multiple of this, on any disk.
+const PAGE: usize = 4096;
 
 #[derive(Clone, Copy, Debug)]
 struct Piece {
@@ -53,19 +57,25 @@ unsafe impl Send for Vector {}
 // SAFETY: as above.
 unsafe impl Sync for Vector {}
 
+fn zeroes(len: usize) -> Arc<[AtomicU8]> {
+    (0..len).map(|_| AtomicU8::new(0)).collect()
+}
+
 impl Vector {
     /// Fresh memory full of zeroes.
     pub fn zeroed(len: usize) -> Self {
-        let memory: Arc<[AtomicU8]> = (0..len).map(|_| AtomicU8::new(0)).collect();
-        Self::over(memory)
+        Self::over(zeroes(len))
     }
 
     /// The same, beginning at a page: what the kernel moves past its cache.
     pub fn aligned(len: usize) -> Self {
-        const PAGE: usize = 4096;
-        let whole = Self::zeroed(len + PAGE);
-        let skip = whole.pieces.first().map_or(0, |piece| piece.start.addr().get() % PAGE);
-        whole.slice((PAGE - skip) % PAGE, len)
+        Self::zeroed(len + PAGE).from_page(len)
+    }
+
+    /// The part from the first page on.
+    fn from_page(&self, len: usize) -> Self {
+        let skip = self.pieces.first().map_or(0, |piece| piece.start.addr().get() % PAGE);
+        self.slice((PAGE - skip) % PAGE, len)
     }
 
     /// Whether each piece begins and ends at a multiple of this.
@@ -166,6 +176,24 @@ impl Vector {
         done
     }
 
+    /// Copies the bytes of another in, from offset `at`; what does not fit is left out.
+    pub fn copy(&self, at: usize, from: &Self) {
+        let mut at = at;
+        for source in &from.pieces {
+            let mut done = 0;
+            for piece in self.slice(at, source.len).pieces {
+                // SAFETY: both are alive (`owner`), and `done + piece.len <= source.len` by `slice`. They may be
+                // the same memory.
+                unsafe {
+                    let source = source.start.as_ptr().add(done);
+                    std::ptr::copy(source, piece.start.as_ptr(), piece.len)
+                };
+                done += piece.len;
+            }
+            at += source.len;
+        }
+    }
+
     /// A copy of all bytes.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len];
@@ -252,6 +280,38 @@ impl Vector {
     }
 }
 
+/// Memory for what is copied on its way, used again and again.
+#[derive(Default)]
+pub struct Scratch {
+    kept: Mutex<Vec<Arc<[AtomicU8]>>>,
+}
+
+impl Scratch {
+    /// As much is kept.
+    const MOST: usize = 4 << 20;
+
+    /// Memory that begins at a page, and holds anything.
+    pub fn take(&self, len: usize) -> Vector {
+        let whole = len + PAGE;
+        let mut kept = self.kept.lock();
+        let found = kept.iter_mut().position(|memory| {
+            (whole..=2 * whole).contains(&memory.len()) && Arc::get_mut(memory).is_some()
+        });
+        if let Some(at) = found {
+            return Vector::over(kept[at].clone()).from_page(len);
+        }
+        let memory = zeroes(whole);
+        let total: usize = kept.iter().map(|memory| memory.len()).sum();
+        if total + whole > Self::MOST {
+            // What nobody uses has the wrong size.
+            kept.retain_mut(|memory| Arc::get_mut(memory).is_none());
+        } else {
+            kept.push(memory.clone());
+        }
+        Vector::over(memory).from_page(len)
+    }
+}
+
 impl From<&[u8]> for Vector {
     fn from(bytes: &[u8]) -> Self {
         Self::over(bytes.iter().map(|&byte| AtomicU8::new(byte)).collect())
@@ -279,12 +339,39 @@ mod tests {
     }
 
     #[test]
+    fn scratch_is_used_again_when_nobody_holds_it() {
+        let scratch = Scratch::default();
+        let place = |vector: &Vector| vector.pieces[0].start;
+        let first = scratch.take(60_000);
+        first.fill(7);
+        let second = scratch.take(60_000);
+        assert_eq!(place(&first).addr().get() % PAGE, 0);
+        assert_ne!(place(&first), place(&second));
+        let part = first.slice(100, 1);
+        let before = place(&first);
+        drop(first);
+        assert_ne!(before, place(&scratch.take(60_000)), "a part is still held");
+        drop(part);
+        assert_eq!(before, place(&scratch.take(50_000)));
+        let all: Vec<Vector> = (0..100).map(|_| scratch.take(1 << 20)).collect();
+        assert!(all.iter().all(|vector| vector.len() == 1 << 20));
+        let kept: usize = scratch.kept.lock().iter().map(|memory| memory.len()).sum();
+        assert!(kept <= Scratch::MOST);
+    }
+
+    #[test]
     fn slices_share_memory_and_stop_at_the_end() {
         let whole = Vector::zeroed(10);
         let part = whole.slice(4, 100);
         assert_eq!(part.len(), 6);
         part.slice(1, 2).write(0, &[7, 8, 9]);
         assert_eq!(whole.to_vec(), [0, 0, 0, 0, 0, 7, 8, 0, 0, 0]);
+        let scattered = Vector::concat(&[whole.slice(6, 1), Vector::zeroed(1), whole.slice(5, 1)]);
+        let halves = Vector::concat(&[Vector::zeroed(2), Vector::zeroed(2)]);
+        halves.copy(1, &scattered);
+        assert_eq!(halves.to_vec(), [0, 8, 0, 7]);
+        halves.copy(3, &scattered);
+        assert_eq!(halves.to_vec(), [0, 8, 0, 8]);
         assert!(whole.slice(11, 1).is_empty());
         let page = Vector::aligned(10_000);
         assert!(page.slice(4096, 512).is_aligned(512) && !page.slice(4096, 513).is_aligned(512));

@@ -159,7 +159,7 @@ impl Driver for Slow {
         self.0.submit(self.1.clone(), HostOp::Read { at, into, cached: true })
     }
     fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
-        self.0.submit(self.1.clone(), HostOp::Write { at, from })
+        self.0.submit(self.1.clone(), HostOp::Write { at, from, in_turn: true })
     }
     fn write_zeroes(&self, _: u64, _: u64, _: ZeroFlags) -> Io<'_, ()> {
         Box::pin(std::future::ready(Ok(())))

@@ -29,6 +29,9 @@ pub enum HostOp {
         at: u64,
         /// What.
         from: Vector,
+        /// The host takes one such request to a file at a time, as it does through its cache: others would
+        /// only wait for it.
+        in_turn: bool,
     },
     /// Make a range read as zeroes, keeping it allocated unless `unmap`.
     Zero {
@@ -85,7 +88,7 @@ impl HostOp {
     pub(super) fn perform(&self, file: &File) -> Result<()> {
         match self {
             Self::Read { at, into, .. } => read(file, *at, into),
-            Self::Write { at, from } => write(file, *at, from),
+            Self::Write { at, from, .. } => write(file, *at, from),
             Self::Zero { at, len, unmap } => zero(file, *at, *len, *unmap),
             Self::Sync => match file.sync_data() {
                 // A special file that keeps nothing back.

@@ -184,7 +184,7 @@ mod tests {
             let request = async move {
                 let at = u64::from(i) * 16;
                 let from = Vector::from(&[i; 16][..]);
-                pool.submit(file.clone(), HostOp::Write { at, from }).await?;
+                pool.submit(file.clone(), HostOp::Write { at, from, in_turn: true }).await?;
                 let into = Vector::zeroed(16);
                 pool.submit(file, HostOp::Read { at, into: into.clone(), cached: true }).await?;
                 crate::Result::Ok((i, into.to_vec()))
@@ -215,7 +215,8 @@ mod tests {
         for i in 0..1000_u64 {
             let (file, io, lock, send) = (file.clone(), io.clone(), lock.clone(), send.clone());
             let request = async move {
-                let op = |at| HostOp::Write { at, from: Vector::from(&[1][..]) };
+                let op =
+                    |at| HostOp::Write { at, from: Vector::from(&[1][..]), in_turn: at % 2 == 0 };
                 // From here on, a thread of the engine goes on.
                 io.submit(file.clone(), op(i)).await?;
                 if i % 3 == 0 {

@@ -278,7 +278,8 @@ mod tests {
             let (file, ring, send) = (file.clone(), ring.clone(), send.clone());
             let request = async move {
                 let from = Vector::from(&[i as u8; 100][..]);
-                ring.submit(file.clone(), HostOp::Write { at: i * 100, from }).await?;
+                ring.submit(file.clone(), HostOp::Write { at: i * 100, from, in_turn: true })
+                    .await?;
                 ring.submit(file.clone(), HostOp::Sync).await?;
                 let into = Vector::zeroed(100);
                 let read = HostOp::Read { at: i * 100, into: into.clone(), cached: false };
@@ -298,7 +299,8 @@ mod tests {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let pieces: Vec<Vector> = (0..3000_u32).map(|i| Vector::from(&[i as u8; 3][..])).collect();
         let from = Vector::concat(&pieces);
-        block_on(ring.submit(file.clone(), HostOp::Write { at: 5, from: from.clone() })).unwrap();
+        let write = HostOp::Write { at: 5, from: from.clone(), in_turn: true };
+        block_on(ring.submit(file.clone(), write)).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 9005);
         let into = Vector::zeroed(10_000);
         into.fill(1);
@@ -308,7 +310,7 @@ mod tests {
         block_on(ring.submit(file.clone(), HostOp::Truncate { len: 10, allocate: false })).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 10);
         let closed = std::fs::File::open("/dev/null").unwrap();
-        let write = HostOp::Write { at: 0, from };
+        let write = HostOp::Write { at: 0, from, in_turn: true };
         assert!(block_on(ring.submit(Arc::new(closed), write)).is_err());
     }
 }

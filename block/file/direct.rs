@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use super::HostFile;
 use crate::engine::HostOp;
 use crate::lock::RwLock;
-use crate::vector::Vector;
+use crate::vector::{Scratch, Vector};
 use crate::{Error, Result};
 
 /// Every disk takes this.
@@ -23,6 +23,8 @@ pub(super) struct Direct {
     block: u64,
     /// Who writes a part of a block is alone: the rest of it is read and written back.
     parts: RwLock<()>,
+    /// Memory that is aligned.
+    scratch: Scratch,
 }
 
 impl Direct {
@@ -32,7 +34,7 @@ impl Direct {
         // At the end of the file one learns nothing.
         let takes_sectors = memory.read_once(file.as_fd(), SECTOR as i64).is_ok_and(|got| got > 0);
         let block = if takes_sectors { SECTOR } else { PAGE };
-        Self { block, parts: RwLock::new(()) }
+        Self { block, parts: RwLock::new(()), scratch: Scratch::default() }
     }
 
     /// Refuses what is beyond the end of any file.
@@ -64,10 +66,10 @@ impl Direct {
             let now = ((into.len() - done) as u64).min(PIECE);
             let at = at + done as u64;
             let (start, len) = self.blocks(at, now);
-            let memory = Vector::aligned(len);
+            let memory = self.scratch.take(len);
             host.submit(HostOp::Read { at: start, into: memory.clone(), cached: false }).await?;
             let wanted = memory.slice((at - start) as usize, now as usize);
-            into.write(done, &wanted.to_vec());
+            into.copy(done, &wanted);
             done += now as usize;
         }
         Ok(())
@@ -83,12 +85,12 @@ impl Direct {
         let from = match from.is_aligned(self.block as usize) {
             true => from,
             false => {
-                let memory = Vector::aligned(from.len());
-                memory.write(0, &from.to_vec());
+                let memory = self.scratch.take(from.len());
+                memory.copy(0, &from);
                 memory
             }
         };
-        host.submit(HostOp::Write { at, from }).await
+        host.submit(HostOp::Write { at, from, in_turn: false }).await
     }
 
     /// Writes whole blocks with these bytes in them. The file ends where it would have ended.
@@ -99,10 +101,11 @@ impl Direct {
             let now = ((from.len() - done) as u64).min(PIECE);
             let at = at + done as u64;
             let (start, len) = self.blocks(at, now);
-            let memory = Vector::aligned(len);
+            let memory = self.scratch.take(len);
             host.submit(HostOp::Read { at: start, into: memory.clone(), cached: false }).await?;
-            memory.write((at - start) as usize, &from.slice(done, now as usize).to_vec());
-            host.submit(HostOp::Write { at: start, from: memory }).await?;
+            memory.copy((at - start) as usize, &from.slice(done, now as usize));
+            let write = HostOp::Write { at: start, from: memory, in_turn: false };
+            host.submit(write).await?;
             done += now as usize;
         }
         let end = at + from.len() as u64;

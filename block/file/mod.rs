@@ -268,7 +268,10 @@ impl Driver for HostFile {
     fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
         match &self.direct {
             Some(direct) => Box::pin(direct.write(self, at, from)),
-            None => self.submit(HostOp::Write { at, from }),
+            None => {
+                let in_turn = self.kind == HostKind::File;
+                self.submit(HostOp::Write { at, from, in_turn })
+            }
         }
     }
 

@@ -350,7 +350,7 @@ impl Qcow1 {
             }
             let mut whole = Vector::zeroed(cluster as usize);
             self.read_cluster(entry, here - inside, whole.clone()).await?;
-            whole.write(inside as usize, &part.to_vec());
+            whole.copy(inside as usize, &part);
             if self.header.encrypted {
                 let mut bytes = whole.to_vec();
                 self.cipher()?.encrypt((here - inside) / SECTOR, &mut bytes)?;

@@ -480,7 +480,7 @@ impl Vmdk {
             let there = grains.grain.min(extent.len - grain * grains.grain) as usize;
             self.read_below(at - in_grain, whole.slice(0, there)).await?;
         }
-        whole.write(in_grain as usize, &part.to_vec());
+        whole.copy(in_grain as usize, &part);
         let host = tables.end.next_multiple_of(SECTOR);
         let sector = u32::try_from(host / SECTOR).map_err(|_| Error::from_errno(libc::EFBIG))?;
         extent.file.write(host, whole).await?;

@@ -67,7 +67,7 @@ impl Luks {
         if _alone.is_some() {
             self.read_plain(start, whole.clone()).await?;
         }
-        whole.write((at - start) as usize, &from.to_vec());
+        whole.copy((at - start) as usize, &from);
         let mut bytes = whole.to_vec();
         self.cipher()?.encrypt(start / SECTOR, &mut bytes)?;
         self.file.write(self.payload + start, Vector::from(&bytes[..])).await

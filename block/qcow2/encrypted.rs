@@ -58,7 +58,7 @@ impl Qcow2 {
         let (start, stop) = (at & !(SECTOR - 1), end.next_multiple_of(SECTOR));
         let whole = Vector::zeroed((stop - start) as usize);
         self.read_mapped(start, whole.clone()).await?;
-        whole.write((at - start) as usize, &from.to_vec());
+        whole.copy((at - start) as usize, &from);
         self.write_mapped(start, whole).await
     }
 }

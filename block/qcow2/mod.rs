@@ -56,6 +56,7 @@ use crate::engine::block_on;
 use crate::lock::RwLock;
 use crate::luks::Volume;
 use crate::node::Node;
+use crate::vector::Scratch;
 use crate::{Error, Result};
 
 /// An open image.
@@ -67,6 +68,8 @@ pub struct Qcow2 {
     settings: Settings,
     gate: RwLock<()>,
     meta: RwLock<Meta>,
+    /// For what a write copies.
+    scratch: Scratch,
     flights: Arc<Flights>,
     /// Writes of parts of encrypted sectors, one at a time.
     partial: async_lock::Mutex<()>,
@@ -138,6 +141,7 @@ impl Qcow2 {
             data_file,
             gate: RwLock::new(()),
             flights: Arc::default(),
+            scratch: Scratch::default(),
             partial: async_lock::Mutex::new(()),
             volume,
             crypt,

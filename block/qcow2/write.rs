@@ -248,7 +248,7 @@ impl Qcow2 {
         };
         let [before, after] = if read {
             // Both with what lies between them, by one request.
-            let all = Vector::zeroed((tail.1 - head.0) as usize);
+            let all = self.scratch.take((tail.1 - head.0) as usize);
             self.copied(head.0, all.clone()).await?;
             let len = (tail.1 - tail.0) as usize;
             [Some(all.slice(0, (head.1 - head.0) as usize)), Some(all.slice(all.len() - len, len))]
@@ -279,10 +279,12 @@ impl Qcow2 {
     /// The bytes of an edge.
     async fn fetch(&self, edge: Option<Edge>) -> Result<Option<Vector>> {
         let Some(Edge { from, to, stored }) = edge else { return Ok(None) };
-        let piece = Vector::zeroed((to - from) as usize);
-        if stored {
-            self.copied(from, piece.clone()).await?;
+        let len = (to - from) as usize;
+        if !stored {
+            return Ok(Some(Vector::zeroed(len)));
         }
+        let piece = self.scratch.take(len);
+        self.copied(from, piece.clone()).await?;
         Ok(Some(piece))
     }
 

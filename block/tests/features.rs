@@ -6,9 +6,10 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use block::driver::{BitmapChange, Preallocation, Repair, SnapshotTime, ZeroFlags};
-use block::engine::{Inline, Pool, block_on, spawn};
+use block::engine::{HostIo, HostOp, Inline, Pool, block_on, spawn};
 use block::luks::{self, KeyChange, LuksOptions};
 use block::node::Node;
 use block::open::{OpenOptions, create_file, open};
@@ -388,6 +389,50 @@ fn images_become_others() {
     bench.theirs("qemu-img", &["check", "a.qcow2"]);
     bench.theirs("qemu-img", &["compare", "-f", "qcow2", "-F", "raw", "a.qcow2", "model"]);
     assert!(bench.theirs("qemu-img", &["info", "a.qcow2"]).contains("backing file: base"));
+}
+
+/// Counts what is read from the host.
+#[derive(Default)]
+struct Counting(AtomicUsize);
+
+impl HostIo for Counting {
+    fn submit(
+        &self,
+        file: Arc<std::fs::File>,
+        op: HostOp,
+    ) -> std::pin::Pin<Box<dyn Future<Output = block::Result<()>> + Send>> {
+        if matches!(op, HostOp::Read { .. }) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        Inline.submit(file, op)
+    }
+}
+
+#[test]
+fn a_small_write_reads_the_rest_of_its_cluster_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let counting = Arc::new(Counting::default());
+    let image = block_on(async {
+        let base = create_file(&path("base"), counting.clone()).await.unwrap();
+        base.truncate(SIZE, Preallocation::Off).await.unwrap();
+        fill(&base, 0, SIZE as usize, 7);
+        let file = create_file(&path("top"), Arc::new(Inline)).await.unwrap();
+        qcow2::create(&file, &options()).await.unwrap();
+        let header = Qcow2::read_header(&file).await.unwrap();
+        let settings = Settings { backing: Some(base), ..Settings::new(Purpose::Write) };
+        let image = Qcow2::open(file, header, settings).await.unwrap();
+        Node::new(None, "image", false, Box::new(image), Vec::new())
+    });
+    // What is larger is not read for nothing.
+    for (cluster, len, reads) in [(1, 4096, 1), (2, 16 << 10, 1), (3, 32 << 10, 2)] {
+        let (start, before) = (cluster << 16, counting.0.load(Ordering::Relaxed));
+        fill(&image, start + 8192, len, 9);
+        assert_eq!(counting.0.load(Ordering::Relaxed) - before, reads, "{len} bytes");
+        let mut wanted = vec![7; 1 << 16];
+        wanted[8192..8192 + len].fill(9);
+        assert!(block_on(image.read_bytes(start, 1 << 16)).unwrap() == wanted, "{len} bytes");
+    }
 }
 
 /// Writers that share clusters, but no bytes, while others flush and take snapshots.

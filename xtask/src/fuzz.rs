@@ -59,7 +59,8 @@ pub fn run(args: &[String]) -> Result<()> {
         "{compiler}: not found; libFuzzer needs a C++ compiler (on Debian: the package g++)"
     );
     process::run(
-        process::cargo(&["build", "--release", "--bins", "--target", TARGET])
+        process::cargo(&["build", "--release", "--target", TARGET])
+            .args(wanted.iter().flat_map(|name| ["--bin", name]))
             .current_dir(&fuzz)
             .env("RUSTFLAGS", FLAGS)
             .env("CARGO_TARGET_DIR", fuzz.join("target")),

@@ -20,6 +20,12 @@ pub trait End: Send + Sync {
     /// not call the sender back.
     fn deliver(&self, frame: &Frame<'_>) -> Delivery;
 
+    /// Takes frames in turn, as long as there is room; returns how many.
+    fn deliver_all(&self, frames: &[Frame<'_>]) -> usize {
+        let full = frames.iter().position(|frame| self.deliver(frame) == Delivery::Full);
+        full.unwrap_or(frames.len())
+    }
+
     /// The burst is over: whoever postponed something (an interrupt, an answer) does or schedules it
     /// now.
     fn flush(&self) {}

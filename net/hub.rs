@@ -48,7 +48,7 @@ struct Port {
     hub: Arc<Hub>,
     /// Where the frames of the hub go.
     plug: Plug,
-    waiting: Mutex<VecDeque<Vec<u8>>>,
+    waiting: Mutex<VecDeque<(Vec<u8>, Offload)>>,
     /// Something waits or is being sent: what comes meanwhile goes behind. Changed under the lock, and looked
     /// at without.
     behind: AtomicBool,
@@ -126,7 +126,7 @@ impl Port {
     fn keep(&self, frame: &Frame<'_>) {
         let mut waiting = self.waiting.lock();
         if waiting.len() < ROOM {
-            waiting.push_back(frame.to_vec());
+            waiting.push_back((frame.to_vec(), frame.offload));
             self.behind.store(true, Ordering::Release);
         }
         // The end may have had room again before the frame waited.
@@ -150,10 +150,10 @@ impl Port {
                 self.behind.store(next.is_some(), Ordering::Release);
                 next
             };
-            let Some(bytes) = next else { return true };
+            let Some((bytes, offload)) = next else { return true };
             let parts = [Part::from(&bytes[..])];
-            if self.plug.send(&Frame::new(&parts, Offload::default())) == Delivery::Full {
-                self.waiting.lock().push_front(bytes);
+            if self.plug.send(&Frame::new(&parts, offload)) == Delivery::Full {
+                self.waiting.lock().push_front((bytes, offload));
                 return false;
             }
         }
@@ -178,6 +178,20 @@ impl End for Port {
         Delivery::Taken
     }
 
+    fn deliver_all(&self, frames: &[Frame<'_>]) -> usize {
+        let ports = self.ports();
+        let mut others = self.others(&ports);
+        if let (Some(only), None) = (others.next(), others.next()) {
+            return if only.behind.load(Ordering::Acquire) {
+                0
+            } else {
+                only.plug.send_all(frames)
+            };
+        }
+        let full = frames.iter().position(|frame| self.deliver(frame) == Delivery::Full);
+        full.unwrap_or(frames.len())
+    }
+
     fn flush(&self) {
         self.others(&self.ports()).for_each(|port| port.plug.flush());
     }
@@ -187,7 +201,8 @@ impl End for Port {
     }
 
     fn accepts(&self) -> Offloads {
-        Offloads::default()
+        // Each of the others gets what it can take of it.
+        Offloads::ALL
     }
 }
 

@@ -116,6 +116,25 @@ impl Lane {
         if end.accepts().take(&frame.offload) {
             return end.deliver(frame);
         }
+        self.deliver_finished(to, &*end, frame)
+    }
+
+    /// Delivers frames in turn; returns how many were taken.
+    fn deliver_all(&self, to: Side, frames: &[Frame<'_>]) -> usize {
+        let Some(end) = self.end(to) else { return frames.len() };
+        if self.deliver_rest(to, &*end) == Delivery::Full {
+            return 0;
+        }
+        let accepted = end.accepts();
+        if frames.iter().all(|frame| accepted.take(&frame.offload)) {
+            return end.deliver_all(frames);
+        }
+        let full = frames.iter().position(|frame| self.deliver(to, frame) == Delivery::Full);
+        full.unwrap_or(frames.len())
+    }
+
+    /// Delivers what an end cannot finish itself.
+    fn deliver_finished(&self, to: Side, end: &dyn End, frame: &Frame<'_>) -> Delivery {
         let mut pieces = 0;
         let mut full = false;
         segment::finish(frame, |piece| {
@@ -329,6 +348,22 @@ impl Plug {
             sent.fetch_add(frame.len() as u64, Ordering::Relaxed);
         }
         delivery
+    }
+
+    /// Sends frames in turn, as long as there is room; returns how many. For bursts: who is at the other end is
+    /// found out once.
+    pub fn send_all(&self, frames: &[Frame<'_>]) -> usize {
+        if !self.cable.is_up() {
+            return frames.len();
+        }
+        if self.cable.filtered.load(Ordering::Acquire) {
+            let full = frames.iter().position(|frame| self.send(frame) == Delivery::Full);
+            return full.unwrap_or(frames.len());
+        }
+        let taken = self.lane.deliver_all(self.side.other(), frames);
+        let bytes = frames[..taken].iter().map(Frame::len).sum::<usize>();
+        self.lane.sent[self.side as usize].fetch_add(bytes as u64, Ordering::Relaxed);
+        taken
     }
 
     /// A filter must see each frame once: so there has to be room before it does.

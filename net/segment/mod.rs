@@ -126,6 +126,7 @@ impl Plan {
         };
         let mut at = 0;
         let mut index = 0u16;
+        let mut headers = self.headers;
         loop {
             let len = size.min(total - at);
             let last = at + len == total;
@@ -137,7 +138,7 @@ impl Plan {
                 parts[1] = Part::from(&whole[self.payload + at..][..len]);
                 2
             };
-            let headers = self.headers_of(&parts[1..count], at, len, index, last);
+            self.change(&mut headers, &parts[1..count], at, len, index, last);
             parts[0] = Part::from(&headers[..self.payload]);
             if !each(&Frame::new(&parts[..count], Offload::default())) || last {
                 return;
@@ -162,54 +163,56 @@ impl Plan {
         (&bytes[at..at + len], &bytes[at + len..at + 2 * len])
     }
 
-    /// The headers of one piece.
-    fn headers_of(
+    /// Makes the headers of another piece those of this one.
+    fn change(
         &self,
+        bytes: &mut [u8; MAX_HEADERS],
         payload: &[Part<'_>],
         at: usize,
         len: usize,
         index: u16,
         last: bool,
-    ) -> [u8; MAX_HEADERS] {
-        let mut bytes = self.headers;
+    ) {
         let l4_len = self.payload - self.l4 + len;
         if self.v6 {
-            put(&mut bytes, self.ip + 4, self.payload - self.ip - 40 + len);
+            put(bytes, self.ip + 4, self.payload - self.ip - 40 + len);
         } else {
-            put(&mut bytes, self.ip + 2, self.payload - self.ip + len);
+            put(bytes, self.ip + 2, self.payload - self.ip + len);
             if self.gso.kind == GsoKind::UdpFragments {
-                put(&mut bytes, self.ip + 6, at / 8 | if last { 0 } else { 0x2000 });
+                put(bytes, self.ip + 6, at / 8 | if last { 0 } else { 0x2000 });
             } else {
-                let id = u16::from_be_bytes([bytes[self.ip + 4], bytes[self.ip + 5]]);
-                put(&mut bytes, self.ip + 4, id.wrapping_add(index).into());
+                let id = &self.headers[self.ip + 4..];
+                let id = u16::from_be_bytes([id[0], id[1]]);
+                put(bytes, self.ip + 4, id.wrapping_add(index).into());
             }
-            put(&mut bytes, self.ip + 10, 0);
+            put(bytes, self.ip + 10, 0);
             let sum = Sum::default().bytes(&bytes[self.ip..self.l4]).finish();
-            put(&mut bytes, self.ip + 10, sum.into());
+            put(bytes, self.ip + 10, sum.into());
         }
         let (field, protocol) = match self.gso.kind {
-            GsoKind::UdpFragments => return bytes,
+            GsoKind::UdpFragments => return,
             GsoKind::Udp => {
-                put(&mut bytes, self.l4 + 4, l4_len);
+                put(bytes, self.l4 + 4, l4_len);
                 (self.l4 + 6, UDP)
             }
             GsoKind::Tcp4 | GsoKind::Tcp6 => {
-                let sequence = &mut bytes[self.l4 + 4..self.l4 + 8];
-                let first =
-                    u32::from_be_bytes([sequence[0], sequence[1], sequence[2], sequence[3]]);
-                sequence.copy_from_slice(&first.wrapping_add(at as u32).to_be_bytes());
-                let flags = &mut bytes[self.l4 + 13];
+                let first = &self.headers[self.l4 + 4..];
+                let first = u32::from_be_bytes([first[0], first[1], first[2], first[3]]);
+                let sequence = first.wrapping_add(at as u32).to_be_bytes();
+                bytes[self.l4 + 4..self.l4 + 8].copy_from_slice(&sequence);
+                let mut flags = self.headers[self.l4 + 13];
                 if !last {
-                    *flags &= !TCP_FIN_PSH;
+                    flags &= !TCP_FIN_PSH;
                 }
                 if index > 0 {
-                    *flags &= !TCP_CWR;
+                    flags &= !TCP_CWR;
                 }
+                bytes[self.l4 + 13] = flags;
                 (self.l4 + 16, TCP)
             }
         };
-        put(&mut bytes, field, 0);
-        let (source, target) = self.addresses(&bytes);
+        put(bytes, field, 0);
+        let (source, target) = self.addresses(bytes);
         let mut sum = pseudo_header(source, target, protocol, l4_len);
         sum = sum.bytes(&bytes[self.l4..self.payload]);
         sum = sum_parts(sum, payload);
@@ -217,14 +220,13 @@ impl Plan {
             0 if protocol == UDP => 0xffff,
             sum => sum,
         };
-        put(&mut bytes, field, sum.into());
-        bytes
+        put(bytes, field, sum.into());
     }
 }
 
 /// Adds what is in the parts, which begin at an even offset.
 fn sum_parts(mut sum: Sum, parts: &[Part<'_>]) -> Sum {
-    let mut chunk = [0; 2048];
+    let mut chunk = [0; 512];
     let frame = Frame::new(parts, Offload::default());
     let mut at = 0;
     loop {

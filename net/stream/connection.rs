@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::framing::Deframer;
 use crate::outbox::Outbox;
-use crate::{Delivery, Frame};
+use crate::{Delivery, Frame, segment};
 
 /// As many bytes of a burst are worth a call.
 const ENOUGH: usize = 64 * 1024;
@@ -65,8 +65,11 @@ impl Connection {
         if outbox.len() >= MOST {
             return Ok(Delivery::Full);
         }
-        outbox.extend(&(frame.len() as u32).to_be_bytes());
-        outbox.append(frame, 0, usize::MAX);
+        segment::finish(frame, |frame| {
+            outbox.extend(&(frame.len() as u32).to_be_bytes());
+            outbox.append(frame, 0, usize::MAX);
+            true
+        });
         Ok(Delivery::Taken)
     }
 

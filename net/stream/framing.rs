@@ -31,6 +31,10 @@ impl Deframer {
 
     /// Reads once, if there is room. The number of bytes is that of `read`: zero at the end.
     pub fn fill(&mut self, from: &mut impl Read) -> io::Result<usize> {
+        // What has nothing in it is not taken by anybody else.
+        while let Ok(Some([])) = self.next() {
+            self.take();
+        }
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -46,10 +50,10 @@ impl Deframer {
         self.end < self.buffer.len()
     }
 
-    /// The next frame, which stays until [`take`](Self::take). A length that no frame has is an
-    /// error: what follows cannot be told apart any more.
-    pub fn next(&self) -> io::Result<Option<&[u8]>> {
-        let ready = &self.buffer[self.start..self.end];
+    /// The frame that begins somewhere. A length that no frame has is an error: what follows cannot be told
+    /// apart any more.
+    fn frame_at(&self, start: usize) -> io::Result<Option<&[u8]>> {
+        let ready = &self.buffer[start..self.end];
         let Some((length, rest)) = ready.split_first_chunk::<LENGTH>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length) as usize;
         if length > LONGEST {
@@ -58,11 +62,37 @@ impl Deframer {
         Ok(rest.get(..self.header + length))
     }
 
+    /// The next frame, which stays until [`take`](Self::take).
+    pub fn next(&self) -> io::Result<Option<&[u8]>> {
+        self.frame_at(self.start)
+    }
+
+    /// The frames that are there, empty ones left out, and where each ends, for
+    /// [`take_until`](Self::take_until). Nothing comes after an error.
+    pub fn frames(&self) -> impl Iterator<Item = io::Result<(&[u8], usize)>> {
+        let mut at = self.start;
+        let mut next = move || -> io::Result<Option<(&[u8], usize)>> {
+            while let Some(frame) = self.frame_at(at)? {
+                at += LENGTH + frame.len();
+                if !frame.is_empty() {
+                    return Ok(Some((frame, at)));
+                }
+            }
+            Ok(None)
+        };
+        std::iter::from_fn(move || next().transpose())
+    }
+
     /// The frame that [`next`](Self::next) returned is done with.
     pub fn take(&mut self) {
         if let Ok(Some(frame)) = self.next() {
             self.start += LENGTH + frame.len();
         }
+    }
+
+    /// The frames that end here and before are done with.
+    pub fn take_until(&mut self, end: usize) {
+        self.start = end;
     }
 }
 
@@ -110,6 +140,43 @@ mod tests {
             }
             prop_assert_eq!(seen, frames);
         }
+
+        #[test]
+        fn several_at_once_are_the_same(
+            frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 0..90),
+            pieces in prop::collection::vec(1usize..40_000, 0..40),
+        ) {
+            let bytes = stream(&frames);
+            let mut from = Pieces(&bytes, pieces);
+            let mut deframer = Deframer::default();
+            let mut seen = Vec::new();
+            loop {
+                let some: Vec<(Vec<u8>, usize)> = deframer
+                    .frames()
+                    .take(3)
+                    .map(|frame| frame.map(|(bytes, end)| (bytes.to_vec(), end)).unwrap())
+                    .collect();
+                match some.last() {
+                    Some((_, end)) => deframer.take_until(*end),
+                    None if deframer.fill(&mut from).unwrap() == 0 => break,
+                    None => {}
+                }
+                seen.extend(some.into_iter().map(|(bytes, _)| bytes));
+            }
+            let wanted: Vec<_> = frames.into_iter().filter(|frame| !frame.is_empty()).collect();
+            prop_assert_eq!(seen, wanted);
+        }
+    }
+
+    #[test]
+    fn frames_of_nothing_do_not_fill_the_buffer() {
+        let mut deframer = Deframer::default();
+        let nothing = vec![0; 1 << 20];
+        let mut from = &nothing[..];
+        while deframer.fill(&mut from).unwrap() > 0 {
+            assert!(deframer.frames().next().is_none());
+        }
+        assert!(from.is_empty());
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::{
     address,
 };
 use connection::Connection;
+use framing::Deframer;
 
 /// `-netdev stream`.
 pub static KIND: NetdevKind = NetdevKind {
@@ -42,6 +43,9 @@ const LISTENING: &str = "listening";
 
 /// How many frames are taken before others get their turn.
 const BURST: usize = 256;
+
+/// As many frames are passed on at once.
+const AT_ONCE: usize = 32;
 
 fn make(context: &Context, id: &str, values: &Values) -> Result<Netdev, NetError> {
     let address = address::read(values, "addr")?.ok_or(NetError::failed("no address"))?;
@@ -290,24 +294,18 @@ impl Stream {
     /// Passes frames on until there are none, or no room.
     fn receive(&self, connection: &Connection) -> io::Result<()> {
         let mut inbox = connection.inbox.lock();
-        let (mut count, mut drained, mut sent) = (0, false, false);
+        let (mut count, mut drained) = (0, false);
         let outcome = loop {
-            match inbox.next() {
+            match self.pass_on(&mut inbox) {
                 Err(error) => break Err(error),
-                Ok(Some(bytes)) => {
-                    let parts = [Part::from(bytes)];
-                    let frame = Frame::new(&parts, Offload::default());
-                    if !bytes.is_empty() && self.plug.send(&frame) == Delivery::Full {
-                        self.want(Some(false), None);
-                        break Ok(());
-                    }
-                    inbox.take();
-                    sent = true;
-                    count += 1;
+                Ok(None) => {
+                    self.want(Some(false), None);
+                    break Ok(());
                 }
+                Ok(Some(passed @ 1..)) => count += passed,
                 // The rest comes when the loop calls again.
-                Ok(None) if drained || count >= BURST => break Ok(()),
-                Ok(None) => match inbox.fill(&mut &*connection) {
+                Ok(Some(0)) if drained || count >= BURST => break Ok(()),
+                Ok(Some(0)) => match inbox.fill(&mut &*connection) {
                     Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
                     Ok(_) => drained = inbox.has_room(),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
@@ -317,10 +315,35 @@ impl Stream {
             }
         };
         drop(inbox);
-        if sent {
+        if count > 0 {
             self.plug.flush();
         }
         outcome
+    }
+
+    /// Passes on some of the frames that have come; how many, or `None` if there is no room for all of them.
+    fn pass_on(&self, inbox: &mut Deframer) -> io::Result<Option<usize>> {
+        let mut parts = [Part::from(&[][..]); AT_ONCE];
+        let mut ends = [0; AT_ONCE];
+        let mut count = 0;
+        for frame in inbox.frames().take(AT_ONCE) {
+            match frame {
+                Ok((bytes, end)) => {
+                    (parts[count], ends[count]) = (Part::from(bytes), end);
+                    count += 1;
+                }
+                Err(error) if count == 0 => return Err(error),
+                // After those before it.
+                Err(_) => break,
+            }
+        }
+        let frames: [Frame<'_>; AT_ONCE] =
+            std::array::from_fn(|at| Frame::new(&parts[at..=at], Offload::default()));
+        let taken = self.plug.send_all(&frames[..count]);
+        if let Some(last) = taken.checked_sub(1) {
+            inbox.take_until(ends[last]);
+        }
+        Ok((taken == count).then_some(count))
     }
 
     fn connection(&self) -> Option<Arc<Connection>> {
@@ -362,7 +385,8 @@ impl End for Stream {
     }
 
     fn accepts(&self) -> Offloads {
-        Offloads::default()
+        // The connection finishes them.
+        Offloads::ALL
     }
 }
 

@@ -20,26 +20,34 @@ const SHORTEST: usize = 64;
 
 /// The hardware addresses of the guests.
 #[derive(Default)]
-pub struct Neighbours(HashMap<IpAddr, Mac>);
+pub struct Neighbours {
+    known: HashMap<IpAddr, Mac>,
+    /// Who was heard last is most often who is heard next.
+    last: Option<(IpAddr, Mac)>,
+}
 
 impl Neighbours {
-    /// Notes who sent something.
-    pub fn learn(&mut self, address: IpAddr, mac: Mac) {
+    /// Notes who sent something; whether that is news.
+    pub fn learn(&mut self, address: IpAddr, mac: Mac) -> bool {
         let multicast = mac[0] & 1 != 0;
-        if multicast || address.is_unspecified() || address.is_multicast() {
-            return;
+        let last = self.last == Some((address, mac));
+        if last || multicast || address.is_unspecified() || address.is_multicast() {
+            return false;
         }
-        if self.0.get(&address) != Some(&mac) {
-            if self.0.len() >= MAX_NEIGHBOURS {
-                self.0.clear();
-            }
-            self.0.insert(address, mac);
+        self.last = Some((address, mac));
+        if self.known.get(&address) == Some(&mac) {
+            return false;
         }
+        if self.known.len() >= MAX_NEIGHBOURS {
+            self.known.clear();
+        }
+        self.known.insert(address, mac);
+        true
     }
 
     /// Who has an address.
     pub fn find(&self, address: IpAddr) -> Option<Mac> {
-        self.0.get(&address).copied()
+        self.known.get(&address).copied()
     }
 }
 
@@ -123,10 +131,11 @@ mod tests {
     fn memory_of_neighbours_is_bounded() {
         let mut neighbours = Neighbours::default();
         for number in 1..10_000u32 {
-            neighbours.learn(Ipv4Addr::from(number).into(), [2; 6]);
-            assert!(neighbours.0.len() <= MAX_NEIGHBOURS);
+            let address = Ipv4Addr::from(number).into();
+            assert!(neighbours.learn(address, [2; 6]) && !neighbours.learn(address, [2; 6]));
+            assert!(neighbours.known.len() <= MAX_NEIGHBOURS);
         }
-        neighbours.learn([1, 2, 3, 4].into(), [1; 6]);
+        assert!(!neighbours.learn([1, 2, 3, 4].into(), [1; 6]));
         assert_eq!(neighbours.find([1, 2, 3, 4].into()), None, "that is a group's address");
     }
 }

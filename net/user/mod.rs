@@ -322,13 +322,18 @@ impl User {
 
 impl End for User {
     fn deliver(&self, frame: &Frame<'_>) -> Delivery {
+        self.deliver_all(std::slice::from_ref(frame));
+        Delivery::Taken
+    }
+
+    fn deliver_all(&self, frames: &[Frame<'_>]) -> usize {
         let mut stack = self.stack.lock();
         if !stack.in_burst {
             stack.in_burst = true;
             stack.shared.now = self.clocks.now_virtual();
         }
-        stack.receive(frame);
-        Delivery::Taken
+        frames.iter().for_each(|frame| stack.receive(frame));
+        frames.len()
     }
 
     fn flush(&self) {

@@ -151,8 +151,7 @@ impl Stack {
     }
 
     fn learn(&mut self, address: IpAddr, mac: Mac) {
-        if self.neighbours.find(address) != Some(mac) {
-            self.neighbours.learn(address, mac);
+        if self.neighbours.learn(address, mac) {
             self.tcp.on_neighbour(address, mac, &mut self.shared);
         }
     }

@@ -20,6 +20,9 @@ use crate::{Error, Result};
 
 /// What is read at once.
 const CHUNK: u64 = 2 << 20;
+/// As much may be ready and wait for its turn to be written, where that goes in order: what compresses badly takes
+/// its time, and the others go on meanwhile.
+const READY: u64 = 8 << 20;
 /// What is lost at least where the source cannot be read.
 const SECTOR: usize = 512;
 
@@ -234,6 +237,8 @@ struct Work<'a> {
     line: Option<Line<Ready>>,
     /// Memory of chunks that have been written.
     memory: Mutex<Vec<Vector>>,
+    /// As long it is.
+    usual: u64,
     began: Instant,
     moved: Mutex<u64>,
     /// Somebody sees the progress.
@@ -252,13 +257,16 @@ pub(super) fn copy(
 ) -> std::result::Result<(), Failure> {
     let cluster = to.driver().cluster_size().unwrap_or(65536);
     let cursor = Cursor { job, plan, cluster, at: 0, number: 0, known: None };
+    let usual = if plan.compress { cluster } else { CHUNK };
+    let room = plan.parallel.max((READY / usual) as usize);
     let work = Work {
         job,
         to,
         plan,
         cursor: Mutex::new(Some(cursor)),
-        line: plan.in_order.then(|| Line::new(plan.parallel)),
+        line: plan.in_order.then(|| Line::new(room)),
         memory: Mutex::default(),
+        usual,
         began: Instant::now(),
         moved: Mutex::new(0),
         tells_all: progress.is_shown(),
@@ -331,10 +339,10 @@ impl Work<'_> {
         let _ = reports.send(Report::Failed(failure));
     }
 
-    /// Memory for a chunk; those that are larger than usual, of large clusters, are rare.
+    /// Memory for a chunk; those that are larger than usual are rare.
     fn memory(&self, len: u64) -> Vector {
-        let old = if len <= CHUNK { self.memory.lock().pop() } else { None };
-        old.unwrap_or_else(|| Vector::aligned(len.max(CHUNK) as usize))
+        let old = if len <= self.usual { self.memory.lock().pop() } else { None };
+        old.unwrap_or_else(|| Vector::aligned(len.max(self.usual) as usize))
     }
 
     /// Reads a chunk, and compresses it.
@@ -381,7 +389,7 @@ impl Work<'_> {
         if counts(chunk.kind, self.plan) {
             self.tell(end - start, reports);
         }
-        if memory.len() as u64 == CHUNK {
+        if memory.len() as u64 == self.usual {
             self.memory.lock().push(memory);
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Things in a line, by their numbers.
 pub(super) struct Line<T> {
@@ -29,8 +29,8 @@ impl<T> Line<T> {
     }
 
     /// Hands in what has a number. If nobody takes from the line, `take` gets all that is next until
-    /// something is missing; else this waits while there is no room. Every number must be handed in, or
-    /// the line closed.
+    /// something is missing. After that, or if somebody else takes, this waits while there is no room. Every
+    /// number must be handed in, or the line closed.
     pub(super) fn enter<E>(
         &self,
         number: u64,
@@ -39,14 +39,12 @@ impl<T> Line<T> {
     ) -> Result<(), E> {
         let mut state = self.state.lock();
         state.waiting.insert(number, item);
+        let mut result = Ok(());
         if state.taken {
-            while state.waiting.len() > self.room && state.taken && !state.closed {
-                self.moved.wait(&mut state);
-            }
-            return Ok(());
+            self.wait_for_room(state);
+            return result;
         }
         state.taken = true;
-        let mut result = Ok(());
         while !state.closed && result.is_ok() {
             let next = state.next;
             let Some(item) = state.waiting.remove(&next) else { break };
@@ -59,7 +57,15 @@ impl<T> Line<T> {
         state.taken = false;
         state.closed |= result.is_err();
         self.moved.notify_all();
+        self.wait_for_room(state);
         result
+    }
+
+    /// What is missing is in the hands of somebody who waits for nothing here.
+    fn wait_for_room(&self, mut state: MutexGuard<'_, State<T>>) {
+        while state.waiting.len() > self.room && !state.closed {
+            self.moved.wait(&mut state);
+        }
     }
 
     /// Nothing more is taken.
@@ -101,6 +107,34 @@ mod tests {
             }
         });
         assert!(taken.into_inner().into_iter().eq(0..COUNT));
+    }
+
+    #[test]
+    fn who_is_late_is_waited_for() {
+        const WORKERS: usize = 4;
+        const COUNT: u64 = 500;
+        let line = Line::new(3);
+        let (given, most) = (AtomicU64::new(0), Mutex::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..WORKERS {
+                scope.spawn(|| {
+                    loop {
+                        let number = given.fetch_add(1, Ordering::Relaxed);
+                        if number >= COUNT {
+                            return;
+                        }
+                        if number == 0 {
+                            std::thread::sleep(std::time::Duration::from_millis(100));
+                        }
+                        line.enter(number, number, |_| Ok::<(), ()>(())).unwrap();
+                        let waiting = line.state.lock().waiting.len();
+                        let mut most = most.lock();
+                        *most = waiting.max(*most);
+                    }
+                });
+            }
+        });
+        assert!(*most.lock() <= line.room + WORKERS);
     }
 
     #[test]

@@ -69,11 +69,11 @@ impl Vector {
 
     /// The same, beginning at a page: what the kernel moves past its cache.
     pub fn aligned(len: usize) -> Self {
-        Self::zeroed(len + PAGE).from_page(len)
+        Self::zeroed(len + PAGE).at_page(len)
     }
 
-    /// The part from the first page on.
-    fn from_page(&self, len: usize) -> Self {
+    /// The part that begins at the first page.
+    fn at_page(&self, len: usize) -> Self {
         let skip = self.pieces.first().map_or(0, |piece| piece.start.addr().get() % PAGE);
         self.slice((PAGE - skip) % PAGE, len)
     }
@@ -298,7 +298,7 @@ impl Scratch {
             (whole..=2 * whole).contains(&memory.len()) && Arc::get_mut(memory).is_some()
         });
         if let Some(at) = found {
-            return Vector::over(kept[at].clone()).from_page(len);
+            return Vector::over(kept[at].clone()).at_page(len);
         }
         let memory = zeroes(whole);
         let total: usize = kept.iter().map(|memory| memory.len()).sum();
@@ -308,7 +308,7 @@ impl Scratch {
         } else {
             kept.push(memory.clone());
         }
-        Vector::over(memory).from_page(len)
+        Vector::over(memory).at_page(len)
     }
 }
 

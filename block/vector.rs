@@ -287,7 +287,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// As much is kept.
+    /// As many bytes are kept, at most.
     const MOST: usize = 4 << 20;
 
     /// Memory that begins at a page, and holds anything.
@@ -302,11 +302,11 @@ impl Scratch {
         }
         let memory = zeroes(whole);
         let total: usize = kept.iter().map(|memory| memory.len()).sum();
-        if total + whole > Self::MOST {
+        if total + whole <= Self::MOST {
+            kept.push(memory.clone());
+        } else if whole <= Self::MOST {
             // What nobody uses has the wrong size.
             kept.retain_mut(|memory| Arc::get_mut(memory).is_none());
-        } else {
-            kept.push(memory.clone());
         }
         Vector::over(memory).at_page(len)
     }

@@ -18,12 +18,8 @@ impl Sum {
         let mut tail = [0; 4];
         let rest = bytes.as_chunks::<4>().1;
         tail[..rest.len()].copy_from_slice(rest);
-        let words = match bytes.len() > LONG && is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has AVX2.
-            true => unsafe { sum_words_avx2(bytes) },
-            false => sum_words(bytes),
-        };
-        self.number(u16::from_be(fold(words + u64::from(u32::from_ne_bytes(tail)))))
+        let words = sum_words(bytes) + u64::from(u32::from_ne_bytes(tail));
+        self.number(u16::from_be(fold(words)))
     }
 
     /// Adds a number of 16 bits.
@@ -48,22 +44,33 @@ impl Sum {
     }
 }
 
-/// What is longer than this is worth a look at what the processor has.
-const LONG: usize = 64;
+/// Sums whole words of four bytes, as fast as the processor can.
+fn sum_words(bytes: &[u8]) -> u64 {
+    /// What is longer is worth a look at what the processor has.
+    #[cfg(target_arch = "x86_64")]
+    const LONG: usize = 64;
+    #[cfg(target_arch = "x86_64")]
+    if bytes.len() > LONG && is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        return unsafe { sum_words_avx2(bytes) };
+    }
+    sum_words_anywhere(bytes)
+}
 
 /// Sums whole words of four bytes. One's-complement sums care neither about the width in which they are taken nor
 /// about the order of the bytes in a word, if the result is turned round in the end (RFC 1071, 2). 64 bits
 /// have room for the words of 16 GiB.
 #[inline(always)]
-fn sum_words(bytes: &[u8]) -> u64 {
+fn sum_words_anywhere(bytes: &[u8]) -> u64 {
     let words = bytes.as_chunks().0;
     words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum()
 }
 
 /// The same, made for processors that have it.
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn sum_words_avx2(bytes: &[u8]) -> u64 {
-    sum_words(bytes)
+    sum_words_anywhere(bytes)
 }
 
 fn fold(mut sum: u64) -> u16 {

@@ -1,7 +1,7 @@
 //! Back ends between guests of one process, and QEMU's words for what is wrong with them.
 
 use crate::netdev::NetdevSpec;
-use crate::testbed::Bed;
+use crate::testbed::{Bed, are_its_pieces, large_frame};
 use crate::{Delivery, Side};
 
 #[test]
@@ -63,6 +63,19 @@ fn a_hub_gives_everybody_what_one_sends() {
     assert_eq!(bed.frames(&ports[2], 1), [[2; 64]]);
     ports[2].set_room(9);
     assert_eq!(bed.frames(&ports[2], 1), [[3; 64]]);
+}
+
+#[test]
+fn large_frames_are_cut_for_each_at_a_hub_that_needs_it() {
+    let mut bed = Bed::new();
+    let ports: Vec<_> =
+        (0..3).map(|n| bed.guest(&format!("hubport,id=p{n},hubid=4")).unwrap()).collect();
+    ports[2].set_room(0);
+    let (frame, offload) = large_frame();
+    assert_eq!(ports[0].send_with(&frame, offload), Delivery::Taken);
+    assert!(are_its_pieces(&bed.frames(&ports[1], 4)));
+    ports[2].set_room(9);
+    assert!(are_its_pieces(&bed.frames(&ports[2], 4)), "the hub kept it");
 }
 
 #[test]

@@ -57,7 +57,8 @@ impl Job {
         in_turn.then(|| Arc::as_ptr(&self.file).addr())
     }
 
-    /// Does it. Who then closes the image has closed the file and its locks.
+    /// Does it. The file is let go of before anybody hears of it: who then closes the image has closed the file and
+    /// its locks.
     fn perform(self) -> Ended {
         let result = self.op.perform(&self.file);
         Ended { done: self.done, result }
@@ -112,7 +113,7 @@ impl Queue {
         call
     }
 
-    /// As many workers have something to do.
+    /// How much there is to do.
     fn work(&self) -> usize {
         self.jobs.len() + self.ended.len()
     }
@@ -234,8 +235,8 @@ fn work_on(shared: &Arc<Shared>, mut job: Job) {
         let ended = job.perform();
         let mut queue = shared.queue.lock();
         let Some(next) = turn.and_then(|turn| queue.next_in(turn)) else {
-            drop(queue);
-            return Outcome::tell(&ended.done, ended.result);
+            // In the order in which they ended; this thread goes on with that.
+            return queue.ended.push_back(ended);
         };
         queue.ended.push_back(ended);
         // If nobody can be had, this thread comes to it in the end.

@@ -167,7 +167,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
     load.run().map_err(failed)?;
     let took = began.elapsed().as_secs_f64();
     output.print(&format!("Run completed in {took:.3} seconds.\n"));
-    // Nobody has asked for the disk's own time for what it gets in the end.
+    // What has not reached the disk does now, which no request has asked for: so it is not measured.
     block_on(load.node.close()).map_err(failed)?;
     Ok(0)
 }

@@ -237,8 +237,8 @@ struct Work<'a> {
     line: Option<Line<Ready>>,
     /// Memory of chunks that have been written.
     memory: Mutex<Vec<Vector>>,
-    /// As long it is.
-    usual: u64,
+    /// How long each of them is.
+    longest: u64,
     began: Instant,
     moved: Mutex<u64>,
     /// Somebody sees the progress.
@@ -257,8 +257,8 @@ pub(super) fn copy(
 ) -> std::result::Result<(), Failure> {
     let cluster = to.driver().cluster_size().unwrap_or(65536);
     let cursor = Cursor { job, plan, cluster, at: 0, number: 0, known: None };
-    let usual = if plan.compress { cluster } else { CHUNK };
-    let room = plan.parallel.max((READY / usual) as usize);
+    let longest = if plan.compress { cluster } else { CHUNK };
+    let room = plan.parallel.max((READY / longest) as usize);
     let work = Work {
         job,
         to,
@@ -266,7 +266,7 @@ pub(super) fn copy(
         cursor: Mutex::new(Some(cursor)),
         line: plan.in_order.then(|| Line::new(room)),
         memory: Mutex::default(),
-        usual,
+        longest,
         began: Instant::now(),
         moved: Mutex::new(0),
         tells_all: progress.is_shown(),
@@ -339,10 +339,10 @@ impl Work<'_> {
         let _ = reports.send(Report::Failed(failure));
     }
 
-    /// Memory for a chunk; those that are larger than usual are rare.
-    fn memory(&self, len: u64) -> Vector {
-        let old = if len <= self.usual { self.memory.lock().pop() } else { None };
-        old.unwrap_or_else(|| Vector::aligned(len.max(self.usual) as usize))
+    /// Memory for a chunk.
+    fn memory(&self) -> Vector {
+        let old = self.memory.lock().pop();
+        old.unwrap_or_else(|| Vector::aligned(self.longest as usize))
     }
 
     /// Reads a chunk, and compresses it.
@@ -356,7 +356,7 @@ impl Work<'_> {
             let nothing = Vector::zeroed(0);
             return Ok(Ready { chunk, data: nothing.clone(), memory: nothing, packed: None });
         }
-        let memory = self.memory(end - start);
+        let memory = self.memory();
         let data = memory.slice(0, (end - start) as usize);
         match self.job.read(start, &data) {
             Ok(()) => {}
@@ -389,7 +389,7 @@ impl Work<'_> {
         if counts(chunk.kind, self.plan) {
             self.tell(end - start, reports);
         }
-        if memory.len() as u64 == self.usual {
+        if !memory.is_empty() {
             self.memory.lock().push(memory);
         }
         Ok(())

@@ -353,7 +353,7 @@ impl Plug {
     /// Sends frames in turn, as long as there is room; returns how many. For bursts: who is at the other end is
     /// found out once.
     pub fn send_all(&self, frames: &[Frame<'_>]) -> usize {
-        if !self.cable.is_up() {
+        if frames.is_empty() || !self.cable.is_up() {
             return frames.len();
         }
         if self.cable.filtered.load(Ordering::Acquire) {

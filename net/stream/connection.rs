@@ -13,7 +13,7 @@ use crate::{Delivery, Frame, segment};
 /// As many bytes of a burst are worth a call.
 const ENOUGH: usize = 64 * 1024;
 
-/// As many bytes may wait for the socket.
+/// While fewer bytes wait for the socket, it takes another frame.
 const MOST: usize = 256 * 1024;
 
 /// A socket, and what is on its way in and out.

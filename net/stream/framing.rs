@@ -31,7 +31,7 @@ impl Deframer {
 
     /// Reads once, if there is room. The number of bytes is that of `read`: zero at the end.
     pub fn fill(&mut self, from: &mut impl Read) -> io::Result<usize> {
-        // What has nothing in it is not taken by anybody else.
+        // Who uses `frames` does not take what has nothing in it.
         while let Ok(Some([])) = self.next() {
             self.take();
         }
@@ -72,10 +72,13 @@ impl Deframer {
     pub fn frames(&self) -> impl Iterator<Item = io::Result<(&[u8], usize)>> {
         let mut at = self.start;
         let mut next = move || -> io::Result<Option<(&[u8], usize)>> {
-            while let Some(frame) = self.frame_at(at)? {
-                at += LENGTH + frame.len();
+            // Nothing comes after an error.
+            let mut start = std::mem::replace(&mut at, self.end);
+            while let Some(frame) = self.frame_at(start)? {
+                start += LENGTH + frame.len();
                 if !frame.is_empty() {
-                    return Ok(Some((frame, at)));
+                    at = start;
+                    return Ok(Some((frame, start)));
                 }
             }
             Ok(None)

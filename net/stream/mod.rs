@@ -41,8 +41,8 @@ pub static KIND: NetdevKind = NetdevKind {
 /// What `info network` shows of a server that nobody is connected to.
 const LISTENING: &str = "listening";
 
-/// How many frames are taken before others get their turn.
-const BURST: usize = 256;
+/// How often is read before others get their turn.
+const FILLS: usize = 3;
 
 /// As many frames are passed on at once.
 const AT_ONCE: usize = 32;
@@ -294,35 +294,42 @@ impl Stream {
     /// Passes frames on until there are none, or no room.
     fn receive(&self, connection: &Connection) -> io::Result<()> {
         let mut inbox = connection.inbox.lock();
-        let (mut count, mut drained) = (0, false);
+        let (mut sent, mut fills, mut drained) = (false, 0, false);
         let outcome = loop {
-            match self.pass_on(&mut inbox) {
+            let (passed, full) = match self.pass_on(&mut inbox) {
+                Ok(passed) => passed,
                 Err(error) => break Err(error),
-                Ok(None) => {
-                    self.want(Some(false), None);
-                    break Ok(());
-                }
-                Ok(Some(passed @ 1..)) => count += passed,
-                // The rest comes when the loop calls again.
-                Ok(Some(0)) if drained || count >= BURST => break Ok(()),
-                Ok(Some(0)) => match inbox.fill(&mut &*connection) {
-                    Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(_) => drained = inbox.has_room(),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => break Err(error),
-                },
+            };
+            sent |= passed > 0;
+            if full {
+                self.want(Some(false), None);
+                break Ok(());
+            }
+            if passed > 0 {
+                continue;
+            }
+            // The rest comes when the loop calls again.
+            if drained || fills == FILLS {
+                break Ok(());
+            }
+            fills += 1;
+            match inbox.fill(&mut &*connection) {
+                Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => drained = inbox.has_room(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
             }
         };
         drop(inbox);
-        if count > 0 {
+        if sent {
             self.plug.flush();
         }
         outcome
     }
 
-    /// Passes on some of the frames that have come; how many, or `None` if there is no room for all of them.
-    fn pass_on(&self, inbox: &mut Deframer) -> io::Result<Option<usize>> {
+    /// Passes on some of the frames that have come; how many, and whether there is no room for more.
+    fn pass_on(&self, inbox: &mut Deframer) -> io::Result<(usize, bool)> {
         let mut parts = [Part::from(&[][..]); AT_ONCE];
         let mut ends = [0; AT_ONCE];
         let mut count = 0;
@@ -343,7 +350,7 @@ impl Stream {
         if let Some(last) = taken.checked_sub(1) {
             inbox.take_until(ends[last]);
         }
-        Ok((taken == count).then_some(count))
+        Ok((taken, taken < count))
     }
 
     fn connection(&self) -> Option<Arc<Connection>> {

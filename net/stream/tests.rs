@@ -5,7 +5,7 @@ use base::chardev::SocketAddress;
 
 use crate::Delivery;
 use crate::netdev::NetEvent;
-use crate::testbed::Bed;
+use crate::testbed::{Bed, are_its_pieces, large_frame};
 
 fn connected(bed: &Bed) -> usize {
     let events = bed.events.lock();
@@ -76,6 +76,20 @@ fn a_card_without_room_holds_the_sender_back_and_loses_nothing() {
         assert_eq!(frame[..4], 1200u32.to_be_bytes());
         assert_eq!(frame[4..], (n as u32).to_be_bytes().repeat(300));
     }
+}
+
+#[test]
+fn large_frames_are_cut_for_the_connection() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("s").display().to_string();
+    let address = format!("addr.type=unix,addr.path={path}");
+    let mut bed = Bed::new();
+    let server = bed.guest(&format!("stream,id=a,server=on,{address}")).unwrap();
+    let client = bed.guest(&format!("stream,id=b,{address}")).unwrap();
+    bed.until(|bed| connected(bed) == 2);
+    let (frame, offload) = large_frame();
+    assert_eq!(client.send_with(&frame, offload), Delivery::Taken);
+    assert!(are_its_pieces(&bed.frames(&server, 4)));
 }
 
 #[test]

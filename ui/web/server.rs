@@ -15,7 +15,7 @@ use base::trace_event;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::utsname::uname;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use serde_json::{Value, json};
 
 use super::connection::{Connection, ConnectionError};
@@ -80,6 +80,8 @@ pub struct Server {
     screens: Arc<vnc::Server>,
     listening: Listening,
     visitors: Mutex<Vec<Arc<Visitor>>>,
+    /// A visitor's thread has ended.
+    gone: Condvar,
     next_visitor: AtomicU64,
     ending: Arc<EventFd>,
 }
@@ -128,6 +130,7 @@ impl Server {
             screens,
             listening,
             visitors: Mutex::default(),
+            gone: Condvar::new(),
             next_visitor: AtomicU64::new(1),
             ending: Arc::new(EventFd::from_value_and_flags(0, flags).map_err(io::Error::from)?),
         });
@@ -256,9 +259,7 @@ impl Server {
             knows_token: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
         });
-        if !self.make_room() {
-            return Ok(());
-        }
+        self.make_room();
         self.visitors.lock().push(visitor.clone());
         let server = self.clone();
         let thread = base::thread::builder("web").spawn(move || {
@@ -266,6 +267,7 @@ impl Server {
                 trace_event!(web_visitor_gone, "{error}");
             }
             server.visitors.lock().retain(|known| known.number != visitor.number);
+            server.gone.notify_one();
         });
         if let Err(error) = thread {
             // Nobody serves the one that came last.
@@ -291,9 +293,10 @@ impl Server {
     }
 
     /// Of those who have not told the token, the one that has been here longest has to go if there
-    /// are too many. Says whether another one can come: threads take a moment to end.
-    fn make_room(&self) -> bool {
-        let visitors = self.visitors.lock();
+    /// are too many. Where many come at once, the next one waits until enough threads have ended:
+    /// whoever has to go waits for nothing but its socket, which is shut.
+    fn make_room(&self) {
+        let mut visitors = self.visitors.lock();
         let is_stranger = |visitor: &&Arc<Visitor>| {
             ![&visitor.knows_token, &visitor.leaving].iter().any(|is| is.load(Ordering::Relaxed))
         };
@@ -303,7 +306,8 @@ impl Server {
         {
             first.send_away();
         }
-        visitors.len() < self.settings.connections.saturating_add(2 * MAX_STRANGERS)
+        let places = self.settings.connections.saturating_add(2 * MAX_STRANGERS);
+        self.gone.wait_while(&mut visitors, |visitors| visitors.len() >= places);
     }
 }
 

@@ -223,3 +223,28 @@ fn terminals_and_their_visitors_talk() {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
+
+#[test]
+fn who_comes_while_others_still_go_waits_for_a_place() {
+    let mut bed = Bed::new();
+    let server = bed.start(None);
+    let places = server.settings.connections + 2 * MAX_STRANGERS;
+    let going = (0..places).map(|_| {
+        Arc::new(Visitor {
+            number: 0,
+            socket: UnixStream::pair().unwrap().0.into(),
+            knows_token: AtomicBool::new(false),
+            leaving: AtomicBool::new(true),
+        })
+    });
+    server.visitors.lock().extend(going);
+    let mut stream = bed.connect();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let waiting = stream.read(&mut [0]).unwrap_err().kind();
+    assert_eq!(waiting, io::ErrorKind::WouldBlock);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    server.visitors.lock().retain(|visitor| visitor.number != 0);
+    server.gone.notify_one();
+    assert!(head(&mut stream).starts_with("HTTP/1.1 200 "));
+}

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 
 use super::entry::{COPIED, OFFSET_MASK};
 use super::header::Header;
+use super::home::Moved;
 use super::meta::{Meta, read_u64s, write_u64s};
 use super::snapshot::{self, Snapshot};
 use crate::Result;
@@ -20,8 +21,26 @@ pub struct Draft {
     pub(super) fresh: HashSet<u64>,
     /// Clusters that are free when it is true.
     pub(super) freed: Vec<u64>,
+    /// What it gives another place.
+    pub(super) moved: Moved,
     /// The image as it is on the disk.
     before: (Header, Vec<u64>),
+}
+
+impl Draft {
+    /// An empty one, of an image as it is on the disk.
+    pub(super) fn of(before: (Header, Vec<u64>), file_len: u64) -> Self {
+        let moved = Moved { file_len, ..Moved::default() };
+        Self { fresh: HashSet::new(), freed: Vec::new(), moved, before }
+    }
+}
+
+/// What a draft that has become true leaves.
+pub struct Committed {
+    /// Clusters that are free now.
+    pub(super) freed: Vec<u64>,
+    /// Tables that have another place.
+    pub(super) moved: Moved,
 }
 
 /// The new state of the tables.
@@ -42,7 +61,7 @@ impl Meta {
         let before = (self.header.clone(), self.reftable.clone());
         self.first_free = self.used_end().await?.max(1);
         self.packed_end = 0;
-        self.draft = Some(Draft { fresh: HashSet::new(), freed: Vec::new(), before });
+        self.draft = Some(Draft::of(before, self.file.len()?));
         Ok(())
     }
 
@@ -65,8 +84,8 @@ impl Meta {
         Ok(())
     }
 
-    /// Makes a draft true; returns what is free now. What `self.header` says beside the places of tables becomes true with it.
-    pub(super) async fn commit_draft(&mut self, new: NewState) -> Result<Vec<u64>> {
+    /// Makes a draft true. What `self.header` says beside the places of tables becomes true with it.
+    pub(super) async fn commit_draft(&mut self, new: NewState) -> Result<Committed> {
         let bits = self.header.cluster_bits;
         let clusters = |bytes: u64| bytes.div_ceil(1 << bits);
         let (old_l1, old_len) = (self.header.l1_offset, clusters(self.l1.len() as u64 * 8));
@@ -78,19 +97,12 @@ impl Meta {
             write_u64s(&self.file, at, &padded).await?;
             (self.header.l1_offset, self.header.l1_size) = (at, new.l1.len() as u32);
             self.release_run(old_l1, old_len).await?;
+            if let Some(draft) = &mut self.draft {
+                draft.moved.l1 = (len == old_len).then_some(old_l1);
+            }
         }
         if new.snapshots != self.snapshots {
-            let table = snapshot::to_bytes(&new.snapshots);
-            let old = (self.header.snapshots_offset, clusters(self.snapshot_bytes));
-            let mut at = 0;
-            if !table.is_empty() {
-                at = self.allocate(clusters(table.len() as u64)).await?;
-                self.file.write(at, Vector::from(&table[..])).await?;
-            }
-            self.header.snapshots_offset = at;
-            self.header.snapshots = new.snapshots.len() as u32;
-            self.snapshot_bytes = table.len() as u64;
-            self.release_run(old.0, old.1).await?;
+            self.store_snapshots(new.snapshots).await?;
         }
         let table = (self.header.reftable_offset, u64::from(self.header.reftable_clusters));
         self.release_run(table.0, table.1).await?;
@@ -106,27 +118,52 @@ impl Meta {
             }
             self.release_run(at, len).await?;
         };
+        if let Some(draft) = &mut self.draft {
+            let same = u64::from(self.header.reftable_clusters) == table.1;
+            draft.moved.reftable = same.then_some(table.0);
+        }
         let room = (u64::from(self.header.reftable_clusters) << bits) / 8;
         self.reftable.resize(room as usize, 0);
         self.header.reftable_offset = at;
         self.refblocks.write_back(&self.file, "refblock_update").await?;
         write_u64s(&self.file, at, &self.reftable).await?;
         self.write_header().await?;
+        let done = self.draft.take().map(|draft| (draft.freed, draft.moved));
+        let (candidates, moved) = done.unwrap_or_default();
         let mut freed = Vec::new();
-        for cluster in self.draft.take().map(|draft| draft.freed).unwrap_or_default() {
+        for cluster in candidates {
             if self.refcount(cluster).await? == 0 {
                 freed.push(cluster);
             }
         }
-        (self.l1, self.snapshots) = (new.l1, new.snapshots);
+        self.l1 = new.l1;
         (self.l1_dirty, self.reftable_dirty) = (false, false);
         self.first_free = 0;
         self.survey();
-        Ok(freed)
+        Ok(Committed { freed, moved })
+    }
+
+    /// Writes another table of snapshots, to a place that nobody uses.
+    pub(super) async fn store_snapshots(&mut self, snapshots: Vec<Snapshot>) -> Result<()> {
+        let bits = self.header.cluster_bits;
+        let table = snapshot::to_bytes(&snapshots);
+        let old = (self.header.snapshots_offset, self.snapshot_bytes.div_ceil(1 << bits));
+        let mut at = 0;
+        if !table.is_empty() {
+            at = self.allocate((table.len() as u64).div_ceil(1 << bits)).await?;
+            self.file.write(at, Vector::from(&table[..])).await?;
+        }
+        self.header.snapshots_offset = at;
+        self.header.snapshots = snapshots.len() as u32;
+        self.snapshot_bytes = table.len() as u64;
+        self.snapshots = snapshots;
+        // From here on, what is free may be so in the draft alone.
+        self.first_free = self.used_end().await?.max(self.first_free);
+        self.release_run(old.0, old.1).await
     }
 
     /// Gives each refcount block with changes a place that the image on the disk does not know.
-    async fn move_refblocks(&mut self) -> Result<()> {
+    pub(super) async fn move_refblocks(&mut self) -> Result<()> {
         loop {
             let fresh = self.draft.as_ref().map(|draft| &draft.fresh);
             let is_old = |at: &u64| !fresh.is_some_and(|fresh| fresh.contains(at));
@@ -138,12 +175,13 @@ impl Meta {
             let bytes = self.refblocks.get(old).map(<[u8]>::to_vec).unwrap_or_default();
             self.refblocks.forget(old);
             self.refblocks.insert(place, bytes, true);
-            if let Some(entry) = self.reftable.iter_mut().find(|entry| **entry & OFFSET_MASK == old)
-            {
-                *entry = place;
+            let index = self.reftable.iter().position(|entry| entry & OFFSET_MASK == old);
+            if let Some(index) = index {
+                self.reftable[index] = place;
             }
             if let Some(draft) = &mut self.draft {
                 draft.fresh.insert(place);
+                draft.moved.blocks.extend(index.map(|index| (index, old)));
             }
         }
     }
@@ -156,7 +194,7 @@ impl Meta {
     }
 
     /// Brings the flags of L1 and L2 entries in line with refcounts. Tables that change get a new
-    /// place. With `shared`, whoever else points to a table will point to its new place, too.
+    /// place. With `shared`, also those to which somebody else points, who stays with the old one.
     pub(super) async fn refresh_tables(&mut self, l1: &mut [u64], shared: bool) -> Result<()> {
         let shape = self.shape;
         for entry in l1.iter_mut().filter(|entry| **entry & OFFSET_MASK != 0) {
@@ -173,14 +211,15 @@ impl Meta {
                     changed = true;
                 }
             }
-            let count = self.refcount(table).await?;
-            let mut place = table;
+            let (mut place, mut count) = (table, self.refcount(table).await?);
             if changed && (count == 1 || shared) {
-                place = self.allocate(1).await?;
-                self.set_refcount(place, count).await?;
-                self.set_refcount(table, 0).await?;
+                (place, count) = (self.allocate(1).await?, 1);
                 self.file.write(place, Vector::from(&bytes[..])).await?;
+                self.release(table).await?;
                 self.l2.forget(table);
+                if let Some(draft) = &mut self.draft {
+                    draft.moved.tables.push((table, place));
+                }
             }
             *entry = place | if count == 1 { COPIED } else { 0 };
         }

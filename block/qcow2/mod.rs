@@ -21,6 +21,7 @@ mod encrypted;
 mod entry;
 mod flight;
 mod header;
+mod home;
 mod image;
 mod map;
 mod meta;

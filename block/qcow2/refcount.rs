@@ -233,6 +233,7 @@ impl Meta {
             self.set_existing(free, 1);
             if let Some(draft) = &mut self.draft {
                 draft.fresh.insert(block);
+                draft.moved.added.push(index);
                 continue;
             }
             let linked = self.hook_up(index).await;

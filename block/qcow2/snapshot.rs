@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use super::Qcow2;
-use super::draft::NewState;
+use super::draft::{Committed, NewState};
+use super::entry::COPIED;
 use super::header::{Header, MAX_L1_BYTES, MAX_SNAPSHOTS};
-use super::meta::{Meta, Why, read_u64s};
+use super::meta::{Meta, Why, read_u64s, write_u64s};
 use crate::driver::{Snapshot as Listed, SnapshotTime};
 use crate::node::Node;
 use crate::{Error, Result};
@@ -187,34 +188,40 @@ fn position(snapshots: &[Snapshot], id_or_name: &str) -> Result<usize> {
 }
 
 impl Meta {
-    async fn draft_create(&mut self, listed: Listed) -> Result<Vec<u64>> {
+    async fn draft_create(&mut self, listed: Listed) -> Result<Committed> {
+        // The first places that are free, as long as nothing is that still is in use on the disk.
+        self.first_free = 0;
         let mut l1 = self.l1.clone();
-        self.count_tree(&l1, true).await?;
-        self.refresh_tables(&mut l1, true).await?;
         let len = (l1.len() as u64 * 8).div_ceil(self.shape.cluster()).max(1);
         let l1_offset = self.allocate(len).await?;
-        let mut padded = l1.clone();
-        padded.resize((len * self.shape.cluster() / 8) as usize, 0);
-        super::meta::write_u64s(&self.file, l1_offset, &padded).await?;
         let (l1_size, rest) = (l1.len() as u32, Vec::new());
         let mut snapshots = self.snapshots.clone();
         snapshots.push(Snapshot { l1_offset, l1_size, listed, has_len: true, rest });
-        self.commit_draft(NewState { l1, snapshots }).await
+        self.store_snapshots(snapshots).await?;
+        self.count_tree(&l1, true).await?;
+        // Nobody looks at a snapshot's flags: they are never set.
+        let mut kept: Vec<u64> = l1.iter().map(|entry| entry & !COPIED).collect();
+        kept.resize((len * self.shape.cluster() / 8) as usize, 0);
+        write_u64s(&self.file, l1_offset, &kept).await?;
+        self.refresh_tables(&mut l1, true).await?;
+        self.commit_draft(NewState { l1, snapshots: self.snapshots.clone() }).await
     }
 
-    async fn draft_delete(&mut self, index: usize) -> Result<Vec<u64>> {
+    async fn draft_delete(&mut self, index: usize) -> Result<Committed> {
+        self.first_free = 0;
         let mut snapshots = self.snapshots.clone();
         let gone = snapshots.remove(index);
         let old = gone.l1(self).await?;
+        self.store_snapshots(snapshots).await?;
         self.count_tree(&old, false).await?;
         let len = (u64::from(gone.l1_size) * 8).div_ceil(self.shape.cluster());
         self.release_run(gone.l1_offset, len).await?;
         let mut l1 = self.l1.clone();
         self.refresh_tables(&mut l1, false).await?;
-        self.commit_draft(NewState { l1, snapshots }).await
+        self.commit_draft(NewState { l1, snapshots: self.snapshots.clone() }).await
     }
 
-    async fn draft_apply(&mut self, index: usize) -> Result<Vec<u64>> {
+    async fn draft_apply(&mut self, index: usize) -> Result<Committed> {
         let snapshots = self.snapshots.clone();
         let wanted = &snapshots[index];
         let mut l1 = wanted.l1(self).await?;
@@ -268,8 +275,12 @@ impl Qcow2 {
             },
         };
         match done {
-            Ok(freed) if self.settings.passes(Why::Snapshot) => meta.give_back(freed).await?,
-            Ok(_) => {}
+            Ok(done) => {
+                let freed = meta.bring_home(done).await?;
+                if self.settings.passes(Why::Snapshot) {
+                    meta.give_back(freed).await?;
+                }
+            }
             Err(error) => {
                 meta.abandon_draft().await?;
                 return Err(error);

@@ -274,7 +274,7 @@ impl Qcow2 {
     /// Writes all refcounts anew, in another width.
     async fn set_refcount_bits(&self, order: u32, watch: Watch<'_>) -> Result<()> {
         let mut meta = self.meta.write().await;
-        meta.begin_draft().await?;
+        meta.begin_draft(false).await?;
         let done = meta.draft_refcounts(order, watch).await;
         if done.is_err() {
             meta.abandon_draft().await?;

@@ -165,7 +165,7 @@ impl Qcow2 {
         }
         check_copied(&mut meta, repair, &mut report).await?;
         if let Some(snapshots) = new_snapshots {
-            meta.begin_draft().await?;
+            meta.begin_draft(false).await?;
             let (l1, old) = (meta.l1.clone(), std::mem::take(&mut meta.snapshots));
             if let Err(error) = meta.commit_draft(NewState { l1, snapshots }).await {
                 meta.abandon_draft().await?;

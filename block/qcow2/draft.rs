@@ -21,6 +21,8 @@ pub struct Draft {
     pub(super) fresh: HashSet<u64>,
     /// Clusters that are free when it is true.
     pub(super) freed: Vec<u64>,
+    /// Tables come home afterwards: also where they get new places, they are elsewhere meanwhile.
+    pub(super) returns: bool,
     /// What it gives another place.
     pub(super) moved: Moved,
     /// The image as it is on the disk.
@@ -29,9 +31,9 @@ pub struct Draft {
 
 impl Draft {
     /// An empty one, of an image as it is on the disk.
-    pub(super) fn of(before: (Header, Vec<u64>), file_len: u64) -> Self {
+    pub(super) fn of(before: (Header, Vec<u64>), returns: bool, file_len: u64) -> Self {
         let moved = Moved { file_len, ..Moved::default() };
-        Self { fresh: HashSet::new(), freed: Vec::new(), moved, before }
+        Self { fresh: HashSet::new(), freed: Vec::new(), returns, moved, before }
     }
 }
 
@@ -53,7 +55,7 @@ pub struct NewState {
 
 impl Meta {
     /// Begins a draft. Nobody else does anything with the image until it is committed or abandoned.
-    pub(super) async fn begin_draft(&mut self) -> Result<()> {
+    pub(super) async fn begin_draft(&mut self, returns: bool) -> Result<()> {
         self.settle().await?;
         let unlinked = std::mem::take(&mut self.unlinked);
         self.release_these(unlinked, |_| false).await?;
@@ -61,7 +63,7 @@ impl Meta {
         let before = (self.header.clone(), self.reftable.clone());
         self.first_free = self.used_end().await?.max(1);
         self.packed_end = 0;
-        self.draft = Some(Draft::of(before, self.file.len()?));
+        self.draft = Some(Draft::of(before, returns, self.file.len()?));
         Ok(())
     }
 

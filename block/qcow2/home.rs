@@ -40,7 +40,7 @@ impl Meta {
         if moved.l1.is_none() && !moved.tables.is_empty() {
             return Ok(freed);
         }
-        self.draft = Some(Draft::of((self.header.clone(), self.reftable.clone()), 0));
+        self.draft = Some(Draft::of((self.header.clone(), self.reftable.clone()), false, 0));
         self.first_free = self.used_end().await?;
         match self.move_home(&moved, reftable).await {
             Ok(more) => freed.extend(more),

@@ -201,24 +201,8 @@ impl Meta {
             self.load_l2(table).await?;
             return Ok(table);
         }
-        let len = self.shape.cluster() as usize;
-        let bytes = match old {
-            Some(shared) => {
-                self.file.event("l2_alloc_cow_read").await;
-                self.file.read_bytes(shared, len).await?
-            }
-            None => vec![0; len],
-        };
-        let bytes = match old.and_then(|shared| self.l2.get(shared)) {
-            Some(newer) => newer.to_vec(),
-            None => bytes,
-        };
         let table = self.allocate_for("L2 table", 1).await?;
-        self.file.event("l2_alloc_write").await;
-        self.make_room().await?;
-        self.l2.insert(table, bytes, true);
-        self.places.add(self.header.cluster_bits, table, 1, Place::ActiveL2);
-        if let Err(error) = self.write_tables().await {
+        if let Err(error) = self.write_new_table(table, old).await {
             // Nothing points to it yet.
             self.l2.forget(table);
             self.release(table).await?;
@@ -232,6 +216,27 @@ impl Meta {
         }
         self.write_l1(Some(l1_index)).await?;
         Ok(table)
+    }
+
+    /// Writes an L2 table, a copy of another or an empty one, to a place of its own, after its refcount.
+    async fn write_new_table(&mut self, table: u64, old: Option<u64>) -> Result<()> {
+        if !self.lazy {
+            self.write_refcounts().await?;
+        }
+        let bytes = match old {
+            Some(shared) => {
+                self.file.event("l2_alloc_cow_read").await;
+                self.load_l2(shared).await?;
+                self.l2.get(shared).map(<[u8]>::to_vec)
+            }
+            None => None,
+        };
+        let bytes = bytes.unwrap_or_else(|| vec![0; self.shape.cluster() as usize]);
+        self.file.event("l2_alloc_write").await;
+        self.make_room().await?;
+        self.l2.insert(table, bytes, true);
+        self.places.add(self.header.cluster_bits, table, 1, Place::ActiveL2);
+        self.write_tables().await
     }
 
     /// Writes an entry of the L1 table, or all if there are others that have changed.
@@ -289,7 +294,6 @@ impl Meta {
             if self.refblocks.is_full() {
                 self.refblocks.shrink();
             }
-            self.file.event("refblock_load").await;
             self.refblocks.insert(block, self.file.read_bytes(block, len).await?, false);
         }
         Ok(())
@@ -464,20 +468,42 @@ impl Meta {
         let len = clusters(l1.len() as u64);
         self.file.event("l1_grow_alloc_table").await;
         let offset = if len > 0 { self.allocate(len).await? } else { self.header.l1_offset };
-        self.write_back().await?;
-        self.write_refcounts().await?;
-        let room = len * self.shape.cluster() / 8;
-        let mut bytes = l1.clone();
-        bytes.resize(room as usize, 0);
-        self.file.event("l1_grow_write_table").await;
-        write_u64s(&self.file, offset, &bytes).await?;
-        self.file.event("l1_grow_activate_table").await;
-        (self.header.l1_offset, self.header.l1_size) = (offset, l1.len() as u32);
-        self.l1 = l1;
-        self.write_header().await?;
+        if let Err(error) = self.switch_l1(offset, l1, len * self.shape.cluster() / 8).await {
+            self.release_run(offset, len).await?;
+            return Err(error);
+        }
         // Only the old header knew it.
         self.release_run(old, old_len).await?;
         self.survey();
+        Ok(())
+    }
+
+    /// Writes another L1 table, padded to `room` entries, then the header that knows it.
+    async fn switch_l1(&mut self, offset: u64, l1: Vec<u64>, room: u64) -> Result<()> {
+        self.write_back().await?;
+        self.write_refcounts().await?;
+        let mut padded = l1.clone();
+        padded.resize(room as usize, 0);
+        self.file.event("l1_grow_write_table").await;
+        write_u64s(&self.file, offset, &padded).await?;
+        self.file.event("l1_grow_activate_table").await;
+        let mut header = self.header.clone();
+        (header.l1_offset, header.l1_size) = (offset, l1.len() as u32);
+        self.switch_header(header).await?;
+        self.l1 = l1;
+        Ok(())
+    }
+
+    /// Makes another header the one on the disk. Where that fails, the old one stays: should the disk
+    /// have taken some of the new one all the same, it is written again.
+    pub(super) async fn switch_header(&mut self, header: Header) -> Result<()> {
+        let old = std::mem::replace(&mut self.header, header);
+        if let Err(error) = self.write_header().await {
+            self.header = old;
+            // The error that led here matters more than one of this.
+            let _ = self.write_header().await;
+            return Err(error);
+        }
         Ok(())
     }
 

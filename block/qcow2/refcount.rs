@@ -82,6 +82,7 @@ impl Meta {
             Some(block) => block,
             None => self.add_block_for(cluster, self.first_free).await?,
         };
+        self.file.event("refblock_load").await;
         self.load_refblock(block).await?;
         let (order, index) = (self.header.refcount_order, cluster % self.refs_per_block());
         if let Some(bytes) = self.refblocks.get_mut(block) {
@@ -147,7 +148,12 @@ impl Meta {
             }
             // Its refcount block goes behind them. That may need others: look again then.
             if let Some(cluster) = missing {
-                self.add_block_for(cluster, start + count).await?;
+                // What is counted before reaches the disk with the block: where that fails for good,
+                // it is lost, as tests of failing disks expect.
+                self.set_run(start, cluster, 1).await?;
+                let added = self.add_block_for(cluster, start + count).await;
+                self.set_run(start, cluster, 0).await?;
+                added?;
                 continue;
             }
             if start == 0 {
@@ -155,13 +161,18 @@ impl Meta {
                 return Err(self.damage(&text, None, true));
             }
             self.may_write(start << bits, count << bits, None)?;
-            for cluster in start..start + count {
-                self.set_refcount(cluster << bits, 1).await?;
-            }
+            self.set_run(start, start + count, 1).await?;
             self.first_free = start + count;
             self.allocated_blank = self.touch(start << bits, count << bits);
             return Ok(start << bits);
         }
+    }
+
+    async fn set_run(&mut self, from: u64, to: u64, value: u64) -> Result<()> {
+        for cluster in from..to {
+            self.set_refcount(cluster << self.header.cluster_bits, value).await?;
+        }
+        Ok(())
     }
 
     /// A range will be written; returns whether nobody has ever written there.
@@ -232,7 +243,9 @@ impl Meta {
             self.add_refblock(index as usize, block);
             self.set_existing(free, 1);
             if let Some(draft) = &mut self.draft {
-                draft.fresh.insert(block);
+                if !draft.returns {
+                    draft.fresh.insert(block);
+                }
                 draft.moved.added.push(index);
                 continue;
             }
@@ -250,7 +263,8 @@ impl Meta {
 
     /// Writes a new refcount block, then the entry of the table that points to it.
     async fn hook_up(&mut self, index: u64) -> Result<()> {
-        self.refblocks.write_back(&self.file, "refblock_alloc_write").await?;
+        self.file.event("refblock_alloc_write").await;
+        self.refblocks.write_back(&self.file, "refblock_update_part").await?;
         self.file.flush().await?;
         self.file.event("refblock_alloc_hookup").await;
         let at = self.header.reftable_offset + index * 8;
@@ -279,31 +293,44 @@ impl Meta {
         if clusters * cluster_size > MAX_REFTABLE_BYTES {
             return Err(full());
         }
-        let mut table = self.reftable.clone();
-        table.resize((clusters * cluster_size / 8) as usize, 0);
-        self.reftable = table;
-        let base = first_index * per_block;
+        let (base, bits) = (first_index * per_block, self.header.cluster_bits);
+        let before = self.reftable.clone();
+        self.reftable.resize((clusters * cluster_size / 8) as usize, 0);
         // Blocks first, one after the other, then the table.
         for i in 0..blocks {
-            let block = (base + i) << self.header.cluster_bits;
-            self.add_refblock((first_index + i) as usize, block);
+            self.add_refblock((first_index + i) as usize, (base + i) << bits);
         }
         for cluster in base..base + blocks + clusters {
             self.set_existing(cluster, 1);
         }
-        let offset = (base + blocks) << self.header.cluster_bits;
+        let offset = (base + blocks) << bits;
         self.touch(offset, clusters * cluster_size);
-        self.refblocks.write_back(&self.file, "refblock_alloc_write_blocks").await?;
+        if let Err(error) = self.switch_reftable(offset, clusters).await {
+            for cluster in base..base + blocks {
+                self.refblocks.forget(cluster << bits);
+                self.places.remove(cluster);
+            }
+            self.reftable = before;
+            return Err(error);
+        }
+        self.unlinked.extend((0..old.1).map(|i| (old.0 + (i << bits), Why::Other)));
+        self.survey();
+        Ok(())
+    }
+
+    /// Writes the refcount table to another place, then the header that knows it.
+    async fn switch_reftable(&mut self, offset: u64, clusters: u64) -> Result<()> {
+        self.file.event("reftable_grow").await;
+        self.file.event("refblock_alloc_write_blocks").await;
+        self.refblocks.write_back(&self.file, "refblock_update_part").await?;
         self.file.flush().await?;
         self.file.event("refblock_alloc_write_table").await;
         write_u64s(&self.file, offset, &self.reftable).await?;
         self.file.event("refblock_alloc_switch_table").await;
-        (self.header.reftable_offset, self.header.reftable_clusters) = (offset, clusters as u32);
-        self.write_header().await?;
+        let mut header = self.header.clone();
+        (header.reftable_offset, header.reftable_clusters) = (offset, clusters as u32);
+        self.switch_header(header).await?;
         self.reftable_dirty = false;
-        let old = (0..old.1).map(|i| (old.0 + (i << self.header.cluster_bits), Why::Other));
-        self.unlinked.extend(old);
-        self.survey();
         Ok(())
     }
 

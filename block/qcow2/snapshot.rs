@@ -262,7 +262,7 @@ impl Qcow2 {
         }
         let _gate = self.gate.write().await;
         let mut meta = self.meta.write().await;
-        meta.begin_draft().await?;
+        meta.begin_draft(true).await?;
         let done = match action {
             Action::Create(listed) => meta.draft_create(listed).await,
             Action::Delete(name) => match position(&meta.snapshots, &name) {

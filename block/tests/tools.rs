@@ -88,6 +88,47 @@ fn places_in_files() {
     compare(include_str!("beside/scripts/places"));
 }
 
+/// Requests fail at one step of an allocation, once or from then on: both say the same, and both lose the
+/// same clusters.
+#[test]
+fn failing_disks() {
+    let events = [
+        "l1_update",
+        "l1_grow_alloc_table",
+        "l1_grow_write_table",
+        "l1_grow_activate_table",
+        "l2_load",
+        "l2_update",
+        "l2_alloc_cow_read",
+        "l2_alloc_write",
+        "cluster_alloc",
+        "refblock_load",
+        "refblock_update_part",
+        "refblock_alloc",
+        "refblock_alloc_hookup",
+        "refblock_alloc_write",
+    ];
+    let mut script = String::new();
+    for (cluster, len, before) in [
+        ("1k", "128k", ""),
+        ("1k", "128k", "io -c 'write 0 128k' -c 'write -b 0 128k' t"),
+        ("512", "64k", ""),
+        ("512", "64k", "img snapshot -c kept t"),
+    ] {
+        for (event, once, place) in events.iter().flat_map(|event| {
+            [("on", ""), ("on", "-b "), ("off", ""), ("off", "-b ")].map(|(o, p)| (event, o, p))
+        }) {
+            script += &format!(
+                "img create -q -f qcow2 -o cluster_size={cluster} t 1G\n{before}\n\
+                 io -c 'write {place}0 {len}' --image-opts driver=qcow2,file.driver=blkdebug,\
+                 file.image.filename=t,file.inject-error.0.event={event},\
+                 file.inject-error.0.once={once}\n~img check t\n"
+            );
+        }
+    }
+    compare(&script);
+}
+
 #[test]
 fn what_one_writes_the_other_reads() {
     beside::exchange(&[

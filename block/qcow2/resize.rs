@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::Qcow2;
+use super::header::Header;
+use super::meta::Meta;
 use super::zero::Change;
 use crate::driver::{Preallocation, ZeroFlags};
 use crate::vector::Vector;
@@ -27,7 +29,8 @@ impl Qcow2 {
             }
             if len >= before {
                 let entries = meta.header.l1_entries_for(len);
-                meta.grow_l1(entries).await?;
+                let grown = meta.grow_l1(entries).await;
+                grown.map_err(|error| error.context("Failed to grow the L1 table"))?;
             }
         }
         if len < before {
@@ -53,34 +56,36 @@ impl Qcow2 {
         }
         let mut meta = self.meta.write().await;
         meta.write_back().await?;
-        meta.header.size = len;
-        meta.write_header().await?;
-        let unlinked = std::mem::take(&mut meta.unlinked);
-        meta.release_these(unlinked, |why| self.settings.passes(why)).await?;
+        meta.set_size(len).await?;
         self.len.store(len, Ordering::Release);
-        Ok(())
+        let unlinked = std::mem::take(&mut meta.unlinked);
+        meta.release_these(unlinked, |why| self.settings.passes(why)).await
     }
 
     async fn shrink(&self, len: u64, before: u64) -> Result<()> {
         let first = len.next_multiple_of(self.shape().cluster());
-        self.each_cluster(first, before, |_, _| Change::Drop).await?;
+        let dropped = self.each_cluster(first, before, |_, _| Change::Drop).await;
+        dropped.map_err(|error| error.context("Failed to discard cropped clusters"))?;
         let mut meta = self.meta.write().await;
         // Tables that only describe what is gone.
         let keep = meta.header.l1_entries_for(len) as usize;
         for index in keep..meta.l1.len() {
             meta.drop_table(index)?;
         }
-        meta.write_back().await?;
+        self.file.event("l1_shrink_write_table").await;
+        let written = meta.write_back().await;
+        written.map_err(|error| error.context("Failed to reduce the number of L2 tables"))?;
         let unlinked = std::mem::take(&mut meta.unlinked);
-        meta.header.size = len;
-        meta.write_header().await?;
-        meta.release_these(unlinked, |why| self.settings.passes(why)).await?;
+        meta.set_size(len).await?;
+        self.len.store(len, Ordering::Release);
+        self.file.event("l1_shrink_free_l2_clusters").await;
+        let released = meta.release_these(unlinked, |why| self.settings.passes(why)).await;
+        released.map_err(|error| error.context("Failed to discard unused refblocks"))?;
         meta.write_back().await?;
         meta.cut_file().await?;
         if let Some(data) = &self.data_file {
             data.truncate(len, Preallocation::Off).await?;
         }
-        self.len.store(len, Ordering::Release);
         Ok(())
     }
 
@@ -141,6 +146,14 @@ impl Qcow2 {
             at += bytes;
         }
         Ok(())
+    }
+}
+
+impl Meta {
+    async fn set_size(&mut self, size: u64) -> Result<()> {
+        let header = Header { size, ..self.header.clone() };
+        let switched = self.switch_header(header).await;
+        switched.map_err(|error| error.context("Failed to update the image size"))
     }
 }
 

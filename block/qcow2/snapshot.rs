@@ -266,11 +266,17 @@ impl Qcow2 {
         let done = match action {
             Action::Create(listed) => meta.draft_create(listed).await,
             Action::Delete(name) => match position(&meta.snapshots, &name) {
-                Ok(index) => meta.draft_delete(index).await,
+                Ok(index) => meta
+                    .draft_delete(index)
+                    .await
+                    .map_err(|error| error.context("Failed to remove snapshot from snapshot list")),
                 Err(error) => Err(error),
             },
             Action::Apply(name) => match position(&meta.snapshots, &name) {
-                Ok(index) => meta.draft_apply(index).await,
+                Ok(index) => {
+                    let applied = meta.draft_apply(index).await;
+                    applied.map_err(|error| error.context("Failed to load snapshot"))
+                }
                 Err(error) => Err(error),
             },
         };

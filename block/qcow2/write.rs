@@ -257,7 +257,12 @@ impl Qcow2 {
         };
         let at = if before.is_some() { head.0 } else { head.1 };
         let pieces: Vec<Vector> = before.into_iter().chain([data.clone()]).chain(after).collect();
-        let whole = if pieces.len() == 1 { data } else { Vector::concat(&pieces) };
+        let whole = if pieces.len() == 1 {
+            data
+        } else {
+            self.file.event("cow_write").await;
+            Vector::concat(&pieces)
+        };
         self.store(plan.host + (at - plan.start), at, whole).await
     }
 
@@ -323,6 +328,7 @@ impl Qcow2 {
         let len = packed.len() as u64;
         let host = self.place_packed(&mut meta, len).await?;
         // The entry first: only its table in memory can know of it, until the next barrier.
+        self.file.event("l2_update_compressed").await;
         meta.set_entry(at, shape.pack(host, len)).await?;
         self.file.event("write_compressed").await;
         self.file.write(host, Vector::from(&packed[..])).await

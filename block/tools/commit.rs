@@ -73,7 +73,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
             Ok(done) => done,
             Err(error) => {
                 progress.end(output);
-                return Err(error.into());
+                return Err(error.context("Block job failed").into());
             }
         };
         at += done;
@@ -92,7 +92,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
                 .make_empty()
                 .await
         })
-        .map_err(|error| Failure::new(format!("Could not empty {name}: {error}")))?;
+        .map_err(|error| Failure::new(format!("Failed to empty {name}: {error}")))?;
     }
     block_on(top.close())?;
     progress.finish(output);

@@ -126,11 +126,12 @@ impl Graph {
 
     /// Makes the node that the operator describes, and keeps it.
     pub fn add_node(&self, tree: &Map<String, Value>, form: Form) -> Result<Arc<Node>> {
-        schema::check(tree, form)?;
+        let mut tree = tree.clone();
+        schema::check(&mut tree, form)?;
         if !tree.contains_key("node-name") {
             return Err(Error::invalid("'node-name' must be specified for the root node"));
         }
-        let options = Options::from_tree(tree.clone());
+        let options = Options::from_tree(tree);
         let opened = engine::block_on(open_tree(None, options, &self.how(), Some(self)))?;
         self.own(opened.node.clone());
         Ok(opened.node)

@@ -37,6 +37,16 @@ pub fn of_layer(format: &str, file: &Node, options: &Options) -> String {
     of_options(&[before, driver, behind, file, last].into_iter().flatten().collect())
 }
 
+/// The name of an image that does not say itself what backs it.
+pub fn with_backing(format: &str, file: &Node, backing: &Node) -> String {
+    let options = [
+        ("backing".to_owned(), described(backing)),
+        ("driver".to_owned(), Value::from(format)),
+        ("file".to_owned(), described(file)),
+    ];
+    of_options(&options.into_iter().collect())
+}
+
 /// The options by which a node could be opened again.
 pub fn described(node: &Node) -> Value {
     if let Some(known) = json_of(node.filename()) {

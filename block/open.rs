@@ -593,7 +593,8 @@ fn raw_warning(name: &str) -> String {
     )
 }
 
-/// A layer over a node that takes what is written, and is gone with the program.
+/// A layer over a node that takes what is written, and is gone with the program: nothing of it has to
+/// survive.
 pub async fn snapshot_overlay(below: Arc<Node>, io: Arc<dyn HostIo>) -> Result<Arc<Node>> {
     let dir = std::env::var("TMPDIR").unwrap_or_else(|_| "/var/tmp".into());
     let file = tempfile::Builder::new().prefix("vl.").tempfile_in(dir)?.into_temp_path();
@@ -602,13 +603,16 @@ pub async fn snapshot_overlay(below: Arc<Node>, io: Arc<dyn HostIo>) -> Result<A
     let size = below.len()?;
     qcow2::create(&file, &CreateOptions { size, ..CreateOptions::default() }).await?;
     let header = Qcow2::read_header(&file).await?;
+    let no_flush = Manner { no_flush: true, ..Manner::default() };
+    file.set_manner(no_flush);
+    let described = name::with_backing("qcow2", &file, &below);
     let children = vec![
         (Role::File, file.attach(&name, Role::File, Claim::WRITER)?),
         (Role::Backing, below.attach(&name, Role::Backing, Claim::READER)?),
     ];
     let settings = Settings { backing: Some(below), ..Settings::new(Purpose::Write) };
-    let image = Qcow2::open(file, header, settings).await?;
-    Ok(Node::new(None, &name, false, Box::new(image), children))
+    let image = Box::new(Qcow2::open(file, header, settings).await?);
+    Ok(Node::with_manner(None, &described, false, no_flush, image, children))
 }
 
 /// An empty file, locked; an old one is emptied.

@@ -209,8 +209,8 @@ pub enum Form {
     Keyval,
 }
 
-/// Checks a node's options.
-pub fn check(options: &Map<String, Value>, form: Form) -> Result<()> {
+/// Checks a node's options. Text becomes what it stands for.
+pub fn check(options: &mut Map<String, Value>, form: Form) -> Result<()> {
     Checker(form).node(options, "")
 }
 
@@ -225,28 +225,28 @@ fn not_accepted(name: &str, value: &str) -> Error {
 }
 
 impl Checker {
-    fn node(&self, options: &Map<String, Value>, prefix: &str) -> Result<()> {
+    fn node(&self, options: &mut Map<String, Value>, prefix: &str) -> Result<()> {
         let path = format!("{prefix}driver");
         let driver = match options.get("driver").ok_or_else(|| missing(&path))? {
-            Value::String(driver) => driver,
+            Value::String(driver) => driver.clone(),
             other => return Err(self.expected(&path, "string", "string", other)),
         };
         let drivers = drivers();
-        let own = drivers.iter().find(|(name, _)| name == driver);
-        let (_, own) = own.ok_or_else(|| not_accepted("driver", driver))?;
+        let own = drivers.iter().find(|(name, _)| *name == driver);
+        let (_, own) = own.ok_or_else(|| not_accepted("driver", &driver))?;
         self.members(options, prefix, &[COMMON, own], &["driver"])
     }
 
     fn members(
         &self,
-        options: &Map<String, Value>,
+        options: &mut Map<String, Value>,
         prefix: &str,
         tables: &[&[Key]],
         besides: &[&str],
     ) -> Result<()> {
         for key in tables.iter().copied().flatten() {
             let path = format!("{prefix}{}", key.name);
-            match options.get(key.name) {
+            match options.get_mut(key.name) {
                 Some(value) => self.value(value, &path, key)?,
                 None if key.optional => {}
                 None => return Err(missing(&path)),
@@ -269,23 +269,20 @@ impl Checker {
         })
     }
 
-    fn value(&self, value: &Value, path: &str, key: &Key) -> Result<()> {
+    fn value(&self, value: &mut Value, path: &str, key: &Key) -> Result<()> {
         let text = self.0 == Form::Keyval;
+        if text && let Some(meant) = meaning(key.kind, value) {
+            *value = meant;
+            return Ok(());
+        }
         match (key.kind, value) {
             (Kind::Text, Value::String(_)) => Ok(()),
             (Kind::Text, other) => Err(self.expected(path, "string", "string", other)),
             (Kind::Bool, Value::Bool(_)) if !text => Ok(()),
-            (Kind::Bool, Value::String(word))
-                if text
-                    && ["on", "off", "yes", "no", "true", "false", "y", "n"].contains(&&**word) =>
-            {
-                Ok(())
-            }
             (Kind::Bool, other) => Err(self.expected(path, "boolean", "'on' or 'off'", other)),
             (Kind::Int, Value::Number(number)) if !text && (number.is_i64() || number.is_u64()) => {
                 Ok(())
             }
-            (Kind::Int, Value::String(number)) if text && parse_int(number).is_some() => Ok(()),
             (Kind::Int, other) => Err(self.expected(path, "integer", "integer", other)),
             (Kind::Word(words) | Kind::WordOrObject(words, _), Value::String(word)) => {
                 match words.contains(&word.as_str()) {
@@ -303,7 +300,7 @@ impl Checker {
                 self.members(members, &format!("{path}."), &[keys], &[])
             }
             (Kind::Objects(keys), Value::Array(groups)) => {
-                for (index, group) in groups.iter().enumerate() {
+                for (index, group) in groups.iter_mut().enumerate() {
                     let path = format!("{path}[{index}]");
                     match group {
                         Value::Object(members) => {
@@ -315,7 +312,7 @@ impl Checker {
                 Ok(())
             }
             (Kind::Words(words), Value::Array(list)) => {
-                for (index, word) in list.iter().enumerate() {
+                for (index, word) in list.iter_mut().enumerate() {
                     let key = Key { kind: Kind::Word(words), ..*key };
                     self.value(word, &format!("{path}[{index}]"), &key)?;
                 }
@@ -338,6 +335,19 @@ impl Checker {
     }
 }
 
+/// What a text stands for that is a number, or says whether.
+fn meaning(kind: Kind, value: &Value) -> Option<Value> {
+    match (kind, value.as_str()?) {
+        (Kind::Bool, "on" | "yes" | "true" | "y") => Some(Value::Bool(true)),
+        (Kind::Bool, "off" | "no" | "false" | "n") => Some(Value::Bool(false)),
+        (Kind::Int, number) => {
+            let number = parse_int(number)?;
+            i64::try_from(number).map(Value::from).or(u64::try_from(number).map(Value::from)).ok()
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use base::options::Keyval;
@@ -349,8 +359,8 @@ mod tests {
     #[test]
     fn faults_are_qemus() {
         let fault = |value: Value| {
-            let Value::Object(options) = value else { unreachable!() };
-            check(&options, Form::Json).map_err(|error| error.to_string())
+            let Value::Object(mut options) = value else { unreachable!() };
+            check(&mut options, Form::Json).map_err(|error| error.to_string())
         };
         assert_eq!(fault(json!({"driver": "raw", "file": "f"})), Ok(()));
         for (options, refusal) in [
@@ -383,10 +393,12 @@ mod tests {
             ("driver=null-co,discard=x", "Parameter 'discard' does not accept value 'x'"),
             ("driver=throttle,file=f", "Parameter 'throttle-group' is missing"),
         ] {
-            let tree = Keyval::parse(text, Some("driver")).unwrap().tree;
-            let found =
-                check(&tree, Form::Keyval).map_or_else(|error| error.to_string(), |()| "".into());
-            assert_eq!(found, refusal, "{text}");
+            let mut tree = Keyval::parse(text, Some("driver")).unwrap().tree;
+            let found = check(&mut tree, Form::Keyval).err().map(|error| error.to_string());
+            assert_eq!(found.unwrap_or_default(), refusal, "{text}");
+            if refusal.is_empty() {
+                assert_eq!((&tree["size"], &tree["read-zeroes"]), (&json!(3), &json!(true)));
+            }
         }
     }
 }

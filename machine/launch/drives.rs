@@ -6,7 +6,7 @@ use base::options::Opts;
 use block::backend::{Backend, DriveInfo, Interface, Media};
 use block::engine::block_on;
 use block::graph::Graph;
-use block::node::{Manner, Node};
+use block::node::{Manner, Node, Role};
 use block::open::{open_tree, snapshot_overlay};
 use block::throttle::Group;
 
@@ -206,8 +206,7 @@ fn open_image(drive: &Drive, snapshot: bool, graph: &Graph) -> block::Result<Arc
     let mut node = opened.node;
     if snapshot {
         node = block_on(snapshot_overlay(node, graph.io().clone()))?;
-        node.set_manner(Manner { no_flush: true, ..Manner::default() });
-        node.children().for_each(|(_, child)| graph.enter(child));
+        node.child(Role::File).iter().for_each(|file| graph.enter(file));
         graph.enter(&node);
     }
     if drive.copy_on_read {

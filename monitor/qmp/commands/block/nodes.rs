@@ -63,8 +63,8 @@ impl Qapi for BlockdevOptions {
     }
 
     fn read(value: Value, name: &str) -> Result<Self, QmpError> {
-        let options = Members::of(value, name)?.rest();
-        schema::check(&options, Form::Json)?;
+        let mut options = Members::of(value, name)?.rest();
+        schema::check(&mut options, Form::Json)?;
         Ok(BlockdevOptions(options))
     }
 

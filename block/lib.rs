@@ -11,6 +11,7 @@ pub mod blkdebug;
 pub mod blkverify;
 pub mod commit;
 pub mod copy_on_read;
+pub mod creation;
 pub mod dirty;
 pub mod driver;
 pub mod engine;

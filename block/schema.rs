@@ -19,6 +19,8 @@ pub enum Kind {
     Bool,
     /// A number.
     Int,
+    /// A number of bytes.
+    Size,
     /// One of these words.
     Word(&'static [&'static str]),
     /// A node: its name, or its options.
@@ -29,6 +31,8 @@ pub enum Kind {
     Object(&'static [Key]),
     /// A list of groups of values.
     Objects(&'static [Key]),
+    /// A list of nodes.
+    Nodes,
     /// A list of these words.
     Words(&'static [&'static str]),
     /// Several values, or one of these words.
@@ -200,6 +204,165 @@ pub fn drivers() -> Vec<(&'static str, &'static [Key])> {
     DRIVERS.iter().filter(|(name, _)| names.contains(name)).copied().collect()
 }
 
+const PREALLOCATION: Key = opt("preallocation", Kind::Word(&["off", "metadata", "falloc", "full"]));
+const INTO: Key = must("file", Kind::Node);
+const SIZE: Key = must("size", Kind::Size);
+const CIPHERS: &[&str] = &[
+    "aes-128",
+    "aes-192",
+    "aes-256",
+    "des",
+    "3des",
+    "cast5-128",
+    "serpent-128",
+    "serpent-192",
+    "serpent-256",
+    "twofish-128",
+    "twofish-192",
+    "twofish-256",
+    "sm4",
+];
+const HASHES: Kind =
+    Kind::Word(&["md5", "sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160", "sm3"]);
+const CIPHER_ALG: Key = opt("cipher-alg", Kind::Word(CIPHERS));
+const CIPHER_MODE: Key = opt("cipher-mode", Kind::Word(&["ecb", "cbc", "xts", "ctr"]));
+const IVGEN_ALG: Key = opt("ivgen-alg", Kind::Word(&["plain", "plain64", "essiv"]));
+const IVGEN_HASH_ALG: Key = opt("ivgen-hash-alg", HASHES);
+const HASH_ALG: Key = opt("hash-alg", HASHES);
+const ITER_TIME: Key = opt("iter-time", Kind::Int);
+const KEY_SECRET: Key = opt("key-secret", Kind::Text);
+
+/// The keys of what can be made.
+pub const CREATED: &[(&str, &[Key])] = &[
+    (
+        "file",
+        &[
+            must("filename", Kind::Text),
+            SIZE,
+            PREALLOCATION,
+            opt("nocow", Kind::Bool),
+            opt("extent-size-hint", Kind::Size),
+        ],
+    ),
+    (
+        "luks",
+        &[
+            KEY_SECRET,
+            CIPHER_ALG,
+            CIPHER_MODE,
+            IVGEN_ALG,
+            IVGEN_HASH_ALG,
+            HASH_ALG,
+            ITER_TIME,
+            INTO,
+            SIZE,
+            PREALLOCATION,
+        ],
+    ),
+    ("parallels", &[INTO, SIZE, opt("cluster-size", Kind::Size)]),
+    (
+        "qcow",
+        &[
+            INTO,
+            SIZE,
+            opt("backing-file", Kind::Text),
+            opt("encrypt", Kind::Object(&[must("format", Kind::Word(&["aes"])), KEY_SECRET])),
+        ],
+    ),
+    (
+        "qcow2",
+        &[
+            INTO,
+            opt("data-file", Kind::Node),
+            opt("data-file-raw", Kind::Bool),
+            opt("extended-l2", Kind::Bool),
+            SIZE,
+            opt("version", Kind::Word(&["v2", "v3"])),
+            opt("backing-file", Kind::Text),
+            opt("backing-fmt", Kind::Word(FORMATS)),
+            opt(
+                "encrypt",
+                Kind::Object(&[
+                    must("format", Kind::Word(&["aes", "luks"])),
+                    KEY_SECRET,
+                    CIPHER_ALG,
+                    CIPHER_MODE,
+                    IVGEN_ALG,
+                    IVGEN_HASH_ALG,
+                    HASH_ALG,
+                    ITER_TIME,
+                ]),
+            ),
+            opt("cluster-size", Kind::Size),
+            PREALLOCATION,
+            opt("lazy-refcounts", Kind::Bool),
+            opt("refcount-bits", Kind::Int),
+            opt("compression-type", Kind::Word(&["zlib", "zstd"])),
+        ],
+    ),
+    ("vdi", &[INTO, SIZE, PREALLOCATION]),
+    (
+        "vhdx",
+        &[
+            INTO,
+            SIZE,
+            opt("log-size", Kind::Size),
+            opt("block-size", Kind::Size),
+            opt("subformat", Kind::Word(&["dynamic", "fixed"])),
+            opt("block-state-zero", Kind::Bool),
+        ],
+    ),
+    (
+        "vmdk",
+        &[
+            INTO,
+            SIZE,
+            opt("extents", Kind::Nodes),
+            opt(
+                "subformat",
+                Kind::Word(&[
+                    "monolithicSparse",
+                    "monolithicFlat",
+                    "twoGbMaxExtentSparse",
+                    "twoGbMaxExtentFlat",
+                    "streamOptimized",
+                ]),
+            ),
+            opt("backing-file", Kind::Text),
+            opt("adapter-type", Kind::Word(&["ide", "buslogic", "lsilogic", "legacyESX"])),
+            opt("hwversion", Kind::Text),
+            opt("toolsversion", Kind::Text),
+            opt("zeroed-grain", Kind::Bool),
+        ],
+    ),
+    (
+        "vpc",
+        &[
+            INTO,
+            SIZE,
+            opt("subformat", Kind::Word(&["dynamic", "fixed"])),
+            opt("force-size", Kind::Bool),
+        ],
+    ),
+];
+
+/// What a backing file may be.
+const FORMATS: &[&str] = &[
+    "file",
+    "host_device",
+    "luks",
+    "null-co",
+    "parallels",
+    "qcow",
+    "qcow2",
+    "qed",
+    "raw",
+    "vdi",
+    "vhdx",
+    "vmdk",
+    "vpc",
+];
+
 /// How values are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -212,6 +375,24 @@ pub enum Form {
 /// Checks a node's options. Text becomes what it stands for.
 pub fn check(options: &mut Map<String, Value>, form: Form) -> Result<()> {
     Checker(form).node(options, "")
+}
+
+/// Checks what is said of an image that is to be made. `name` is what messages call that.
+pub fn check_creation(options: &mut Map<String, Value>, name: &str) -> Result<()> {
+    let (path, prefix) = (format!("{name}.driver"), format!("{name}."));
+    let checker = Checker(Form::Json);
+    let driver = match options.get("driver").ok_or_else(|| missing(&path))? {
+        Value::String(driver) => driver.clone(),
+        other => return Err(checker.expected(&path, "string", "string", other)),
+    };
+    match CREATED.iter().find(|(name, _)| *name == driver) {
+        Some((_, keys)) => checker.members(options, &prefix, &[keys], &["driver"]),
+        None if driver_names().contains(&driver.as_str()) => {
+            checker.members(options, &prefix, &[], &["driver"])?;
+            Err(Error::unsupported("Driver does not support blockdev-create"))
+        }
+        None => Err(not_accepted("driver", &driver)),
+    }
 }
 
 struct Checker(Form);
@@ -283,6 +464,8 @@ impl Checker {
             (Kind::Int, Value::Number(number)) if !text && (number.is_i64() || number.is_u64()) => {
                 Ok(())
             }
+            (Kind::Size, Value::Number(number)) if number.is_i64() || number.is_u64() => Ok(()),
+            (Kind::Size, _) => Err(Error::invalid(format!("Parameter '{path}' expects uint64"))),
             (Kind::Int, other) => Err(self.expected(path, "integer", "integer", other)),
             (Kind::Word(words) | Kind::WordOrObject(words, _), Value::String(word)) => {
                 match words.contains(&word.as_str()) {
@@ -318,7 +501,14 @@ impl Checker {
                 }
                 Ok(())
             }
-            (Kind::Objects(_) | Kind::Words(_), other) => {
+            (Kind::Nodes, Value::Array(list)) => {
+                for (index, node) in list.iter_mut().enumerate() {
+                    let key = Key { kind: Kind::Node, ..*key };
+                    self.value(node, &format!("{path}[{index}]"), &key)?;
+                }
+                Ok(())
+            }
+            (Kind::Objects(_) | Kind::Words(_) | Kind::Nodes, other) => {
                 Err(self.expected(path, "array", "array", other))
             }
             (Kind::Object(_), other) => Err(self.expected(path, "object", "object", other)),

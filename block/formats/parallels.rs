@@ -250,10 +250,12 @@ pub fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
     })
 }
 
-/// Writes an empty image.
-pub async fn create(file: &Node, size: u64, cluster: u64) -> Result<()> {
-    let cluster = cluster.next_multiple_of(512);
-    if cluster == 0 || cluster >= 4 << 30 {
+/// Refuses sizes that an image cannot have.
+pub fn check(size: u64, cluster: u64) -> Result<()> {
+    if cluster >= 4 << 30 {
+        return Err(Error::invalid("Cluster size is too large"));
+    }
+    if cluster == 0 || !cluster.is_multiple_of(512) {
         return Err(Error::invalid("Cluster size must be a multiple of 512 bytes"));
     }
     // Entries of the table have 32 bits.
@@ -261,6 +263,13 @@ pub async fn create(file: &Node, size: u64, cluster: u64) -> Result<()> {
         let text = "Image size is too large for this cluster size";
         return Err(Error::new(libc::E2BIG, text));
     }
+    Ok(())
+}
+
+/// Writes an empty image.
+pub async fn create(file: &Node, size: u64, cluster: u64) -> Result<()> {
+    let cluster = cluster.next_multiple_of(512);
+    check(size, cluster)?;
     let sectors = size.div_ceil(512);
     let entries = size.div_ceil(cluster);
     let data_at = (TABLE_AT + entries * 4).next_multiple_of(cluster);

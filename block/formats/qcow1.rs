@@ -22,6 +22,9 @@ use crate::{Error, Result};
 
 const MAGIC: &[u8] = b"QFI\xfb\0\0\0\x01";
 const COMPRESSED: u64 = 1 << 63;
+/// Entries of an L1 table at most.
+const MAX_L1_ENTRIES: u64 = i32::MAX as u64 / 8;
+
 /// What is encrypted by itself.
 const SECTOR: u64 = 512;
 
@@ -88,7 +91,7 @@ impl Header {
             _ => return bad("invalid encryption method in qcow header"),
         };
         let entries = len.div_ceil(1 << (cluster_bits + l2_bits));
-        if len > u64::MAX - (1 << (cluster_bits + l2_bits)) || entries > i32::MAX as u64 / 8 {
+        if len > u64::MAX - (1 << (cluster_bits + l2_bits)) || entries > MAX_L1_ENTRIES {
             return bad("Image too large");
         }
         let l1_at = be64(bytes, 40);
@@ -186,7 +189,11 @@ pub async fn create(file: &Node, size: u64, backing: Option<&str>, encrypted: bo
     // Small clusters copy less from below.
     let (cluster_bits, l2_bits) = if backing.is_empty() { (12, 9) } else { (9, 12) };
     let l1_at = (48 + backing.len()).next_multiple_of(8);
-    let entries = size.div_ceil(1 << (cluster_bits + l2_bits)) as usize;
+    let entries = size.div_ceil(1 << (cluster_bits + l2_bits));
+    if entries > MAX_L1_ENTRIES {
+        let text = "The image size is too large for file format 'qcow'";
+        return Err(Error::new(libc::EFBIG, text));
+    }
     let mut header = vec![0; l1_at];
     put(&mut header, 0, MAGIC);
     if !backing.is_empty() {
@@ -198,8 +205,9 @@ pub async fn create(file: &Node, size: u64, backing: Option<&str>, encrypted: bo
     (header[32], header[33]) = (cluster_bits as u8, l2_bits as u8);
     header[39] = u8::from(encrypted);
     put(&mut header, 40, &(l1_at as u64).to_be_bytes());
-    header.resize(l1_at + (entries * 8).next_multiple_of(512), 0);
     file.write(0, Vector::from(&header[..])).await?;
+    let end = l1_at as u64 + (entries * 8).next_multiple_of(512);
+    file.truncate(end, Preallocation::Off).await?;
     file.flush().await
 }
 

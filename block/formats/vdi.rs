@@ -204,13 +204,19 @@ pub fn open<'a>(_builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'
     })
 }
 
-/// Writes an empty image; a static one has all its blocks.
-pub async fn create(file: &Node, size: u64, full: Preallocation, is_static: bool) -> Result<()> {
+/// Refuses sizes that an image cannot have.
+pub fn check(size: u64) -> Result<()> {
     if size > MAX_SIZE {
         return Err(Error::unsupported(format!(
             "Unsupported VDI image size (size is {size:#x}, max supported is {MAX_SIZE:#x})"
         )));
     }
+    Ok(())
+}
+
+/// Writes an empty image; a static one has all its blocks.
+pub async fn create(file: &Node, size: u64, full: Preallocation, is_static: bool) -> Result<()> {
+    check(size)?;
     let blocks = size.div_ceil(BLOCK);
     let table_bytes = (blocks * 4).next_multiple_of(512);
     let data_at = 512 + table_bytes;

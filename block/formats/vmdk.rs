@@ -42,6 +42,8 @@ const TYPES_OF_TEXTS: [&str; 4] =
     ["monolithicFlat", "vmfs", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"];
 /// Tables of so many entries are read without asking how long the file is.
 const FEW_TABLES: u64 = 1 << 16;
+/// Tables of a new image at most: a petabyte.
+const MAX_TABLES: u64 = 32 << 20;
 
 /// How sure it is that an image is one of these.
 pub fn probe(first: &[u8]) -> u32 {
@@ -732,6 +734,16 @@ pub struct Part {
 }
 
 impl CreateOptions {
+    /// Refuses what could not be opened again.
+    pub fn check(&self) -> Result<()> {
+        let most = MAX_TABLES * TABLE_ENTRIES * GRAIN;
+        if !(self.is_flat() && !self.is_split()) && self.size > most {
+            let text = "The image size is too large for file format 'vmdk'";
+            return Err(Error::new(libc::EFBIG, text));
+        }
+        Ok(())
+    }
+
     fn is_flat(&self) -> bool {
         self.subformat.ends_with("Flat")
     }

@@ -190,16 +190,23 @@ pub fn open<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a
     })
 }
 
-/// Writes an empty image: `fixed` or dynamic, of exactly that size (`exact`) or of the next geometry.
-pub async fn create(file: &Node, size: u64, fixed: bool, exact: bool) -> Result<()> {
-    let too_large = || Error::new(libc::EFBIG, "The image size is too large for file format 'vpc'");
+/// How many sectors an image of a size has: exactly that many (`exact`), or as the next geometry.
+pub fn sectors_for(size: u64, exact: bool) -> Result<u64> {
     let wanted = size.div_ceil(512);
     let (cylinders, heads, per_track) = geometry_for(wanted);
     let by_geometry = cylinders * heads * per_track;
     let sectors = if exact || wanted > MAX_GEOMETRY { wanted } else { by_geometry };
     if sectors > MAX_SECTORS {
-        return Err(too_large());
+        let text = "The image size is too large for file format 'vpc'";
+        return Err(Error::new(libc::EFBIG, text));
     }
+    Ok(sectors)
+}
+
+/// Writes an empty image: `fixed` or dynamic, of exactly that size (`exact`) or of the next geometry.
+pub async fn create(file: &Node, size: u64, fixed: bool, exact: bool) -> Result<()> {
+    let sectors = sectors_for(size, exact)?;
+    let (cylinders, heads, per_track) = geometry_for(size.div_ceil(512));
     let len = sectors * 512;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let mut footer = vec![0; 512];

@@ -467,6 +467,7 @@ fn create_vmdk(name: &str, chosen: &Chosen) -> Result<()> {
         zero_grains: chosen.is_on("zeroed_grain"),
         parent,
     };
+    options.check()?;
     let parts = options.parts(name);
     block_on(async {
         let mut files = Vec::new();

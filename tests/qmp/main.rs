@@ -1,5 +1,6 @@
 //! The machine protocol, on machines that do not run.
 
+mod creation;
 mod disks;
 mod network;
 

@@ -57,6 +57,23 @@ impl CreateOptions {
         Ok((self.log_size.max(MIB).next_multiple_of(MIB), block))
     }
 
+    /// Refuses what cannot be made, and sizes that would have to be rounded.
+    pub fn check_exact(&self) -> Result<()> {
+        if self.size > MAX_SIZE {
+            return Err(Error::invalid("Image size too large; max of 64TB"));
+        }
+        if self.log_size < MIB || !self.log_size.is_multiple_of(MIB) {
+            return Err(Error::invalid("Log size must be a multiple of 1 MB"));
+        }
+        if !self.block_size.is_multiple_of(MIB) {
+            return Err(Error::invalid("Block size must be a multiple of 1 MB"));
+        }
+        if self.block_size > 256 * MIB {
+            return Err(Error::invalid("Block size must not exceed 268435456"));
+        }
+        self.check()
+    }
+
     /// Refuses what cannot be made.
     pub fn check(&self) -> Result<()> {
         self.sizes().map(drop)

@@ -1,17 +1,12 @@
 //! New images, and the jobs that make them.
 
-use std::sync::Arc;
-
-use block::driver::Preallocation;
-use block::engine::block_on;
-use block::graph::Graph;
+use block::creation;
 use block::job::{Job, Status};
-use block::node::{Claim, Role};
-use block::open::create_file;
-use block::qcow2::{self, Compression, CreateOptions};
-use serde_json::Value;
+use block::schema::{self, Key};
+use serde_json::{Map, Value};
 
-use crate::qapi::{Members, Qapi, QmpError, Type};
+use super::nodes;
+use crate::qapi::{Member, Members, Qapi, QmpError, Type};
 use crate::qmp::Call;
 use crate::{qapi_struct, qapi_words};
 
@@ -60,72 +55,32 @@ pub(in crate::qmp) fn job_dismiss(call: &Call<'_>, JobId { id }: JobId) -> Resul
     Ok(call.target.vm.graph().jobs().dismiss(&id)?)
 }
 
-/// The version of a qcow2 image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::qmp) struct Version(u32);
-const VERSIONS: &[Version] = &[Version(2), Version(3)];
-qapi_words!(Version, VERSIONS, |version| if version.0 == 2 { "v2" } else { "v3" });
-
-const COMPRESSIONS: &[Compression] = &[Compression::Zlib, Compression::Zstd];
-qapi_words!(Compression, COMPRESSIONS, Compression::name);
-
-qapi_struct! {
-    /// A new file.
-    pub(in crate::qmp) struct NewFile { "filename" filename: String, "size" size: u64 }
-}
-
-qapi_struct! {
-    /// A new qcow2 image.
-    pub(in crate::qmp) struct NewQcow2 {
-        "file" file: String,
-        "size" size: u64,
-        "version" version: Option<Version>,
-        "backing-file" backing_file: Option<String>,
-        "backing-fmt" backing_fmt: Option<String>,
-        "cluster-size" cluster_size: Option<u64>,
-        "lazy-refcounts" lazy_refcounts: Option<bool>,
-        "refcount-bits" refcount_bits: Option<u64>,
-        "compression-type" compression_type: Option<Compression>,
-    }
-}
-
 /// A new image, by its driver.
-pub(in crate::qmp) enum NewImage {
-    File(NewFile),
-    Qcow2(NewQcow2),
-}
+pub(in crate::qmp) struct NewImage(Map<String, Value>);
 
 impl Qapi for NewImage {
     fn ty() -> Type {
-        let names = Type::Enum { name: "CreatedDriver", values: vec!["file", "qcow2"] };
-        let driver = crate::qapi::Member { name: "driver", ty: names, optional: false };
+        let values = schema::CREATED.iter().map(|(name, _)| *name).collect();
+        let names = Type::Enum { name: "CreatedDriver", values };
+        let own = |&(name, keys): &(&'static str, &'static [Key])| {
+            (name, Type::Object { name, members: keys.iter().map(nodes::member).collect() })
+        };
         Type::Union {
             name: "BlockdevCreateOptions",
-            members: vec![driver],
+            members: vec![Member { name: "driver", ty: names, optional: false }],
             tag: "driver",
-            variants: vec![("file", NewFile::ty()), ("qcow2", NewQcow2::ty())],
+            variants: schema::CREATED.iter().map(own).collect(),
         }
     }
 
     fn read(value: Value, name: &str) -> Result<Self, QmpError> {
-        let mut members = Members::of(value, name)?;
-        let driver: String = members.take("driver")?;
-        let rest = Value::Object(members.rest());
-        match driver.as_str() {
-            "file" => NewFile::read(rest, name).map(NewImage::File),
-            "qcow2" => NewQcow2::read(rest, name).map(NewImage::Qcow2),
-            known if block::format::driver_names().contains(&known) => {
-                Err(QmpError::new("Driver does not support blockdev-create"))
-            }
-            _ => Err(QmpError::not_accepted("driver", &driver)),
-        }
+        let mut options = Members::of(value, name)?.rest();
+        schema::check_creation(&mut options, name)?;
+        Ok(NewImage(options))
     }
 
     fn write(self) -> Option<Value> {
-        match self {
-            NewImage::File(file) => file.write(),
-            NewImage::Qcow2(image) => image.write(),
-        }
+        Some(self.0.into())
     }
 }
 
@@ -137,7 +92,7 @@ pub(in crate::qmp) struct Creation {
 
 impl Qapi for Creation {
     fn ty() -> Type {
-        let member = |name, ty| crate::qapi::Member { name, ty, optional: false };
+        let member = |name, ty| Member { name, ty, optional: false };
         Type::Object {
             name: "Creation",
             members: vec![member("job-id", String::ty()), member("options", NewImage::ty())],
@@ -162,37 +117,6 @@ pub(in crate::qmp) fn blockdev_create(
 ) -> Result<(), QmpError> {
     let graph = call.target.vm.graph();
     let inside = graph.clone();
-    let work = move || match options {
-        NewImage::File(file) => create(&inside, file),
-        NewImage::Qcow2(image) => format(&inside, image),
-    };
+    let work = move || creation::create(&inside, options.0);
     Ok(graph.jobs().start(&job_id, "create", work)?)
-}
-
-fn create(graph: &Arc<Graph>, file: NewFile) -> block::Result<()> {
-    block_on(async {
-        let node = create_file(&file.filename, graph.io().clone()).await?;
-        node.truncate(file.size, Preallocation::Off).await
-    })
-}
-
-fn format(graph: &Arc<Graph>, image: NewQcow2) -> block::Result<()> {
-    let missing = || {
-        let name = &image.file;
-        block::Error::invalid(format!("Cannot find device='{name}' nor node-name='{name}'"))
-    };
-    let file = graph.node(&image.file).ok_or_else(missing)?;
-    let defaults = CreateOptions::default();
-    let options = CreateOptions {
-        size: image.size,
-        version: image.version.map_or(defaults.version, |version| version.0),
-        cluster_size: image.cluster_size.unwrap_or(defaults.cluster_size),
-        refcount_bits: image.refcount_bits.unwrap_or(defaults.refcount_bits),
-        compression: image.compression_type.unwrap_or(defaults.compression),
-        lazy_refcounts: image.lazy_refcounts.unwrap_or(defaults.lazy_refcounts),
-        backing: image.backing_file.map(|file| (file, image.backing_fmt)),
-        ..CreateOptions::default()
-    };
-    let _hold = file.attach("job 'create'", Role::User, Claim::WRITER)?;
-    block_on(qcow2::create(&file, &options))
 }

@@ -16,7 +16,7 @@ pub(in crate::qmp) struct BlockdevOptions(Map<String, Value>);
 
 const OPTIONS: &str = "BlockdevOptions";
 
-fn member(key: &Key) -> Member {
+pub(super) fn member(key: &Key) -> Member {
     let text = String::ty;
     let node = |name, more: &[Type]| Type::Alternate {
         name,
@@ -30,11 +30,13 @@ fn member(key: &Key) -> Member {
         Kind::Text => text(),
         Kind::Bool => bool::ty(),
         Kind::Int => i64::ty(),
+        Kind::Size => Type::Builtin("size", "int"),
         Kind::Word(list) => words(list),
         Kind::Node => node("BlockdevRef", &[]),
         Kind::NodeOrNull => node("BlockdevRefOrNull", &[Type::Builtin("null", "null")]),
         Kind::Object(keys) => object(keys),
         Kind::Objects(keys) => Type::Array(Box::new(object(keys))),
+        Kind::Nodes => Type::Array(Box::new(node("BlockdevRef", &[]))),
         Kind::Words(list) => Type::Array(Box::new(words(list))),
         Kind::WordOrObject(list, keys) => {
             Type::Alternate { name: "Qcow2OverlapChecks", members: vec![object(keys), words(list)] }

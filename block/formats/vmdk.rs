@@ -737,7 +737,7 @@ impl CreateOptions {
     /// Refuses what could not be opened again.
     pub fn check(&self) -> Result<()> {
         let most = MAX_TABLES * TABLE_ENTRIES * GRAIN;
-        if !(self.is_flat() && !self.is_split()) && self.size > most {
+        if (self.is_split() || !self.is_flat()) && self.size > most {
             let text = "The image size is too large for file format 'vmdk'";
             return Err(Error::new(libc::EFBIG, text));
         }

@@ -5,6 +5,7 @@
 //! and a cluster's refcount goes down only after the last pointer to it is gone from the disk. With
 //! lazy refcounts the dirty bit stands for refcounts that are not there yet.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -66,6 +67,8 @@ pub struct Meta {
     /// What writes are kept away from, and where that is.
     pub(super) protected: Protected,
     pub(super) places: Places,
+    /// The L2 tables of snapshots, where they are to be protected.
+    pub(super) inactive: HashSet<u64>,
     /// What was found that cannot be, until somebody is told.
     pub(super) found: Arc<Mutex<Option<Corruption>>>,
     /// The header, for those who only want to know.
@@ -121,6 +124,7 @@ impl Meta {
             allocated_blank: false,
             protected: Protected::NOTHING,
             places: Places::default(),
+            inactive: HashSet::new(),
             found: Arc::default(),
             published,
         };
@@ -211,7 +215,7 @@ impl Meta {
         self.file.flush().await?;
         self.l1[l1_index] = table | COPIED;
         if let Some(old) = old {
-            self.places.remove(old >> self.header.cluster_bits);
+            self.leave_table(old);
             self.freed.push((old, Why::Other));
         }
         self.write_l1(Some(l1_index)).await?;
@@ -429,7 +433,7 @@ impl Meta {
             self.l1[l1_index] = 0;
             self.l1_dirty = true;
             self.l2.forget(table);
-            self.places.remove(table >> self.header.cluster_bits);
+            self.leave_table(table);
             self.freed.push((table, Why::Other));
         }
         Ok(())

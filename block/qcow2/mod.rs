@@ -175,7 +175,7 @@ impl Qcow2 {
                 refuse_corrupt(&meta.header)?;
             }
             meta.protected = self.settings.protected;
-            meta.survey();
+            meta.survey_all().await?;
             let known = header::BITMAPS | header::RAW_DATA_FILE;
             if meta.header.autoclear & !known != 0 {
                 meta.header.autoclear &= known;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::entry::OFFSET_MASK;
 use super::meta::Meta;
+use super::snapshot::Snapshot;
 use crate::options::Options;
 use crate::{Error, Result};
 
@@ -25,6 +26,8 @@ pub enum Place {
     Snapshots,
     /// The L1 table of a snapshot.
     InactiveL1,
+    /// An L2 table of a snapshot.
+    InactiveL2,
     /// The directory of bitmaps.
     Bitmaps,
 }
@@ -39,6 +42,7 @@ impl Place {
             Self::RefBlock => "refcount block",
             Self::Snapshots => "snapshot table",
             Self::InactiveL1 => "inactive L1 table",
+            Self::InactiveL2 => "inactive L2 table",
             Self::Bitmaps => "bitmap directory",
         }
     }
@@ -58,18 +62,17 @@ impl Protected {
     /// None of them.
     pub const NOTHING: Self = Self(0);
 
-    /// The options' names, and what they are of. L2 tables of snapshots are found nowhere in memory, so
-    /// they are not protected.
-    const KINDS: [(&str, Option<Place>); 9] = [
-        ("main-header", Some(Place::Header)),
-        ("refcount-table", Some(Place::RefTable)),
-        ("snapshot-table", Some(Place::Snapshots)),
-        ("bitmap-directory", Some(Place::Bitmaps)),
-        ("active-l1", Some(Place::ActiveL1)),
-        ("active-l2", Some(Place::ActiveL2)),
-        ("refcount-block", Some(Place::RefBlock)),
-        ("inactive-l1", Some(Place::InactiveL1)),
-        ("inactive-l2", None),
+    /// The options' names, and what they are of.
+    const KINDS: [(&str, Place); 9] = [
+        ("main-header", Place::Header),
+        ("refcount-table", Place::RefTable),
+        ("snapshot-table", Place::Snapshots),
+        ("bitmap-directory", Place::Bitmaps),
+        ("active-l1", Place::ActiveL1),
+        ("active-l2", Place::ActiveL2),
+        ("refcount-block", Place::RefBlock),
+        ("inactive-l1", Place::InactiveL1),
+        ("inactive-l2", Place::InactiveL2),
     ];
 
     /// What a template stands for: kinds with places that never move, those that are known in memory, or
@@ -117,7 +120,7 @@ impl Protected {
 
     fn contains(self, place: Place) -> bool {
         let kinds = Self::KINDS.iter().enumerate();
-        kinds.filter(|(bit, _)| self.0 & 1 << bit != 0).any(|(_, (_, of))| *of == Some(place))
+        kinds.filter(|(bit, _)| self.0 & 1 << bit != 0).any(|(_, (_, of))| *of == place)
     }
 }
 
@@ -190,6 +193,32 @@ impl Places {
 }
 
 impl Meta {
+    /// Finds the metadata anew, that of snapshots too: their L2 tables are found nowhere in memory, and
+    /// only remembered where they are to be protected.
+    pub(super) async fn survey_all(&mut self) -> Result<()> {
+        self.inactive.clear();
+        if self.protected.contains(Place::InactiveL2) {
+            let sound = |one: &&Snapshot| one.l1_fault(&self.header).is_none();
+            let snapshots: Vec<Snapshot> = self.snapshots.iter().filter(sound).cloned().collect();
+            for snapshot in snapshots {
+                let tables = snapshot.l1(self).await?.into_iter().map(|entry| entry & OFFSET_MASK);
+                let bits = self.header.cluster_bits;
+                self.inactive.extend(tables.filter(|&at| at != 0).map(|at| at >> bits));
+            }
+        }
+        self.survey();
+        Ok(())
+    }
+
+    /// An L2 table is no longer in use here; perhaps a snapshot has it.
+    pub(super) fn leave_table(&mut self, at: u64) {
+        let bits = self.header.cluster_bits;
+        self.places.remove(at >> bits);
+        if self.inactive.contains(&(at >> bits)) {
+            self.places.add(bits, at, 1, Place::InactiveL2);
+        }
+    }
+
     /// Finds the metadata anew.
     pub(super) fn survey(&mut self) {
         if self.protected == Protected::NOTHING {
@@ -206,6 +235,9 @@ impl Meta {
         let tables = self.l1.iter().map(|entry| (entry & OFFSET_MASK, Place::ActiveL2));
         for (at, place) in blocks.chain(tables).filter(|(at, _)| *at != 0) {
             places.add(bits, at, cluster, place);
+        }
+        for &table in &self.inactive {
+            places.add(bits, table << bits, 1, Place::InactiveL2);
         }
         if let Some(bitmaps) = header.bitmaps {
             places.add(bits, bitmaps.at, bitmaps.len, Place::Bitmaps);

@@ -293,7 +293,7 @@ impl Qcow2 {
             }
         }
         self.len.store(meta.header.size, Ordering::Release);
-        Ok(())
+        meta.survey_all().await
     }
 
     /// Keeps the disk as it is now under a name. Its id is one more than the largest.

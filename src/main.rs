@@ -12,6 +12,7 @@ use cli::{Command, Reporter};
 use listings::Listings;
 
 fn main() -> ExitCode {
+    block::file::outlive_size_limits();
     let args: Vec<String> =
         std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     let mut stderr = std::io::stderr();

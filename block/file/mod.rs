@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Whence;
 use parking_lot::{Mutex, RwLock};
 use serde_json::Map;
@@ -20,6 +21,15 @@ use crate::engine::{HostIo, HostOp};
 use crate::node::Claim;
 use crate::vector::Vector;
 use crate::{Error, Result};
+
+/// A write beyond a limit of the size of files is an error like any other, and does not end the program.
+/// To be called before there are other threads.
+pub fn outlive_size_limits() {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGXFSZ);
+    // The mask is a valid one: this cannot fail.
+    let _ = signals.thread_block();
+}
 
 /// What a file of the host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -105,7 +105,11 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         Some(hint) if hint.starts_with(" (") => {
             fail(format!("{large} for file format '{format}'{hint}"))
         }
-        None if error.errno() == libc::EFBIG => fail(format!("{large} for file format '{format}'")),
+        None if error.errno() == libc::EFBIG => {
+            let has_clusters = creator.options.iter().any(|desc| desc.name == "cluster_size");
+            let hint = if has_clusters { " (try using a larger cluster size)" } else { "" };
+            fail(format!("{large} for file format '{format}'{hint}"))
+        }
         _ => fail(error.to_string()),
     })?;
     Ok(0)

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     base::report::set_program("qemu-img");
+    block::file::outlive_size_limits();
     let args: Vec<String> =
         std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());

@@ -160,6 +160,21 @@ fn image_tool(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_limit_of_the_size_of_files_is_an_error() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let tool = testbed::program().with_file_name("qemu-img");
+    let script = "ulimit -f 64; exec \"$0\" create -q -f raw x.raw 1M";
+    let output = std::process::Command::new("sh")
+        .args(["-c", script])
+        .arg(tool)
+        .current_dir(dir.path())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1) && text.contains("too large"), "{output:?}");
+    Ok(())
+}
+
 /// What was written to a disk that is to forget it reaches the image by `commit`; so does what an overlay
 /// has, whose base is open for reading. Bitmaps that the image keeps are there the next time.
 #[test]

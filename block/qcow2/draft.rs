@@ -129,7 +129,7 @@ impl Meta {
         self.header.reftable_offset = at;
         self.refblocks.write_back(&self.file, "refblock_update").await?;
         write_u64s(&self.file, at, &self.reftable).await?;
-        self.write_header().await?;
+        self.switch_from_draft().await?;
         let done = self.draft.take().map(|draft| (draft.freed, draft.moved));
         let (candidates, moved) = done.unwrap_or_default();
         let mut freed = Vec::new();
@@ -143,6 +143,13 @@ impl Meta {
         self.first_free = 0;
         self.survey();
         Ok(Committed { freed, moved })
+    }
+
+    /// Makes the header that a draft has prepared the one on the disk.
+    pub(super) async fn switch_from_draft(&mut self) -> Result<()> {
+        let before = self.draft.as_ref().map_or(&self.header, |draft| &draft.before.0).clone();
+        let header = std::mem::replace(&mut self.header, before);
+        self.switch_header(header).await
     }
 
     /// Writes another table of snapshots, to a place that nobody uses.

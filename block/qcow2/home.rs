@@ -103,7 +103,7 @@ impl Meta {
         }
         self.refblocks.write_back(&self.file, "refblock_update").await?;
         write_u64s(&self.file, reftable, &self.reftable).await?;
-        self.write_header().await?;
+        self.switch_from_draft().await?;
         self.l1 = l1;
         self.first_free = 0;
         self.reftable_dirty = false;

@@ -603,3 +603,30 @@ fn bitmaps_of_who_has_not_closed_are_inconsistent() {
     std::mem::forget(bench.open("b.qcow2", None));
     assert_eq!(inconsistent(), 2);
 }
+
+/// The header cannot be written as a snapshot becomes true, or as tables come home from it, once or from
+/// then on: the image is what it was, or has the snapshot, and in either case it is sound.
+#[test]
+fn a_snapshot_whose_header_cannot_be_written_is_there_or_not() {
+    let Some(bench) = Bench::new() else { return };
+    let (image, rules) = (bench.path("h.qcow2"), bench.path("rules"));
+    for (state, once) in [(1, "on"), (1, "off"), (2, "on"), (2, "off")] {
+        let text = format!(
+            "[set-state]\nstate = \"1\"\nevent = \"refblock_update\"\nnew_state = \"2\"\n\
+             [inject-error]\nstate = \"{state}\"\nevent = \"refblock_update\"\n\
+             iotype = \"write\"\nsector = \"0\"\nonce = \"{once}\"\n"
+        );
+        std::fs::write(&rules, text).unwrap();
+        assert_eq!(ours(&["create", "-q", "-f", "qcow2", &image, "64M"]).0, 0);
+        bench.theirs("qemu-io", &["-c", "write -P 1 0 200k", &image]);
+        let (code, text) = ours(&["snapshot", "-c", "kept", &format!("blkdebug:{rules}:{image}")]);
+        assert_eq!(code, if state == 1 { 1 } else { 0 }, "{text}");
+        let list = ours(&["snapshot", "-l", &image]).1;
+        assert_eq!(list.contains("kept"), state == 2, "{list}");
+        for change in ["write -P 2 0 64k", "read -P 1 64k 100k"] {
+            bench.theirs("qemu-img", &["check", "-q", &image]);
+            bench.theirs("qemu-io", &["-c", change, &image]);
+        }
+        bench.theirs("qemu-img", &["check", "-q", &image]);
+    }
+}

@@ -239,9 +239,14 @@ fn interrupts() {
     send(1, 4 << 8);
     check!(wait(|| NMIS[1].load(SeqCst) == before + 1), "an NMI to the other");
     check_eq!(NMIS[0].load(SeqCst), 0, "and none here");
-    // Asleep.
+    // Asleep. From where it says so until HLT nothing can interrupt it: what comes early waits.
+    static LIES_DOWN: AtomicU32 = AtomicU32::new(0);
     let other = count(1);
-    let done = give(|| unsafe { asm!("sti", "hlt", "cli") });
+    let done = give(|| {
+        LIES_DOWN.store(1, SeqCst);
+        unsafe { asm!("sti", "hlt", "cli") }
+    });
+    check!(wait(|| LIES_DOWN.load(SeqCst) == 1), "a job that ends in HLT begins");
     let start = rdtsc();
     while rdtsc() - start < 10_000_000 {}
     send(1, 0x65);

@@ -193,6 +193,15 @@ impl Object {
         self
     }
 
+    /// Says what a property is whose value was not known when it was added.
+    pub fn settle(&self, name: &str, value: Value) {
+        let mut list = self.properties.lock();
+        if let Some(property) = list.iter_mut().find(|known| known.name == name) {
+            let (name, type_name) = (property.name.clone(), property.type_name.clone());
+            *property = Arc::new(Property::fixed(name, type_name, value));
+        }
+    }
+
     /// The object with a child.
     pub fn with_child(self, name: &str, child: Object) -> Self {
         self.children.lock().push((name.into(), Arc::new(child)));

@@ -52,7 +52,7 @@ impl Host for WebHost {
         self.main_loop.schedule(move || {
             let served = Chardev::paired("web", &main_loop, stream).map(|chardev| match kind {
                 Monitor::Control => qmp::serve(&target, &chardev, false),
-                Monitor::Prompt => hmp::serve(&target, &chardev),
+                Monitor::Prompt => hmp::serve(&target, &chardev, &main_loop),
             });
             if !matches!(served, Ok(Ok(()))) {
                 // The visitor sees that the connection ends.

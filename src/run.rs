@@ -143,7 +143,7 @@ fn serve_monitors(
     for (monitor, chardev) in &launched.monitors {
         let served = match monitor.value.control {
             true => qmp::serve(target, chardev, monitor.value.pretty),
-            false => hmp::serve(target, chardev),
+            false => hmp::serve(target, chardev, &host.main_loop),
         };
         served.map_err(|error| ConfigError::at(&monitor.origin, error.to_string()))?;
     }

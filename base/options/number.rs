@@ -93,3 +93,49 @@ fn parse_decimal_size(text: &str, unit: u64) -> Result<u64, SizeError> {
     let part = u64::try_from((numerator + scale / 2) / scale).map_err(|_| OutOfRange)?;
     whole.checked_mul(unit).and_then(|bytes| bytes.checked_add(part)).ok_or(OutOfRange)
 }
+/// A size as people read it: three digits and a unit.
+pub fn format_size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = if value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
+    // Below 1 the leading zero is none of the three digits.
+    let digits = if value < 1.0 && value > 0.0 { 3 } else { digits };
+    let text = format!("{value:.digits$}");
+    let text = match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.'),
+        false => &text,
+    };
+    format!("{text} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (512, "512 B"),
+            (1000, "0.977 KiB"),
+            (1536, "1.5 KiB"),
+            (200704, "196 KiB"),
+            (10 << 20, "10 MiB"),
+            (u64::from(u32::MAX), "4 GiB"),
+            (i64::MAX as u64, "8 EiB"),
+        ] {
+            assert_eq!(format_size(bytes), text);
+        }
+    }
+}

@@ -1,32 +1,7 @@
 //! Numbers and JSON in QEMU's form.
 
+pub(crate) use base::options::number::format_size as size;
 use serde_json::Value;
-
-/// A size as people read it: three digits and a unit.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let digits = if value >= 100.0 {
-        0
-    } else if value >= 10.0 {
-        1
-    } else {
-        2
-    };
-    // Below 1 the leading zero is none of the three digits.
-    let digits = if value < 1.0 && value > 0.0 { 3 } else { digits };
-    let text = format!("{value:.digits$}");
-    let text = match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.'),
-        false => &text,
-    };
-    format!("{text} {}", UNITS[unit])
-}
 
 /// JSON as QEMU prints it: four spaces, and empty lists and objects over two lines.
 pub(super) fn json(value: &Value) -> String {
@@ -73,25 +48,5 @@ fn write_json(value: &Value, depth: usize, out: &mut String) {
             out.push_str(&format!("{}]", indent(depth)));
         }
         scalar => out.push_str(&scalar.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_three_digits() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (512, "512 B"),
-            (1000, "0.977 KiB"),
-            (1536, "1.5 KiB"),
-            (200704, "196 KiB"),
-            (10 << 20, "10 MiB"),
-            (i64::MAX as u64, "8 EiB"),
-        ] {
-            assert_eq!(size(bytes), text);
-        }
     }
 }

@@ -132,7 +132,7 @@ impl Monitor {
         let socket = Socket::new(&main_loop, if control { "qmp" } else { "hmp" });
         let served = match control {
             true => qmp::serve(board.target(), &socket.chardev, false),
-            false => hmp::serve(board.target(), &socket.chardev),
+            false => hmp::serve(board.target(), &socket.chardev, &main_loop.handle()),
         };
         served.expect("a free character device");
         Monitor { socket, main_loop }

@@ -10,6 +10,7 @@ use base::event_loop::LoopHandle;
 use base::input::Router;
 use base::interrupt::MsiSink;
 use base::memory::{AddressSpace, RamBlock};
+use base::props::Value;
 use base::request::RequestSink;
 use block::backend::Backend;
 use ui::Consoles;
@@ -55,6 +56,12 @@ impl Fact {
     pub(super) fn bootable(index: i32, function: &PciFunction, kind: &str, part: &str) -> Self {
         let place = firmware_place(function);
         Fact::Bootable { index, path: format!("/pci@i0cf8/{kind}@{place}/{part}") }
+    }
+
+    /// That firmware may boot from a floppy drive.
+    pub fn bootable_floppy(index: i32, place: usize) -> Self {
+        let path = format!("/pci@i0cf8/isa@1/fdc@03f0/floppy@{place}");
+        Fact::Bootable { index, path }
     }
 
     /// Whether it is about booting from a PCI function, or something behind it.
@@ -156,6 +163,8 @@ pub trait Slots {
     fn facts(&self) -> &[Fact];
     /// Tells something about a device.
     fn tell(&mut self, fact: Fact);
+    /// Tells what became of a property that left the device a choice.
+    fn settle(&mut self, property: &'static str, value: Value);
     /// Has a device that is on no PCI bus reset with the machine.
     fn add(&mut self, device: Arc<dyn AnyDevice>);
 }

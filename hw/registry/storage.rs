@@ -73,7 +73,7 @@ fn virtio_blk(
     slots: &mut dyn Slots,
 ) -> Done {
     let VirtioBlkProps { blk, class, pci, queues } = props;
-    let id = blk.disk.drive.as_ref().ok_or(DeviceError::NoDrive)?;
+    let id = blk.disk.block.drive.as_ref().ok_or(DeviceError::NoDrive)?;
     let backend = drive(slots, "virtio-blk-device", id)?;
     let worker = match &blk.iothread {
         Some(LinkId(id)) => slots.io_thread(id).ok_or_else(|| DeviceError::NoThread(id.clone()))?,
@@ -95,6 +95,9 @@ fn virtio_blk(
         msi: slots.msi(),
     };
     let function = Blk::plug(placement, blk, backend)?;
+    if let Ok(sizes) = blk.disk.block.sizes() {
+        sizes.tell(slots);
+    }
     if let Some(index) = blk.disk.bootindex {
         slots.tell(Fact::bootable(index, &function, "scsi", "disk@0,0"));
     }

@@ -19,14 +19,10 @@ use self::transfer::Transfer;
 use super::ata::channel::sectors;
 use crate::dma::i8237::DmaChannel;
 
-/// First port of the registers.
-pub const FDC_PORT: u64 = 0x3f1;
-/// Port of the digital input and configuration control registers, behind one of the IDE controller.
-pub const INPUT_PORT: u64 = 0x3f7;
-/// ISA interrupt.
-pub const ISA_IRQ: u32 = 6;
-/// ISA DMA channel.
-pub const DMA_CHANNEL: usize = 2;
+/// Place of the registers from the first port on.
+pub const REGISTERS: u64 = 1;
+/// Place of the digital input and configuration control registers, behind one of the IDE controller.
+pub const INPUT_REGISTER: u64 = 7;
 /// Drives that the controller has pins for.
 pub const DRIVES: usize = 2;
 
@@ -107,7 +103,7 @@ const SEARCH_TIME: i64 = SECOND / 50;
 /// A drive on the controller.
 struct FloppyDrive {
     kind: DriveKind,
-    backend: Option<Arc<Backend>>,
+    backend: Arc<Backend>,
     format: Format,
     /// Listens at the back end.
     _listener: Option<Arc<dyn Send + Sync>>,
@@ -115,11 +111,11 @@ struct FloppyDrive {
 
 impl FloppyDrive {
     fn present(&self) -> bool {
-        self.backend.as_ref().is_some_and(|backend| backend.present())
+        self.backend.present()
     }
 
     fn writable(&self) -> bool {
-        self.backend.as_ref().is_some_and(|backend| backend.present() && !backend.is_read_only())
+        self.backend.present() && !self.backend.is_read_only()
     }
 
     /// What the controller takes for the last sector of a track until it is told.
@@ -129,7 +125,7 @@ impl FloppyDrive {
 
     /// Looks at what lies in the drive.
     fn look(&mut self) {
-        let total = self.backend.as_ref().and_then(sectors).unwrap_or(0);
+        let total = sectors(&self.backend).unwrap_or(0);
         self.format = Format::of(self.kind, total);
     }
 }
@@ -259,6 +255,8 @@ pub struct Fdc {
     search: Timer,
     clocks: Clocks,
     drives: [Option<FloppyDrive>; DRIVES],
+    /// What a drive is whose disk tells nothing.
+    fallback: Option<DriveKind>,
     /// Counts requests at back ends, so that those of a command that was given up are known.
     request: u64,
     st: FdcState,
@@ -268,9 +266,9 @@ pub struct Fdc {
 pub struct FdcParts {
     /// The controller.
     pub fdc: Shared<Fdc>,
-    /// For [`FDC_PORT`].
+    /// For [`REGISTERS`].
     pub registers: Region,
-    /// For [`INPUT_PORT`].
+    /// For [`INPUT_REGISTER`].
     pub input: Region,
 }
 
@@ -285,6 +283,7 @@ impl Fdc {
                 search: device::timer(me, clocks, ClockKind::Virtual, Fdc::search_ended),
                 clocks: clocks.clone(),
                 drives: [None, None],
+                fallback: Some(DriveKind::Extended3),
                 request: 0,
                 st: FdcState::default(),
             };
@@ -318,12 +317,22 @@ impl Fdc {
         self.drives.get(place).is_some_and(Option::is_some)
     }
 
+    /// What a drive is whose disk tells nothing; none, if firmware is not to know of it.
+    pub fn fallback(&self) -> Option<DriveKind> {
+        self.fallback
+    }
+
+    /// Says what a drive is whose disk tells nothing.
+    pub fn set_fallback(&mut self, kind: Option<DriveKind>) {
+        self.fallback = kind;
+    }
+
     /// Connects a drive; `listener` lives as long as it is there.
     pub fn attach(
         &mut self,
         place: usize,
         kind: DriveKind,
-        backend: Option<Arc<Backend>>,
+        backend: Arc<Backend>,
         listener: Option<Arc<dyn Send + Sync>>,
     ) {
         let Some(slot) = self.drives.get_mut(place) else { return };
@@ -721,9 +730,10 @@ mod tests {
     }
 
     fn controller(clocks: &Clocks) -> (Shared<Fdc>, IrqLine) {
-        let line = IrqLine::new(std::sync::Arc::new(base::irq::FnSink(|_, _| ())), ISA_IRQ);
+        let line = IrqLine::new(std::sync::Arc::new(base::irq::FnSink(|_, _| ())), 6);
         let fdc = Fdc::create(line.clone(), None, clocks).fdc;
-        fdc.lock().attach(0, DriveKind::Extended3, None, None);
+        let graph = Graph::new(Arc::new(Inline)).unwrap();
+        fdc.lock().attach(0, DriveKind::Extended3, graph.empty_backend(), None);
         fdc.lock().reset();
         (fdc, line)
     }
@@ -760,7 +770,7 @@ mod tests {
         let backend = graph.add_backend("f", DriveInfo::default()).unwrap();
         backend.set_node(Some(node)).unwrap();
         let (fdc, _) = controller(clocks);
-        fdc.lock().attach(0, DriveKind::High3, Some(backend), None);
+        fdc.lock().attach(0, DriveKind::High3, backend, None);
         fdc.lock().reset();
         (fdc, graph)
     }

@@ -9,7 +9,7 @@ use block::backend::{Drive as BackendUser, Use};
 use super::ata::channel::sectors;
 use super::fdc::formats::DriveKind;
 use super::fdc::{DRIVES, Fdc};
-use super::props::{DiskPropError, DiskProps};
+use super::props::{BlockProps, DiskPropError};
 use crate::registry::{self, DeviceError, Fact, Slots};
 
 base::prop_enum! {
@@ -28,19 +28,42 @@ base::prop_enum! {
     }
 }
 
+impl DriveType {
+    /// The kind of drive, if it is one, and not left open.
+    pub fn kind(self) -> Option<DriveKind> {
+        match self {
+            DriveType::Auto | DriveType::None => None,
+            DriveType::High3 => Some(DriveKind::High3),
+            DriveType::Extended3 => Some(DriveKind::Extended3),
+            DriveType::High5 => Some(DriveKind::High5),
+        }
+    }
+}
+
+impl From<Option<DriveKind>> for DriveType {
+    fn from(kind: Option<DriveKind>) -> Self {
+        match kind {
+            None => DriveType::None,
+            Some(DriveKind::High3) => DriveType::High3,
+            Some(DriveKind::Extended3) => DriveType::Extended3,
+            Some(DriveKind::High5) => DriveType::High5,
+        }
+    }
+}
+
+/// What the controller takes a drive for that firmware is to know nothing of.
+const UNKNOWN: DriveKind = DriveKind::Extended3;
 /// The device picks its place itself.
 const PICK: u32 = u32::MAX;
-/// What a drive is whose disk tells nothing.
-const FALLBACK: DriveKind = DriveKind::Extended3;
 
 /// `floppy`
 #[derive(Debug, Props)]
 pub struct FloppyProps {
-    #[prop(flatten)]
-    disk: DiskProps,
     /// Place on the controller.
     #[prop(default = PICK)]
     unit: u32,
+    #[prop(flatten)]
+    block: BlockProps,
     #[prop(name = "drive-type")]
     drive_type: DriveType,
 }
@@ -50,7 +73,7 @@ pub struct FloppyProps {
 pub enum FloppyError {
     /// There are not so many places.
     #[error("Can't create floppy unit {0}, bus supports only {DRIVES} units")]
-    NoSuchPlace(u32),
+    NoSuchPlace(usize),
     /// Another drive is there.
     #[error("Floppy unit {0} is in use")]
     Taken(usize),
@@ -74,54 +97,53 @@ pub struct FloppyFact {
 /// Adds a `floppy`.
 pub fn add(props: &FloppyProps, slots: &mut dyn Slots) -> Result<(), DeviceError> {
     let fdc = slots.fdc().clone();
+    let taken = |place| fdc.lock().is_taken(place);
     let place = match props.unit {
-        PICK => (0..DRIVES).find(|&place| !fdc.lock().is_taken(place)).unwrap_or(DRIVES - 1),
-        unit if unit as usize >= DRIVES => return Err(FloppyError::NoSuchPlace(unit).into()),
+        PICK => (0..DRIVES).find(|&place| !taken(place)).unwrap_or(DRIVES),
         unit => unit as usize,
     };
-    if fdc.lock().is_taken(place) {
+    if place >= DRIVES {
+        return Err(FloppyError::NoSuchPlace(place).into());
+    }
+    if taken(place) {
         return Err(FloppyError::Taken(place).into());
     }
-    let sizes = props.disk.sizes().map_err(FloppyError::from)?;
+    let sizes = props.block.sizes().map_err(FloppyError::from)?;
     if (sizes.logical, sizes.physical) != (512, 512) {
         return Err(FloppyError::NotASector.into());
     }
-    let id = props.disk.drive.as_ref();
-    let backend = id.map(|id| registry::drive(slots, "floppy", id)).transpose()?;
-    let mut listener = None;
-    if let Some(backend) = &backend {
-        let hears = Arc::new(Listener { fdc: Arc::downgrade(&fdc), place });
-        let weak = Arc::downgrade(&hears);
-        let weak: Weak<dyn BackendUser> = weak;
-        let identity = slots.identity();
-        let what = Use {
-            id: identity.id,
-            path: identity.path,
-            needs_medium: false,
-            must_write: false,
-            writes: true,
-            resizes: true,
-            shares_writes: props.disk.share_rw,
-        };
-        backend.plug(what, Some(weak))?;
-        props.disk.apply(backend);
-        listener = Some(hears as Arc<dyn Send + Sync>);
-    }
-    let disk = backend.as_ref().and_then(sectors);
-    let kind = match props.drive_type {
-        DriveType::High3 => Some(DriveKind::High3),
-        DriveType::Extended3 => Some(DriveKind::Extended3),
-        DriveType::High5 => Some(DriveKind::High5),
-        DriveType::Auto => Some(disk.and_then(DriveKind::for_disk).unwrap_or(FALLBACK)),
-        DriveType::None => None,
+    let backend = match &props.block.drive {
+        Some(id) => registry::drive(slots, "floppy", id)?,
+        None => slots.empty_drive(),
     };
-    fdc.lock().attach(place, kind.unwrap_or(FALLBACK), backend, listener);
+    let listener = Arc::new(Listener { fdc: Arc::downgrade(&fdc), place });
+    let weak = Arc::downgrade(&listener);
+    let weak: Weak<dyn BackendUser> = weak;
+    let identity = slots.identity();
+    let what = Use {
+        id: identity.id,
+        path: identity.path,
+        needs_medium: false,
+        must_write: false,
+        writes: true,
+        resizes: true,
+        shares_writes: props.block.share_rw,
+    };
+    backend.plug(what, Some(weak))?;
+    props.block.apply(&backend);
+    let kind = match props.drive_type {
+        DriveType::Auto => {
+            let disk = sectors(&backend).and_then(DriveKind::for_disk);
+            disk.or_else(|| fdc.lock().fallback())
+        }
+        given => given.kind(),
+    };
+    fdc.lock().attach(place, kind.unwrap_or(UNKNOWN), backend, Some(listener));
+    sizes.tell(slots);
+    slots.settle("unit", place.into());
+    slots.settle("drive-type", DriveType::from(kind).as_str().into());
     if let Some(kind) = kind {
         slots.tell(Fact::Floppy(FloppyFact { place, kind }));
-    }
-    if let Some(index) = props.disk.bootindex {
-        let path = format!("/pci@i0cf8/isa@1/fdc@03f0/floppy@{place}");
-        slots.tell(Fact::Bootable { index, path });
     }
     Ok(())
 }

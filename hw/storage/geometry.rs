@@ -57,6 +57,17 @@ impl TranslationChoice {
     }
 }
 
+impl From<Translation> for TranslationChoice {
+    fn from(translation: Translation) -> Self {
+        match translation {
+            Translation::None => TranslationChoice::None,
+            Translation::Lba => TranslationChoice::Lba,
+            Translation::Large => TranslationChoice::Large,
+            Translation::Rechs => TranslationChoice::Rechs,
+        }
+    }
+}
+
 /// What the partition table was made for: heads and sectors of a track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Hint {

@@ -10,7 +10,7 @@ use super::ata::channel::{Channel, PLACES, sectors};
 use super::ata::drive::{Config, Drive, Kind};
 use super::geometry::{self, Translation, TranslationChoice};
 use super::piix3_ide::{CHANNELS, Piix3Ide};
-use super::props::{DiskPropError, DiskProps, Geometry, GeometryProps};
+use super::props::{BlockSizes, DiskPropError, DiskProps, Geometry, GeometryProps};
 use crate::registry::{self, DeviceError, Fact, Slots};
 
 /// Bytes of a sector of IDE disks.
@@ -20,12 +20,9 @@ const PICK: u32 = u32::MAX;
 
 /// What all IDE drives have.
 #[derive(Debug, Props)]
-pub struct CdProps {
+pub struct DriveProps {
     #[prop(flatten)]
     disk: DiskProps,
-    /// Place on the channel.
-    #[prop(default = PICK)]
-    unit: u32,
     /// Revision of the firmware.
     ver: Option<String>,
     /// World wide name.
@@ -34,28 +31,56 @@ pub struct CdProps {
     serial: Option<String>,
     /// Model.
     model: Option<String>,
+}
+
+/// Where they are.
+#[derive(Debug, Props)]
+pub struct PlaceProps {
+    /// Place on the channel.
+    #[prop(default = PICK)]
+    unit: u32,
     /// Without effect: nothing happens too fast for the installer of Windows 2000.
     #[prop(name = "win2k-install-hack")]
     win2k_install_hack: bool,
 }
 
+/// `ide-cd`
+#[derive(Debug, Props)]
+pub struct CdProps {
+    #[prop(flatten)]
+    drive: DriveProps,
+    #[prop(flatten)]
+    place: PlaceProps,
+}
+
 /// What those with a geometry have.
 #[derive(Debug, Props)]
-pub struct CfProps {
+pub struct ChsProps {
     #[prop(flatten)]
-    drive: CdProps,
+    drive: DriveProps,
     #[prop(flatten)]
     geometry: GeometryProps,
     #[prop(name = "bios-chs-trans")]
     bios_chs_trans: TranslationChoice,
 }
 
-/// What hard disks have.
+/// `ide-cf`
+#[derive(Debug, Props)]
+pub struct CfProps {
+    #[prop(flatten)]
+    chs: ChsProps,
+    #[prop(flatten)]
+    place: PlaceProps,
+}
+
+/// `ide-hd`
 #[derive(Debug, Props)]
 pub struct HdProps {
     #[prop(flatten)]
-    drive: CfProps,
+    chs: ChsProps,
     rotation_rate: u16,
+    #[prop(flatten)]
+    place: PlaceProps,
 }
 
 /// Why a drive cannot be had.
@@ -93,28 +118,30 @@ pub struct IdeDisk {
 
 /// Adds an `ide-hd`.
 pub fn add_disk(props: &HdProps, slots: &mut dyn Slots) -> Result<(), DeviceError> {
-    let HdProps { drive, rotation_rate } = props;
-    add_with_geometry("ide-hd", Kind::Disk, drive, *rotation_rate, slots)
+    let HdProps { chs, rotation_rate, place } = props;
+    add_with_geometry("ide-hd", Kind::Disk, chs, place, *rotation_rate, slots)
 }
 
 /// Adds an `ide-cf`.
 pub fn add_compact_flash(props: &CfProps, slots: &mut dyn Slots) -> Result<(), DeviceError> {
-    add_with_geometry("ide-cf", Kind::CompactFlash, props, 0, slots)
+    add_with_geometry("ide-cf", Kind::CompactFlash, &props.chs, &props.place, 0, slots)
 }
 
 fn add_with_geometry(
     owner: &'static str,
     kind: Kind,
-    props: &CfProps,
+    props: &ChsProps,
+    place: &PlaceProps,
     rotation_rate: u16,
     slots: &mut dyn Slots,
 ) -> Result<(), DeviceError> {
     let drive = &props.drive;
-    let seat = Seat::choose(drive, slots)?;
-    let id = drive.disk.drive.as_ref().ok_or(IdeError::NoDrive)?;
+    let seat = Seat::choose(place, slots)?;
+    let id = drive.disk.block.drive.as_ref().ok_or(IdeError::NoDrive)?;
     let backend = registry::drive(slots, owner, id)?;
-    let sizes = drive.disk.sizes().map_err(IdeError::from)?;
+    let sizes = drive.disk.block.sizes().map_err(IdeError::from)?;
     let granularity = sizes.discard.unwrap_or(SECTOR);
+    let sizes = BlockSizes { discard: Some(granularity), ..sizes };
     if granularity != 0 && granularity != SECTOR {
         return Err(IdeError::NotASector("discard_granularity").into());
     }
@@ -133,7 +160,10 @@ fn add_with_geometry(
         write_cache: backend.write_cache(),
         ..seat.config(kind, drive)
     };
-    seat.attach(cfg, Some(backend), Some(listener));
+    sizes.tell(slots);
+    geometry.tell(slots);
+    slots.settle("bios-chs-trans", TranslationChoice::from(translation).as_str().into());
+    seat.attach(cfg, Some(backend), Some(listener), slots);
     slots.tell(Fact::IdeDisk(IdeDisk {
         channel: seat.channel,
         place: seat.place,
@@ -146,15 +176,17 @@ fn add_with_geometry(
 
 /// Adds an `ide-cd`.
 pub fn add_cdrom(props: &CdProps, slots: &mut dyn Slots) -> Result<(), DeviceError> {
-    let seat = Seat::choose(props, slots)?;
-    props.disk.sizes().map_err(IdeError::from)?;
-    let backend = match &props.disk.drive {
+    let drive = &props.drive;
+    let seat = Seat::choose(&props.place, slots)?;
+    let sizes = drive.disk.block.sizes().map_err(IdeError::from)?;
+    let backend = match &drive.disk.block.drive {
         Some(id) => registry::drive(slots, "ide-cd", id)?,
         None => slots.empty_drive(),
     };
-    let listener = seat.take(Kind::Cdrom, props, &backend, slots)?;
-    seat.attach(seat.config(Kind::Cdrom, props), Some(backend), Some(listener));
-    seat.tell_boot_index(props, slots);
+    let listener = seat.take(Kind::Cdrom, drive, &backend, slots)?;
+    BlockSizes { discard: sizes.discard.or(Some(SECTOR)), ..sizes }.tell(slots);
+    seat.attach(seat.config(Kind::Cdrom, drive), Some(backend), Some(listener), slots);
+    seat.tell_boot_index(drive, slots);
     Ok(())
 }
 
@@ -167,7 +199,7 @@ struct Seat {
 
 impl Seat {
     /// The place that properties name. Drives that name no channel go to the last one.
-    fn choose(props: &CdProps, slots: &dyn Slots) -> Result<Self, DeviceError> {
+    fn choose(props: &PlaceProps, slots: &dyn Slots) -> Result<Self, DeviceError> {
         let ide = slots.ide().clone();
         let channel = slots.ide_channel().unwrap_or(CHANNELS - 1);
         let taken =
@@ -187,7 +219,7 @@ impl Seat {
     fn take(
         &self,
         kind: Kind,
-        props: &CdProps,
+        props: &DriveProps,
         backend: &Arc<Backend>,
         slots: &dyn Slots,
     ) -> Result<Arc<Listener>, DeviceError> {
@@ -206,7 +238,7 @@ impl Seat {
             must_write: writes,
             writes,
             resizes: true,
-            shares_writes: props.disk.share_rw,
+            shares_writes: props.disk.block.share_rw,
         };
         let weak = Arc::downgrade(&listener);
         let weak: Weak<dyn BackendUser> = weak;
@@ -216,7 +248,7 @@ impl Seat {
     }
 
     /// What the drive is; without names given, those that QEMU gives.
-    fn config(&self, kind: Kind, props: &CdProps) -> Config {
+    fn config(&self, kind: Kind, props: &DriveProps) -> Config {
         let model = match kind {
             Kind::Cdrom => "QEMU DVD-ROM",
             Kind::CompactFlash => "QEMU MICRODRIVE",
@@ -232,7 +264,16 @@ impl Seat {
         }
     }
 
-    fn attach(&self, cfg: Config, backend: Option<Arc<Backend>>, listener: Option<Arc<Listener>>) {
+    fn attach(
+        &self,
+        cfg: Config,
+        backend: Option<Arc<Backend>>,
+        listener: Option<Arc<Listener>>,
+        slots: &mut dyn Slots,
+    ) {
+        slots.settle("unit", self.place.into());
+        slots.settle("serial", cfg.serial.as_str().into());
+        slots.settle("ver", cfg.version.as_str().into());
         let drive = Drive::new(cfg, backend.as_ref().and_then(sectors));
         if let Some(channel) = self.ide.lock().channel(self.channel) {
             let listener = listener.map(|listener| listener as Arc<dyn Send + Sync>);
@@ -241,7 +282,7 @@ impl Seat {
     }
 
     /// Tells firmware's name of the drive, if it has a place among what is booted from.
-    fn tell_boot_index(&self, props: &CdProps, slots: &mut dyn Slots) {
+    fn tell_boot_index(&self, props: &DriveProps, slots: &mut dyn Slots) {
         if let Some(index) = props.disk.bootindex {
             let path = format!("/pci@i0cf8/ide@1,1/drive@{}/disk@{}", self.channel, self.place);
             slots.tell(Fact::Bootable { index, path });

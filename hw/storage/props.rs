@@ -4,6 +4,8 @@ use base::prop_enum;
 use base::props::{DriveId, OnOffAuto, Props, Size};
 use block::backend::{Backend, ErrorPolicy, OnError};
 
+use crate::registry::Slots;
+
 prop_enum! {
     /// `werror`, `rerror`: what happens when a request fails.
     pub enum OnDiskError: "BlockdevOnError", "Error handling policy (report/ignore/enospc/stop/auto)" {
@@ -37,11 +39,13 @@ const ANY: Size = Size(u32::MAX as u64);
 const SECTOR: u64 = 512;
 const MAX_BLOCK: u64 = 2 << 20;
 
-/// Properties of a disk.
+/// Properties of whatever has a back end.
 #[derive(Debug, Props)]
-pub struct DiskProps {
+pub struct BlockProps {
     /// What is on it.
     pub drive: Option<DriveId>,
+    /// Whether sizes follow from the host's disk.
+    pub backend_defaults: OnOffAuto,
     /// Size of its blocks, to the guest.
     #[prop(name = "logical_block_size", help = "A power of two between 512 B and 2 MiB")]
     pub logical_block_size: Size,
@@ -61,14 +65,20 @@ pub struct DiskProps {
     /// Whether others may write to it, too.
     #[prop(name = "share-rw")]
     pub share_rw: bool,
-    /// Whether sizes follow from the host's disk.
-    pub backend_defaults: OnOffAuto,
-    /// Whether requests that fail are counted.
-    #[prop(name = "account-failed")]
-    pub account_failed: OnOffAuto,
     /// Whether requests that make no sense are counted.
     #[prop(name = "account-invalid")]
     pub account_invalid: OnOffAuto,
+    /// Whether requests that fail are counted.
+    #[prop(name = "account-failed")]
+    pub account_failed: OnOffAuto,
+}
+
+/// Properties of a disk.
+#[derive(Debug, Props)]
+pub struct DiskProps {
+    /// Its back end.
+    #[prop(flatten)]
+    pub block: BlockProps,
     /// What happens when reading fails.
     pub rerror: OnDiskError,
     /// What happens when writing fails.
@@ -131,7 +141,7 @@ pub struct BlockSizes {
     pub discard: Option<u32>,
 }
 
-impl DiskProps {
+impl BlockProps {
     /// Decides the sizes.
     pub fn sizes(&self) -> Result<BlockSizes, DiskPropError> {
         let size = |given: Size, name, default| match given.0 {
@@ -141,8 +151,6 @@ impl DiskProps {
         };
         let logical = size(self.logical_block_size, "logical_block_size", SECTOR)?;
         let physical = size(self.physical_block_size, "physical_block_size", SECTOR)?;
-        let physical =
-            if self.physical_block_size.0 == 0 { physical.max(logical) } else { physical };
         if logical > physical {
             return Err(DiskPropError::Physical);
         }
@@ -164,12 +172,30 @@ impl DiskProps {
 
     /// Has the back end do as the properties say.
     pub fn apply(&self, backend: &Backend) {
+        backend.set_write_cache(self.write_cache.resolve(backend.write_cache()));
+    }
+}
+
+impl BlockSizes {
+    /// Tells what the properties have become.
+    pub fn tell(&self, slots: &mut dyn Slots) {
+        slots.settle("logical_block_size", self.logical.into());
+        slots.settle("physical_block_size", self.physical.into());
+        if let Some(granularity) = self.discard {
+            slots.settle("discard_granularity", granularity.into());
+        }
+    }
+}
+
+impl DiskProps {
+    /// Has the back end do as the properties say.
+    pub fn apply(&self, backend: &Backend) {
         let drive = backend.error_policy();
         backend.set_error_policy(ErrorPolicy {
             read: self.rerror.resolve(drive.read),
             write: self.werror.resolve(drive.write),
         });
-        backend.set_write_cache(self.write_cache.resolve(backend.write_cache()));
+        self.block.apply(backend);
     }
 }
 
@@ -204,6 +230,13 @@ impl GeometryProps {
 }
 
 impl Geometry {
+    /// Tells what the properties have become.
+    pub fn tell(&self, slots: &mut dyn Slots) {
+        slots.settle("cyls", self.cylinders.into());
+        slots.settle("heads", self.heads.into());
+        slots.settle("secs", self.sectors.into());
+    }
+
     /// What a disk of so many bytes has unless told otherwise.
     pub fn of(len: u64) -> Self {
         const HEADS: u32 = 16;
@@ -218,11 +251,11 @@ mod tests {
     use super::*;
 
     fn sizes(logical: u64, physical: u64, min_io: u64) -> Result<BlockSizes, String> {
-        let props = DiskProps {
+        let props = BlockProps {
             logical_block_size: Size(logical),
             physical_block_size: Size(physical),
             min_io_size: Size(min_io),
-            ..DiskProps::default()
+            ..BlockProps::default()
         };
         props.sizes().map_err(|error| error.to_string())
     }
@@ -232,11 +265,12 @@ mod tests {
     fn sizes_must_fit_each_other() {
         let plain = BlockSizes { logical: 512, physical: 512, min_io: 0, opt_io: 0, discard: None };
         assert_eq!(sizes(0, 0, 0), Ok(plain));
-        assert_eq!(sizes(4096, 0, 8192).unwrap().physical, 4096);
+        assert_eq!(sizes(4096, 4096, 8192).unwrap().min_io, 8192);
         let power = "parameter logical_block_size must be a power of 2 between 512 and 2097152";
         assert_eq!(sizes(700, 0, 0), Err(power.into()));
         let physical = "logical_block_size > physical_block_size not supported";
         assert_eq!(sizes(4096, 512, 0), Err(physical.into()));
+        assert_eq!(sizes(4096, 0, 0), Err(physical.into()));
         let multiple = "min_io_size must be a multiple of logical_block_size";
         assert_eq!(sizes(0, 0, 100), Err(multiple.into()));
     }

@@ -7,11 +7,10 @@ use base::irq::IrqLine;
 use base::object::{Object, Property};
 use cpu::apic::LocalApic;
 use cpu::kvm::KvmVm;
-use hw::storage::fdc;
 use hw::usb::UsbBus;
 use hw::usb::uhci::{self, UhciProps};
 
-use super::devices::{BoardDevice, USB_BUS};
+use super::devices::{BoardDevice, FLOPPY_BUS, USB_BUS};
 use super::kernel_chips;
 use super::processors::Processors;
 use super::tree::{self, Tree};
@@ -203,14 +202,16 @@ impl Board<'_> {
         bus
     }
 
-    /// Enters the chips after the serial ports, and the floppy drives.
-    pub fn enter_rest(&self, tree: &mut Tree, bus: &str, floppies: &mut [BoardDevice]) {
+    /// Enters the chips after the serial ports, and the floppy drives; returns the path of their bus.
+    pub fn enter_rest(&self, tree: &mut Tree, bus: &str, floppies: &mut [BoardDevice]) -> String {
+        let props = &self.onboard.fdc;
         let controller = self
-            .isa(bus, "isa-fdc", &[fdc::ISA_IRQ])
-            .with_child("floppy-bus.0", Object::new("floppy-bus"));
-        let controller = tree.chip(controller);
+            .isa(bus, "isa-fdc", &[props.irq])
+            .with(Property::snapshot(props))
+            .with_child(FLOPPY_BUS, Object::new("floppy-bus"));
+        let floppy_bus = format!("{}/{FLOPPY_BUS}", tree.chip(controller));
         for drive in floppies {
-            drive.enter(tree, &format!("{controller}/floppy-bus.0"));
+            drive.enter(tree, &floppy_bus);
         }
         if self.chips.i8042 {
             let props = &self.onboard.i8042;
@@ -222,6 +223,7 @@ impl Board<'_> {
             }
             tree.chip(self.isa(bus, "port92", &[]));
         }
+        floppy_bus
     }
 
     /// What comes after the network cards.

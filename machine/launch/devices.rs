@@ -11,7 +11,7 @@ use base::interrupt::MsiSink;
 use base::memory::{AddressSpace, RamBlock};
 use base::object::{Object, Property};
 use base::options::config::GlobalProp;
-use base::props::PropInput;
+use base::props::{PropInput, Value};
 use base::request::RequestSink;
 use block::backend::{Backend, Interface, Media};
 use block::graph::Graph;
@@ -55,7 +55,7 @@ const BUSES: [(&str, BusKind); 5] = [
 pub(super) const USB_BUS: &str = "usb-bus";
 
 /// Where floppy drives are: on a bus that has but one name.
-const FLOPPY_BUS: &str = "floppy-bus.0";
+pub(super) const FLOPPY_BUS: &str = "floppy-bus.0";
 
 /// Channels of the IDE controller.
 const IDE_CHANNELS: [&str; 2] = ["ide.0", "ide.1"];
@@ -108,6 +108,10 @@ pub(super) struct Equipment<'a> {
     pub identity: Identity,
     /// The bus that it names.
     pub bus: Option<String>,
+    /// Path of the floppy drives' bus, as long as drives can come.
+    pub floppy_bus: String,
+    /// What its properties are now that left it a choice.
+    pub settled: Vec<(&'static str, Value)>,
     pub facts: Vec<Fact>,
     /// What is to be reset with the board.
     pub chips: Vec<Arc<dyn AnyDevice>>,
@@ -200,6 +204,9 @@ impl Slots for Equipment<'_> {
     fn tell(&mut self, fact: Fact) {
         self.facts.push(fact);
     }
+    fn settle(&mut self, property: &'static str, value: Value) {
+        self.settled.push((property, value));
+    }
     fn add(&mut self, device: Arc<dyn AnyDevice>) {
         self.chips.push(device);
     }
@@ -269,8 +276,21 @@ impl Equipment<'_> {
         settings.extend(device.settings());
         self.identity = Identity { id: None, path: device.path.clone() };
         self.bus.clone_from(&device.config.bus);
-        kind.realize(&settings, self)
-            .map_err(|error| ConfigError::new(globals::explain(&self.means.globals, error.into())))
+        self.settled.clear();
+        kind.realize(&settings, self).map_err(|error| {
+            ConfigError::new(globals::explain(&self.means.globals, error.into()))
+        })?;
+        if let Some(object) = self.tree.chip_at(&device.path) {
+            self.tell_settled(&object);
+        }
+        Ok(())
+    }
+
+    /// Has a device's object tell what the device has decided.
+    fn tell_settled(&mut self, object: &Object) {
+        for (property, value) in self.settled.drain(..) {
+            object.settle(property, value);
+        }
     }
 
     /// Adds the devices of `-usbdevice`, which count as the board's own.
@@ -352,14 +372,16 @@ impl Equipment<'_> {
         if self.hot {
             check_hotplug(kind, self.pc).map_err(Refusal::Place)?;
         }
-        match &device.props {
+        let given: Vec<Setting<'_>> = match &device.props {
             PropList::Text(props) => {
-                settings.extend(props.iter().map(|(name, value)| (&**name, PropInput::Text(value))))
+                props.iter().map(|(name, value)| (&**name, PropInput::Text(value))).collect()
             }
             PropList::Json(props) => {
-                settings.extend(props.iter().map(|(name, value)| (&**name, PropInput::Json(value))))
+                props.iter().map(|(name, value)| (&**name, PropInput::Json(value))).collect()
             }
-        }
+        };
+        globals::check_back_ends(kind, &settings, &given).map_err(Refusal::Place)?;
+        settings.extend(given);
         if let Some(id) = &device.id {
             self.tree.check_id(id).map_err(Refusal::Place)?;
         }
@@ -371,6 +393,7 @@ impl Equipment<'_> {
         let (functions, facts) = (self.functions(), self.facts.len());
         let buses = self.means.usb.all().len();
         self.check_boot_index(&settings).map_err(Refusal::Place)?;
+        self.settled.clear();
         kind.realize(&settings, self)?;
         let devfn = self.functions().into_iter().find(|devfn| !functions.contains(devfn));
         if let (Some(id), Some(function)) =
@@ -379,6 +402,7 @@ impl Equipment<'_> {
             function.set_id(id);
         }
         let mut object = self.object(kind, device.id.as_deref(), &settings);
+        self.tell_settled(&object);
         if let Some(bus) = self.means.usb.all().get(buses) {
             bus.set_owner(&identity.path);
             object = object.with_child(bus.name(), Object::new(USB_BUS));
@@ -448,7 +472,7 @@ impl Equipment<'_> {
             BusKind::Pci => PCI_BUS,
             BusKind::Isa => &self.means.isa_bus,
             BusKind::Ide => &self.ide_bus(),
-            BusKind::Floppy => FLOPPY_BUS,
+            BusKind::Floppy => &self.floppy_bus,
             BusKind::Usb => self.usb.as_ref().map_or("", |(bus, _)| bus.path()),
             BusKind::None => "",
         };

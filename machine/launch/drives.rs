@@ -74,7 +74,9 @@ pub(super) fn create(
     }
     if usual == Interface::Ide && !config.no_defaults {
         let has = |types: &[&str]| {
-            config.devices.iter().any(|device| types.contains(&device.value.driver.as_str()))
+            let mut named = config.devices.iter().map(|device| device.value.driver.as_str());
+            let mut set = config.globals.iter().map(|global| global.driver.as_str());
+            named.any(|name| types.contains(&name)) || set.any(|name| types.contains(&name))
         };
         if !has(&REPLACE_CDROM) {
             drives.add_empty(graph, Interface::Ide, 2, Media::Cdrom)?;

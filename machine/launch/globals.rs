@@ -11,7 +11,7 @@ use crate::pc::onboard::{self, Onboard};
 
 /// Types whose devices are on boards only that this build has not; tools speak of them anyway.
 const ON_OTHER_BOARDS: &[&str] =
-    &["ICH9-LPC", "ICH9-SMB", "cfi.pflash01", "isa-fdc", "kvmvapic", "mch", "q35-pcihost"];
+    &["ICH9-LPC", "ICH9-SMB", "cfi.pflash01", "kvmvapic", "mch", "q35-pcihost"];
 
 /// What the types of processors end in.
 const PROCESSOR: &str = "-x86_64-cpu";
@@ -35,6 +35,35 @@ pub(super) fn of_device<'c>(globals: &'c [GlobalProp], kind: &DeviceType) -> Vec
     };
     let setting = |global: &'c GlobalProp| (&*global.property, PropInput::Global(&global.value));
     globals.iter().filter(is_meant).map(setting).collect()
+}
+
+/// Refuses a back end for a device that has been given one in advance: it has taken that already.
+pub(super) fn check_back_ends(
+    kind: &DeviceType,
+    advance: &[Setting<'_>],
+    given: &[Setting<'_>],
+) -> Result<(), String> {
+    for (name, input) in given {
+        if !advance.iter().any(|(known, _)| known == name) {
+            continue;
+        }
+        let value = match input {
+            PropInput::Text(text) | PropInput::Global(text) => (*text).to_owned(),
+            PropInput::Json(value) => value.as_str().unwrap_or_default().to_owned(),
+        };
+        match *name {
+            "drive" | "netdev" => {
+                let kind = kind.name;
+                let text = format!("-global {kind}.{name}=... conflicts with {name}={value}");
+                return Err(text);
+            }
+            "chardev" => {
+                return Err(format!("{name}={value} conflicts, and override is not implemented"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The message about a device that could not be added, with the global property at fault as typed.

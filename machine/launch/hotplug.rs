@@ -72,6 +72,8 @@ impl Devices {
             hot: true,
             identity: Identity::default(),
             bus: None,
+            floppy_bus: String::new(),
+            settled: Vec::new(),
             facts: state.facts.clone(),
             chips: Vec::new(),
             usb: None,

@@ -158,6 +158,7 @@ pub(super) fn build(
     let props: PcProps = super::machine_props(machine, &given)?;
     props.check()?;
     let chips = globals::onboard(config)?;
+    chips.fdc.check().map_err(fault)?;
     if accelerator.is_kvm() && props.bus_lock_ratelimit > 0 {
         return Err(ConfigError::new("kvm: bus lock detection unsupported"));
     }
@@ -243,6 +244,8 @@ pub(super) fn build(
             ..PmConfig::default()
         },
         rtc_place: (chips.rtc.iobase.into(), chips.rtc.irq.into()),
+        floppy_place: (chips.fdc.iobase.into(), chips.fdc.irq, chips.fdc.dma as usize),
+        floppy_fallback: chips.fdc.fallback.kind(),
         keyboard_irqs: [chips.i8042.keyboard_irq, chips.i8042.mouse_irq].map(u32::from),
         fw_cfg_dma: chips.fw_cfg.dma_enabled,
         data_files: DataFiles::new(&config.data_dirs),
@@ -352,6 +355,8 @@ pub(super) fn build(
         hot: false,
         identity: Identity::default(),
         bus: None,
+        floppy_bus: String::new(),
+        settled: Vec::new(),
         facts: Vec::new(),
         chips: Vec::new(),
         usb: None,
@@ -375,7 +380,12 @@ pub(super) fn build(
         onboard: &chips,
         apics: &apics,
     };
-    chipset.enter_rest(equipment.tree, &isa_bus, &mut floppies);
+    equipment.floppy_bus = chipset.enter_rest(equipment.tree, &isa_bus, &mut floppies);
+    for (place, index) in (0..).zip([chips.fdc.boot_index_a, chips.fdc.boot_index_b]) {
+        if let Some(index) = index {
+            equipment.facts.push(Fact::bootable_floppy(index, place));
+        }
+    }
     for drive in &floppies {
         equipment.add_board_device(drive)?;
     }

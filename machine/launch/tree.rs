@@ -74,6 +74,11 @@ impl Tree {
         let _ = self.machine.add(name, Arc::new(part));
     }
 
+    /// The chip of a path.
+    pub fn chip_at(&self, path: &str) -> Option<Arc<Object>> {
+        self.unattached.child(path.strip_prefix(UNATTACHED)?.strip_prefix('/')?)
+    }
+
     /// Refuses an id that is taken.
     pub fn check_id(&self, id: &str) -> Result<(), String> {
         match self.peripheral.child(id) {

@@ -27,7 +27,8 @@ use hw::pci::i440fx::{I440Fx, intx_map};
 use hw::pci::piix3::{Piix3, PirqRouter, RESET_PORT};
 use hw::pci::piix4_pm::{GPE_PORT, Piix4Pm, PmConfig, PmWires};
 use hw::pci::{PciBus, PciFunction, devfn};
-use hw::storage::fdc::{self, FDC_PORT, Fdc, INPUT_PORT};
+use hw::storage::fdc::formats::DriveKind;
+use hw::storage::fdc::{self, Fdc};
 use hw::storage::piix3_ide::{self, Piix3Ide};
 use hw::timer::hpet::{HPET_ADDRESS, Hpet, LegacyGate};
 use hw::timer::i8254::{PIT_PORT, Pit, SPEAKER_PORT};
@@ -82,6 +83,10 @@ pub struct PcConfig {
     pub rtc_place: (u64, u32),
     /// Interrupts of keyboard and mouse.
     pub keyboard_irqs: [u32; 2],
+    /// The floppy disk controller's first port, interrupt and DMA channel.
+    pub floppy_place: (u64, u32, usize),
+    /// What a floppy drive is whose disk tells nothing.
+    pub floppy_fallback: Option<DriveKind>,
     /// Power management.
     pub pm: PmConfig,
     /// Whether firmware configuration can be read by DMA.
@@ -270,10 +275,11 @@ impl Pc {
         let dma_pair = DmaPair::create(Dma::new(map.memory.clone()));
         dma_pair.ports.iter().for_each(|(at, region)| place(region, *at));
 
-        let channel = dma_pair.channel(fdc::DMA_CHANNEL);
-        let floppy = Fdc::create(isa.irq(fdc::ISA_IRQ), channel, clocks);
-        place(&floppy.registers, FDC_PORT);
-        place(&floppy.input, INPUT_PORT);
+        let (port, irq, channel) = cfg.floppy_place;
+        let floppy = Fdc::create(isa.irq(irq), dma_pair.channel(channel), clocks);
+        floppy.fdc.lock().set_fallback(cfg.floppy_fallback);
+        place(&floppy.registers, port + fdc::REGISTERS);
+        place(&floppy.input, port + fdc::INPUT_REGISTER);
 
         let router = PirqRouter::new(shared.pci);
         let dma_space = map.memory.clone();

@@ -4,6 +4,7 @@
 //! effect, as under QEMU: the board has the last word.
 
 use base::props::{PropError, PropInput, PropSpec, Props};
+use hw::storage::floppy::DriveType;
 
 base::prop_enum! {
     /// What becomes of timer interrupts that the guest was too late for.
@@ -72,6 +73,65 @@ pub struct FwCfgProps {
     pub dma_enabled: bool,
 }
 
+/// `isa-fdc`
+#[derive(Debug, Props)]
+pub struct FdcProps {
+    /// The first port.
+    #[prop(default = 0x3f0)]
+    pub iobase: u32,
+    /// The interrupt.
+    #[prop(default = 6)]
+    pub irq: u32,
+    /// The DMA channel.
+    #[prop(default = 2)]
+    pub dma: u32,
+    /// Without effect, as under QEMU: drives have types of their own.
+    #[prop(name = "fdtypeA")]
+    pub type_a: DriveType,
+    /// Without effect, too.
+    #[prop(name = "fdtypeB")]
+    pub type_b: DriveType,
+    /// What a drive is whose disk tells nothing.
+    #[prop(default = DriveType::Extended3)]
+    pub fallback: DriveType,
+    /// The first drive's place in the order in which firmware tries to boot.
+    #[prop(name = "bootindexA")]
+    pub boot_index_a: Option<i32>,
+    /// The second drive's.
+    #[prop(name = "bootindexB")]
+    pub boot_index_b: Option<i32>,
+}
+
+/// Why the floppy disk controller can not be as its properties want it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FdcPropError {
+    /// A place that is to be found by itself.
+    #[error("Cannot choose a fallback FDrive type of 'auto'")]
+    Fallback,
+    /// There are sixteen.
+    #[error("isa-fdc: there is no ISA interrupt {0}")]
+    NoInterrupt(u32),
+    /// There are seven.
+    #[error("isa-fdc: there is no DMA channel {0}")]
+    NoChannel(u32),
+}
+
+impl FdcProps {
+    /// Refuses what no board can have.
+    pub fn check(&self) -> Result<(), FdcPropError> {
+        if self.fallback == DriveType::Auto {
+            return Err(FdcPropError::Fallback);
+        }
+        if self.irq > 15 {
+            return Err(FdcPropError::NoInterrupt(self.irq));
+        }
+        if self.dma > 7 || self.dma == 4 {
+            return Err(FdcPropError::NoChannel(self.dma));
+        }
+        Ok(())
+    }
+}
+
 /// `i8042`
 #[derive(Debug, Props)]
 pub struct KeyboardProps {
@@ -105,7 +165,8 @@ const PLAIN: &[&str] = &[
 ];
 
 /// Types with properties.
-const CHIPS: &[&str] = &["PIIX4_PM", "fw_cfg_io", "hpet", "i8042", "kvm-pit", "mc146818rtc"];
+const CHIPS: &[&str] =
+    &["PIIX4_PM", "fw_cfg_io", "hpet", "i8042", "isa-fdc", "kvm-pit", "mc146818rtc"];
 
 /// Whether a type is of chips on the board.
 pub fn is_chip(name: &str) -> bool {
@@ -120,6 +181,7 @@ pub fn specs(name: &str) -> &'static [PropSpec] {
         "kvm-pit" => KernelPitProps::specs(),
         "fw_cfg_io" => FwCfgProps::specs(),
         "i8042" => KeyboardProps::specs(),
+        "isa-fdc" => FdcProps::specs(),
         "hpet" => HpetProps::specs(),
         _ => &[],
     }
@@ -140,6 +202,8 @@ pub struct Onboard {
     pub i8042: KeyboardProps,
     /// The HPET.
     pub hpet: HpetProps,
+    /// The floppy disk controller.
+    pub fdc: FdcProps,
 }
 
 impl Onboard {
@@ -152,6 +216,7 @@ impl Onboard {
             "kvm-pit" => &mut self.kernel_pit,
             "fw_cfg_io" => &mut self.fw_cfg,
             "i8042" => &mut self.i8042,
+            "isa-fdc" => &mut self.fdc,
             "hpet" => &mut self.hpet,
             _ if PLAIN.contains(&chip) => return Some(Err(PropError::not_found(chip, name))),
             _ => return None,

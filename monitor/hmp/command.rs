@@ -32,11 +32,13 @@ pub(crate) struct Context<'a> {
     target: &'a Arc<Target>,
     /// The processor that commands are about which do not name one.
     pub cpu: Cell<usize>,
+    /// Whether the command was the last one.
+    pub quits: Cell<bool>,
 }
 
 impl<'a> Context<'a> {
     pub fn new(target: &'a Arc<Target>, cpu: usize) -> Self {
-        Context { target, cpu: Cell::new(cpu) }
+        Context { target, cpu: Cell::new(cpu), quits: Cell::new(false) }
     }
 }
 
@@ -332,6 +334,7 @@ const COMMANDS: &[Command] = commands! {
     };
     "quit|q" "" "end the machine and the program" |target, _| {
         target.vm.shut_down(Cause::HostQmpQuit);
+        target.quits.set(true);
         silence()
     };
     "ringbuf_read" "device size" "show and remove what is in a ring buffer" |target, arguments| {

@@ -15,6 +15,7 @@ mod words;
 use std::sync::Arc;
 
 use base::chardev::{CharClient, CharEvent, Chardev, ChardevError};
+use base::event_loop::LoopHandle;
 use parking_lot::Mutex;
 
 use crate::port::Port;
@@ -37,41 +38,75 @@ struct State {
     cpu: usize,
     /// Whether the person at a shared terminal speaks to the monitor at present.
     focused: bool,
-    /// Whether the greeting has been shown to whoever is connected.
+    /// Whether the greeting has been shown to whoever is connected, and a prompt after it.
     greeted: bool,
+    prompted: bool,
+    /// Whether the machine was told to end from here: nothing is asked for after that.
+    quit: bool,
 }
 
-/// Serves a prompt on a character device.
-pub fn serve(target: &Arc<Target>, chardev: &Chardev) -> Result<(), ChardevError> {
-    let state = State { line: Readline::new(PROMPT), cpu: 0, focused: true, greeted: false };
+/// Serves a prompt on a character device. Who is connected already is greeted at once, and prompted
+/// when `main_loop` runs: a machine that cannot be made has nothing to ask.
+pub fn serve(
+    target: &Arc<Target>,
+    chardev: &Chardev,
+    main_loop: &LoopHandle,
+) -> Result<(), ChardevError> {
+    let state = State {
+        line: Readline::new(PROMPT),
+        cpu: 0,
+        focused: true,
+        greeted: false,
+        prompted: false,
+        quit: false,
+    };
     let session = Arc::new(Session {
         target: target.clone(),
         port: Port::default(),
         state: Mutex::new(state),
     });
     if session.port.attach(chardev, session.clone())? {
-        session.greet();
+        session.introduce();
+        main_loop.schedule(move || session.prompt_first());
     }
     Ok(())
 }
 
 impl Session {
-    /// Shows the greeting, or only the prompt to who has seen it, once somebody is looking.
-    fn greet(&self) {
+    /// Shows the greeting, to who has not seen it, once somebody is looking.
+    fn introduce(&self) {
         let mut state = self.state.lock();
-        if !state.focused || self.port.get().is_none() {
+        if state.greeted || !state.focused || self.port.get().is_none() {
             return;
         }
-        let greeting = if state.greeted {
-            String::new()
-        } else {
-            let (version, _) = Target::version();
-            format!("QEMU {version} monitor - type 'help' for more information\r\n")
-        };
         state.greeted = true;
-        let shown = greeting + &state.line.show();
         drop(state);
-        self.port.send(shown.as_bytes());
+        let (version, _) = Target::version();
+        let greeting = format!("QEMU {version} monitor - type 'help' for more information\r\n");
+        self.port.send(greeting.as_bytes());
+    }
+
+    /// Shows the greeting, or only the prompt to who has seen it.
+    fn greet(&self) {
+        self.introduce();
+        let mut state = self.state.lock();
+        if state.greeted && state.focused && !state.quit {
+            state.prompted = true;
+            let prompt = state.line.show();
+            drop(state);
+            self.port.send(prompt.as_bytes());
+        }
+    }
+
+    /// Shows the prompt that belongs to the greeting, if it has not been shown.
+    fn prompt_first(&self) {
+        let is_due = {
+            let state = self.state.lock();
+            state.greeted && !state.prompted
+        };
+        if is_due {
+            self.greet();
+        }
     }
 }
 
@@ -81,10 +116,17 @@ impl CharClient for Session {
     }
 
     fn receive(&self, bytes: &[u8]) {
+        self.prompt_first();
         for &byte in bytes {
             let mut echo = String::new();
             let complete = |line: &str| command::complete(&self.target, line);
-            let entered = self.state.lock().line.push(byte, &mut echo, complete);
+            let entered = {
+                let mut state = self.state.lock();
+                if state.quit {
+                    return;
+                }
+                state.line.push(byte, &mut echo, complete)
+            };
             self.port.send(echo.as_bytes());
             if let Some(line) = entered {
                 // Not locked while a command runs.
@@ -92,7 +134,8 @@ impl CharClient for Session {
                 let printed = execute(&context, &line);
                 let mut state = self.state.lock();
                 state.cpu = context.cpu.get();
-                let prompt = state.line.show();
+                state.quit = context.quits.get();
+                let prompt = if state.quit { String::new() } else { state.line.show() };
                 drop(state);
                 self.port.send((printed + &prompt).as_bytes());
             }
@@ -102,7 +145,10 @@ impl CharClient for Session {
     fn event(&self, event: CharEvent) {
         match event {
             CharEvent::Opened => {
-                self.state.lock().greeted = false;
+                {
+                    let mut state = self.state.lock();
+                    (state.greeted, state.prompted) = (false, false);
+                }
                 self.greet();
             }
             CharEvent::Closed => self.port.disconnected(),

@@ -6,6 +6,8 @@ const HISTORY: usize = 64;
 const MAX_LINE: usize = 4095;
 const ERASE_TO_END: &str = "\x1b[K";
 const LEFT: &str = "\x1b[D";
+const RIGHT: &str = "\x1b[C";
+const CLEAR_SCREEN: &str = "\x1b[2J\x1b[1;1H";
 const WIDTH: usize = 80;
 
 /// What has been seen of an escape sequence.
@@ -60,8 +62,18 @@ impl Readline {
 
     /// The prompt and the line so far.
     pub fn show(&self) -> String {
-        let back = LEFT.repeat(self.line.len() - self.cursor);
-        format!("{}{}{back}", self.prompt, String::from_utf8_lossy(&self.line))
+        let mut shown = self.prompt.to_owned();
+        if !self.line.is_empty() {
+            self.show_line(&mut shown);
+        }
+        shown
+    }
+
+    /// The line, from its start on, and the cursor at its place.
+    fn show_line(&self, echo: &mut String) {
+        echo.push_str(&String::from_utf8_lossy(&self.line));
+        echo.push_str(ERASE_TO_END);
+        echo.push_str(&LEFT.repeat(self.line.len() - self.cursor));
     }
 
     /// Takes a byte from the terminal; appends what it is to show to `echo`. `complete` tells what
@@ -106,6 +118,10 @@ impl Readline {
             0x06 => self.key(Some(Key::Right), echo),
             0x08 | 0x7f => self.replace(self.cursor.saturating_sub(1), self.cursor, &[], echo),
             b'\t' => self.complete(echo, complete),
+            0x0c => {
+                echo.push_str(CLEAR_SCREEN);
+                echo.push_str(&self.show());
+            }
             0x0b => self.replace(self.cursor, self.line.len(), &[], echo),
             0x0e => self.key(Some(Key::Down), echo),
             0x10 => self.key(Some(Key::Up), echo),
@@ -168,23 +184,22 @@ impl Readline {
 
     fn move_to(&mut self, cursor: usize, echo: &mut String) {
         match cursor.checked_sub(self.cursor) {
-            Some(_) => echo.push_str(&String::from_utf8_lossy(&self.line[self.cursor..cursor])),
+            Some(cells) => echo.push_str(&RIGHT.repeat(cells)),
             None => echo.push_str(&LEFT.repeat(self.cursor - cursor)),
         }
         self.cursor = cursor;
     }
 
-    /// Replaces a part of the line and leaves the cursor after what is new.
+    /// Replaces a part of the line and leaves the cursor after what is new. The line is shown as a
+    /// whole, as QEMU shows it: programs that read a prompt find it in one piece before its end.
     fn replace(&mut self, start: usize, end: usize, new: &[u8], echo: &mut String) {
         if start == end && new.is_empty() {
             return;
         }
-        self.move_to(start, echo);
+        self.move_to(0, echo);
         self.line.splice(start..end, new.iter().copied());
         self.cursor = start + new.len();
-        echo.push_str(&String::from_utf8_lossy(&self.line[start..]));
-        echo.push_str(ERASE_TO_END);
-        echo.push_str(&LEFT.repeat(self.line.len() - self.cursor));
+        self.show_line(echo);
     }
 
     fn complete(&mut self, echo: &mut String, complete: impl Fn(&str) -> Vec<String>) {
@@ -275,7 +290,22 @@ mod tests {
     #[test]
     fn candidates_are_listed_when_there_is_nothing_to_add() {
         let (_, _, echo) = typed("stat\t\t");
-        assert!(echo.ends_with("\r\nstats   status  \r\n> stat"), "{echo:?}");
+        assert!(echo.ends_with("\r\nstats   status  \r\n> stat\x1b[K"), "{echo:?}");
+    }
+
+    /// As recorded from QEMU 10.0.2.
+    #[test]
+    fn a_line_is_redrawn_as_qemu_redraws_it() {
+        for (keys, wanted) in [
+            ("abc", "a\x1b[K\x1b[Dab\x1b[K\x1b[D\x1b[Dabc\x1b[K"),
+            ("q\r", "q\x1b[K\r\n"),
+            ("q\x01X\x05", "q\x1b[K\x1b[DXq\x1b[K\x1b[D\x1b[C"),
+            ("q\x7f", "q\x1b[K\x1b[D\x1b[K"),
+            ("\x15\x7f\x04", ""),
+            ("a\x0c", "a\x1b[K\x1b[2J\x1b[1;1H> a\x1b[K"),
+        ] {
+            assert_eq!(typed(keys).2, wanted, "{keys:?}");
+        }
     }
 
     /// A terminal that knows as much as is sent to it.
@@ -285,6 +315,10 @@ mod tests {
         while let Some(c) = rest.chars().next() {
             if let Some(after) = rest.strip_prefix(LEFT) {
                 at -= 1;
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix(RIGHT) {
+                at += 1;
+                assert!(at <= row.len());
                 rest = after;
             } else if let Some(after) = rest.strip_prefix(ERASE_TO_END) {
                 row.truncate(at);

@@ -4,14 +4,24 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use base::object::Object;
+use base::options::number::format_size;
 use serde_json::Value;
 
 use crate::qom::{Entry, types};
 use crate::target::Target;
 
-/// What every device has, which says nothing about one.
-const COMMON: [&str; 6] =
-    ["type", "parent_bus", "realized", "hotplugged", "hotpluggable", "unavailable-features"];
+/// What every device has, which says nothing about one, and what is told of elsewhere.
+const COMMON: [&str; 9] = [
+    "type",
+    "parent_bus",
+    "realized",
+    "hotplugged",
+    "hotpluggable",
+    "unavailable-features",
+    "bootindex",
+    "bootindexA",
+    "bootindexB",
+];
 
 /// The bus of devices that are on none.
 const MAIN_BUS: &str = "/machine/unattached/sysbus";
@@ -75,6 +85,10 @@ fn properties(text: &mut String, path: &str, device: &Arc<Object>, indent: usize
             ("addr", Value::Number(place)) => {
                 let place = place.as_u64().unwrap_or(0);
                 format!("{:02x}.{:x}", place >> 3, place & 7)
+            }
+            (_, Value::Number(number)) if property.type_name() == "size" => {
+                let bytes = number.as_u64().unwrap_or(0);
+                format!("{bytes} ({})", format_size(bytes))
             }
             (_, Value::Number(number)) => match (number.as_u64(), number.as_i64()) {
                 (Some(value), _) => format!("{value} ({value:#x})"),

@@ -2,6 +2,7 @@
 
 mod dialogue;
 mod events;
+mod floppies;
 mod input;
 mod prompt;
 mod python;

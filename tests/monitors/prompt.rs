@@ -28,6 +28,33 @@ fn a_person_types_commands_and_leaves() -> Result<()> {
     Ok(())
 }
 
+/// What scripts read that feed commands to a monitor: each command as it is typed, what it prints,
+/// and no prompt after the last one.
+#[test]
+fn the_terminal_shows_what_qemu_shows() -> Result<()> {
+    let shown = |program| -> Result<String> {
+        let args = ["-M", "none", "-S", "-nodefaults", "-display", "none", "-monitor", "stdio"];
+        let mut vm = Launch::new(program).args(args).spawn()?;
+        vm.send("info status\nnonsense\nprint 1+1\x1b[D0\nquit\nhelp\n")?;
+        Ok(vm.finish()?.stdout)
+    };
+    let ours = shown(testbed::program())?;
+    ensure!(
+        ours.ends_with(
+            "(qemu) q\x1b[K\x1b[Dqu\x1b[K\x1b[D\x1b[Dqui\x1b[K\x1b[D\x1b[D\x1b[Dquit\x1b[K\n"
+        ),
+        "{ours:?}"
+    );
+    match testbed::reference_qemu() {
+        Ok(qemu) => {
+            let theirs = shown(qemu)?;
+            ensure!(ours == theirs, "{ours:?}\n{theirs:?}");
+        }
+        Err(reason) => testbed::skip(&reason),
+    }
+    Ok(())
+}
+
 #[test]
 fn the_same_commands_serve_programs() -> Result<()> {
     let mut vm = Launch::new(testbed::program())

@@ -247,7 +247,7 @@ impl Fdc {
     }
 
     fn submit(&mut self, request: Request, operation: Operation, data: Option<Vector>) {
-        let Some(backend) = self.selected().and_then(|drive| drive.backend.clone()) else {
+        let Some(backend) = self.selected().map(|drive| drive.backend.clone()) else {
             return self.refuse(st1::NO_DATA);
         };
         self.request += 1;
@@ -273,7 +273,7 @@ impl Fdc {
             return;
         }
         if let (Err(error), Some(backend)) =
-            (result, self.selected().and_then(|drive| drive.backend.clone()))
+            (result, self.selected().map(|drive| drive.backend.clone()))
             && backend.on_error(operation, &error) != ErrorAction::Ignore
         {
             return self.refuse(st1::DATA_ERROR);

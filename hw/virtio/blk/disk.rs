@@ -34,7 +34,7 @@ pub(super) struct Shown {
 impl Shown {
     pub fn decide(props: &BlkProps, backend: &Backend, processors: u32) -> Result<Self, BlkError> {
         props.check()?;
-        let sizes = props.disk.sizes()?;
+        let sizes = props.disk.block.sizes()?;
         let geometry = props.geometry.decide(backend.len().unwrap_or(0), LIMITS)?;
         let queues = match props.num_queues {
             PER_PROCESSOR => processors.clamp(1, MAX_QUEUES.into()) as u16,

@@ -113,7 +113,7 @@ impl Blk {
             must_write: false,
             writes: !backend.info().read_only,
             resizes: true,
-            shares_writes: props.disk.share_rw,
+            shares_writes: props.disk.block.share_rw,
         };
         let shape = Shape {
             queue_sizes: vec![props.queue_size; shown.queues.into()],

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::backend::{Backend, DriveInfo, Event, EventSink, Helper, Interface};
 use crate::engine::{self, HostIo};
 use crate::job::Jobs;
-use crate::node::Node;
+use crate::node::{self, Node};
 use crate::open::{OpenOptions, open_tree};
 use crate::options::Options;
 use crate::qcow2::Purpose;
@@ -97,9 +97,8 @@ impl Graph {
 
     /// Refuses a name that no new node can have.
     pub fn check_name(&self, name: &str) -> Result<()> {
-        let fault = if base::options::check_id(name).is_err() {
-            format!("Invalid node-name: '{name}'")
-        } else if self.backend(name).is_some() {
+        node::check_name(name)?;
+        let fault = if self.backend(name).is_some() {
             format!("node-name={name} is conflicting with a device id")
         } else if self.node(name).is_some() {
             format!("Duplicate nodes with node-name='{name}'")

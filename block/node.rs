@@ -298,6 +298,20 @@ impl Child {
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
+/// Bytes that a node's name may have.
+const MAX_NAME: usize = 31;
+
+/// Refuses what is no name for a node.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if base::options::check_id(name).is_err() {
+        return Err(Error::invalid(format!("Invalid node-name: '{name}'")));
+    }
+    if name.len() > MAX_NAME {
+        return Err(Error::invalid("Node name too long"));
+    }
+    Ok(())
+}
+
 /// Names like QEMU's: a running number and two random digits, so that nobody relies on them.
 pub(crate) fn generated_name() -> String {
     use std::hash::{BuildHasher, Hasher};
@@ -624,9 +638,9 @@ impl Node {
         Box::pin(async move {
             self.check_write()?;
             self.watch_threshold(at.saturating_add(from.len() as u64));
-            let detect = self.manner().detect_zeroes;
+            let Manner { detect_zeroes: detect, discard, .. } = self.manner();
             if detect != DetectZeroes::Off && from.is_zero() {
-                let flags = ZeroFlags { unmap: detect == DetectZeroes::Unmap };
+                let flags = ZeroFlags { unmap: detect == DetectZeroes::Unmap && discard };
                 let len = from.len() as u64;
                 return self.changed(at, len, self.driver.write_zeroes(at, len, flags)).await;
             }

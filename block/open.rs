@@ -153,10 +153,8 @@ fn open_node<'a>(
         let node_name = options.text("node-name");
         if let (Some(graph), Some(name)) = (around.graph, &node_name) {
             graph.check_name(name)?;
-        } else if let Some(name) = &node_name
-            && base::options::check_id(name).is_err()
-        {
-            return Err(Error::invalid(format!("Invalid node-name: '{name}'")));
+        } else if let Some(name) = &node_name {
+            node::check_name(name)?;
         }
         let mut builder = Builder {
             name: name.unwrap_or_default().to_owned(),
@@ -287,8 +285,19 @@ impl Builder<'_, '_> {
         }
     }
 
+    /// Refuses a backing file that the driver has left where it was.
+    fn check_backing(&self) -> Result<()> {
+        match self.options.first_key() {
+            Some(key) if key == "backing" || key.starts_with("backing.") => {
+                Err(Error::invalid("Driver doesn't support backing files"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn open_protocol(mut self, protocol: &str) -> Result<Arc<Node>> {
         let (filename, driver) = format::open_protocol(protocol, &mut self).await?;
+        self.check_backing()?;
         if let Some(key) = self.options.first_key() {
             return Err(Error::invalid(format!(
                 "Block protocol '{protocol}' doesn't support the option '{key}'"
@@ -340,6 +349,7 @@ impl Builder<'_, '_> {
             child.require(Claim::tables(self.how.purpose == Purpose::Read))?;
         }
         let driver = (found.open)(&mut self, file).await?;
+        self.check_backing()?;
         if let Some(key) = self.options.first_key() {
             return Err(Error::invalid(format!(
                 "Block format '{format}' does not support the option '{key}'"

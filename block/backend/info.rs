@@ -108,15 +108,11 @@ impl DriveInfo {
     /// The name of a drive that the operator gave none.
     pub fn name(&self) -> String {
         let Self { interface, bus, unit, media, .. } = *self;
-        let kind = match (interface, media) {
-            (Interface::Ide | Interface::Scsi, Media::Disk) => "-hd",
-            (_, Media::Cdrom) => "-cd",
-            _ => "",
-        };
         let name = interface.name();
-        match interface.units() {
-            Some(_) => format!("{name}{bus}{kind}{unit}"),
-            None => format!("{name}{kind}{unit}"),
+        match (interface.units(), media) {
+            (Some(_), Media::Disk) => format!("{name}{bus}-hd{unit}"),
+            (Some(_), Media::Cdrom) => format!("{name}{bus}-cd{unit}"),
+            (None, _) => format!("{name}{unit}"),
         }
     }
 }

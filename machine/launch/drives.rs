@@ -6,7 +6,7 @@ use base::options::Opts;
 use block::backend::{Backend, DriveInfo, Interface, Media};
 use block::engine::block_on;
 use block::graph::Graph;
-use block::node::{Manner, Node, Role};
+use block::node::{DetectZeroes, Manner, Node, Role};
 use block::open::{open_tree, snapshot_overlay};
 use block::throttle::Group;
 
@@ -201,11 +201,19 @@ fn open_image(drive: &Drive, snapshot: bool, graph: &Graph) -> block::Result<Arc
     if snapshot {
         options.set("read-only", true);
     }
+    // `-drive` takes what `-blockdev` refuses: zeroes that are to be discarded where nothing is.
+    let detect_zeroes = options.text("detect-zeroes");
+    if let Some(asked) = &detect_zeroes {
+        options.set("detect-zeroes", if asked == "unmap" { "on" } else { asked });
+    }
     let opened = block_on(open_tree(drive.file.as_deref(), options, &graph.how(), Some(graph)))?;
     for warning in opened.warnings {
         eprintln!("{warning}");
     }
     let mut node = opened.node;
+    if detect_zeroes.as_deref() == Some("unmap") {
+        node.set_manner(Manner { detect_zeroes: DetectZeroes::Unmap, ..node.manner() });
+    }
     if snapshot {
         node = block_on(snapshot_overlay(node, graph.io().clone()))?;
         node.child(Role::File).iter().for_each(|file| graph.enter(file));

@@ -99,9 +99,9 @@ impl EscapeActions for Escape {
     fn commit_snapshots(&self) {}
 }
 
-/// Builds the machine that `config` describes. `serve_monitors` is called before devices attach to
-/// character devices: on a shared terminal the last to attach has the focus, which is to be a serial
-/// port.
+/// Builds the machine that `config` describes. `serve_monitors` is called when all back ends are there
+/// (until then there is nobody to greet), and before devices attach to character devices: on a shared
+/// terminal the last to attach has the focus, which is to be a serial port.
 pub fn launch(
     config: &MachineConfig,
     host: &Host,
@@ -141,17 +141,15 @@ pub fn launch(
         events: vm.net_events(),
         networks: vm.networks().networks().clone(),
     });
-    let failure: Arc<Mutex<Option<ConfigError>>> = Arc::default();
     let mut launched = Launched {
         vm: vm.clone(),
         chardevs,
-        failure: failure.clone(),
+        failure: Arc::default(),
         monitors: std::mem::take(&mut consoles.monitors),
         qtest: consoles.qtest.take(),
         curses: None,
         by_test,
     };
-    serve_monitors(&launched)?;
     drives::create_limits(&config.objects, vm.user_objects())?;
     drives::create_nodes(&config.blockdevs, vm.graph())?;
     match machine.kind {
@@ -171,6 +169,7 @@ pub fn launch(
             drives::create(config, vm.graph(), Interface::None)?;
             let cards = networks::create(config, vm.networks(), false)?;
             memory::create_filters(config, vm.user_objects())?;
+            serve_monitors(&launched)?;
             cards.settle(vm.networks());
             vm.describe(Inventory {
                 machine,
@@ -191,7 +190,11 @@ pub fn launch(
             let vcpus = processors::none(&vm)?;
             vm.assemble(Arc::new(none), vcpus);
         }
-        Kind::Pc(..) => pc::build(machine, config, host, &vm, &consoles, accelerator, &failure)?,
+        Kind::Pc(..) => {
+            let serve = || serve_monitors(&launched);
+            launched.failure =
+                pc::build(machine, config, host, &vm, &consoles, accelerator, serve)?;
+        }
     }
     vnc::open(config, &host.main_loop, &vm)?;
     launched.curses = curses::open(config, &host.main_loop, &vm)?;

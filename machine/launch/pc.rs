@@ -142,6 +142,7 @@ impl Board for PcMachine {
     }
 }
 
+/// Builds a PC; returns where it is told why its kernel could not be placed in memory.
 pub(super) fn build(
     machine: &'static MachineType,
     config: &MachineConfig,
@@ -149,14 +150,22 @@ pub(super) fn build(
     vm: &Arc<Vm>,
     characters: &Characters,
     accelerator: Accelerator,
-    failure: &Arc<Mutex<Option<ConfigError>>>,
-) -> Result<(), ConfigError> {
+    serve_monitors: impl FnOnce() -> Result<(), ConfigError>,
+) -> Result<Arc<Mutex<Option<ConfigError>>>, ConfigError> {
     let (mut given, mut flash_names) = (config.machine_props.clone(), Map::new());
     for name in flash::PROPERTIES {
         flash_names.extend(given.remove_entry(name));
     }
     let props: PcProps = super::machine_props(machine, &given)?;
     props.check()?;
+    let objects = vm.user_objects();
+    objects.set_defaults(Defaults { merge: props.mem_merge, dump: props.dump_guest_core });
+    memory::create_objects(config, objects)?;
+    let drives = drives::create(config, vm.graph(), Interface::Ide)?;
+    let flash = Flash::choose(&flash_names, vm.graph())?;
+    let cards = networks::create(config, vm.networks(), true)?;
+    memory::create_filters(config, objects)?;
+    serve_monitors()?;
     let chips = globals::onboard(config)?;
     chips.fdc.check().map_err(fault)?;
     if accelerator.is_kvm() && props.bus_lock_ratelimit > 0 {
@@ -166,10 +175,6 @@ pub(super) fn build(
     // Nodes of a size were given up with version 5.1.
     let numa = NumaPlan::resolve(&config.numa, &processors.smp, !machine.since(5, 1))?;
     numa.warnings.iter().for_each(super::warn);
-    let defaults = Defaults { merge: props.mem_merge, dump: props.dump_guest_core };
-    let objects = vm.user_objects();
-    objects.set_defaults(defaults);
-    memory::create_objects(config, objects)?;
     let node_sizes = memory::node_sizes(&numa, objects)?;
     let ram = memory::guest_ram(&config.memory, &numa, objects)?;
     for warning in props.warnings(ram.size) {
@@ -211,10 +216,6 @@ pub(super) fn build(
     let topology = &processors.topology;
     let possible =
         |index| PossibleCpu { apic_id: topology.apic_id(index), present: index < processors.count };
-    let drives = drives::create(config, vm.graph(), Interface::Ide)?;
-    let flash = Flash::choose(&flash_names, vm.graph())?;
-    let cards = networks::create(config, vm.networks(), true)?;
-    memory::create_filters(config, objects)?;
     let firmware_is_named = config.firmware.is_some() || flash.is_used();
     let kernel = Kernel::read(&config.kernel, firmware_is_named, &processors)?;
     let firmware_runs = kernel.as_ref().is_none_or(Kernel::is_behind_firmware);
@@ -414,7 +415,8 @@ pub(super) fn build(
         options::add_files(config, &facts, &mut fw_cfg)?;
     }
     let handover = Handover::create(&pc, vm.request_sink());
-    let start = Start { kernel, handover, tables, failure: failure.clone() };
+    let failure = Arc::default();
+    let start = Start { kernel, handover, tables, failure: Arc::clone(&failure) };
     let vcpus = processors::start(wired.engines, vm, wired.names)?;
     let later_boots = config.boot.once.is_some().then(|| LaterBoots {
         order: usual_order,
@@ -423,7 +425,7 @@ pub(super) fn build(
     });
     let devices = Devices::new(means, options::BootOrder::of(config), tree, added, facts);
     vm.assemble(Arc::new(PcMachine { pc, devices, later_boots, kvm: wired.kvm, start }), vcpus);
-    Ok(())
+    Ok(failure)
 }
 
 /// The floppy drives that firmware's tables describe, by place.

@@ -1,8 +1,9 @@
 //! Monitors in a whole program: several at once, clients that come and go, people at a prompt.
 
 mod dialogue;
+mod drives;
 mod events;
-mod floppies;
+
 mod input;
 mod prompt;
 mod python;

@@ -44,7 +44,7 @@ pub async fn commit(top: &Arc<Node>) -> Result<()> {
     base.set_writable(true).await?;
     let done = match top.yield_backing("commit") {
         Ok(writer) => {
-            let done = move_all(top, base).await;
+            let done = move_all(top, &base).await;
             drop(writer);
             done.and(top.reclaim_backing())
         }

@@ -225,7 +225,7 @@ impl Wanted<'_> {
             lazy_refcounts: self.is_on("lazy-refcounts"),
             extended_l2: self.is_on("extended-l2"),
             backing: backing.map(|file| (file, format)),
-            data_file: data.as_ref().map(|data| data.filename().to_owned()),
+            data_file: data.as_ref().map(|data| data.filename()),
             data_file_raw: self.is_on("data-file-raw"),
             preallocation: self.preallocation(),
             encryption,
@@ -296,7 +296,7 @@ impl Wanted<'_> {
             None => None,
             Some(backing) => {
                 let how = OpenOptions { format: Some("file".into()), ..OpenOptions::default() };
-                let path = full_backing_name(file.filename(), backing);
+                let path = full_backing_name(&file.filename(), backing);
                 Some((backing.to_owned(), vmdk::cid_of(&open(&path, &how).await?.node).await?))
             }
         };
@@ -312,7 +312,7 @@ impl Wanted<'_> {
         };
         self.check_length("")?;
         options.check()?;
-        let mut parts = options.parts(file.filename());
+        let mut parts = options.parts(&file.filename());
         let mut files = vec![file];
         let none = Vec::new();
         let extents = self.options.get("extents").and_then(Value::as_array).unwrap_or(&none);
@@ -320,7 +320,7 @@ impl Wanted<'_> {
             let missing = || Error::invalid(format!("Extent [{index}] not specified"));
             let node = self.node(extents.get(index).ok_or_else(missing)?).await?;
             holds.push(hold(&node)?);
-            node.filename().clone_into(&mut part.name);
+            part.name = node.filename();
             files.push(node);
         }
         if extents.len() >= parts.len() {

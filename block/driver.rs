@@ -7,13 +7,28 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::graph::Graph;
 use crate::luks::Volume;
 use crate::node::{Claim, Node, Permissions, Role};
+use crate::options::Options;
 use crate::vector::Vector;
 use crate::{Error, Result};
 
 /// The answer to a request, later.
 pub type Io<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// What drivers know of a change of options.
+pub struct Reopening<'a> {
+    /// Whether the node will pass discards on.
+    pub discards: bool,
+    /// Whether files will be read and written past the host's cache.
+    pub direct: bool,
+    /// Where other nodes and limits are.
+    pub graph: &'a Graph,
+}
+
+/// A change that only has to be made.
+pub type Change<'a> = Box<dyn FnOnce() -> Io<'a, ()> + Send + 'a>;
 
 /// What is known of a range of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,9 +147,20 @@ pub trait Driver: Send + Sync {
         None
     }
 
-    /// From now on a node shows where the image has nothing; it had none before.
-    fn set_backing(&self, _node: &Arc<Node>) -> Result<()> {
+    /// From now on another node shows where the image has nothing, or none. Nothing is in flight.
+    fn set_backing(&self, _node: Option<&Arc<Node>>) -> Result<()> {
         Err(Error::unsupported("The overlay does not support backing images"))
+    }
+
+    /// Options that can be changed while the image is open.
+    fn changeable(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Takes the options that can be changed, and makes ready to change them: those that are not said
+    /// become what they are by default. Nothing is in flight when the change is made.
+    fn prepare(&self, _options: &mut Options, _around: &Reopening<'_>) -> Result<Change<'_>> {
+        Ok(Box::new(|| Box::pin(std::future::ready(Ok(())))))
     }
 
     /// What the image says of itself, as `ImageInfoSpecific` has it.

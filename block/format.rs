@@ -20,7 +20,7 @@ use crate::open::Builder;
 use crate::options::Options;
 use crate::qcow2;
 use crate::raw::Raw;
-use crate::throttle::Throttle;
+use crate::throttle::{self, Throttle};
 use crate::{Error, Result};
 use crate::{blkdebug, blkverify, preallocate};
 
@@ -201,14 +201,16 @@ fn open_copy_on_read<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> O
 
 fn open_throttle<'a>(builder: &'a mut Builder<'_, '_>, file: Arc<Node>) -> Opening<'a> {
     Box::pin(async move {
-        let name = builder.options.text("throttle-group");
-        let name = name.ok_or_else(|| Error::invalid("Please specify a throttle group"))?;
-        let missing = || Error::invalid(format!("Throttle group '{name}' does not exist"));
-        let (group, helper) = match builder.graph() {
-            Some(graph) => (graph.throttle_group(&name), graph.helper().clone()),
-            None => (builder.how().throttle_groups.get(&name), Helper::new()?),
+        let groups = builder.how().throttle_groups.clone();
+        let graph = builder.graph();
+        let group = throttle::take_group(&mut builder.options, |name| match graph {
+            Some(graph) => graph.throttle_group(name),
+            None => groups.get(name),
+        })?;
+        let helper = match builder.graph() {
+            Some(graph) => graph.helper().clone(),
+            None => Helper::new()?,
         };
-        let group = group.ok_or_else(missing)?;
         Ok(Box::new(Throttle::new(file, group, helper)) as Box<dyn Driver>)
     })
 }

@@ -34,7 +34,9 @@ impl EventSink for Relay {
 #[derive(Default)]
 struct Inner {
     /// All nodes, oldest first.
-    nodes: Vec<Weak<Node>>,
+    nodes: Vec<(u64, Weak<Node>)>,
+    /// Places among them that were given out.
+    reserved: u64,
     /// Those that the operator made, and keeps until `blockdev-del`.
     owned: Vec<Arc<Node>>,
     backends: Vec<Arc<Backend>>,
@@ -144,11 +146,24 @@ impl Graph {
         })
     }
 
+    /// A place among the nodes, for one that is being opened: what is opened with it comes behind.
+    pub(crate) fn reserve(&self) -> u64 {
+        let mut inner = self.inner.lock();
+        inner.reserved += 1;
+        inner.reserved
+    }
+
     /// Enters a node that was opened.
     pub fn enter(&self, node: &Arc<Node>) {
+        self.enter_at(self.reserve(), node);
+    }
+
+    /// Enters a node at its place.
+    pub(crate) fn enter_at(&self, place: u64, node: &Arc<Node>) {
         let mut inner = self.inner.lock();
-        inner.nodes.retain(|node| node.strong_count() > 0);
-        inner.nodes.push(Arc::downgrade(node));
+        inner.nodes.retain(|(_, node)| node.strong_count() > 0);
+        let at = inner.nodes.partition_point(|(other, _)| *other < place);
+        inner.nodes.insert(at, (place, Arc::downgrade(node)));
     }
 
     /// Keeps a node for the operator.
@@ -158,7 +173,7 @@ impl Graph {
 
     /// All nodes, oldest first.
     pub fn nodes(&self) -> Vec<Arc<Node>> {
-        self.inner.lock().nodes.iter().filter_map(Weak::upgrade).collect()
+        self.inner.lock().nodes.iter().filter_map(|(_, node)| node.upgrade()).collect()
     }
 
     /// The node of this name.

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub fn image(node: &Node, chain: bool) -> Result<Map<String, Value>> {
     let mut info = Map::new();
     if let Some(backing) = node.child(Role::Backing).filter(|_| chain) {
-        info.insert("backing-image".into(), image(backing, true)?.into());
+        info.insert("backing-image".into(), image(&backing, true)?.into());
     }
     add_own(&mut info, node)?;
     Ok(info)
@@ -67,7 +67,7 @@ pub(crate) fn add_own(info: &mut Map<String, Value>, node: &Node) -> Result<()> 
         info.insert("format-specific".into(), json!({"type": driver.name(), "data": data}));
     }
     if let Some((name, _)) = &backing {
-        let full = full_backing_name(node.location(), name);
+        let full = full_backing_name(&node.location(), name);
         info.insert("full-backing-filename".into(), json!(full));
     }
     if driver.is_encrypted() {
@@ -120,7 +120,7 @@ pub fn snapshots_text(disks: &[(String, Arc<Node>)]) -> Result<String> {
 
 /// How many backing files there are below a node.
 pub fn backing_depth(node: &Node) -> u64 {
-    node.child(Role::Backing).map_or(0, |backing| 1 + backing_depth(backing))
+    node.child(Role::Backing).map_or(0, |backing| 1 + backing_depth(&backing))
 }
 
 /// An image in words; one that is a `protocol` below another in some of its own.
@@ -151,7 +151,7 @@ pub(crate) fn in_words(node: &Node, indent: &str, protocol: bool) -> Result<Stri
         line("cleanly shut down: no".into());
     }
     if let Some((backing, format)) = driver.backing_name() {
-        let full = full_backing_name(node.location(), &backing);
+        let full = full_backing_name(&node.location(), &backing);
         let actual = match full == backing {
             true => String::new(),
             false => format!(" (actual path: {full})"),
@@ -170,7 +170,7 @@ pub(crate) fn in_words(node: &Node, indent: &str, protocol: bool) -> Result<Stri
 
 /// An image in words, and all that back it.
 pub fn chain_text(node: &Node) -> Result<String> {
-    let below = node.child(Role::Backing).map(|backing| chain_text(backing)).transpose()?;
+    let below = node.child(Role::Backing).map(|backing| chain_text(&backing)).transpose()?;
     Ok(in_words(node, "", false)? + &below.unwrap_or_default())
 }
 

@@ -34,6 +34,7 @@ pub mod options;
 pub mod preallocate;
 pub mod qcow2;
 pub mod raw;
+mod reopen;
 pub mod schema;
 pub mod secret;
 pub mod throttle;

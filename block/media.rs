@@ -259,7 +259,12 @@ impl Graph {
         if !self.is_owned(&node) {
             return fault(format!("Node {name} is not owned by the monitor"));
         }
-        if node.is_used() {
+        let parents = node.parents();
+        if let Some((above, _)) = parents.iter().find(|(_, role)| *role == Role::Backing) {
+            let above = above.trim_start_matches("node ");
+            return fault(format!("Node '{name}' is busy: node is used as backing hd of {above}"));
+        }
+        if !parents.is_empty() {
             return fault(format!("Block device {name} is in use"));
         }
         block_on(node.flush())?;
@@ -346,14 +351,14 @@ impl Graph {
         let Draft { node, overlay, .. } = &draft;
         let users = self.users(node);
         if overlay.child(Role::Backing).is_none() {
-            overlay.set_backing(node)?;
+            overlay.set_backing(Some(node))?;
         }
         for user in &users {
             user.set_node(Some(overlay.clone()))?;
         }
         node.set_read_only();
         // The file goes with it, unless the operator made it apart.
-        let files = node.children().filter(|(role, _)| *role == Role::File);
+        let files = node.children().into_iter().filter(|(role, _)| *role == Role::File);
         files.filter(|(_, file)| !self.is_owned(file)).for_each(|(_, file)| file.set_read_only());
         Ok(())
     }

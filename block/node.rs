@@ -10,6 +10,7 @@ use crate::backend::{Event, EventSink};
 use crate::copy_on_read::Copier;
 use crate::dirty::Bitmaps;
 use crate::driver::{Breakpoints, Driver, Extent, Io, Packed, Preallocation, VmState, ZeroFlags};
+use crate::options::Options;
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -211,13 +212,15 @@ impl Parent {
 /// A driver with a name, and the list of those who use it.
 pub struct Node {
     name: String,
-    filename: String,
+    filename: RwLock<String>,
     read_only: AtomicBool,
     manner: RwLock<Manner>,
     driver: Box<dyn Driver>,
-    children: Vec<(Role, Child)>,
-    /// What backs it, where that came later.
-    late_backing: OnceLock<(Role, Child)>,
+    /// All but what backs it: they stay as long as the node.
+    children: Vec<(Role, Arc<Child>)>,
+    backing: RwLock<Option<Arc<Child>>>,
+    /// What was said of it when it was opened.
+    said: OnceLock<Options>,
     parents: Mutex<Vec<Parent>>,
     threshold: Threshold,
     copier: Copier,
@@ -342,8 +345,11 @@ impl Node {
     ) -> Arc<Self> {
         let name = name.unwrap_or_else(generated_name);
         let parents = Mutex::new(Vec::new());
-        let (filename, manner) = (filename.to_owned(), RwLock::new(manner));
+        let (filename, manner) = (RwLock::new(filename.to_owned()), RwLock::new(manner));
         let read_only = AtomicBool::new(read_only);
+        let children = children.into_iter().map(|(role, child)| (role, Arc::new(child)));
+        let (mut backing, children): (Vec<_>, _) =
+            children.partition(|(role, _)| *role == Role::Backing);
         Arc::new(Self {
             name,
             filename,
@@ -351,7 +357,8 @@ impl Node {
             manner,
             driver,
             children,
-            late_backing: OnceLock::new(),
+            backing: RwLock::new(backing.pop().map(|(_, child)| child)),
+            said: OnceLock::new(),
             parents,
             threshold: Threshold::default(),
             copier: Copier::default(),
@@ -378,14 +385,32 @@ impl Node {
     }
 
     /// The name of its file.
-    pub fn filename(&self) -> &str {
-        &self.filename
+    pub fn filename(&self) -> String {
+        self.filename.read().clone()
+    }
+
+    /// Has it named otherwise from now on: something else backs it.
+    pub(crate) fn set_filename(&self, filename: &str) {
+        filename.clone_into(&mut self.filename.write());
     }
 
     /// The name of the file at the bottom, below formats and filters.
-    pub fn location(&self) -> &str {
-        let below = self.child(Role::File).or_else(|| self.child(Role::Image));
-        below.map_or(&self.filename, |below| below.location())
+    pub fn location(&self) -> String {
+        match self.fixed_child(Role::File).or_else(|| self.fixed_child(Role::Image)) {
+            Some(below) => below.location(),
+            None => self.filename(),
+        }
+    }
+
+    /// What was said of it when it was opened, if anything was.
+    pub(crate) fn said(&self) -> Option<&Options> {
+        self.said.get()
+    }
+
+    /// Keeps what was said of it.
+    pub(crate) fn remember(&self, said: Options) {
+        // It is opened once.
+        let _ = self.said.set(said);
     }
 
     /// Whether it refuses to be written.
@@ -407,7 +432,7 @@ impl Node {
             if !writable {
                 self.set_own_writable(false).await?;
             }
-            for (_, child) in self.children().filter(|(role, _)| *role != Role::Backing) {
+            for (_, child) in &self.children {
                 child.set_writable(writable).await?;
             }
             if writable {
@@ -421,12 +446,12 @@ impl Node {
     pub async fn set_own_writable(&self, writable: bool) -> Result<()> {
         let refused = || Err(Error::new(libc::EACCES, "Block node is read-only"));
         if writable {
-            if self.child(Role::File).is_some_and(|file| file.is_read_only()) {
+            if self.fixed_child(Role::File).is_some_and(|file| file.is_read_only()) {
                 return refused();
             }
             self.driver.set_writable(true).await?;
             self.read_only.store(false, Ordering::Release);
-            self.holds().for_each(|(_, child)| child.follow(true));
+            self.holds().iter().for_each(|(_, child)| child.follow(true));
             return self.update().inspect_err(|_| self.set_read_only());
         }
         if self.cumulative()?.needs.contains(Permissions::WRITE) {
@@ -437,7 +462,7 @@ impl Node {
         self.driver.close().await?;
         self.driver.set_writable(false).await?;
         self.set_read_only();
-        self.holds().for_each(|(_, child)| child.follow(false));
+        self.holds().iter().for_each(|(_, child)| child.follow(false));
         self.update()
     }
 
@@ -445,8 +470,7 @@ impl Node {
     /// [`Self::reclaim_backing`] called.
     pub fn yield_backing(&self, to: &str) -> Result<Child> {
         let missing = || Error::from_errno(libc::ENOTSUP);
-        let (_, child) =
-            self.holds().find(|(role, _)| *role == Role::Backing).ok_or_else(missing)?;
+        let child = self.backing.read().clone().ok_or_else(missing)?;
         child.exchange(Claim::HOLDER);
         let writer = child.node.attach(to, Role::User, Claim::WRITER);
         if writer.is_err() {
@@ -466,29 +490,48 @@ impl Node {
     }
 
     /// The child in a role.
-    pub fn child(&self, role: Role) -> Option<&Arc<Node>> {
-        self.children().find(|(at, _)| *at == role).map(|(_, child)| child)
-    }
-
-    /// All children, in the order in which they were attached.
-    pub fn children(&self) -> impl Iterator<Item = (Role, &Arc<Node>)> {
-        self.holds().map(|(role, child)| (*role, &child.node))
-    }
-
-    fn holds(&self) -> impl Iterator<Item = &(Role, Child)> {
-        self.children.iter().chain(self.late_backing.get())
-    }
-
-    /// From now on a node shows where this one, which had nothing below, has nothing.
-    pub fn set_backing(&self, node: &Arc<Node>) -> Result<()> {
-        let taken = || Error::invalid("The overlay already has a backing image");
-        if self.child(Role::Backing).is_some() {
-            return Err(taken());
+    pub fn child(&self, role: Role) -> Option<Arc<Node>> {
+        match role {
+            Role::Backing => self.backing.read().as_ref().map(|child| child.node.clone()),
+            role => self.fixed_child(role).cloned(),
         }
-        let claim = Claim::HOLDER;
-        let child = node.attach(&format!("node '{}'", self.name), Role::Backing, claim)?;
+    }
+
+    /// The same for those that stay.
+    fn fixed_child(&self, role: Role) -> Option<&Arc<Node>> {
+        self.children.iter().find(|(at, _)| *at == role).map(|(_, child)| &child.node)
+    }
+
+    /// All children, in the order in which they were attached; what backs it comes last.
+    pub fn children(&self) -> Vec<(Role, Arc<Node>)> {
+        self.holds().into_iter().map(|(role, child)| (role, child.node.clone())).collect()
+    }
+
+    fn holds(&self) -> Vec<(Role, Arc<Child>)> {
+        let backing = self.backing.read().clone().map(|child| (Role::Backing, child));
+        self.children.iter().cloned().chain(backing).collect()
+    }
+
+    /// Whether a node is this one, or below it.
+    pub fn reaches(&self, node: &Node) -> bool {
+        std::ptr::eq(self, node) || self.children().iter().any(|(_, child)| child.reaches(node))
+    }
+
+    /// From now on another node shows where this one has nothing, or none. Nothing may be in flight.
+    pub fn set_backing(&self, node: Option<&Arc<Node>>) -> Result<()> {
+        let holder = format!("node '{}'", self.name);
+        let attach = |node: &Arc<Node>| node.attach(&holder, Role::Backing, Claim::HOLDER);
+        let new = node.map(attach).transpose()?.map(Arc::new);
         self.driver.set_backing(node)?;
-        self.late_backing.set((Role::Backing, child)).map_err(|_| taken())
+        let old = std::mem::replace(&mut *self.backing.write(), new);
+        let claimed = self.update();
+        if claimed.is_err() {
+            self.driver.set_backing(old.as_ref().map(|child| &child.node))?;
+            let new = std::mem::replace(&mut *self.backing.write(), old);
+            drop(new);
+            self.update()?;
+        }
+        claimed
     }
 
     /// The offset that writes stay below, or 0.
@@ -573,7 +616,7 @@ impl Node {
         self.driver.set_claim(above)?;
         for (role, child) in self.holds() {
             let below =
-                self.driver.child_claim(*role, above, self.is_read_only()).with(*child.base.lock());
+                self.driver.child_claim(role, above, self.is_read_only()).with(*child.base.lock());
             let Some(before) = child.exchange(below).filter(|before| *before != below) else {
                 continue;
             };
@@ -593,6 +636,11 @@ impl Node {
             Some(end) if end <= self.ask_len()? => Ok(()),
             _ => Err(Error::from_errno(libc::EIO)),
         }
+    }
+
+    /// The length may be another one now.
+    pub(crate) fn forget_len(&self) {
+        self.known_len.store(0, Ordering::Relaxed);
     }
 
     fn ask_len(&self) -> Result<u64> {
@@ -738,7 +786,7 @@ impl Node {
         Box::pin(async move {
             self.check_write()?;
             let changed = self.changed(len, 0, self.driver.truncate(len, preallocation)).await;
-            self.known_len.store(0, Ordering::Relaxed);
+            self.forget_len();
             changed
         })
     }
@@ -752,13 +800,14 @@ impl Node {
 
     /// Where the state of a machine is stored, in this node or the image below it.
     pub fn vm_state(&self) -> Option<&dyn VmState> {
-        let below = || self.child(Role::File).or_else(|| self.child(Role::Image))?.vm_state();
+        let below =
+            || self.fixed_child(Role::File).or_else(|| self.fixed_child(Role::Image))?.vm_state();
         self.driver.vm_state().or_else(below)
     }
 
     /// Where requests can be held, in this node or the files below it.
     pub fn breakpoints(&self) -> Option<&dyn Breakpoints> {
-        self.driver.breakpoints().or_else(|| self.child(Role::File)?.breakpoints())
+        self.driver.breakpoints().or_else(|| self.fixed_child(Role::File)?.breakpoints())
     }
 
     /// What is known of a range, looking through backing files.

@@ -150,6 +150,7 @@ fn open_node<'a>(
         {
             format::parse_filename(name, driver.as_deref().unwrap_or_default(), &mut options)?;
         }
+        let said = options.clone();
         let node_name = options.text("node-name");
         if let (Some(graph), Some(name)) = (around.graph, &node_name) {
             graph.check_name(name)?;
@@ -167,6 +168,8 @@ fn open_node<'a>(
             depth,
             around,
             children: Vec::new(),
+            said,
+            place: None,
         };
         builder.take_common()?;
         match driver {
@@ -194,6 +197,17 @@ pub struct Builder<'a, 'b> {
     depth: usize,
     around: &'a mut Around<'b>,
     children: Vec<(Role, Child)>,
+    /// All that was said.
+    said: Options,
+    /// Its place among the nodes of the graph.
+    place: Option<u64>,
+}
+
+impl<'graph> Builder<'_, 'graph> {
+    /// The graph that the node will be in.
+    pub fn graph(&self) -> Option<&'graph Graph> {
+        self.around.graph
+    }
 }
 
 impl Builder<'_, '_> {
@@ -215,11 +229,6 @@ impl Builder<'_, '_> {
     /// Whether the node passes discards on.
     pub fn discards(&self) -> bool {
         self.manner.discard
-    }
-
-    /// The graph that the node will be in.
-    pub fn graph(&self) -> Option<&Graph> {
-        self.around.graph
     }
 
     /// Keys that every node knows.
@@ -327,7 +336,7 @@ impl Builder<'_, '_> {
                 let found = format::probe(&file).await?;
                 self.guessed = true;
                 if found == "raw" && self.how.purpose != Purpose::Read && place == Place::Top {
-                    self.around.warnings.push(raw_warning(name.unwrap_or(file.filename())));
+                    self.around.warnings.push(raw_warning(name.unwrap_or(&file.filename())));
                 }
                 found.to_owned()
             }
@@ -348,6 +357,7 @@ impl Builder<'_, '_> {
             // Opening may change them already.
             child.require(Claim::tables(self.how.purpose == Purpose::Read))?;
         }
+        self.place = self.around.graph.map(Graph::reserve);
         let driver = (found.open)(&mut self, file).await?;
         self.check_backing()?;
         if let Some(key) = self.options.first_key() {
@@ -369,8 +379,13 @@ impl Builder<'_, '_> {
             driver,
             self.children,
         );
+        let names_backing = |(key, _): (&str, _)| key == "backing" || key.starts_with("backing.");
+        if !self.how.no_backing && self.said.iter().any(names_backing) {
+            node.set_filename(&name::with_what_backs(&node));
+        }
+        node.remember(self.said);
         if let Some(graph) = self.around.graph {
-            graph.enter(&node);
+            graph.enter_at(self.place.unwrap_or_else(|| graph.reserve()), &node);
         }
         node
     }

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
+use parking_lot::RwLock;
+
+use crate::driver::{Change, Driver, Extent, Io, Preallocation, Reopening, ZeroFlags};
 use crate::node::{Claim, Node, Permissions, Role};
+use crate::options::Options;
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -11,9 +14,39 @@ use crate::{Error, Result};
 pub struct Raw {
     name: &'static str,
     file: Arc<Node>,
-    offset: u64,
-    size: Option<u64>,
+    window: RwLock<Window>,
     guessed: bool,
+}
+
+/// What of the file it is.
+#[derive(Clone, Copy)]
+struct Window {
+    offset: u64,
+    /// To the end of the file, if there is none.
+    size: Option<u64>,
+}
+
+impl Window {
+    fn new(file: &Node, offset: u64, size: Option<u64>) -> Result<Self> {
+        let room = file.len()?;
+        if offset > room {
+            return Err(Error::invalid(format!(
+                "Offset ({offset}) cannot be greater than size of the containing file ({room})"
+            )));
+        }
+        if let Some(size) = size
+            && size > room - offset
+        {
+            return Err(Error::invalid(format!(
+                "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the  \
+                 actual size of the containing file ({room})"
+            )));
+        }
+        if size.is_some_and(|size| size % 512 != 0) {
+            return Err(Error::invalid("Specified size is not multiple of 512"));
+        }
+        Ok(Self { offset, size })
+    }
 }
 
 /// What a format is recognised by.
@@ -32,24 +65,12 @@ impl Raw {
         offset: u64,
         size: Option<u64>,
     ) -> Result<Self> {
-        let room = file.len()?;
-        if offset > room {
-            return Err(Error::invalid(format!(
-                "Offset ({offset}) cannot be greater than size of the containing file ({room})"
-            )));
-        }
-        if let Some(size) = size
-            && size > room - offset
-        {
-            return Err(Error::invalid(format!(
-                "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the  \
-                 actual size of the containing file ({room})"
-            )));
-        }
-        if size.is_some_and(|size| size % 512 != 0) {
-            return Err(Error::invalid("Specified size is not multiple of 512"));
-        }
-        Ok(Self { name, file, offset, size, guessed: false })
+        let window = RwLock::new(Window::new(&file, offset, size)?);
+        Ok(Self { name, file, window, guessed: false })
+    }
+
+    fn window(&self) -> Window {
+        *self.window.read()
     }
 
     /// Nobody said that it is raw: it shall not become an image of another format, whose backing file
@@ -64,7 +85,7 @@ impl Raw {
         }
         let len = self.len()?.min(PROBED) as usize;
         let front = Vector::zeroed(len);
-        self.file.driver().read(self.offset, front.clone()).await?;
+        self.file.driver().read(self.window().offset, front.clone()).await?;
         let part = from.slice(0, len.saturating_sub(at as usize));
         front.copy(at as usize, &part);
         match crate::format::probe_bytes(&front.to_vec()) {
@@ -74,11 +95,12 @@ impl Raw {
     }
 
     fn place(&self, at: u64, len: u64) -> Result<u64> {
+        let Window { offset, size } = self.window();
         let end = at.checked_add(len).ok_or_else(|| Error::from_errno(libc::EINVAL))?;
-        if self.size.is_some_and(|size| end > size) {
+        if size.is_some_and(|size| end > size) {
             return Err(Error::from_errno(libc::ENOSPC));
         }
-        at.checked_add(self.offset).ok_or_else(|| Error::from_errno(libc::EINVAL))
+        at.checked_add(offset).ok_or_else(|| Error::from_errno(libc::EINVAL))
     }
 }
 
@@ -88,9 +110,10 @@ impl Driver for Raw {
     }
 
     fn len(&self) -> Result<u64> {
-        Ok(match self.size {
+        let Window { offset, size } = self.window();
+        Ok(match size {
             Some(size) => size,
-            None => self.file.len()?.saturating_sub(self.offset),
+            None => self.file.len()?.saturating_sub(offset),
         })
     }
 
@@ -129,7 +152,7 @@ impl Driver for Raw {
 
     fn truncate(&self, len: u64, preallocation: Preallocation) -> Io<'_, ()> {
         Box::pin(async move {
-            if self.size.is_some() {
+            if self.window().size.is_some() {
                 return Err(Error::unsupported("Cannot resize fixed-size raw disks"));
             }
             if preallocation == Preallocation::Metadata {
@@ -143,9 +166,22 @@ impl Driver for Raw {
         Box::pin(async move { self.file.driver().status(self.place(at, len)?, len).await })
     }
 
+    fn changeable(&self) -> &'static [&'static str] {
+        &["offset", "size"]
+    }
+
+    fn prepare(&self, options: &mut Options, _: &Reopening<'_>) -> Result<Change<'_>> {
+        let (offset, size) = (options.size("offset")?.unwrap_or(0), options.size("size")?);
+        let window = Window::new(&self.file, offset, size)?;
+        Ok(Box::new(move || {
+            *self.window.write() = window;
+            Box::pin(std::future::ready(Ok(())))
+        }))
+    }
+
     /// It has nothing of its own in the file.
     fn child_claim(&self, _: Role, above: Claim, _: bool) -> Claim {
-        match self.size {
+        match self.window().size {
             // A window does not move the end.
             Some(_) => Claim { needs: above.needs.without(Permissions::RESIZE), ..above },
             None => above,

@@ -374,7 +374,12 @@ pub enum Form {
 
 /// Checks a node's options. Text becomes what it stands for.
 pub fn check(options: &mut Map<String, Value>, form: Form) -> Result<()> {
-    Checker(form).node(options, "")
+    check_below(options, form, "")
+}
+
+/// The same for options that are a part of something else; `prefix` is how messages begin to name them.
+pub fn check_below(options: &mut Map<String, Value>, form: Form, prefix: &str) -> Result<()> {
+    Checker(form).node(options, prefix)
 }
 
 /// Checks what is said of an image that is to be made. `name` is what messages call that.

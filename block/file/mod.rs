@@ -16,9 +16,10 @@ use serde_json::Map;
 
 use direct::Direct;
 
-use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
+use crate::driver::{Change, Driver, Extent, Io, Preallocation, Reopening, ZeroFlags};
 use crate::engine::{HostIo, HostOp};
 use crate::node::Claim;
+use crate::options::Options;
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -85,13 +86,27 @@ impl HostKind {
 /// A file of the host, and how to reach it.
 pub struct HostFile {
     kind: HostKind,
-    file: RwLock<Arc<File>>,
+    open: RwLock<Open>,
     path: String,
     io: Arc<dyn HostIo>,
     locking: bool,
     locked: Mutex<Claim>,
+}
+
+/// The file, as it is open at present.
+#[derive(Clone)]
+struct Open {
+    file: Arc<File>,
+    read_only: bool,
     /// Past the host's cache.
-    direct: Option<Direct>,
+    direct: Option<Arc<Direct>>,
+}
+
+impl Open {
+    fn new(file: File, access: Access) -> Self {
+        let direct = access.direct.then(|| Arc::new(Direct::of(&file)));
+        Self { file: Arc::new(file), read_only: access.read_only, direct }
+    }
 }
 
 /// What a file of the host is opened for.
@@ -147,11 +162,9 @@ impl HostFile {
         if is_device != (kind != HostKind::File) {
             return Err(kind.wrong(path));
         }
-        let direct = direct.then(|| Direct::of(&file));
         Ok(Self {
             kind,
-            direct,
-            file: RwLock::new(Arc::new(file)),
+            open: RwLock::new(Open::new(file, access)),
             path: path.to_owned(),
             io,
             locking: true,
@@ -180,25 +193,32 @@ impl HostFile {
     }
 
     fn file(&self) -> Arc<File> {
-        self.file.read().clone()
+        self.open.read().file.clone()
     }
 
-    /// Opens the same file again for another use. Locks go with the open file, so the new one takes over.
-    fn reopen(&self, read_only: bool) -> Result<()> {
-        let access = Access { read_only, create: false, direct: self.direct.is_some() };
-        let old = self.file();
+    fn direct(&self) -> Option<Arc<Direct>> {
+        self.open.read().direct.clone()
+    }
+
+    /// The same file once more, for another use.
+    fn again(&self, access: Access) -> Result<Open> {
         // Whatever has its name now.
-        let path = format!("/proc/self/fd/{}", old.as_raw_fd());
+        let path = format!("/proc/self/fd/{}", self.file().as_raw_fd());
         let fail = |error: std::io::Error| Error::from(error).context("Could not reopen file");
-        let new = access.options(self.kind).open(path).map_err(fail)?;
+        let file = access.options(self.kind).open(path).map_err(fail)?;
+        Ok(Open::new(file, access))
+    }
+
+    /// Locks go with the open file, so the new one takes over.
+    fn exchange(&self, new: Open) -> Result<()> {
         let claim = std::mem::replace(&mut *self.locked.lock(), Claim::HOLDER);
         if self.locking {
-            lock::change(&old, claim, Claim::HOLDER)?;
+            lock::change(&self.file(), claim, Claim::HOLDER)?;
         }
-        *self.file.write() = Arc::new(new);
+        let old = std::mem::replace(&mut *self.open.write(), new);
         let locked = self.lock(claim);
         if locked.is_err() {
-            *self.file.write() = old;
+            *self.open.write() = old;
             self.lock(claim)?;
         }
         locked
@@ -269,15 +289,15 @@ impl Driver for HostFile {
     }
 
     fn read(&self, at: u64, into: Vector) -> Io<'_, ()> {
-        match &self.direct {
-            Some(direct) => Box::pin(direct.read(self, at, into)),
+        match self.direct() {
+            Some(direct) => Box::pin(async move { direct.read(self, at, into).await }),
             None => self.submit(HostOp::Read { at, into, cached: true }),
         }
     }
 
     fn write(&self, at: u64, from: Vector) -> Io<'_, ()> {
-        match &self.direct {
-            Some(direct) => Box::pin(direct.write(self, at, from)),
+        match self.direct() {
+            Some(direct) => Box::pin(async move { direct.write(self, at, from).await }),
             None => {
                 let in_turn = self.kind == HostKind::File;
                 self.submit(HostOp::Write { at, from, in_turn })
@@ -318,7 +338,24 @@ impl Driver for HostFile {
     }
 
     fn set_writable(&self, writable: bool) -> Io<'_, ()> {
-        Box::pin(std::future::ready(self.reopen(!writable)))
+        let direct = self.direct().is_some();
+        let new = self.again(Access { read_only: !writable, create: false, direct });
+        Box::pin(std::future::ready(new.and_then(|new| self.exchange(new))))
+    }
+
+    fn prepare(&self, _: &mut Options, around: &Reopening<'_>) -> Result<Change<'_>> {
+        let Open { read_only, direct, .. } = self.open.read().clone();
+        if direct.is_some() == around.direct {
+            return Ok(Box::new(|| Box::pin(std::future::ready(Ok(())))));
+        }
+        // So that it is known now whether that can be done.
+        self.again(Access { read_only, create: false, direct: around.direct })?;
+        Ok(Box::new(move || {
+            // It may have become writable meanwhile.
+            let read_only = self.open.read().read_only;
+            let new = self.again(Access { read_only, create: false, direct: direct.is_none() });
+            Box::pin(std::future::ready(new.and_then(|new| self.exchange(new))))
+        }))
     }
 
     fn specific_info(&self) -> Option<Map<String, serde_json::Value>> {

@@ -247,7 +247,7 @@ impl Qcow2 {
                     continue;
                 }
                 let own = shape.host(old)?.filter(|_| old.is_copied());
-                if self.backing.get().is_none() {
+                if !self.has_backing() {
                     meta.set_entry(at, super::entry::Entry::default()).await?;
                     meta.free_entry(old, super::meta::Why::Other)?;
                     continue;
@@ -267,7 +267,7 @@ impl Qcow2 {
         }
         meta.settle().await?;
         let unlinked = std::mem::take(&mut meta.unlinked);
-        meta.release_these(unlinked, |why| self.settings.passes(why)).await?;
+        meta.release_these(unlinked, |why| self.settings().passes(why)).await?;
         meta.settle().await
     }
 

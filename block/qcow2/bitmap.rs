@@ -393,7 +393,7 @@ impl Qcow2 {
         }
         let gone = old.into_iter().filter(|at| !kept.contains(at)).map(|at| (at, Why::Other));
         let gone: Vec<_> = gone.collect();
-        meta.release_these(gone, |why| self.settings.passes(why)).await?;
+        meta.release_these(gone, |why| self.settings().passes(why)).await?;
         meta.survey();
         let mut state = self.bitmaps.state.lock();
         (state.all, state.changed) = (all, false);

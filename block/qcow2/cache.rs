@@ -27,6 +27,11 @@ impl Cache {
         Self { tables: HashMap::new(), clock: AtomicU64::new(0), dirty: 0, limit }
     }
 
+    /// From now on it should not hold more than `limit` tables.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::Relaxed)
     }

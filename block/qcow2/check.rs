@@ -123,7 +123,7 @@ impl Qcow2 {
         if self.is_writable() {
             meta.write_back().await?;
             let unlinked = std::mem::take(&mut meta.unlinked);
-            meta.release_these(unlinked, |why| self.settings.passes(why)).await?;
+            meta.release_these(unlinked, |why| self.settings().passes(why)).await?;
             meta.write_refcounts().await?;
         }
         let mut report = CheckReport::default();

@@ -29,7 +29,7 @@ impl Qcow2 {
         }
         meta.settle().await?;
         let unlinked = std::mem::take(&mut meta.unlinked);
-        meta.release_these(unlinked, |why| self.settings.passes(why)).await?;
+        meta.release_these(unlinked, |why| self.settings().passes(why)).await?;
         meta.settle().await?;
         meta.cut_file().await
     }

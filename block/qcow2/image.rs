@@ -10,11 +10,12 @@ use super::Qcow2;
 use super::header::{self, Encryption};
 
 use crate::driver::{
-    BitmapChange, BitmapInfo, Bitmaps, CheckReport, Driver, Extent, Io, Packed, Preallocation,
-    Repair, Snapshot, SnapshotTime, Snapshots, VmState, ZeroFlags,
+    BitmapChange, BitmapInfo, Bitmaps, Change, CheckReport, Driver, Extent, Io, Packed,
+    Preallocation, Reopening, Repair, Snapshot, SnapshotTime, Snapshots, VmState, ZeroFlags,
 };
 use crate::luks::Volume;
 use crate::node::Node;
+use crate::options::Options;
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -128,9 +129,18 @@ impl Driver for Qcow2 {
         Some((header.backing_file.clone()?, header.backing_format.clone()))
     }
 
-    fn set_backing(&self, node: &Arc<Node>) -> Result<()> {
-        let taken = |_| Error::invalid("The overlay already has a backing image");
-        self.backing.set(node.clone()).map_err(taken)
+    fn changeable(&self) -> &'static [&'static str] {
+        Self::CHANGEABLE
+    }
+
+    fn prepare(&self, options: &mut Options, around: &Reopening<'_>) -> Result<Change<'_>> {
+        let settings = self.prepare_settings(options, around.discards)?;
+        Ok(Box::new(move || Box::pin(self.change_settings(settings))))
+    }
+
+    fn set_backing(&self, node: Option<&Arc<Node>>) -> Result<()> {
+        *self.backing.write() = node.cloned();
+        Ok(())
     }
 
     fn specific_info(&self) -> Option<Map<String, Value>> {

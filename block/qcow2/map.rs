@@ -114,7 +114,7 @@ impl Qcow2 {
         let offset = run.host.filter(|_| self.crypt.is_none());
         Ok(match run.kind {
             Kind::Unallocated => {
-                Extent { allocated: false, zero: self.backing.get().is_none(), offset, ..extent }
+                Extent { allocated: false, zero: !self.has_backing(), offset, ..extent }
             }
             Kind::Zero => Extent { zero: true, offset, ..extent },
             Kind::Data => {
@@ -202,12 +202,12 @@ impl Qcow2 {
 
     /// Reads from a backing file that may be shorter.
     async fn read_backing(&self, at: u64, into: Vector) -> Result<()> {
-        let there = match self.backing.get() {
+        let there = match self.backing() {
             Some(backing) => backing.len()?.saturating_sub(at).min(into.len() as u64) as usize,
             None => 0,
         };
         into.slice(there, into.len()).fill(0);
-        match self.backing.get() {
+        match self.backing() {
             Some(backing) if there > 0 => {
                 self.file.event("read_backing_aio").await;
                 backing.read(at, into.slice(0, there)).await

@@ -76,6 +76,12 @@ pub struct Meta {
 }
 
 impl Meta {
+    /// How many L2 tables and refcount blocks are in memory at most, from now on.
+    pub(super) fn set_limits(&mut self, (l2, refblocks): (usize, usize)) {
+        self.l2.set_limit(l2);
+        self.refblocks.set_limit(refblocks);
+    }
+
     /// Reads the tables that stay in memory. `limits`: L2 tables and refcount blocks in memory; `checks`:
     /// what is wrong is about to be looked for.
     pub async fn load(

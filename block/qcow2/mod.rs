@@ -35,8 +35,8 @@ mod snapshot;
 mod write;
 mod zero;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -63,10 +63,9 @@ use crate::{Error, Result};
 /// An open image.
 pub struct Qcow2 {
     file: Arc<Node>,
-    /// Where there was none, one may come.
-    backing: OnceLock<Arc<Node>>,
+    backing: parking_lot::RwLock<Option<Arc<Node>>>,
     data_file: Option<Arc<Node>>,
-    settings: Settings,
+    settings: parking_lot::RwLock<Arc<Settings>>,
     gate: RwLock<()>,
     meta: RwLock<Meta>,
     /// For what a write copies.
@@ -107,7 +106,7 @@ impl Qcow2 {
     }
 
     /// Opens an image whose header has been read. A writable one is made consistent first.
-    pub async fn open(file: Arc<Node>, header: Header, settings: Settings) -> Result<Self> {
+    pub async fn open(file: Arc<Node>, header: Header, mut settings: Settings) -> Result<Self> {
         let purpose = settings.purpose;
         if purpose == Purpose::Write {
             refuse_corrupt(&header)?;
@@ -132,13 +131,11 @@ impl Qcow2 {
         let data_file = settings.data_file.clone();
         let (data, checks) = (data_file.clone(), settings.checks);
         let mut meta = Meta::load(file.clone(), data, header.clone(), limits, checks).await?;
-        let lazy =
-            settings.lazy_refcounts.unwrap_or(header.compatible & header::LAZY_REFCOUNTS != 0);
-        meta.lazy = lazy && header.version >= 3;
+        meta.lazy = settings.is_lazy(&header);
         let bitmaps = LiveBitmaps::load(&file, &header).await?;
         let image = Self {
             bitmaps,
-            backing: settings.backing.clone().map(OnceLock::from).unwrap_or_default(),
+            backing: parking_lot::RwLock::new(settings.backing.take()),
             data_file,
             gate: RwLock::new(()),
             flights: Arc::default(),
@@ -158,7 +155,7 @@ impl Qcow2 {
             complained: AtomicBool::new(false),
             meta: RwLock::new(meta),
             file,
-            settings,
+            settings: parking_lot::RwLock::new(Arc::new(settings)),
         };
         if purpose != Purpose::Read {
             image.begin_writing().await?;
@@ -168,13 +165,13 @@ impl Qcow2 {
 
     /// From now on the image is written. It is made consistent, unless somebody is about to do that.
     async fn begin_writing(&self) -> Result<()> {
-        let repairs = self.settings.purpose == Purpose::Repair;
+        let repairs = self.settings().purpose == Purpose::Repair;
         let dirty = {
             let mut meta = self.meta.write().await;
             if !repairs {
                 refuse_corrupt(&meta.header)?;
             }
-            meta.protected = self.settings.protected;
+            meta.protected = self.settings().protected;
             meta.survey_all().await?;
             let known = header::BITMAPS | header::RAW_DATA_FILE;
             if meta.header.autoclear & !known != 0 {
@@ -194,6 +191,38 @@ impl Qcow2 {
             self.mark_bitmaps().await?;
         }
         Ok(())
+    }
+
+    /// How its user wants it.
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.read().clone()
+    }
+
+    /// Has it be used otherwise from now on.
+    async fn change_settings(&self, settings: Settings) -> Result<()> {
+        let mut meta = self.meta.write().await;
+        let lazy = settings.is_lazy(&meta.header);
+        if self.is_writable() {
+            if meta.lazy && !lazy {
+                meta.settle().await?;
+            }
+            meta.protected = settings.protected;
+            meta.survey_all().await?;
+        }
+        meta.lazy = lazy;
+        let limits = settings.limits(&meta.header);
+        meta.set_limits(limits);
+        *self.settings.write() = Arc::new(settings);
+        Ok(())
+    }
+
+    /// What shows where the image has nothing.
+    fn backing(&self) -> Option<Arc<Node>> {
+        self.backing.read().clone()
+    }
+
+    fn has_backing(&self) -> bool {
+        self.backing.read().is_some()
     }
 
     /// Whether the image is open for writing.
@@ -229,7 +258,7 @@ impl Qcow2 {
         let writable = self.is_writable() && !self.file.is_read_only();
         corruption.fatal &= writable;
         if !self.complained.swap(true, Ordering::Relaxed) {
-            match &self.settings.on_corruption {
+            match &self.settings().on_corruption {
                 Some(tell) => tell(&corruption),
                 None => corruption.announce(),
             }
@@ -269,7 +298,7 @@ impl Qcow2 {
         // Everybody who may still be using one of them.
         drop(self.gate.write().await);
         let mut meta = self.meta.write().await;
-        meta.release_these(unlinked, |why| self.settings.passes(why)).await
+        meta.release_these(unlinked, |why| self.settings().passes(why)).await
     }
 
     /// Ends the use of the image: nothing is left in memory, nothing on the disk is stale.

@@ -21,6 +21,11 @@ impl Settings {
         discards: bool,
     ) -> Result<()> {
         self.lazy_refcounts = options.flag("lazy-refcounts")?;
+        if self.lazy_refcounts == Some(true) && header.version < 3 {
+            return Err(Error::invalid(
+                "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level",
+            ));
+        }
         self.l2_cache = options.size("l2-cache-size")?;
         self.refcount_cache = options.size("refcount-cache-size")?;
         self.cache = options.size("cache-size")?;
@@ -59,6 +64,35 @@ impl Settings {
         self.discard_no_unref = options.flag("discard-no-unref")?.unwrap_or(false);
         self.protected = Protected::take(options)?;
         Ok(())
+    }
+}
+
+impl Qcow2 {
+    /// Options that can be changed while the image is open.
+    pub(super) const CHANGEABLE: &[&str] = &[
+        "lazy-refcounts",
+        "pass-discard-request",
+        "pass-discard-snapshot",
+        "pass-discard-other",
+        "discard-no-unref",
+        "overlap-check",
+        "cache-size",
+        "l2-cache-size",
+        "l2-cache-entry-size",
+        "refcount-cache-size",
+        "cache-clean-interval",
+    ];
+
+    /// Takes those of them that are said; the others become what they are by default.
+    pub(super) fn prepare_settings(
+        &self,
+        options: &mut Options,
+        discards: bool,
+    ) -> Result<Settings> {
+        let (header, mut settings) = (self.header(), (*self.settings()).clone());
+        settings.take(options, &header, discards)?;
+        check_encryption(&header, options.peek("encrypt.format"))?;
+        Ok(settings)
     }
 }
 

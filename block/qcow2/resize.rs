@@ -43,7 +43,7 @@ impl Qcow2 {
         }
         // What was behind the old end must not appear: the rest of its cluster, or the backing file.
         let whole = |at: u64| at.next_multiple_of(self.shape().cluster());
-        let behind = match self.backing.get() {
+        let behind = match self.backing() {
             Some(backing) => whole(backing.len()?.min(len)),
             None => 0,
         };
@@ -59,7 +59,7 @@ impl Qcow2 {
         meta.set_size(len).await?;
         self.len.store(len, Ordering::Release);
         let unlinked = std::mem::take(&mut meta.unlinked);
-        meta.release_these(unlinked, |why| self.settings.passes(why)).await
+        meta.release_these(unlinked, |why| self.settings().passes(why)).await
     }
 
     async fn shrink(&self, len: u64, before: u64) -> Result<()> {
@@ -79,7 +79,7 @@ impl Qcow2 {
         meta.set_size(len).await?;
         self.len.store(len, Ordering::Release);
         self.file.event("l1_shrink_free_l2_clusters").await;
-        let released = meta.release_these(unlinked, |why| self.settings.passes(why)).await;
+        let released = meta.release_these(unlinked, |why| self.settings().passes(why)).await;
         released.map_err(|error| error.context("Failed to discard unused refblocks"))?;
         meta.write_back().await?;
         meta.cut_file().await?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::header::Header;
+use super::header::{self, Header};
 use super::meta::Why;
 use super::overlap::{Corruption, Protected};
 use crate::node::Node;
@@ -91,6 +91,12 @@ impl Settings {
     /// For a purpose.
     pub fn new(purpose: Purpose) -> Self {
         Self { purpose, ..Self::default() }
+    }
+
+    /// Whether refcounts are written late.
+    pub(super) fn is_lazy(&self, header: &Header) -> bool {
+        let said = header.compatible & header::LAZY_REFCOUNTS != 0;
+        self.lazy_refcounts.unwrap_or(said) && header.version >= 3
     }
 
     /// Whether storage goes back to the file system.

@@ -283,7 +283,7 @@ impl Qcow2 {
         match done {
             Ok(done) => {
                 let freed = meta.bring_home(done).await?;
-                if self.settings.passes(Why::Snapshot) {
+                if self.settings().passes(Why::Snapshot) {
                     meta.give_back(freed).await?;
                 }
             }

@@ -218,7 +218,7 @@ impl Qcow2 {
     /// Whether a range of one cluster reads as zeroes, so far as its entry tells.
     fn is_void(&self, entry: Entry, from: u64, to: u64) -> Result<bool> {
         let shape = self.shape();
-        let behind = match self.backing.get() {
+        let behind = match self.backing() {
             Some(backing) => backing.len()?,
             None => 0,
         };

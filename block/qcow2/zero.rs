@@ -23,7 +23,7 @@ impl Qcow2 {
             // It is a disk of its own.
             self.data().write_zeroes(first, last - first, flags).await?;
         }
-        if !self.shape().zero_flag && self.backing.get().is_some() {
+        if !self.shape().zero_flag && self.has_backing() {
             self.write_plain_zeroes(first, last - first).await?;
         } else {
             let cluster = self.shape().cluster();
@@ -49,7 +49,7 @@ impl Qcow2 {
             let run = self.find(at + done, (len - done).min(1 << 20), false).await?;
             let is_zero = match run.kind {
                 Kind::Zero => true,
-                Kind::Unallocated => self.backing.get().is_none(),
+                Kind::Unallocated => !self.has_backing(),
                 Kind::Data | Kind::Compressed => false,
             };
             if !is_zero {
@@ -63,14 +63,14 @@ impl Qcow2 {
     /// Discards a range. The caller holds the gate.
     pub(super) async fn discard_range(&self, at: u64, len: u64) -> Result<()> {
         let (cluster, end) = (self.shape().cluster(), at + len);
-        if !self.shape().zero_flag && self.backing.get().is_some() {
+        if !self.shape().zero_flag && self.has_backing() {
             // What is behind would show.
             return Err(Error::from_errno(libc::ENOTSUP));
         }
         let first = at.next_multiple_of(cluster);
         let last = if end == self.size() { end } else { end & !(cluster - 1) };
         self.each_cluster(first, last.max(first), |_, _| Change::Discard).await?;
-        if self.shape().data_file && last > first && self.settings.passes(Why::Request) {
+        if self.shape().data_file && last > first && self.settings().passes(Why::Request) {
             self.data().discard(first, last - first).await?;
         }
         Ok(())
@@ -103,7 +103,7 @@ impl Qcow2 {
                 // Where there is no table there is nothing to discard.
                 let idle = match change(at, to) {
                     Change::Drop => true,
-                    Change::Discard => self.backing.get().is_none(),
+                    Change::Discard => !self.has_backing(),
                     Change::Zero { .. } => false,
                 };
                 if idle && meta.l2_offset(meta.indices(at).0)?.is_none() {
@@ -144,15 +144,17 @@ impl Qcow2 {
                 _ if shape.is_zero(old) && !misplaced && (host.is_none() || !flags.unmap) => {
                     return Ok(());
                 }
-                Some(host) if !flags.unmap || self.settings.discard_no_unref || shape.data_file => {
+                Some(host)
+                    if !flags.unmap || self.settings().discard_no_unref || shape.data_file =>
+                {
                     zero(Some(host))
                 }
                 _ => zero(None),
             },
             Change::Discard => match own.filter(|_| shape.zero_flag) {
                 _ if shape.is_zero(old) && !misplaced && host.is_none() => return Ok(()),
-                _ if shape.is_empty(old) && self.backing.get().is_none() => return Ok(()),
-                Some(host) if self.settings.discard_no_unref => zero(Some(host)),
+                _ if shape.is_empty(old) && !self.has_backing() => return Ok(()),
+                Some(host) if self.settings().discard_no_unref => zero(Some(host)),
                 _ => zero(None),
             },
             Change::Drop => Entry::default(),
@@ -162,7 +164,7 @@ impl Qcow2 {
         }
         meta.set_entry(cluster, new).await?;
         let kept = shape.host(new)?.is_some();
-        if kept && self.settings.discard_no_unref && self.settings.passes(Why::Request) {
+        if kept && self.settings().discard_no_unref && self.settings().passes(Why::Request) {
             if let Some(host) = host {
                 self.file.discard(host, shape.cluster()).await?;
             }

@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::backend::Helper;
-use crate::driver::{Driver, Extent, Io, Preallocation, ZeroFlags};
+use crate::driver::{Change, Driver, Extent, Io, Preallocation, Reopening, ZeroFlags};
 use crate::node::{Claim, Node, Role};
+use crate::options::Options;
 use crate::vector::Vector;
 use crate::{Error, Result};
 
@@ -253,19 +254,20 @@ impl Group {
 /// The filter `throttle`.
 pub struct Throttle {
     file: Arc<Node>,
-    group: Arc<Group>,
+    group: RwLock<Arc<Group>>,
     helper: Arc<Helper>,
 }
 
 impl Throttle {
     /// A filter over a node.
     pub fn new(file: Arc<Node>, group: Arc<Group>, helper: Arc<Helper>) -> Self {
-        Self { file, group, helper }
+        Self { file, group: RwLock::new(group), helper }
     }
 
     async fn wait(&self, write: bool, bytes: u64) {
         let now = Instant::now();
-        let wait = self.group.reserve(write, bytes, now);
+        let group = self.group.read().clone();
+        let wait = group.reserve(write, bytes, now);
         if !wait.is_zero() {
             Sleep { helper: &self.helper, until: now + wait, over: None }.await;
         }
@@ -297,9 +299,31 @@ impl Future for Sleep<'_> {
     }
 }
 
+/// Takes the name of the group that is to limit something.
+pub(crate) fn take_group(
+    options: &mut Options,
+    find: impl FnOnce(&str) -> Option<Arc<Group>>,
+) -> Result<Arc<Group>> {
+    let name = options.text("throttle-group");
+    let name = name.ok_or_else(|| Error::invalid("Please specify a throttle group"))?;
+    find(&name).ok_or_else(|| Error::invalid(format!("Throttle group '{name}' does not exist")))
+}
+
 impl Driver for Throttle {
     fn name(&self) -> &'static str {
         "throttle"
+    }
+
+    fn changeable(&self) -> &'static [&'static str] {
+        &["throttle-group"]
+    }
+
+    fn prepare(&self, options: &mut Options, around: &Reopening<'_>) -> Result<Change<'_>> {
+        let group = take_group(options, |name| around.graph.throttle_group(name))?;
+        Ok(Box::new(move || {
+            *self.group.write() = group;
+            Box::pin(std::future::ready(Ok(())))
+        }))
     }
 
     fn len(&self) -> Result<u64> {

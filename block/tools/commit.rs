@@ -105,5 +105,5 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
 /// The image below, by name and format.
 fn next_layer(node: &Arc<Node>) -> Option<(String, Option<String>)> {
     let (name, format) = node.driver().backing_name()?;
-    Some((full_backing_name(node.location(), &name), format))
+    Some((full_backing_name(&node.location(), &name), format))
 }

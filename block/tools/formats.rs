@@ -234,7 +234,7 @@ fn create_qcow2(name: &str, chosen: &Chosen) -> Result<()> {
 /// An image that could not be made leaves no file; a device stays.
 fn or_none(file: &Node, made: Result<()>) -> Result<()> {
     let path = file.filename();
-    if made.is_err() && std::fs::metadata(path).is_ok_and(|found| found.is_file()) {
+    if made.is_err() && std::fs::metadata(&path).is_ok_and(|found| found.is_file()) {
         // The first error matters more.
         let _ = std::fs::remove_file(path);
     }

@@ -48,7 +48,7 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         if args.has("backing-chain")
             && let Some((backing, format)) = node.driver().backing_name()
         {
-            next = Some(full_backing_name(node.location(), &backing));
+            next = Some(full_backing_name(&node.location(), &backing));
             access = Access { format, image_opts: false, ..access };
         }
         images.push(node);
@@ -72,7 +72,7 @@ fn describe(node: &Node) -> Result<Value> {
     let mut info = Map::new();
     let mut children = Vec::new();
     for (role, child) in shown_children(node) {
-        children.push(json!({ "name": role.name(), "info": describe(child)? }));
+        children.push(json!({ "name": role.name(), "info": describe(&child)? }));
     }
     info.insert("children".into(), children.into());
     crate::info::add_own(&mut info, node)?;
@@ -81,8 +81,9 @@ fn describe(node: &Node) -> Result<Value> {
 
 /// The children that belong to the image itself, in the order in which they are shown: the last that
 /// was attached comes first.
-fn shown_children(node: &Node) -> Vec<(Role, &Arc<Node>)> {
-    let mut children: Vec<_> = node.children().filter(|(role, _)| *role != Role::Backing).collect();
+fn shown_children(node: &Node) -> Vec<(Role, Arc<Node>)> {
+    let mut children = node.children();
+    children.retain(|(role, _)| *role != Role::Backing);
     children.reverse();
     children
 }
@@ -96,12 +97,12 @@ fn human(node: &Node) -> Result<String> {
 fn write_node(node: &Node, path: &str, indent: &str, child: bool, out: &mut String) -> Result<()> {
     let driver = node.driver();
     // A protocol below an image is told in words of its own.
-    let protocol = child && PROTOCOLS.contains(&driver.name()) && node.children().next().is_none();
+    let protocol = child && PROTOCOLS.contains(&driver.name()) && node.children().is_empty();
     *out += &crate::info::in_words(node, indent, protocol)?;
     for (role, child) in shown_children(node) {
         let path = format!("{path}/{}", role.name());
         *out += &format!("{indent}Child node '{path}':\n");
-        write_node(child, &path, &format!("{indent}    "), true, out)?;
+        write_node(&child, &path, &format!("{indent}    "), true, out)?;
     }
     Ok(())
 }

@@ -71,9 +71,9 @@ fn file_of(node: &Node, depth: u32) -> Option<String> {
     match depth {
         0 => {
             let data = node.child(Role::Data).or_else(|| node.child(Role::File))?;
-            Some(data.filename().to_owned())
+            Some(data.filename())
         }
-        _ => file_of(node.child(Role::Backing)?, depth - 1),
+        _ => file_of(&*node.child(Role::Backing)?, depth - 1),
     }
 }
 

@@ -65,14 +65,14 @@ fn run(args: &Args, output: &mut Output<'_>) -> Outcome {
         let new = match new_name {
             "" => None,
             _ => {
-                let path = full_backing_name(node.location(), new_name);
+                let path = full_backing_name(&node.location(), new_name);
                 let mut access = Access::new(Purpose::Read, &args.objects).format(new_format);
                 access.share = args.has("force-share");
                 let fail = |error| format!("Could not open new backing file '{new_name}': {error}");
                 Some(access.open_plain(&path, output).map_err(|e| Failure::new(fail(e)))?)
             }
         };
-        let old = node.child(Role::Backing).cloned();
+        let old = node.child(Role::Backing);
         let started = Progress::new(shown, node.len()?, output);
         let progress = progress.insert(started);
         let task = Rebase { node: &node, old, new, compress };

@@ -85,6 +85,19 @@ fn answers_about_bitmaps_are_qemus() -> Result<()> {
     dialogue(dir.path(), &devices, include_str!("bitmaps.jsonl"))
 }
 
+/// Nodes that get other options, and other nodes below them, while they are open.
+#[test]
+fn answers_about_reopening_are_qemus() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    std::fs::File::create(dir.path().join("base.raw"))?.set_len(64 << 20)?;
+    image_tool(&["create", "-q", "-f", "qcow2", &in_dir(&dir, "b0"), "3M"])?;
+    for (name, below) in [("b1", "b0"), ("b2", "b1")] {
+        let name = in_dir(&dir, name);
+        image_tool(&["create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", &name])?;
+    }
+    dialogue(dir.path(), &[], include_str!("reopen.jsonl"))
+}
+
 /// Snapshots that every disk has, and those that only some have.
 #[test]
 fn snapshots_are_listed_as_qemus() -> Result<()> {

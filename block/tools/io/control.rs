@@ -339,7 +339,7 @@ fn print_info(session: &mut Session<'_>, _: &Command, _: &Given) -> Done {
 /// Of what stores nothing, nothing is known.
 fn tells_layout(node: &Node) -> bool {
     let below = node.child(Role::File).or_else(|| node.child(Role::Image));
-    below.map_or_else(|| !node.driver().name().starts_with("null-"), |below| tells_layout(below))
+    below.map_or_else(|| !node.driver().name().starts_with("null-"), |below| tells_layout(&below))
 }
 
 fn alloc(session: &mut Session<'_>, _: &Command, given: &Given) -> Done {

@@ -171,7 +171,8 @@ fn what_is_written_is_on_the_disk_and_is_read_again() {
 
 #[test]
 fn requests_that_can_not_be_are_answered() {
-    let mut bed = Bed::new(&[("logical_block_size", "1024"), ("discard", "off")], false);
+    let sizes = [("logical_block_size", "1024"), ("physical_block_size", "1024")];
+    let mut bed = Bed::new(&[sizes[0], sizes[1], ("discard", "off")], false);
     let end = DISK / 512;
     for (kind, sector, out, into, answer) in [
         (READ, end, 0, 1024, (1, 1)),

@@ -1,9 +1,5 @@
 //! Nodes that the operator makes.
 
-use block::backend::Backend;
-use block::engine::block_on;
-use block::node::{DetectZeroes, Role};
-use block::options::Options;
 use block::schema::{self, Form, Key, Kind};
 use serde_json::{Map, Value};
 
@@ -66,7 +62,8 @@ impl Qapi for BlockdevOptions {
 
     fn read(value: Value, name: &str) -> Result<Self, QmpError> {
         let mut options = Members::of(value, name)?.rest();
-        schema::check(&mut options, Form::Json)?;
+        let prefix = if name.is_empty() { String::new() } else { format!("{name}.") };
+        schema::check_below(&mut options, Form::Json, &prefix)?;
         Ok(BlockdevOptions(options))
     }
 
@@ -122,56 +119,6 @@ pub(in crate::qmp) fn blockdev_reopen(
     call: &Call<'_>,
     Reopen { options }: Reopen,
 ) -> Result<(), QmpError> {
-    options.into_iter().try_for_each(|options| reopen(call, options))
-}
-
-/// Discards, zero detection, flushes and whether it is written can be changed; all else has to stay as it
-/// is.
-fn reopen(call: &Call<'_>, BlockdevOptions(options): BlockdevOptions) -> Result<(), QmpError> {
-    let fixed = |key: &str| QmpError::new(format!("Cannot change the option '{key}'"));
-    let Some(name) = options.get("node-name").and_then(Value::as_str).map(str::to_owned) else {
-        return Err(QmpError::new("node-name not specified"));
-    };
-    let missing = || QmpError::new(format!("Failed to find node with node-name='{name}'"));
-    let graph = call.target.vm.graph();
-    let node = graph.node(&name).ok_or_else(missing)?;
-    let mut options = Options::from_tree(options);
-    options.text("node-name");
-    if options.text("driver").as_deref() != Some(node.driver().name()) {
-        return Err(fixed("driver"));
-    }
-    if node.child(Role::Backing).is_some() && !options.has("backing") {
-        return Err(QmpError::new(format!("backing is missing for '{name}'")));
-    }
-    for (key, role) in [("file", Role::File), ("backing", Role::Backing)] {
-        let same = options.peek(key) == node.child(role).map(|child| child.name());
-        if options.has(key) && !same {
-            return Err(fixed(key));
-        }
-        options.text(key);
-    }
-    let read_only = options.flag("read-only")?.unwrap_or(false);
-    if options.text("filename").is_some_and(|name| name != node.filename()) {
-        return Err(fixed("filename"));
-    }
-    let mut manner = node.manner();
-    manner.discard = options.text("discard").as_deref() == Some("unmap");
-    manner.no_flush = options.flag("cache.no-flush")?.unwrap_or(false);
-    manner.detect_zeroes = match options.text("detect-zeroes").as_deref() {
-        Some("on") => DetectZeroes::On,
-        Some("unmap") => DetectZeroes::Unmap,
-        _ => DetectZeroes::Off,
-    };
-    if options.flag("cache.direct")?.unwrap_or(false) != manner.direct {
-        return Err(fixed("cache.direct"));
-    }
-    if let Some(key) = options.first_key() {
-        return Err(fixed(key));
-    }
-    if read_only != node.is_read_only() {
-        let _holds: Vec<_> = graph.users(&node).iter().map(Backend::hold).collect();
-        block_on(node.set_own_writable(!read_only))?;
-    }
-    node.set_manner(manner);
-    Ok(())
+    let trees = options.into_iter().map(|BlockdevOptions(tree)| tree).collect();
+    Ok(call.target.vm.graph().reopen(trees)?)
 }

@@ -319,7 +319,7 @@ figures! {
 
 /// The figures of a node and of those below it; nodes do not count.
 fn node_stats(node: &Node, drive: Option<&Backend>) -> BlockStats {
-    let below = |role| node.child(role).and_then(|child| node_stats(child, None).write());
+    let below = |role| node.child(role).and_then(|child| node_stats(&child, None).write());
     BlockStats {
         device: None,
         qdev: None,

@@ -97,6 +97,12 @@ impl Interrupter {
         self.segment + TRB * u64::from(self.next)
     }
 
+    /// Whether the driver has gone away from the ring although there is something in it that it has not
+    /// seen: it came after the driver's last look (4.17.2).
+    fn is_left_behind(&self) -> bool {
+        self.dequeue & BUSY == 0 && self.read_up_to().is_some_and(|index| index != self.next)
+    }
+
     /// The block that the driver has got to, if it is in the segment.
     fn read_up_to(&self) -> Option<u32> {
         let inside = (self.dequeue & !0xf).checked_sub(self.segment)? / TRB;
@@ -138,6 +144,10 @@ impl Xhci {
         let Some(interrupter) = self.st.interrupters.get_mut(n) else { return };
         if interrupter.write(offset, value) {
             self.begin_events(n);
+        }
+        let gone = matches!(offset, 0x18 | 0x1c);
+        if gone && self.st.interrupters.get(n).is_some_and(Interrupter::is_left_behind) {
+            self.interrupt(n);
         }
         if n == 0 {
             self.update_pin();

@@ -422,6 +422,33 @@ fn messages_go_by_the_table() {
     assert!(!bed.interrupt());
 }
 
+/// The driver has looked at the ring for the last time, something comes, and only then does it say that
+/// it is done: nobody else would tell it.
+#[test]
+fn what_comes_as_the_driver_leaves_is_told_of() {
+    let bed = bed();
+    bed.start();
+    let function = bed.pci.function(devfn(0, 0)).unwrap();
+    function.config_write(0x92, 2, 0x8000);
+    let entry = BAR + part::MSIX;
+    [0xfee0_0000, 0, 0x41, 0]
+        .iter()
+        .zip(0..)
+        .for_each(|(value, n)| bed.write(entry + 4 * n, *value));
+    let count = || bed.messages.0.lock().len();
+    for n in 0..2 {
+        let control = u32::from(kind::NO_OP_COMMAND) << 10 | flag::CYCLE;
+        bed.store(COMMANDS + TRB * n, &[0, 0, 0, control]);
+        bed.write(BAR + part::DOORBELLS, 0);
+    }
+    assert_eq!(count(), 1, "the driver is at it");
+    assert!(bed.event().is_some());
+    assert_eq!(count(), 2, "there is more");
+    assert!(bed.event().is_some());
+    assert_eq!(count(), 2);
+    assert!(bed.event().is_none());
+}
+
 #[test]
 fn a_full_event_ring_says_so() {
     let bed = bed();

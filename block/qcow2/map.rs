@@ -202,18 +202,17 @@ impl Qcow2 {
 
     /// Reads from a backing file that may be shorter.
     async fn read_backing(&self, at: u64, into: Vector) -> Result<()> {
-        let there = match self.backing() {
-            Some(backing) => backing.len()?.saturating_sub(at).min(into.len() as u64) as usize,
-            None => 0,
+        let Some(backing) = self.backing() else {
+            into.fill(0);
+            return Ok(());
         };
+        let there = backing.len()?.saturating_sub(at).min(into.len() as u64) as usize;
         into.slice(there, into.len()).fill(0);
-        match self.backing() {
-            Some(backing) if there > 0 => {
-                self.file.event("read_backing_aio").await;
-                backing.read(at, into.slice(0, there)).await
-            }
-            _ => Ok(()),
+        if there == 0 {
+            return Ok(());
         }
+        self.file.event("read_backing_aio").await;
+        backing.read(at, into.slice(0, there)).await
     }
 
     /// Where the bytes of the guest are.

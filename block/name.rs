@@ -36,7 +36,7 @@ pub fn of_layer(format: &str, file: &Node, options: &Options) -> String {
     let is_filter = ["copy-on-read", "preallocate", "throttle"].contains(&format);
     let in_file = PROTOCOLS.contains(&file.driver().name()) && json_of(&file.filename()).is_none();
     if plain && in_file && !is_filter {
-        return file.filename().to_owned();
+        return file.filename();
     }
     let driver = Some(("driver".to_owned(), Value::from(format)));
     let file = Some(("file".to_owned(), described(file)));

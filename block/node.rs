@@ -155,6 +155,20 @@ pub enum DetectZeroes {
 }
 
 impl DetectZeroes {
+    /// Takes what is said of it; `discards`: whether the node passes discards on.
+    pub(crate) fn take(options: &mut Options, discards: bool) -> Result<Self> {
+        match options.text("detect-zeroes").as_deref() {
+            None | Some("off") => Ok(Self::Off),
+            Some("on") => Ok(Self::On),
+            Some("unmap") if discards => Ok(Self::Unmap),
+            Some("unmap") => Err(Error::invalid(
+                "setting detect-zeroes to unmap is not allowed without setting discard operation \
+                 to unmap",
+            )),
+            Some(other) => Err(Error::invalid(format!("invalid parameter value: {other}"))),
+        }
+    }
+
     /// The name on the wire.
     pub fn name(self) -> &'static str {
         match self {

@@ -255,18 +255,7 @@ impl Builder<'_, '_> {
             Some("unmap" | "on") => true,
             Some(_) => return Err(Error::invalid("Invalid discard option")),
         };
-        self.manner.detect_zeroes = match self.options.text("detect-zeroes").as_deref() {
-            None | Some("off") => DetectZeroes::Off,
-            Some("on") => DetectZeroes::On,
-            Some("unmap") if self.manner.discard => DetectZeroes::Unmap,
-            Some("unmap") => {
-                return Err(Error::invalid(
-                    "setting detect-zeroes to unmap is not allowed without setting discard \
-                     operation to unmap",
-                ));
-            }
-            Some(other) => return Err(Error::invalid(format!("invalid parameter value: {other}"))),
-        };
+        self.manner.detect_zeroes = DetectZeroes::take(&mut self.options, self.manner.discard)?;
         Ok(())
     }
 

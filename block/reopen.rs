@@ -130,7 +130,8 @@ impl Graph {
             direct: options.flag("cache.direct")?.unwrap_or(above.direct),
             ..old
         };
-        let manner = Manner { detect_zeroes: detection(&mut options, manner.discard)?, ..manner };
+        let manner =
+            Manner { detect_zeroes: DetectZeroes::take(&mut options, manner.discard)?, ..manner };
         let backing = self.plan_backing(node, &mut options, plans)?;
         let below = Inherited { read_only, no_flush: manner.no_flush, direct: manner.direct };
         for (role, child) in node.children().into_iter().filter(|(r, _)| *r != Role::Backing) {
@@ -207,18 +208,6 @@ impl Graph {
 /// How many nodes are below each other from here.
 fn height(node: &Node) -> usize {
     1 + node.children().iter().map(|(_, child)| height(child)).max().unwrap_or(0)
-}
-
-fn detection(options: &mut Options, discards: bool) -> Result<DetectZeroes> {
-    match options.text("detect-zeroes").as_deref() {
-        Some("on") => Ok(DetectZeroes::On),
-        Some("unmap") if discards => Ok(DetectZeroes::Unmap),
-        Some("unmap") => Err(Error::invalid(
-            "setting detect-zeroes to unmap is not allowed without setting discard operation to \
-             unmap",
-        )),
-        _ => Ok(DetectZeroes::Off),
-    }
 }
 
 /// Has the driver take its options. What it can not change must be as it was.

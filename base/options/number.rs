@@ -93,6 +93,7 @@ fn parse_decimal_size(text: &str, unit: u64) -> Result<u64, SizeError> {
     let part = u64::try_from((numerator + scale / 2) / scale).map_err(|_| OutOfRange)?;
     whole.checked_mul(unit).and_then(|bytes| bytes.checked_add(part)).ok_or(OutOfRange)
 }
+
 /// A size as people read it: three digits and a unit.
 pub fn format_size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

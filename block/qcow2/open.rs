@@ -69,7 +69,7 @@ impl Settings {
 
 impl Qcow2 {
     /// Options that can be changed while the image is open.
-    pub(super) const CHANGEABLE: &[&str] = &[
+    pub(crate) const CHANGEABLE: &[&str] = &[
         "lazy-refcounts",
         "pass-discard-request",
         "pass-discard-snapshot",

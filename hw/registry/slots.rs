@@ -58,9 +58,9 @@ impl Fact {
         Fact::Bootable { index, path: format!("/pci@i0cf8/{kind}@{place}/{part}") }
     }
 
-    /// That firmware may boot from a floppy drive.
-    pub fn bootable_floppy(index: i32, place: usize) -> Self {
-        let path = format!("/pci@i0cf8/isa@1/fdc@03f0/floppy@{place}");
+    /// That firmware may boot from a floppy drive of the controller whose first port this is.
+    pub fn bootable_floppy(index: i32, port: u32, place: usize) -> Self {
+        let path = format!("/pci@i0cf8/isa@1/fdc@{port:04x}/floppy@{place}");
         Fact::Bootable { index, path }
     }
 

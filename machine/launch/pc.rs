@@ -384,7 +384,7 @@ pub(super) fn build(
     equipment.floppy_bus = chipset.enter_rest(equipment.tree, &isa_bus, &mut floppies);
     for (place, index) in (0..).zip([chips.fdc.boot_index_a, chips.fdc.boot_index_b]) {
         if let Some(index) = index {
-            equipment.facts.push(Fact::bootable_floppy(index, place));
+            equipment.facts.push(Fact::bootable_floppy(index, chips.fdc.iobase, place));
         }
     }
     for drive in &floppies {

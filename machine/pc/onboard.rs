@@ -114,6 +114,9 @@ pub enum FdcPropError {
     /// There are seven.
     #[error("isa-fdc: there is no DMA channel {0}")]
     NoChannel(u32),
+    /// Both drives can not be the same one in the order.
+    #[error("can't apply global isa-fdc.bootindexB={0}: The bootindex {0} has already been used")]
+    SameBootIndex(i32),
 }
 
 impl FdcProps {
@@ -127,6 +130,11 @@ impl FdcProps {
         }
         if self.dma > 7 || self.dma == 4 {
             return Err(FdcPropError::NoChannel(self.dma));
+        }
+        if let Some(index) = self.boot_index_a.filter(|&index| index >= 0)
+            && self.boot_index_b == Some(index)
+        {
+            return Err(FdcPropError::SameBootIndex(index));
         }
         Ok(())
     }

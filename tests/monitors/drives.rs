@@ -33,6 +33,7 @@ fn floppies() -> Vec<String> {
         "-global isa-fdc.fallback=auto",
         "-global isa-fdc.fdtypeA=120 -fda a",
         "-global isa-fdc.driveA=none0",
+        "-global isa-fdc.bootindexA=0 -global isa-fdc.bootindexB=0",
         "-global isa-fdc.iobase=0x370 -global isa-fdc.dma=1",
         "-fda a -device floppy,unit=0",
     ];

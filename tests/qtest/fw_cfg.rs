@@ -129,6 +129,27 @@ fn disks_have_their_place_in_the_boot_order() -> Result<()> {
     Ok(())
 }
 
+/// Also where their controller was moved, which answers there and no longer at its usual place.
+#[test]
+fn floppy_drives_have_their_place_in_the_boot_order() -> Result<()> {
+    let mut vm = machine(&[
+        "-global",
+        "isa-fdc.iobase=0x370",
+        "-global",
+        "isa-fdc.bootindexA=4",
+        "-global",
+        "isa-fdc.bootindexB=3",
+    ])?;
+    let test = vm.qtest();
+    let (number, size) = file(test, "bootorder")?;
+    let order = item(test, number, size as usize)?;
+    let path = "/pci@i0cf8/isa@1/fdc@0370/floppy@";
+    let expected = format!("{path}1\n{path}0\0");
+    ensure!(order == expected.as_bytes(), "{:?}", String::from_utf8_lossy(&order));
+    ensure!(test.inb(0x374)? == 0x80 && test.inb(0x3f4)? == 0xff, "where the controller is");
+    Ok(())
+}
+
 #[test]
 fn a_disk_that_is_plugged_is_booted_at_the_next_start() -> Result<()> {
     let mut vm = machine_with_qmp(&[

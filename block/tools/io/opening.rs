@@ -7,7 +7,7 @@ use crate::node::Manner;
 use crate::objects::Objects;
 use crate::open::{OpenOptions, Opened, open_tree, snapshot_overlay};
 use crate::options::Options;
-use crate::qcow2::Purpose;
+use crate::qcow2::{Purpose, Qcow2};
 use crate::{Error, Result};
 
 /// How a file is to be opened.
@@ -34,23 +34,8 @@ fn check_cache(mode: &str) -> Result<()> {
     }
 }
 
-/// Options that an open image can get.
-const CHANGEABLE: [&str; 14] = [
-    "cache.direct",
-    "cache.no-flush",
-    "lazy-refcounts",
-    "pass-discard-request",
-    "pass-discard-snapshot",
-    "pass-discard-other",
-    "discard-no-unref",
-    "overlap-check",
-    "cache-size",
-    "l2-cache-size",
-    "l2-cache-entry-size",
-    "refcount-cache-size",
-    "cache-clean-interval",
-    "discard",
-];
+/// Options that an open image can get, whatever its format.
+const CHANGEABLE: [&str; 3] = ["cache.direct", "cache.no-flush", "discard"];
 
 impl Opening {
     pub(super) fn set_cache(&mut self, mode: &str) -> Result<()> {
@@ -140,7 +125,7 @@ impl Opening {
         {
             return Err(Error::invalid("Cannot set both -c and the cache options"));
         }
-        for key in CHANGEABLE {
+        for key in CHANGEABLE.iter().chain(Qcow2::CHANGEABLE) {
             if let Some(value) = options.text(key) {
                 changed.options.set(key, value);
             }

@@ -143,6 +143,13 @@ impl Bed {
         self.write(OP, (command::RUN | command::INTERRUPTS).into());
     }
 
+    /// Has interrupts come as messages.
+    fn use_messages(&self) {
+        let function = self.pci.function(devfn(0, 0)).unwrap();
+        function.config_write(0x92, 2, 0x8000);
+        self.store(BAR + part::MSIX, &[0xfee0_0000, 0, 0x41, 0]);
+    }
+
     /// The next event: its type, its code, its parameter and what follows.
     fn event(&self) -> Option<(u8, u8, u64, u32)> {
         let mut at = self.at.borrow_mut();
@@ -410,13 +417,7 @@ fn commands_that_make_no_sense_are_refused() {
 fn messages_go_by_the_table() {
     let bed = bed();
     bed.start();
-    let function = bed.pci.function(devfn(0, 0)).unwrap();
-    function.config_write(0x92, 2, 0x8000);
-    let entry = BAR + part::MSIX;
-    [0xfee0_0000, 0, 0x41, 0]
-        .iter()
-        .zip(0..)
-        .for_each(|(value, n)| bed.write(entry + 4 * n, *value));
+    bed.use_messages();
     assert_eq!(bed.command(kind::NO_OP_COMMAND, 0, 0, 0), code::SUCCESS);
     assert_eq!(*bed.messages.0.lock(), [MsiMessage { address: 0xfee0_0000, data: 0x41 }]);
     assert!(!bed.interrupt());
@@ -428,13 +429,7 @@ fn messages_go_by_the_table() {
 fn what_comes_as_the_driver_leaves_is_told_of() {
     let bed = bed();
     bed.start();
-    let function = bed.pci.function(devfn(0, 0)).unwrap();
-    function.config_write(0x92, 2, 0x8000);
-    let entry = BAR + part::MSIX;
-    [0xfee0_0000, 0, 0x41, 0]
-        .iter()
-        .zip(0..)
-        .for_each(|(value, n)| bed.write(entry + 4 * n, *value));
+    bed.use_messages();
     let count = || bed.messages.0.lock().len();
     for n in 0..2 {
         let control = u32::from(kind::NO_OP_COMMAND) << 10 | flag::CYCLE;

@@ -136,11 +136,11 @@ fn device_info(node: &Node, drive: Option<&Backend>, chain: bool) -> Result<Devi
     let length = |kind| burst(kind).map(|_| limits.of(kind).burst_length);
     let manner = node.manner();
     Ok(DeviceInfo {
-        file: node.filename().to_owned(),
+        file: node.filename(),
         node_name: Some(node.name().to_owned()),
         ro: node.is_read_only(),
         drv: node.driver().name().to_owned(),
-        backing_file: node.child(Role::Backing).map(|backing| backing.filename().to_owned()),
+        backing_file: node.child(Role::Backing).map(|backing| backing.filename()),
         backing_file_depth: if chain { info::backing_depth(node) } else { 0 },
         encrypted: false,
         detect_zeroes: manner.detect_zeroes,
